@@ -1,0 +1,1 @@
+//! What an application links: connect, open a session, infer.

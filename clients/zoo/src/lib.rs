@@ -1,0 +1,1 @@
+//! Writes the reference models as ONNX files, offline, with seeded weights.

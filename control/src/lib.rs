@@ -1,0 +1,1 @@
+//! The gRPC server, the store and the composition root; the binary ferryd.

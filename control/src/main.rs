@@ -1,0 +1,2 @@
+//! `ferryd`, the server.
+fn main() {}

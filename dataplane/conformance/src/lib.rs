@@ -1,0 +1,1 @@
+//! The suites that every link, backing and engine must pass.

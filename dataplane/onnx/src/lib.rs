@@ -1,0 +1,1 @@
+//! ONNX files as engines: ONNX Runtime, opened at run time, and tract.

@@ -1,0 +1,1 @@
+//! JPEG decode, resize and normalise on the CPU.

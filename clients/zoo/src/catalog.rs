@@ -21,6 +21,9 @@ pub struct Description {
     /// Trained values, counted as PyTorch counts them: without the running statistics of batch
     /// normalisations.
     pub parameters: u64,
+    /// Multiplications with a weight, each with its addition, in the convolutions and linear layers
+    /// of one run: what papers give as the model's cost.
+    pub multiply_adds: u64,
     /// Inputs in the order of the file.
     pub inputs: Vec<TensorInfo>,
     /// Outputs in the order of the file.
@@ -146,6 +149,7 @@ pub fn describe(name: &str) -> Option<Description> {
                 name: entry.name,
                 summary: entry.summary,
                 parameters: graph.parameter_count(),
+                multiply_adds: graph.multiply_adds,
                 file_bytes: Encoded::new(&graph, 0).file_bytes(),
                 inputs: graph.inputs,
                 outputs: graph.outputs,
@@ -155,6 +159,7 @@ pub fn describe(name: &str) -> Option<Description> {
             name: entry.name,
             summary: entry.summary,
             parameters: digits::parameter_count(),
+            multiply_adds: digits::multiply_adds(),
             file_bytes: digits::onnx().len() as u64,
             inputs: digits::inputs(),
             outputs: digits::outputs(),

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use prost::Message;
 
 use crate::graph::TensorInfo;
-use crate::onnx::{FLOAT, GraphProto, ModelProto, ValueInfoProto};
+use crate::onnx::{GraphProto, ModelProto, TensorProto, ValueInfoProto};
 
 /// Height and width of a digit in pixels.
 pub const SIDE: u64 = 8;
@@ -71,11 +71,17 @@ static GRAPH: LazyLock<GraphProto> = LazyLock::new(|| {
     model.graph.expect("the embedded model has a graph")
 });
 
+fn elements(tensor: &TensorProto) -> u64 {
+    tensor.dims.iter().map(|length| length.unsigned_abs()).product()
+}
+
 pub(crate) fn parameter_count() -> u64 {
-    let floats = GRAPH.initializer.iter().filter(|tensor| tensor.data_type == Some(FLOAT));
-    floats
-        .map(|tensor| tensor.dims.iter().map(|length| length.unsigned_abs()).product::<u64>())
-        .sum()
+    GRAPH.initializer.iter().map(elements).sum()
+}
+
+/// The model is linear layers only: each element of a matrix is used once.
+pub(crate) fn multiply_adds() -> u64 {
+    GRAPH.initializer.iter().filter(|tensor| tensor.dims.len() == 2).map(elements).sum()
 }
 
 pub(crate) fn inputs() -> Vec<TensorInfo> {

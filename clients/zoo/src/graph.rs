@@ -98,11 +98,21 @@ pub(crate) struct Graph {
     pub(crate) outputs: Vec<TensorInfo>,
     /// The epsilon of every batch normalisation of the model.
     pub(crate) epsilon: f32,
+    /// Multiplications with a weight in one run of the convolutions and linear layers so far.
+    pub(crate) multiply_adds: u64,
 }
 
 impl Graph {
     pub(crate) fn new(name: &'static str, epsilon: f32) -> Self {
-        Self { name, epsilon, nodes: vec![], tensors: vec![], inputs: vec![], outputs: vec![] }
+        Self {
+            name,
+            epsilon,
+            nodes: vec![],
+            tensors: vec![],
+            inputs: vec![],
+            outputs: vec![],
+            multiply_adds: 0,
+        }
     }
 
     /// Parameters as PyTorch counts them: convolution and linear weights and biases, and the weight

@@ -114,6 +114,7 @@ impl Graph {
         let reach = conv.dilation * (conv.kernel - 1);
         let size = |length: u64| (length + 2 * conv.padding() - reach - 1) / conv.stride + 1;
         let shape = vec![1, conv.out_channels, size(x.shape[2]), size(x.shape[3])];
+        self.multiply_adds += shape.iter().product::<u64>() * fan_in;
         Value { name, shape, mean_square: 1.0 }
     }
 
@@ -172,6 +173,7 @@ impl Graph {
     pub(crate) fn linear(&mut self, x: &Value, name: &str, out: u64) -> Value {
         let range = Range::of_variance(1.0 / (x.channels() as f32 * x.mean_square));
         let dims = [out, x.channels()];
+        self.multiply_adds += out * x.channels();
         let weight = self.drawn(format!("{name}.weight"), &dims, Role::Parameter, range);
         let bias = self.bias(name, out);
         let attributes = vec![AttributeProto::int("transB", 1)];

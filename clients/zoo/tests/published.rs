@@ -28,6 +28,26 @@ fn parameter_counts_are_the_published_ones() {
 }
 
 #[test]
+fn costs_are_the_published_ones() {
+    // In millions: torchvision's figures, and half of Darknet's 60.1 GFLOP for YOLOv4 at 416. A
+    // stride or a dilation that is wrong changes these and leaves the parameters as they are.
+    let published = [
+        ("mobilenetv3-small", 57),
+        ("resnet50", 4_089),
+        ("efficientnet-b0", 386),
+        ("wide-resnet101-2", 22_753),
+        ("yolov4", 30_050),
+        ("deeplabv3-resnet50", 178_722),
+    ];
+    for (name, millions) in published {
+        let multiply_adds = model(name).multiply_adds;
+        let difference = multiply_adds.abs_diff(millions * 1_000_000);
+        assert!(difference <= millions * 10_000, "{name}: {multiply_adds}");
+    }
+    assert_eq!(model("digits").multiply_adds, 64 * 128 + 128 * 10);
+}
+
+#[test]
 fn classifiers_take_a_picture_and_give_a_thousand_logits() {
     for name in ["mobilenetv3-small", "resnet50", "efficientnet-b0", "wide-resnet101-2"] {
         let model = model(name);

@@ -144,7 +144,8 @@ def main():
         print(f"held out, {name}: {right} of {len(test_labels)}")
 
     (OUT / "digits.onnx").write_bytes(onnx_file(network))
-    records = [bytes([label]) + picture.tobytes() for label, picture in zip(test_labels, test_pixels)]
+    held_out = zip(test_labels, test_pixels)
+    records = [bytes([label]) + picture.tobytes() for label, picture in held_out]
     (OUT / "held-out.bin").write_bytes(b"".join(records))
 
     # Of the held-out sevens, the one that the model is surest of.

@@ -118,7 +118,7 @@ const ENTRIES: [Entry; 7] = [
     },
     Entry {
         name: "deeplabv3-resnet50",
-        summary: "DeepLabV3 on ResNet-50 at 520x520, 21 classes, with auxiliary output, random weights",
+        summary: "DeepLabV3-ResNet-50 at 520x520 with auxiliary output, 21 classes, random weights",
         source: Source::Seeded(models::deeplabv3_resnet50),
         picture: Picture::IMAGENET.sized(520),
         labels: &VOC,
@@ -172,7 +172,8 @@ pub fn describe(name: &str) -> Option<Description> {
 /// seed gives the same bytes on every machine.
 ///
 /// Each file is written under a temporary name and renamed when complete, the model last: whoever
-/// finds `NAME.onnx` finds all of it, and its metadata.
+/// finds `NAME.onnx` finds all of it, and its metadata. A process that is killed while it writes
+/// leaves a hidden file that ends in `.partial`; it may be deleted.
 ///
 /// # Errors
 ///
@@ -222,6 +223,6 @@ pub fn write(
     Ok(Written { model, companions, model_bytes })
 }
 
-fn entry(name: &str) -> Option<&'static Entry> {
-    const { &ENTRIES }.iter().find(|entry| entry.name == name)
+fn entry(name: &str) -> Option<Entry> {
+    ENTRIES.into_iter().find(|entry| entry.name == name)
 }

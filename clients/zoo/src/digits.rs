@@ -15,9 +15,9 @@ pub const PIXELS: usize = 64;
 /// was trained and again by this crate's tests.
 pub const HELD_OUT_CORRECT: usize = 353;
 
-const MODEL: &[u8] = include_bytes!("../digits/digits.onnx");
+static MODEL: &[u8] = include_bytes!("../digits/digits.onnx");
 /// Records of a label and 64 pixels.
-const HELD_OUT: &[u8] = include_bytes!("../digits/held-out.bin");
+static HELD_OUT: &[u8] = include_bytes!("../digits/held-out.bin");
 const DEMO: Demo =
     Demo { file_name: "digit-7.jpg", label: 7, bytes: include_bytes!("../digits/digit-7.jpg") };
 
@@ -51,11 +51,7 @@ pub fn onnx() -> &'static [u8] {
 /// The digits that the model was not trained on.
 pub fn held_out() -> impl ExactSizeIterator<Item = Digit> {
     let (records, _) = HELD_OUT.as_chunks::<{ 1 + PIXELS }>();
-    records.iter().map(|record| {
-        let (label, pixels) = record.split_first_chunk::<1>().expect("a record holds a label");
-        let pixels = pixels.as_array().expect("a record holds 64 pixels behind its label");
-        Digit { pixels, label: label[0] }
-    })
+    records.iter().map(|[label, pixels @ ..]| Digit { pixels, label: *label })
 }
 
 /// A held-out digit as a picture, enlarged eight times, which the model classifies correctly once

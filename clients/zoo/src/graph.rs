@@ -135,8 +135,8 @@ impl Graph {
     pub(crate) fn output(&mut self, value: &Value, name: &str) {
         let consumed = self.nodes.iter().any(|node| node.input.contains(&value.name));
         assert!(!consumed, "{} is consumed inside the graph and cannot be renamed", value.name);
-        let producer = self.nodes.iter_mut().flat_map(|node| &mut node.output);
-        match producer.into_iter().find(|output| **output == value.name) {
+        let mut outputs = self.nodes.iter_mut().flat_map(|node| &mut node.output);
+        match outputs.find(|output| **output == value.name) {
             Some(output) => name.clone_into(output),
             None => panic!("no node produces {}", value.name),
         }

@@ -1,7 +1,5 @@
 //! What a server needs to know about a model beyond its file: `NAME.toml`.
 
-use std::fmt::Write;
-
 /// How pixels become a tensor: `(pixel * scale - mean) / std`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Picture {
@@ -48,14 +46,15 @@ pub(crate) struct Metadata {
 impl Metadata {
     pub(crate) fn to_toml(&self) -> String {
         let Picture { side, layout, channels, mean, std } = self.picture;
-        let mut text = format!("description = \"{}\"\n", self.summary);
-        text.push_str("engine = \"auto\"\ninstances = 1\nthreads = 1\nqueue = 64\n");
-        if let Some(labels) = &self.labels {
-            // Writing into a string cannot fail.
-            writeln!(text, "labels = \"{labels}\"").ok();
-        }
-        text.push_str(&format!(
-            "\n[picture]\n\
+        let labels = self.labels.as_ref().map(|file_name| format!("labels = \"{file_name}\"\n"));
+        format!(
+            "description = \"{}\"\n\
+             engine = \"auto\"\n\
+             instances = 1\n\
+             threads = 1\n\
+             queue = 64\n\
+             {}\n\
+             [picture]\n\
              input = \"{}\"\n\
              width = {side}\n\
              height = {side}\n\
@@ -65,10 +64,11 @@ impl Metadata {
              scale = {:?}\n\
              mean = {mean:?}\n\
              std = {std:?}\n",
+            self.summary,
+            labels.unwrap_or_default(),
             crate::models::INPUT,
             1.0 / 255.0,
-        ));
-        text
+        )
     }
 }
 

@@ -86,6 +86,12 @@ mod tests {
     }
 
     #[test]
+    fn drawn_values_are_the_same_bits_everywhere() {
+        let drawn = Xoshiro::new(1, "fc.weight").pair().map(f32::to_bits);
+        assert_eq!(drawn, [3_212_509_504, 3_205_073_958]);
+    }
+
+    #[test]
     fn streams_and_seeds_differ() {
         let first = Xoshiro::new(1, "a").next();
         assert_ne!(first, Xoshiro::new(1, "b").next());

@@ -66,7 +66,8 @@ impl<'a> Encoded<'a> {
             ir_version: Some(IR_VERSION),
             producer_name: Some("ferry-zoo".to_owned()),
             producer_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
-            doc_string: Some(format!("random weights drawn from seed {seed}")),
+            // All digits of the seed, so that a file's length does not depend on it.
+            doc_string: Some(format!("random weights drawn from seed {seed:#018x}")),
             graph: None,
             opset_import: vec![OperatorSetIdProto {
                 domain: Some(String::new()),

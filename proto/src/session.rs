@@ -21,11 +21,10 @@ impl v1::SessionRef {
     /// # Errors
     /// [`WireError`] if the token has another length.
     pub fn parts(&self) -> Result<(SessionId, Token, Generation), WireError> {
-        let token: [u8; Token::BYTES] =
-            self.token.as_ref().try_into().map_err(|_: std::array::TryFromSliceError| {
-                let why = format!("{} bytes, a token has {}", self.token.len(), Token::BYTES);
-                WireError::invalid("session.token", why)
-            })?;
+        let Ok(token) = <[u8; Token::BYTES]>::try_from(self.token.as_ref()) else {
+            let why = format!("{} bytes, a token has {}", self.token.len(), Token::BYTES);
+            return Err(WireError::invalid("session.token", why));
+        };
         Ok((SessionId(self.session_id), Token::new(token), Generation(self.generation)))
     }
 }

@@ -20,19 +20,22 @@ use crate::retain;
 #[derive(Debug, Default)]
 pub struct Decoder {
     buffer: Vec<u8>,
+    guarded: Vec<u8>,
 }
 
 impl Decoder {
     /// A decoder without a buffer yet.
     #[must_use]
     pub const fn new() -> Self {
-        Self { buffer: Vec::new() }
+        Self { buffer: Vec::new(), guarded: Vec::new() }
     }
 
     /// Decodes one file.
     ///
-    /// JPEG has no checksum: bytes that were changed, and not cut off, may decode to a picture
-    /// that is wrong.
+    /// A baseline file that was cut and closed again with an end-of-image marker, as some
+    /// programs do, is refused too. A progressive one is not always: with its later scans gone
+    /// it is still a picture, only coarser. JPEG has no checksum: bytes that were changed, and
+    /// not cut off, may decode to a picture that is wrong.
     ///
     /// # Errors
     /// The file is not a JPEG, breaks a limit, ends early, contradicts itself, or is of a kind
@@ -50,6 +53,12 @@ impl Decoder {
         let out = retain::scratch(&mut self.buffer, len);
         // Should the decoder leave a hole, it must not show another client's picture.
         out.fill(0);
+        let jpeg = match header {
+            Header { progressive: false, scans: 1, end, .. } => {
+                guard(&mut self.guarded, &jpeg[..end])
+            }
+            _ => jpeg,
+        };
         // A third party's parser on a stranger's bytes: a slip in it costs the request, not the
         // worker. The decoder is dropped by the unwinding and `out` is plain bytes, so nothing
         // half-changed stays behind.
@@ -57,6 +66,32 @@ impl Decoder {
             .unwrap_or(Err(DecodeError::corrupt("the decoder gave up on it")))?;
         Ok(Pixels::new(width, height, format, out)?)
     }
+}
+
+/// What stands between a scan and the end-of-image marker: 128 bits, all ones, each byte 0xff
+/// followed by the zero that marks it as data. The decoder reads at most 64 bits ahead.
+const GUARD: [u8; 34] = {
+    let mut guard = [0xff; 34];
+    let mut at = 1;
+    while at < 32 {
+        guard[at] = 0;
+        at += 2;
+    }
+    guard[33] = 0xd9;
+    guard
+};
+
+/// Copies a file whose last scan ends where `jpeg` ends, with a guard behind that scan.
+///
+/// The decoder takes what it misses behind the end-of-image marker for zeros, that is for grey
+/// blocks, and says nothing. No Huffman code of a JPEG file consists of ones only (ITU-T T.81,
+/// annex C), so that the first block that is missing becomes a bad code, which it reports.
+fn guard<'a>(buffer: &'a mut Vec<u8>, jpeg: &[u8]) -> &'a [u8] {
+    let guarded = retain::scratch(buffer, jpeg.len() + GUARD.len());
+    let (scan, behind) = guarded.split_at_mut(jpeg.len());
+    scan.copy_from_slice(jpeg);
+    behind.copy_from_slice(&GUARD);
+    guarded
 }
 
 fn decode_into(

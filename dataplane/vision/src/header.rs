@@ -23,6 +23,10 @@ pub(crate) struct Header {
     pub(crate) width: u16,
     pub(crate) height: u16,
     pub(crate) components: u8,
+    pub(crate) progressive: bool,
+    pub(crate) scans: u32,
+    /// Where the end-of-image marker begins, in bytes.
+    pub(crate) end: usize,
 }
 
 /// Walks from the first marker to the end-of-image marker. What follows that is not looked at.
@@ -32,7 +36,7 @@ pub(crate) fn read(jpeg: &[u8], limits: &Limits) -> Result<Header, DecodeError> 
         return Err(DecodeError::TooManyBytes { actual: jpeg.len(), max });
     }
     let mut rest = jpeg.strip_prefix(&[0xff, 0xd8]).ok_or(DecodeError::NotJpeg)?;
-    let mut header = None;
+    let mut header = None::<Header>;
     let mut scans = 0;
     for _ in 0..SEGMENTS_MAX {
         let (marker, after) = next_marker(rest, scans > 0)?;
@@ -40,7 +44,8 @@ pub(crate) fn read(jpeg: &[u8], limits: &Limits) -> Result<Header, DecodeError> 
             if scans == 0 {
                 return Err(DecodeError::corrupt("the picture has no scan"));
             }
-            return header.ok_or(DecodeError::corrupt("the picture has no frame header"));
+            let header = header.ok_or(DecodeError::corrupt("the picture has no frame header"))?;
+            return Ok(Header { scans, end: jpeg.len() - after.len() - 2, ..header });
         }
         let (body, after) = segment(after)?;
         rest = after;
@@ -49,7 +54,10 @@ pub(crate) fn read(jpeg: &[u8], limits: &Limits) -> Result<Header, DecodeError> 
             0xc0..=0xc2 if header.is_some() => {
                 return Err(DecodeError::corrupt("two frame headers"));
             }
-            0xc0..=0xc2 => header = Some(frame(body, jpeg.len(), limits)?),
+            0xc0..=0xc2 => {
+                let progressive = marker == 0xc2;
+                header = Some(Header { progressive, ..frame(body, jpeg.len(), limits)? });
+            }
             0xc3 | 0xc5..=0xc7 | 0xc9..=0xcf => {
                 return Err(DecodeError::unsupported("lossless or arithmetic coding"));
             }
@@ -127,5 +135,5 @@ fn frame(body: &[u8], jpeg_bytes: usize, limits: &Limits) -> Result<Header, Deco
     if pixels > jpeg_bytes.saturating_mul(PIXELS_PER_BYTE_MAX) {
         return Err(DecodeError::Truncated);
     }
-    Ok(Header { width, height, components })
+    Ok(Header { width, height, components, progressive: false, scans: 0, end: 0 })
 }

@@ -94,6 +94,18 @@ fn every_truncation_is_an_error() {
 }
 
 #[test]
+fn a_file_cut_and_closed_again_is_an_error() {
+    for jpeg in [BASELINE_420, BASELINE_444, GRAY] {
+        let scan = jpeg.windows(2).position(|pair| pair == [0xff, 0xda]).unwrap();
+        // The last byte before the end may hold nothing but padding bits.
+        for len in scan + 2..jpeg.len() - 3 {
+            let closed = [&jpeg[..len], b"\xff\xd9"].concat();
+            assert!(decode(&closed).is_err(), "cut at {len} of {}", jpeg.len());
+        }
+    }
+}
+
+#[test]
 fn bombs_are_refused_from_the_header() {
     let mut decoder = Decoder::new();
     let limits = Limits::default();
@@ -109,7 +121,8 @@ fn bombs_are_refused_from_the_header() {
         let error = decoder.decode(&hollow, &limits).unwrap_err();
         assert!(matches!(error, DecodeError::Truncated), "{error:?}");
     }
-    assert_eq!(format!("{decoder:?}"), "Decoder { buffer: [] }", "nothing was allocated");
+    let untouched = format!("{:?}", Decoder::new());
+    assert_eq!(format!("{decoder:?}"), untouched, "memory was taken for a refused picture");
 }
 
 #[test]

@@ -1,1 +1,24 @@
-//! Plain data that every room speaks: tensors, placements, frames, stages. No I/O, no clock, no unsafe.
+//! Plain data that every room speaks: tensors, placements, frames, stages.
+//!
+//! Nothing here performs I/O, reads a clock or uses `unsafe`; it compiles for any target.
+#![forbid(unsafe_code)]
+
+pub mod endpoint;
+pub mod frame;
+pub mod record;
+pub mod session;
+pub mod signature;
+pub mod stage;
+pub mod status;
+pub mod tensor;
+pub mod transport;
+
+pub use endpoint::{Endpoint, RegionDescriptor};
+pub use frame::{Body, FRAME_BYTES, Frame, FrameError, PixelFormat, Reply, Request, RequestKind};
+pub use record::{KindName, RequestRecord};
+pub use session::{Generation, SessionId, SlotIndex, SlotLayout, Token};
+pub use signature::{BindError, BoundSignature, BoundTensor, Signature};
+pub use stage::{ServerTimes, Stage, StageTimes};
+pub use status::Status;
+pub use tensor::{DType, Dim, TensorSpec};
+pub use transport::{HostMemory, LinkKind, Placement, Transport, WaitPolicy};

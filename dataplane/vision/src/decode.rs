@@ -33,7 +33,7 @@ impl Decoder {
     /// Decodes one file.
     ///
     /// A baseline file of one scan that was cut and closed again with an end-of-image marker,
-    /// as some programs do, is refused too, unless no more than its last 16 × 16 pixels suffer. One of
+    /// as some programs do, is refused too, unless only its last 16 × 16 pixels suffer. One of
     /// several scans, as progressive files are, is not always: with its later scans gone it is
     /// still a picture, only coarser. JPEG has no checksum: bytes that were changed, and not
     /// cut off, may decode to a picture that is wrong.

@@ -1,1 +1,7 @@
-//! The Engine trait, the workers that drive it, preparation of pictures, and the echo engine.
+//! Runs models: the [`Engine`] trait, the pool of workers that drives it, preparation of pictures,
+//! and the echo engine.
+#![forbid(unsafe_code)]
+
+pub mod engine;
+
+pub use engine::{Engine, EngineError, Finished, Job};

@@ -6,6 +6,7 @@
 
 pub mod backing;
 pub mod exchange;
+mod host;
 pub mod heap;
 pub mod region;
 pub mod slots;
@@ -13,5 +14,6 @@ pub mod slots;
 pub use backing::{Backing, MemoryError};
 pub use exchange::{Arrival, Departure, PeerId, ReplyTo};
 pub use heap::HeapBacking;
+pub use host::host_id;
 pub use region::{Region, View};
 pub use slots::{PeerAccess, Slot, SlotTable};

@@ -3,12 +3,18 @@
 #![forbid(unsafe_code)]
 
 pub mod admitted;
+pub mod connect;
+mod event;
 pub mod link;
+mod roster;
+pub mod tcp;
 pub mod wait;
 
 pub use admitted::{Admission, Admitted, Refusal};
+pub use connect::ConnectError;
 pub use link::{
     AdmitError, Capabilities, Event, Events, Link, LinkError, Listener, Rejected, Transfer, Wake,
     Waker,
 };
+pub use tcp::{TcpClient, TcpListenerLink, TcpOptions};
 pub use wait::Waiter;

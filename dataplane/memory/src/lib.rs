@@ -6,8 +6,8 @@
 
 pub mod backing;
 pub mod exchange;
-mod host;
 pub mod heap;
+mod host;
 pub mod region;
 pub mod slots;
 

@@ -13,7 +13,7 @@ use crate::agreed::Agreed;
 use crate::attach::{Attached, attach};
 use crate::error::Error;
 use crate::options::{Options, SessionBuilder};
-use crate::recorder::{RecordCounts, sink};
+use crate::recorder::{RecordCounts, SessionSink};
 use crate::reply::Reply;
 use crate::slot::Slot;
 
@@ -234,7 +234,7 @@ fn bring_up(
 ) -> Result<(Driver, Arc<SlotTable>, Arc<AtomicBool>), Error> {
     let keeper = &client.inner.keeper;
     let gone = keeper.hold(agreed);
-    let sink = sink(options.record, &keeper.recorder);
+    let sink = SessionSink::new(options, &keeper.recorder);
     match attach(&client.inner.server, agreed, options, first_request, sink) {
         Ok(Attached { driver, table }) => Ok((driver, table, gone)),
         Err(error) => {

@@ -1,9 +1,11 @@
 //! What a session is asked for.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ferry_core::{Transport, WaitPolicy};
 use ferry_proto::v1;
+use ferry_transport::RecordSink;
 
 /// Everything that a session can be asked for. Made by [`SessionBuilder`].
 #[derive(Clone, Debug)]
@@ -17,6 +19,8 @@ pub struct Options {
     pub(crate) request_bytes_min: u64,
     pub(crate) run_id: i64,
     pub(crate) record: bool,
+    pub(crate) warmup: u64,
+    pub(crate) observer: Option<Arc<dyn RecordSink>>,
     pub(crate) timeout: Duration,
 }
 
@@ -36,6 +40,8 @@ impl Options {
             request_bytes_min: 0,
             run_id: 0,
             record: true,
+            warmup: 0,
+            observer: None,
             timeout: TIMEOUT,
         }
     }
@@ -122,6 +128,19 @@ impl<C> SessionBuilder<'_, C> {
     /// Whether to report the timing of each request to the server's store; true if not said.
     pub fn record(mut self, record: bool) -> Self {
         self.options.record = record;
+        self
+    }
+
+    /// The first `requests` requests are neither reported nor observed; none if not said.
+    pub fn warmup(mut self, requests: u64) -> Self {
+        self.options.warmup = requests;
+        self
+    }
+
+    /// Also hands the timing of each request to `observer`, once it is complete: a reply's own
+    /// `reply` stage arrives with the next reply.
+    pub fn observer(mut self, observer: Arc<dyn RecordSink>) -> Self {
+        self.options.observer = Some(observer);
         self
     }
 

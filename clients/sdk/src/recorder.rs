@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::options::Options;
 use crossbeam_queue::ArrayQueue;
 use ferry_core::{RequestRecord, SessionId};
 use ferry_proto::v1::runs_client::RunsClient;
@@ -178,15 +179,35 @@ impl Stream {
     }
 }
 
-/// Keeps nothing: for sessions that are not recorded.
+/// Where the records of one session go.
 #[derive(Debug)]
-pub(crate) struct NoRecords;
-
-impl RecordSink for NoRecords {
-    fn record(&self, _record: RequestRecord) {}
+pub(crate) struct SessionSink {
+    recorder: Option<Arc<Recorder>>,
+    observer: Option<Arc<dyn RecordSink>>,
+    /// Requests up to this number are neither reported nor observed.
+    warmup: u64,
 }
 
-/// The sink of a session.
-pub(crate) fn sink(record: bool, recorder: &Arc<Recorder>) -> Arc<dyn RecordSink> {
-    if record { Arc::clone(recorder) as Arc<dyn RecordSink> } else { Arc::new(NoRecords) }
+impl SessionSink {
+    pub(crate) fn new(options: &Options, recorder: &Arc<Recorder>) -> Arc<SessionSink> {
+        Arc::new(SessionSink {
+            recorder: options.record.then(|| Arc::clone(recorder)),
+            observer: options.observer.clone(),
+            warmup: options.warmup,
+        })
+    }
+}
+
+impl RecordSink for SessionSink {
+    fn record(&self, record: RequestRecord) {
+        if record.request <= self.warmup {
+            return;
+        }
+        if let Some(observer) = &self.observer {
+            observer.record(record);
+        }
+        if let Some(recorder) = &self.recorder {
+            recorder.record(record);
+        }
+    }
 }

@@ -14,7 +14,7 @@ use crate::client::Client;
 use crate::error::Error;
 use crate::lane::Lane;
 use crate::options::Options;
-use crate::recorder::{RecordCounts, sink};
+use crate::recorder::{RecordCounts, SessionSink};
 use crate::reply::Reply;
 use crate::slot::Slot;
 
@@ -161,7 +161,7 @@ async fn bring_up(
     let attaching = {
         let (server, agreed) = (Arc::clone(&client.server), Arc::clone(&agreed));
         let options = options.clone();
-        let sink = sink(options.record, &client.keeper.recorder);
+        let sink = SessionSink::new(&options, &client.keeper.recorder);
         // Connecting blocks for as long as the peer takes.
         tokio::task::spawn_blocking(move || attach(&server, &agreed, &options, first_request, sink))
     };

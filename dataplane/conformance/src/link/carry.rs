@@ -28,12 +28,12 @@ pub fn payloads_of_every_size_arrive_whole(open: &dyn Fn() -> ServerEnd) {
 /// slots; replies may go back in any order and keep that one.
 pub fn order_is_kept_with_all_slots_in_flight(open: &dyn Fn() -> ServerEnd) {
     let mut pair = Pair::connected(open);
-    for round in 0..50_u64 {
-        let first = round * 4;
+    for round in 0..50_usize {
+        let first = (round * 4) as u64;
         let sizes = [70_001, 0, 300, 9_000];
-        for i in 0..4 {
-            let payload = pattern(first + i, sizes[(i ^ (round % 4)) as usize % 4]);
-            pair.clients[0].send(first + i, &payload);
+        for (i, number) in (first..first + 4).enumerate() {
+            let payload = pattern(number, sizes[(i + round) % 4]);
+            pair.clients[0].send(number, &payload);
         }
         assert!(pair.clients[0].table.acquire().is_none(), "all slots are in flight");
         let mut requests: Vec<_> = (0..4).map(|_| pair.next_request()).collect();

@@ -6,6 +6,7 @@ pub mod admitted;
 mod bell;
 pub mod clock;
 pub mod driver;
+pub mod faulty;
 pub mod lane;
 pub mod link;
 pub mod local;
@@ -17,6 +18,7 @@ pub use clock::UnixClock;
 pub use driver::{
     Completion, Driver, DriverOptions, DriverState, Ending, RecordSink, SubmitError, SubmitRefusal,
 };
+pub use faulty::{Faults, Faulty};
 pub use lane::{Handler, LaneError, LaneHandle, LaneOptions, LaneStats};
 pub mod connect;
 mod event;

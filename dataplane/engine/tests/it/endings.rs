@@ -111,7 +111,7 @@ fn what_waited_for_the_last_instance_is_answered() {
 #[test]
 fn a_panic_while_polling_answers_all_in_flight() {
     let barrier = Barrier::default();
-    let (engine, _) = Pending::new(4, &barrier);
+    let (engine, _) = Pending::boxed(4, &barrier);
     let pool = Pool::start("m", vec![engine], PoolOptions::default()).unwrap();
     let mut client = Client::new(4, 1, 1);
     for byte in [1, 2, POISON, 4] {
@@ -148,7 +148,7 @@ fn a_factory_that_fails_or_panics_ends_the_instance_only() {
 #[test]
 fn a_drain_under_load_loses_nothing_that_was_accepted() {
     for run in [RunOn::Worker, RunOn::Lane] {
-        let (sync, asynchronous) = (fragile(), Pending::new(4, &opened()).0);
+        let (sync, asynchronous) = (fragile(), Pending::boxed(4, &opened()).0);
         let options = PoolOptions { run, queue: 16, ..PoolOptions::default() };
         let pool = Pool::start("m", vec![sync, asynchronous], options).unwrap();
         std::thread::scope(|scope| {
@@ -222,7 +222,7 @@ fn a_hanging_engine_does_not_hang_the_shutdown() {
 
 #[test]
 fn an_engine_that_never_completes_is_dropped_with_its_jobs_answered() {
-    let (engine, _) = Pending::new(2, &Barrier::default());
+    let (engine, _) = Pending::boxed(2, &Barrier::default());
     let pool = Pool::start("m", vec![engine], PoolOptions::default()).unwrap();
     let mut client = Client::new(2, 1, 1);
     for _ in 0..2 {

@@ -124,7 +124,7 @@ fn urgent_requests_do_not_starve_the_normal_ones() {
 fn an_asynchronous_engine_is_kept_at_its_depth() {
     for run in [RunOn::Worker, RunOn::Lane] {
         let barrier = Barrier::default();
-        let (engine, most) = Pending::new(4, &barrier);
+        let (engine, most) = Pending::boxed(4, &barrier);
         let pool = Pool::start("async", vec![engine], options(run, 32)).unwrap();
         let mut client = Client::new(12, 2, 2);
         for i in 0..12 {
@@ -147,7 +147,7 @@ fn an_asynchronous_engine_is_kept_at_its_depth() {
 #[test]
 fn a_late_completion_is_found_after_the_worker_slept() {
     let barrier = Barrier::default();
-    let (engine, _) = Pending::new(1, &barrier);
+    let (engine, _) = Pending::boxed(1, &barrier);
     let pool = Pool::start("async", vec![engine], options(RunOn::Worker, 4)).unwrap();
     let mut client = Client::new(1, 1, 1);
     assert!(pool.dispatch(client.tensor(&[3])).is_none());

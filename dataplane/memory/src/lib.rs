@@ -7,11 +7,13 @@
 pub mod backing;
 pub mod exchange;
 pub mod heap;
+mod host;
 pub mod region;
 pub mod slots;
 
 pub use backing::{Backing, MemoryError};
 pub use exchange::{Arrival, Departure, PeerId, ReplyTo};
 pub use heap::HeapBacking;
+pub use host::host_id;
 pub use region::{Region, View};
 pub use slots::{PeerAccess, Slot, SlotTable};

@@ -32,10 +32,11 @@ impl Decoder {
 
     /// Decodes one file.
     ///
-    /// A baseline file that was cut and closed again with an end-of-image marker, as some
-    /// programs do, is refused too. A progressive one is not always: with its later scans gone
-    /// it is still a picture, only coarser. JPEG has no checksum: bytes that were changed, and
-    /// not cut off, may decode to a picture that is wrong.
+    /// A baseline file of one scan that was cut and closed again with an end-of-image marker,
+    /// as some programs do, is refused too, unless only its last 16 × 16 pixels suffer. One of
+    /// several scans, as progressive files are, is not always: with its later scans gone it is
+    /// still a picture, only coarser. JPEG has no checksum: bytes that were changed, and not
+    /// cut off, may decode to a picture that is wrong.
     ///
     /// # Errors
     /// The file is not a JPEG, breaks a limit, ends early, contradicts itself, or is of a kind

@@ -84,8 +84,7 @@ impl Affine {
         let ordered = |&[a, b, c]: &[u8; 3]| if SWAP { [c, b, a] } else { [a, b, c] };
         match layout {
             Layout::Nchw => {
-                // One pass that fills the three planes: the compiler vectorises it, which it
-                // does not do to three passes that pick one byte in three.
+                // One pass over the pixels fills all three planes.
                 let (first, rest) = out.split_at_mut(pixels.len());
                 let (second, third) = rest.split_at_mut(pixels.len());
                 let planes = first.iter_mut().zip(second).zip(third);

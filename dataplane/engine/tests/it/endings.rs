@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::common::{Barrier, Client, POISON, Pending, WATCHDOG, before, first_byte, text, until};
-use ferry_core::Status;
-use ferry_engine::{Engine, EngineError, Pool, PoolError, PoolOptions, Rebuild, RunOn};
+use ferry_core::{Signature, Status};
+use ferry_engine::{
+    Engine, EngineError, Finished, Job, Pool, PoolError, PoolOptions, Rebuild, RunOn,
+};
 
 fn fragile() -> Box<dyn Engine> {
     before(|job| {
@@ -129,12 +131,13 @@ fn a_panic_while_polling_answers_all_in_flight() {
 }
 
 #[test]
-fn a_factory_that_fails_or_panics_ends_the_instance_only() {
-    for panics in [false, true] {
-        let rebuild = Rebuild::new(move || {
-            assert!(!panics, "no memory");
-            Err(EngineError::Model("gone".to_owned()))
-        });
+fn a_factory_that_goes_wrong_ends_the_instance_only() {
+    let factories = [
+        Rebuild::new(|| Err(EngineError::Model("gone".to_owned()))),
+        Rebuild::new(|| panic!("no memory")),
+        Rebuild::new(|| Ok(Box::new(Other::default()))),
+    ];
+    for rebuild in factories {
         let options = PoolOptions { rebuild: Some(rebuild), ..PoolOptions::default() };
         let pool = Pool::start("m", vec![fragile()], options).unwrap();
         let mut client = Client::new(1, 1, 1);
@@ -143,6 +146,26 @@ fn a_factory_that_fails_or_panics_ends_the_instance_only() {
         until("the pool says so", || !pool.is_healthy());
         pool.shutdown(WATCHDOG).unwrap();
     }
+}
+
+/// Another model than the echo.
+#[derive(Default)]
+struct Other(Signature);
+
+impl Engine for Other {
+    fn signature(&self) -> &Signature {
+        &self.0
+    }
+
+    fn depth(&self) -> usize {
+        1
+    }
+
+    fn submit(&mut self, _job: Job) -> Option<Finished> {
+        panic!("a request of another model's session")
+    }
+
+    fn poll(&mut self, _finished: &mut Vec<Finished>) {}
 }
 
 #[test]

@@ -4,5 +4,6 @@
 mod common;
 mod echo;
 mod endings;
+mod mirror;
 mod pool;
 mod prepare;

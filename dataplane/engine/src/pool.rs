@@ -102,7 +102,7 @@ impl Pool {
         Some(shared.refuse(work, why))
     }
 
-    /// Takes nothing new from now on; what was taken is finished.
+    /// Takes nothing new from now on; what was taken is finished, and pings are still answered.
     pub fn drain(&self) {
         self.shared.queue.drain();
     }

@@ -108,7 +108,7 @@ impl Pool {
     }
 
     /// Drains, waits for at most `at_most`, and ends the threads. What still waits then is
-    /// answered with [`Status::Draining`]; what is in an engine that hangs is answered when the
+    /// answered with [`Draining`](ferry_core::Status::Draining); what is in an engine that hangs is answered when the
     /// engine comes back. May be called again.
     ///
     /// # Errors

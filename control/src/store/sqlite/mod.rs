@@ -17,6 +17,8 @@ use sqlx::sqlite::SqliteConnection;
 use tokio::sync::Mutex;
 
 use super::{Batch, NewRun, Run, RunEnd, StoreError, TimingStore};
+#[cfg(test)]
+pub(super) use migrations::migrator;
 use open::{Known, Open};
 
 /// Bounds of a store in SQLite.

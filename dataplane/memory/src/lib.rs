@@ -1,1 +1,19 @@
-//! Owned regions of host memory, the doorbell ring, slots, and the only views into them.
+//! Owned regions of host memory, slots, the doorbell ring, and the only views into them.
+//!
+//! This crate is one of the few that may use `unsafe`: it is the fence around memory that another
+//! process or a device may write. Outside it there are only copies in, copies out, and borrows
+//! that exist while a [`Slot`] is held.
+
+pub mod backing;
+pub mod exchange;
+pub mod heap;
+mod host;
+pub mod region;
+pub mod slots;
+
+pub use backing::{Backing, MemoryError};
+pub use exchange::{Arrival, Departure, PeerId, ReplyTo};
+pub use heap::HeapBacking;
+pub use host::host_id;
+pub use region::{Region, View};
+pub use slots::{PeerAccess, Slot, SlotTable};

@@ -1,0 +1,110 @@
+//! The seam: one loaded instance of a model.
+
+use std::sync::Arc;
+
+use ferry_core::{BoundSignature, Signature, StageTimes};
+use ferry_memory::{MemoryError, Region, View};
+
+use crate::guard::ArrivalGuard;
+
+/// One loaded instance of a model, called by one thread at a time.
+///
+/// Made for submit and complete, so that a device can have the work of several sessions in
+/// flight; an engine that computes on the calling thread is done when `submit` returns.
+pub trait Engine: Send {
+    /// What the model takes and gives.
+    fn signature(&self) -> &Signature;
+
+    /// How many jobs may be in flight at once; at least 1.
+    fn depth(&self) -> usize;
+
+    /// Starts a job, or runs it: a job that is done is returned, one that is in flight comes back
+    /// from [`poll`](Engine::poll). At most [`depth`](Engine::depth) jobs may be in flight.
+    fn submit(&mut self, job: Job) -> Option<Finished>;
+
+    /// Appends the pending jobs that are finished. Never waits.
+    fn poll(&mut self, finished: &mut Vec<Finished>);
+}
+
+/// A request, ready for the model: moved into flight, and back with the answer.
+#[derive(Debug)]
+pub struct Job {
+    /// The request and its slot. Lost in a panic, it is answered all the same.
+    pub arrival: ArrivalGuard,
+    /// Shapes and places of its tensors.
+    pub binding: Arc<BoundSignature>,
+    /// The inputs, where they are not the request's payload but were made from it (a picture
+    /// decoded and normalised). Laid out as the payload would be.
+    pub prepared: Option<Region>,
+}
+
+impl Job {
+    /// The bytes of input `index` of the signature. Where they lie in the slot, a peer may change
+    /// them at any time; see [`Job::inputs_are_private`].
+    ///
+    /// # Errors
+    /// [`MemoryError::OutOfRange`] if there is no such input.
+    pub fn input(&self, index: usize) -> Result<View<'_>, MemoryError> {
+        let all = match &self.prepared {
+            Some(region) => region.view(),
+            None => self.arrival.slot.request(),
+        };
+        part(all, self.binding.inputs.get(index).map(|t| (t.offset, t.bytes)), index)
+    }
+
+    /// The room for output `index` of the signature.
+    ///
+    /// # Errors
+    /// [`MemoryError::OutOfRange`] if there is no such output.
+    pub fn output(&self, index: usize) -> Result<View<'_>, MemoryError> {
+        let place = self.binding.outputs.get(index).map(|t| (t.offset, t.bytes));
+        part(self.arrival.slot.reply(), place, index)
+    }
+
+    /// Whether nobody but the engine can change the inputs while it runs.
+    pub fn inputs_are_private(&self) -> bool {
+        self.prepared.is_some() || self.arrival.slot.request_bytes().is_some()
+    }
+}
+
+fn part(all: View<'_>, place: Option<(u64, u64)>, index: usize) -> Result<View<'_>, MemoryError> {
+    let none = MemoryError::OutOfRange { at: index, len: 1, bytes: 0 };
+    let (offset, bytes) = place.ok_or(none)?;
+    let outside = |_| MemoryError::OutOfRange { at: usize::MAX, len: 0, bytes: all.bytes() };
+    all.part(usize::try_from(offset).map_err(outside)?, usize::try_from(bytes).map_err(outside)?)
+}
+
+/// A job that ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// Given back.
+    pub job: Job,
+    /// The stages that the engine timed (`copy_in`, `preprocess`, `infer`, `postprocess`,
+    /// `copy_out`), or why it failed. All outputs are in place if it did not.
+    pub outcome: Result<StageTimes, EngineError>,
+}
+
+/// Why a model could not be loaded or run.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The native library is missing or too old.
+    #[error("{library} is not usable: {why}")]
+    Library {
+        /// Which library.
+        library: &'static str,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// The file is not a model that this engine can run.
+    #[error("model is not usable: {0}")]
+    Model(String),
+    /// The shapes of a session cannot be run.
+    #[error("shapes cannot be run: {0}")]
+    Shapes(String),
+    /// The model failed while it ran.
+    #[error("run failed: {0}")]
+    Run(String),
+    /// Memory could not be reached.
+    #[error("reach tensor memory")]
+    Memory(#[from] MemoryError),
+}

@@ -1,0 +1,86 @@
+//! What a placement must supply for its bytes to be used.
+
+use std::os::fd::BorrowedFd;
+use std::ptr::NonNull;
+
+use ferry_core::{Placement, RegionDescriptor};
+
+/// Why memory could not be made, reached or copied.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// An access outside the region.
+    #[error("bytes {at}..{at}+{len} lie outside a region of {bytes} bytes")]
+    OutOfRange {
+        /// First byte asked for.
+        at: usize,
+        /// Bytes asked for.
+        len: usize,
+        /// Bytes there are.
+        bytes: usize,
+    },
+    /// A slot layout with no slots, too many, an empty half, or a length over this machine's.
+    #[error("{what}")]
+    Layout {
+        /// What is wrong with it, and what is allowed.
+        what: String,
+    },
+    /// The operating system refused.
+    #[error("{what}")]
+    Os {
+        /// The operation, with its sizes.
+        what: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A descriptor handed over by a peer is not what was agreed.
+    #[error("memory handed over by the peer is not usable: {what}")]
+    Foreign {
+        /// The difference.
+        what: String,
+    },
+}
+
+/// What a placement must supply for its bytes to be used by links and engines.
+///
+/// Constructors are never on the trait: each placement has its own.
+///
+/// # Safety
+/// Where [`host`](Backing::host) returns a pointer, `bytes()` bytes behind it must stay mapped,
+/// readable and writable, and must not move, for as long as the value lives. Both must return the
+/// same at every call.
+pub unsafe trait Backing: Send + Sync + std::fmt::Debug {
+    /// Where the bytes live.
+    fn placement(&self) -> Placement;
+
+    /// How many bytes there are.
+    fn bytes(&self) -> usize;
+
+    /// The first byte, where a CPU can address it.
+    fn host(&self) -> Option<NonNull<u8>>;
+
+    /// Copies `from` into the region at `at`.
+    ///
+    /// # Errors
+    /// [`MemoryError::OutOfRange`], or what the device says.
+    fn copy_in(&self, at: usize, from: &[u8]) -> Result<(), MemoryError>;
+
+    /// Copies bytes from `at` out of the region.
+    ///
+    /// # Errors
+    /// [`MemoryError::OutOfRange`], or what the device says.
+    fn copy_out(&self, at: usize, into: &mut [u8]) -> Result<(), MemoryError>;
+
+    /// Makes what a peer wrote visible to whoever reads next. To be called after the doorbell and
+    /// before the first read.
+    ///
+    /// # Errors
+    /// What the device says; host memory never fails.
+    fn make_visible(&self) -> Result<(), MemoryError>;
+
+    /// How a peer reaches it; `None` if the memory cannot leave this process.
+    fn describe(&self) -> Option<RegionDescriptor>;
+
+    /// A dma-buf of it, by which a NIC's driver registers memory of another device.
+    fn dma_buf(&self) -> Option<BorrowedFd<'_>>;
+}

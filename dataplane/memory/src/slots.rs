@@ -1,0 +1,319 @@
+//! A session's fixed set of slots, and the token that says who holds one.
+//!
+//! A slot is room for one request and its reply. It has one holder at a time: free → filled →
+//! in flight → arrived → read → free. The token [`Slot`] moves through these hands; who drops it
+//! gives the slot back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use ferry_core::session::SLOTS_MAX;
+use ferry_core::{SlotIndex, SlotLayout};
+
+use crate::backing::{Backing, MemoryError};
+use crate::heap::HeapBacking;
+use crate::region::{Region, View};
+
+/// Each half of a slot starts at a multiple of this: a page, so that it can be registered with a
+/// device on its own.
+pub const HALF_ALIGN_BYTES: usize = 4096;
+
+/// Whether somebody outside this process may write the slots' memory at any time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerAccess {
+    /// No: the holder of a slot may borrow its bytes.
+    None,
+    /// Yes: bytes can only be copied, or handed to native code by address.
+    Writes,
+}
+
+/// The slots of one lease. A new lease (generation) gets a new table: what an old one still holds
+/// can never become part of it.
+#[derive(Debug)]
+pub struct SlotTable {
+    layout: SlotLayout,
+    peer: PeerAccess,
+    halves: Vec<Halves>,
+    /// Bit i is set while slot i is free.
+    free: AtomicU64,
+    /// Set once the lease is over: nothing is given out any more.
+    retired: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Halves {
+    request: Region,
+    reply: Region,
+}
+
+/// Sizes of the halves, rounded up; checked against what this machine can address.
+#[derive(Clone, Copy, Debug)]
+struct Strides {
+    request: usize,
+    reply: usize,
+    all: usize,
+}
+
+fn strides(layout: &SlotLayout) -> Result<Strides, MemoryError> {
+    if layout.slots == 0 || layout.slots > SLOTS_MAX {
+        let what = format!("{} slots; a session has 1 to {SLOTS_MAX}", layout.slots);
+        return Err(MemoryError::Layout { what });
+    }
+    let too_long = || MemoryError::Layout { what: format!("{layout:?} is more than fits memory") };
+    let round = |bytes: u64| {
+        let bytes = usize::try_from(bytes.max(1)).ok()?;
+        bytes.checked_next_multiple_of(HALF_ALIGN_BYTES)
+    };
+    let request = round(layout.request_bytes).ok_or_else(too_long)?;
+    let reply = round(layout.reply_bytes).ok_or_else(too_long)?;
+    let one = request.checked_add(reply).ok_or_else(too_long)?;
+    let all = one.checked_mul(layout.slots as usize).ok_or_else(too_long)?;
+    Ok(Strides { request, reply, all })
+}
+
+impl SlotTable {
+    /// How many bytes the slots of `layout` take, padding included.
+    ///
+    /// # Errors
+    /// [`MemoryError::Layout`] if the layout is empty or too large.
+    pub fn bytes(layout: &SlotLayout) -> Result<usize, MemoryError> {
+        strides(layout).map(|strides| strides.all)
+    }
+
+    /// Slots in memory of this process alone.
+    ///
+    /// # Errors
+    /// [`MemoryError`] if the layout is wrong or memory is short.
+    pub fn private(layout: SlotLayout) -> Result<Arc<SlotTable>, MemoryError> {
+        let backing: Arc<dyn Backing> = Arc::new(HeapBacking::new(Self::bytes(&layout)?)?);
+        Self::over(layout, PeerAccess::None, &Region::whole(backing))
+    }
+
+    /// Slots inside `region`, one after the other, the request half first.
+    ///
+    /// # Errors
+    /// [`MemoryError`] if the layout is wrong or the region too short.
+    pub fn over(
+        layout: SlotLayout,
+        peer: PeerAccess,
+        region: &Region,
+    ) -> Result<Arc<SlotTable>, MemoryError> {
+        let strides = strides(&layout)?;
+        let halves = (0..layout.slots as usize)
+            .map(|i| {
+                let at = i * (strides.request + strides.reply);
+                let request_bytes = usize::try_from(layout.request_bytes).unwrap_or(usize::MAX);
+                let reply_bytes = usize::try_from(layout.reply_bytes).unwrap_or(usize::MAX);
+                Ok(Halves {
+                    request: region.part(at, request_bytes)?,
+                    reply: region.part(at + strides.request, reply_bytes)?,
+                })
+            })
+            .collect::<Result<Vec<_>, MemoryError>>()?;
+        let free = u64::MAX >> (64 - layout.slots);
+        let (free, retired) = (AtomicU64::new(free), AtomicBool::new(false));
+        Ok(Arc::new(SlotTable { layout, peer, halves, free, retired }))
+    }
+
+    /// The agreed sizes.
+    pub fn layout(&self) -> &SlotLayout {
+        &self.layout
+    }
+
+    /// How many slots are free now.
+    pub fn free_slots(&self) -> u32 {
+        self.free.load(Ordering::Relaxed).count_ones()
+    }
+
+    /// Gives out no slot from now on. For the end that lost its link: a late write of the peer may
+    /// still land in a slot that was in flight, so none of this lease is used again.
+    pub fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+    }
+
+    /// Whether [`retire`](SlotTable::retire) was called.
+    pub fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
+    }
+
+    /// Takes any free slot; `None` while all are held, and once the table is retired.
+    pub fn acquire(self: &Arc<Self>) -> Option<Slot> {
+        if self.is_retired() {
+            return None;
+        }
+        let mut free = self.free.load(Ordering::Relaxed);
+        while free != 0 {
+            let lowest = free & free.wrapping_neg();
+            // Acquire: what the last holder did to the memory happened before.
+            free = match self.free.compare_exchange_weak(
+                free,
+                free & !lowest,
+                Ordering::Acquire,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => {
+                    let index = SlotIndex(lowest.trailing_zeros());
+                    return Some(Slot { table: Arc::clone(self), index });
+                }
+                Err(now) => now,
+            };
+        }
+        None
+    }
+
+    /// Takes the slot that a frame names; `None` if there is no such slot or it is held, which
+    /// from a peer is a breach of the protocol.
+    pub fn claim(self: &Arc<Self>, index: SlotIndex) -> Option<Slot> {
+        if index.0 >= self.layout.slots || self.is_retired() {
+            return None;
+        }
+        let bit = 1_u64 << index.0;
+        let before = self.free.fetch_and(!bit, Ordering::Acquire);
+        (before & bit != 0).then(|| Slot { table: Arc::clone(self), index })
+    }
+}
+
+/// The one holder of a slot. Dropping it gives the slot back to its table.
+#[derive(Debug)]
+pub struct Slot {
+    table: Arc<SlotTable>,
+    index: SlotIndex,
+}
+
+impl Slot {
+    /// Which slot it is.
+    pub fn index(&self) -> SlotIndex {
+        self.index
+    }
+
+    /// The table that it belongs to.
+    pub fn table(&self) -> &Arc<SlotTable> {
+        &self.table
+    }
+
+    /// The request half.
+    pub fn request(&self) -> View<'_> {
+        self.table.halves[self.index.at()].request.view()
+    }
+
+    /// The reply half.
+    pub fn reply(&self) -> View<'_> {
+        self.table.halves[self.index.at()].reply.view()
+    }
+
+    /// The request half as a slice; `None` where a peer may write it or it is not host memory.
+    pub fn request_bytes(&self) -> Option<&[u8]> {
+        // SAFETY: `borrow` checked that nobody outside this process writes, and inside it the one
+        // holder of the slot is `self`.
+        self.borrow(self.request())
+            .map(|(base, len)| unsafe { std::slice::from_raw_parts(base, len) })
+    }
+
+    /// The request half as a slice to fill in place.
+    pub fn request_bytes_mut(&mut self) -> Option<&mut [u8]> {
+        // SAFETY: as in `request_bytes`, and `&mut self` makes the borrow the only one.
+        self.borrow(self.request())
+            .map(|(base, len)| unsafe { std::slice::from_raw_parts_mut(base, len) })
+    }
+
+    /// The reply half as a slice; `None` where a peer may write it or it is not host memory.
+    pub fn reply_bytes(&self) -> Option<&[u8]> {
+        // SAFETY: as in `request_bytes`.
+        self.borrow(self.reply())
+            .map(|(base, len)| unsafe { std::slice::from_raw_parts(base, len) })
+    }
+
+    /// The reply half as a slice to write in place.
+    pub fn reply_bytes_mut(&mut self) -> Option<&mut [u8]> {
+        // SAFETY: as in `request_bytes_mut`.
+        self.borrow(self.reply())
+            .map(|(base, len)| unsafe { std::slice::from_raw_parts_mut(base, len) })
+    }
+
+    fn borrow(&self, view: View<'_>) -> Option<(*mut u8, usize)> {
+        match self.table.peer {
+            PeerAccess::None => Some((view.host()?.as_ptr(), view.bytes())),
+            PeerAccess::Writes => None,
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        // Release: what this holder did to the memory happens before the next one's work.
+        self.table.free.fetch_or(1 << self.index.0, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout(slots: u32) -> SlotLayout {
+        SlotLayout { slots, request_bytes: 5000, reply_bytes: 10 }
+    }
+
+    #[test]
+    fn a_slot_has_one_holder_and_comes_back() {
+        let table = SlotTable::private(layout(2)).unwrap();
+        let first = table.acquire().unwrap();
+        assert_eq!(first.index(), SlotIndex(0));
+        assert!(table.claim(SlotIndex(0)).is_none(), "held");
+        let second = table.claim(SlotIndex(1)).unwrap();
+        assert!(table.acquire().is_none(), "all held");
+        drop(first);
+        assert_eq!(table.free_slots(), 1);
+        assert_eq!(table.acquire().unwrap().index(), SlotIndex(0));
+        drop(second);
+        assert!(table.claim(SlotIndex(2)).is_none(), "no such slot");
+    }
+
+    #[test]
+    fn a_retired_table_gives_out_nothing() {
+        let table = SlotTable::private(layout(2)).unwrap();
+        let held = table.acquire().unwrap();
+        table.retire();
+        drop(held);
+        assert!(table.is_retired());
+        assert!(table.acquire().is_none() && table.claim(SlotIndex(1)).is_none());
+    }
+
+    #[test]
+    fn halves_do_not_overlap_and_are_as_long_as_agreed() {
+        let table = SlotTable::private(layout(2)).unwrap();
+        let (mut a, mut b) = (table.acquire().unwrap(), table.acquire().unwrap());
+        a.request_bytes_mut().unwrap().fill(1);
+        a.reply_bytes_mut().unwrap().fill(2);
+        b.request_bytes_mut().unwrap().fill(3);
+        b.reply_bytes_mut().unwrap().fill(4);
+        assert_eq!(a.request_bytes().unwrap(), vec![1; 5000]);
+        assert_eq!(a.reply_bytes().unwrap(), [2; 10]);
+        assert_eq!(b.request_bytes().unwrap(), vec![3; 5000]);
+        let mut out = [0; 4];
+        assert!(a.request().copy_out(4997, &mut out).is_err(), "past the end of the half");
+    }
+
+    #[test]
+    fn what_a_peer_writes_is_never_a_slice() {
+        let backing: Arc<dyn Backing> = Arc::new(HeapBacking::new(1 << 16).unwrap());
+        let table =
+            SlotTable::over(layout(1), PeerAccess::Writes, &Region::whole(backing)).unwrap();
+        let mut slot = table.acquire().unwrap();
+        assert!(slot.request_bytes().is_none() && slot.request_bytes_mut().is_none());
+        assert!(slot.reply_bytes().is_none() && slot.reply_bytes_mut().is_none());
+        slot.request().copy_in(3, &[7, 8]).unwrap();
+        let mut out = [0; 3];
+        slot.request().copy_out(2, &mut out).unwrap();
+        assert_eq!(out, [0, 7, 8]);
+    }
+
+    #[test]
+    fn wrong_layouts_are_refused() {
+        assert!(SlotTable::private(layout(0)).is_err());
+        assert!(SlotTable::private(layout(65)).is_err());
+        let huge = SlotLayout { slots: 64, request_bytes: u64::MAX, reply_bytes: 1 };
+        assert!(SlotTable::private(huge).is_err());
+        let small: Arc<dyn Backing> = Arc::new(HeapBacking::new(4096).unwrap());
+        assert!(SlotTable::over(layout(1), PeerAccess::None, &Region::whole(small)).is_err());
+    }
+}

@@ -4,6 +4,7 @@
 
 pub mod admitted;
 pub mod link;
+pub mod shm;
 pub mod wait;
 
 pub use admitted::{Admission, Admitted, Refusal};

@@ -3,13 +3,34 @@
 #![forbid(unsafe_code)]
 
 pub mod admitted;
+mod bell;
+pub mod clock;
+pub mod driver;
+pub mod lane;
 pub mod link;
+pub mod local;
+pub mod outbox;
 pub mod shm;
 pub mod wait;
 
 pub use admitted::{Admission, Admitted, Refusal};
+pub use clock::UnixClock;
+pub use driver::{
+    Completion, Driver, DriverOptions, DriverState, Ending, RecordSink, SubmitError, SubmitRefusal,
+};
+pub use lane::{Handler, LaneError, LaneHandle, LaneOptions, LaneStats};
+pub mod connect;
+mod event;
+mod roster;
+pub mod tcp;
+
+pub use connect::ConnectError;
 pub use link::{
     AdmitError, Capabilities, Event, Events, Link, LinkError, Listener, Rejected, Transfer, Wake,
     Waker,
 };
+pub use local::{LocalClient, LocalDoor, LocalListener};
+pub use outbox::Outbox;
+pub use shm::{ShmClient, ShmListener};
+pub use tcp::{TcpClient, TcpListenerLink, TcpOptions};
 pub use wait::Waiter;

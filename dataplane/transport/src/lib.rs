@@ -11,6 +11,7 @@ pub mod lane;
 pub mod link;
 pub mod local;
 pub mod outbox;
+pub mod shm;
 pub mod wait;
 
 pub use admitted::{Admission, Admitted, Refusal};
@@ -32,5 +33,6 @@ pub use link::{
 };
 pub use local::{LocalClient, LocalDoor, LocalListener};
 pub use outbox::Outbox;
+pub use shm::{ShmClient, ShmListener};
 pub use tcp::{TcpClient, TcpListenerLink, TcpOptions};
 pub use wait::Waiter;

@@ -1,5 +1,7 @@
 //! What every link over a network must do, over real sockets of this host.
 
+#![expect(clippy::unwrap_used, reason = "a helper of tests fails like a test")]
+
 mod common;
 
 use std::net::TcpListener;

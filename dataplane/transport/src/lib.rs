@@ -6,9 +6,11 @@ pub mod admitted;
 pub mod connect;
 mod event;
 pub mod link;
+mod outgoing;
 mod roster;
 pub mod tcp;
 pub mod wait;
+pub mod zmq;
 
 pub use admitted::{Admission, Admitted, Refusal};
 pub use connect::ConnectError;
@@ -18,3 +20,4 @@ pub use link::{
 };
 pub use tcp::{TcpClient, TcpListenerLink, TcpOptions};
 pub use wait::Waiter;
+pub use zmq::{ZmqClient, ZmqListenerLink, ZmqOptions};

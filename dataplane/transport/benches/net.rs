@@ -20,7 +20,7 @@ use ferry_memory::SlotTable;
 use ferry_transport::link::SERVER;
 use ferry_transport::{
     Admission, Event, Events, Link, Listener, TcpClient, TcpListenerLink, TcpOptions, Transfer,
-    Waiter,
+    Waiter, ZmqClient, ZmqListenerLink, ZmqOptions,
 };
 
 const REQUEST_BYTES: usize = 602_112;
@@ -40,8 +40,8 @@ fn main() {
     let requests = arguments.next().map_or(300, |text| text.parse().unwrap());
     let filter = arguments.next().unwrap_or_default();
     for policy in [WaitPolicy::Block, WaitPolicy::Spin] {
-        let pairs: [(&str, fn(WaitPolicy) -> Round, fn(WaitPolicy) -> Round); 1] =
-            [("tcp", bare_tcp, link_tcp)];
+        let pairs: [(&str, fn(WaitPolicy) -> Round, fn(WaitPolicy) -> Round); 2] =
+            [("tcp", bare_tcp, link_tcp), ("zmq", bare_zmq, link_zmq)];
         for (name, bare, link) in pairs {
             if name.contains(&filter) {
                 compare(&format!("{name} {policy}"), bare(policy), link(policy), rounds, requests);
@@ -144,13 +144,64 @@ fn write_all(stream: &mut TcpStream, from: &[u8]) {
 
 fn link_tcp(policy: WaitPolicy) -> Round {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let buffer = std::env::args().nth(5).map(|text| text.parse().unwrap());
-    let options = TcpOptions { socket_buffer_bytes: buffer, ..TcpOptions::default() };
-    let server = Box::new(TcpListenerLink::new(listener, options).unwrap());
+    let server = Box::new(TcpListenerLink::new(listener, TcpOptions::default()).unwrap());
     over_link(policy, server, |endpoint| {
         let deadline = Instant::now() + Duration::from_secs(10);
         let first = Generation::FIRST;
         TcpClient::connect(&endpoint, SESSION, first, TOKEN, LAYOUT, deadline).unwrap()
+    })
+}
+
+fn bare_zmq(policy: WaitPolicy) -> Round {
+    let (server_context, client_context) = (zmq::Context::new(), zmq::Context::new());
+    let mut server = server_context.socket(zmq::ROUTER).unwrap();
+    let client = client_context.socket(zmq::DEALER).unwrap();
+    server.bind("tcp://127.0.0.1:*").unwrap();
+    client.connect(&server.get_last_endpoint().unwrap().unwrap()).unwrap();
+    let source = vec![7_u8; REQUEST_BYTES];
+    let mut sent = vec![0_u8; REQUEST_BYTES];
+    let (mut landed, mut answer) = (vec![0_u8; REQUEST_BYTES], vec![0_u8; REPLY_BYTES]);
+    let reply = vec![8_u8; REPLY_BYTES];
+    let mut part = zmq::Message::new();
+    Box::new(move |requests| {
+        // Moved as a whole: a socket may change threads, but not be shared by two.
+        let (server, part, landed) = (&mut server, &mut part, &mut landed);
+        let reply = &reply;
+        both(
+            requests,
+            move || {
+                receive(server, part, policy);
+                server.recv_into(landed, 0).unwrap();
+                server.send(&part[..], zmq::SNDMORE).unwrap();
+                server.send(&reply[..], 0).unwrap();
+            },
+            || {
+                sent.copy_from_slice(&source);
+                client.send(&sent, 0).unwrap();
+                let mut part = zmq::Message::new();
+                receive(&client, &mut part, policy);
+                answer.copy_from_slice(&part);
+            },
+        )
+    })
+}
+
+/// Takes a first part, spinning or blocking.
+fn receive(socket: &zmq::Socket, part: &mut zmq::Message, policy: WaitPolicy) {
+    let flags = if policy == WaitPolicy::Spin { zmq::DONTWAIT } else { 0 };
+    while let Err(error) = socket.recv(part, flags) {
+        assert_eq!(error, zmq::Error::EAGAIN);
+        std::hint::spin_loop();
+    }
+}
+
+fn link_zmq(policy: WaitPolicy) -> Round {
+    let any = "127.0.0.1:0".parse().unwrap();
+    let server = Box::new(ZmqListenerLink::bind(any, ZmqOptions::default()).unwrap());
+    over_link(policy, server, |endpoint| {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let first = Generation::FIRST;
+        ZmqClient::connect(&endpoint, SESSION, first, TOKEN, LAYOUT, deadline).unwrap()
     })
 }
 

@@ -185,11 +185,11 @@ fn await_answer(
             let (address, why) = (address.to_owned(), LinkError::Closed);
             return Err(ConnectError::Unreachable { address, why });
         }
-        if socket.take_breaks() {
+        let left = time_left(deadline, address)?;
+        let at_most = if broken.is_some() { BREAK_GRACE.min(left) } else { left };
+        if socket.park(waker, false, at_most) {
             broken.get_or_insert_with(Instant::now);
         }
-        let left = time_left(deadline, address)?;
-        socket.park(waker, false, if broken.is_some() { BREAK_GRACE.min(left) } else { left });
     }
 }
 
@@ -229,8 +229,7 @@ impl Link for ZmqClient {
             return self.waker.doze(at_most);
         }
         let at_most = if self.broken.is_some() { at_most.min(BREAK_GRACE) } else { at_most };
-        self.socket.park(&self.waker, !self.outbox.is_empty(), at_most);
-        if self.socket.take_breaks() {
+        if self.socket.park(&self.waker, !self.outbox.is_empty(), at_most) {
             self.broken.get_or_insert_with(Instant::now);
         }
     }

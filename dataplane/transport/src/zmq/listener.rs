@@ -224,11 +224,9 @@ impl ZmqListenerLink {
         self.backlog.retain(|&other| other != peer);
     }
 
-    fn look_for_breaks(&mut self) {
-        if self.socket.take_breaks() {
-            self.broken_again = self.broken.is_some();
-            self.broken.get_or_insert_with(Instant::now);
-        }
+    fn note_break(&mut self) {
+        self.broken_again = self.broken.is_some();
+        self.broken.get_or_insert_with(Instant::now);
     }
 
     /// Finds out who is gone after a connection broke.
@@ -274,8 +272,8 @@ impl Link for ZmqListenerLink {
 
     fn poll(&mut self, events: &mut Events) {
         self.polls = self.polls.wrapping_add(1);
-        if self.polls.is_multiple_of(POLLS_PER_LOOK) {
-            self.look_for_breaks();
+        if self.polls.is_multiple_of(POLLS_PER_LOOK) && self.socket.take_breaks() {
+            self.note_break();
         }
         self.probe();
         for at in (0..self.backlog.len()).rev() {
@@ -304,8 +302,9 @@ impl Link for ZmqListenerLink {
         let probe = self.broken.zip(PROBES_AFTER.get(self.probes));
         let at_most = probe
             .map_or(at_most, |(since, after)| at_most.min(after.saturating_sub(since.elapsed())));
-        self.socket.park(&self.waker, !self.backlog.is_empty(), at_most);
-        self.look_for_breaks();
+        if self.socket.park(&self.waker, !self.backlog.is_empty(), at_most) {
+            self.note_break();
+        }
     }
 
     fn waker(&self) -> Waker {

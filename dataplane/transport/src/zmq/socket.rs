@@ -1,6 +1,6 @@
 //! A libzmq socket with its monitor, and how messages are put on it and taken off it.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::Duration;
 
 use ferry_core::{FRAME_BYTES, Frame};
@@ -57,6 +57,8 @@ pub(crate) struct ZmqSocket {
     monitor: zmq::Socket,
     socket: zmq::Socket,
     kind: SocketType,
+    /// What `ZMQ_FD` says of the socket and of the monitor.
+    news: [RawFd; 2],
     part: Message,
 }
 
@@ -98,7 +100,8 @@ impl ZmqSocket {
             let monitor = context.socket(SocketType::PAIR)?;
             monitor.set_linger(0)?;
             monitor.connect(MONITOR)?;
-            Ok(ZmqSocket { monitor, socket, kind, part: Message::new() })
+            let news = [socket.get_fd()?, monitor.get_fd()?];
+            Ok(ZmqSocket { monitor, socket, kind, news, part: Message::new() })
         };
         open().map_err(|error| LinkError::os("open a zmq socket", error))
     }
@@ -202,6 +205,9 @@ impl ZmqSocket {
         match into {
             Some(into) if self.part.len() == bytes => {
                 into.copy_from_slice(&self.part);
+                // Freed now and not at the next receive: libzmq's thread can then use the same
+                // memory for the next payload, while it is in the cache.
+                self.part = Message::new();
                 Ok(true)
             }
             _ => Ok(false),
@@ -230,23 +236,30 @@ impl ZmqSocket {
     }
 
     /// Sleeps until there is something to receive or to look at. `waiting`: something could not
-    /// be sent.
-    pub(crate) fn park(&self, waker: &EventWaker, waiting: bool, at_most: Duration) {
+    /// be sent. Returns whether a connection broke meanwhile.
+    pub(crate) fn park(&self, waker: &EventWaker, waiting: bool, at_most: Duration) -> bool {
         if !waker.lie_down() {
-            return;
+            return false;
         }
         let router = self.kind == SocketType::ROUTER;
         let at_most = if waiting && router { at_most.min(RETRY) } else { at_most };
         let wanted = if waiting && !router { POLLIN | POLLOUT } else { POLLIN };
-        let mut items = [
-            self.socket.as_poll_item(wanted),
-            self.monitor.as_poll_item(POLLIN),
-            zmq::PollItem::from_fd(waker.as_fd().as_raw_fd(), POLLIN),
-        ];
-        // Rounded up: a time below one millisecond is not to become a busy loop.
-        let at_most_ms = i64::try_from(at_most.as_micros().div_ceil(1000)).unwrap_or(i64::MAX);
-        // Interrupted by a signal is as good as early.
-        let _early = zmq::poll(&mut items, at_most_ms);
-        waker.get_up(items[2].is_readable());
+        // The descriptor of a socket only tells that libzmq's threads left it something to take
+        // note of, which sending may have done already: so the socket is asked first. That of the
+        // monitor needs no such question, because it is always emptied.
+        let (mut rung, mut broke) = (false, false);
+        if self.socket.get_events().is_ok_and(|events| !events.intersects(wanted)) {
+            let door = |fd| zmq::PollItem::from_fd(fd, POLLIN);
+            let [socket, monitor] = self.news;
+            let mut doors = [door(waker.as_fd().as_raw_fd()), door(socket), door(monitor)];
+            // Rounded up: a time below one millisecond is not to become a busy loop.
+            let at_most_ms = i64::try_from(at_most.as_micros().div_ceil(1000));
+            // Interrupted by a signal is as good as early.
+            let _early = zmq::poll(&mut doors, at_most_ms.unwrap_or(i64::MAX));
+            rung = doors[0].is_readable();
+            broke = doors[2].is_readable() && self.take_breaks();
+        }
+        waker.get_up(rung);
+        broke
     }
 }

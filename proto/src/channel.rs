@@ -10,3 +10,10 @@ pub const FRAME_BYTES_MAX: u32 = 1 << 20;
 /// Largest message, in bytes: the largest reply of the reference's models (45 MB) with room.
 /// Larger tensors belong on the data plane.
 pub const MESSAGE_BYTES_MAX: usize = 128 << 20;
+
+/// gRPC metadata with a tenant's key, or the operator's.
+pub const KEY_METADATA: &str = "ferry-key";
+
+/// gRPC metadata of an error with the name of a [`ferry_core::Status`], where a request was served
+/// without success: several share one code of gRPC.
+pub const STATUS_METADATA: &str = "ferry-status";

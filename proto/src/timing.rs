@@ -39,6 +39,27 @@ pub fn server_times_from_wire(numbers: &[u64]) -> Result<StageTimes, WireError> 
     Ok(times)
 }
 
+/// All stages of one request, as in `TimingBatch.stages`.
+pub fn stages_to_wire(times: &StageTimes) -> Vec<u64> {
+    Stage::ALL.iter().map(|&stage| to_wire(times.of(stage))).collect()
+}
+
+/// All stages of one request.
+///
+/// # Errors
+/// [`WireError`] if there are not as many as there are stages.
+pub fn stages_from_wire(numbers: &[u64]) -> Result<StageTimes, WireError> {
+    if numbers.len() != Stage::COUNT {
+        let why = format!("{} durations, expected {}", numbers.len(), Stage::COUNT);
+        return Err(WireError::invalid("stages", why));
+    }
+    let mut times = StageTimes::NONE;
+    for (&stage, &number) in Stage::ALL.iter().zip(numbers) {
+        times.put(stage, from_wire(number));
+    }
+    Ok(times)
+}
+
 /// Adds one row to a batch. Its session and run are the batch's.
 pub fn append_row(batch: &mut v1::TimingBatch, record: &RequestRecord) {
     batch.request.push(record.request);
@@ -85,11 +106,7 @@ fn row(batch: &v1::TimingBatch, session: SessionId, i: usize) -> Result<RequestR
         |field, number: u32| u8::try_from(number).map_err(|why| WireError::invalid(field, why));
     let kind = small("kind", batch.kind[i])?;
     let status = u16::try_from(batch.status[i]).ok().and_then(Status::from_wire);
-    let mut times = StageTimes::NONE;
-    let stages = &batch.stages[i * Stage::COUNT..(i + 1) * Stage::COUNT];
-    for (&stage, &number) in Stage::ALL.iter().zip(stages) {
-        times.put(stage, from_wire(number));
-    }
+    let times = stages_from_wire(&batch.stages[i * Stage::COUNT..(i + 1) * Stage::COUNT])?;
     Ok(RequestRecord {
         run: batch.run_id,
         session,

@@ -161,13 +161,16 @@ impl InlineLink {
 /// The request's own end, where a gRPC status stands for one; `None` where the link broke.
 fn status_of(status: &tonic::Status) -> Option<Status> {
     use tonic::Code;
+    let named = status.metadata().get(channel::STATUS_METADATA);
+    let named = named.and_then(|name| name.to_str().ok());
+    if let Some(name) = named {
+        return Status::ALL.into_iter().find(|status| status.name() == name);
+    }
+    // Refused before it was a request of the model.
     match status.code() {
-        Code::InvalidArgument | Code::OutOfRange => Some(Status::BadRequest),
+        Code::InvalidArgument => Some(Status::BadRequest),
         Code::ResourceExhausted => Some(Status::Overloaded),
-        Code::FailedPrecondition | Code::Unimplemented => Some(Status::Unsupported),
-        Code::Internal | Code::DataLoss => Some(Status::EngineFailed),
-        Code::Aborted => Some(Status::Draining),
-        Code::Unauthenticated | Code::NotFound => Some(Status::SessionEnded),
+        Code::FailedPrecondition => Some(Status::Unsupported),
         _ => None,
     }
 }

@@ -8,3 +8,8 @@ pub fn host_id() -> Option<String> {
     let namespace = std::fs::read_link("/proc/self/ns/net").ok()?;
     Some(format!("{} {}", boot.trim(), namespace.display()))
 }
+
+/// Whether `other` names this host; an empty name is no host.
+pub fn is_this_host(other: &str) -> bool {
+    !other.is_empty() && host_id().is_some_and(|own| own == other)
+}

@@ -19,7 +19,7 @@ pub use backing::{Backing, MemoryError};
 pub use bell::Bell;
 pub use exchange::{Arrival, Departure, PeerId, ReplyTo};
 pub use heap::HeapBacking;
-pub use host::host_id;
+pub use host::{host_id, is_this_host};
 pub use region::{Region, View};
 pub use shared::SharedBacking;
 pub use slots::{PeerAccess, Slot, SlotTable};

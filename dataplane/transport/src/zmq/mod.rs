@@ -33,6 +33,12 @@ use crate::link::Capabilities;
 pub use client::ZmqClient;
 pub use listener::ZmqListenerLink;
 
+/// Version of libzmq, such as `4.3.4`.
+pub fn library_version() -> String {
+    let (major, minor, patch) = zmq::version();
+    format!("{major}.{minor}.{patch}")
+}
+
 const CAPABILITIES: Capabilities =
     Capabilities { kind: LinkKind::Zmq, one_sided: false, reports_completion: false };
 

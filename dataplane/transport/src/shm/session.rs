@@ -110,10 +110,10 @@ impl Session {
         let unreadable = |_error| Refusal::Breach { session, what: "header cannot be read" };
         let header = self.headers.read(slot, Way::Request).map_err(unreadable)?;
         let frame = Frame::decode(&header)?;
-        if frame.slot != slot {
-            return Err(Refusal::Breach { session, what: "header and ring name two slots" });
-        }
-        let slot = self.admitted.accept(&frame)?;
+        self.admitted.check(&frame)?;
+        let named = frame.slot.0;
+        let claimed = self.admitted.table.claim(slot).filter(|_| named == slot.0);
+        let slot = claimed.ok_or(Refusal::Slot { session, slot: named })?;
         let invisible = |_error| Refusal::Breach { session, what: "payload cannot be seen" };
         slot.request().make_visible().map_err(invisible)?;
         let (peer, visible) = (self.admitted.peer, Instant::now());

@@ -61,7 +61,7 @@ impl Waiter {
             WaitPolicy::Spin => SPIN_IDLE_MAX,
         };
         self.polls = self.polls.wrapping_add(1);
-        if self.polls % POLLS_PER_CLOCK != 0 {
+        if !self.polls.is_multiple_of(POLLS_PER_CLOCK) {
             return true;
         }
         let now = Instant::now();

@@ -5,28 +5,29 @@
 pub mod admitted;
 mod bell;
 pub mod clock;
+pub mod connect;
 pub mod driver;
+mod event;
 pub mod faulty;
 pub mod lane;
 pub mod link;
 pub mod local;
 pub mod outbox;
+mod outgoing;
+mod roster;
 pub mod shm;
+pub mod tcp;
 pub mod wait;
+pub mod zmq;
 
 pub use admitted::{Admission, Admitted, Refusal};
 pub use clock::UnixClock;
+pub use connect::ConnectError;
 pub use driver::{
     Completion, Driver, DriverOptions, DriverState, Ending, RecordSink, SubmitError, SubmitRefusal,
 };
 pub use faulty::{Faults, Faulty};
 pub use lane::{Handler, LaneError, LaneHandle, LaneOptions, LaneStats};
-pub mod connect;
-mod event;
-mod roster;
-pub mod tcp;
-
-pub use connect::ConnectError;
 pub use link::{
     AdmitError, Capabilities, Event, Events, Link, LinkError, Listener, Rejected, Transfer, Wake,
     Waker,
@@ -36,3 +37,4 @@ pub use outbox::Outbox;
 pub use shm::{ShmClient, ShmListener};
 pub use tcp::{TcpClient, TcpListenerLink, TcpOptions};
 pub use wait::Waiter;
+pub use zmq::{ZmqClient, ZmqListenerLink, ZmqOptions};

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use ferry_core::{BoundSignature, BoundTensor, DType};
 use ferry_engine::EngineError;
 use tract_onnx::prelude::{
-    DatumType, InferenceFact, InferenceModel, InferenceModelExt, IntoRunnable, TValue, TVec, TractResult,
-    TypedRunnableModel,
+    DatumType, InferenceFact, InferenceModel, InferenceModelExt, IntoRunnable, TValue, TVec,
+    TractResult, TypedRunnableModel,
 };
 use tract_onnx::tract_hir::internal::format_err;
 

@@ -7,8 +7,8 @@ pub(crate) struct Picture {
     side: u64,
     layout: &'static str,
     channels: &'static str,
-    mean: [f64; 3],
-    std: [f64; 3],
+    mean: &'static [f64],
+    std: &'static [f64],
 }
 
 impl Picture {
@@ -17,17 +17,17 @@ impl Picture {
         side: 224,
         layout: "nchw",
         channels: "rgb",
-        mean: [0.485, 0.456, 0.406],
-        std: [0.229, 0.224, 0.225],
+        mean: &[0.485, 0.456, 0.406],
+        std: &[0.229, 0.224, 0.225],
     };
 
     /// Pixels from 0 to 1, channels last.
     pub(crate) const UNIT_RANGE_NHWC: Self =
-        Self { layout: "nhwc", mean: [0.0, 0.0, 0.0], std: [1.0, 1.0, 1.0], ..Self::IMAGENET };
+        Self { layout: "nhwc", mean: &[0.0, 0.0, 0.0], std: &[1.0, 1.0, 1.0], ..Self::IMAGENET };
 
-    /// Pixels from 0 to 1, one channel; the server ignores the other two means and deviations.
+    /// Pixels from 0 to 1, one channel.
     pub(crate) const UNIT_RANGE_GRAY: Self =
-        Self { channels: "gray", layout: "nchw", ..Self::UNIT_RANGE_NHWC };
+        Self { channels: "gray", mean: &[0.0], std: &[1.0], ..Self::IMAGENET };
 
     pub(crate) const fn sized(self, side: u64) -> Self {
         Self { side, ..self }

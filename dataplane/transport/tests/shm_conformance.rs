@@ -1,4 +1,5 @@
 //! The link shm and its memory keep the contracts of links and backings.
+#![expect(clippy::unwrap_used, reason = "helpers of tests; a failure is a failed test")]
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};

@@ -1,6 +1,7 @@
 //! What is left of a client that was killed: nothing.
 //!
 //! One test alone in its binary, because it counts the descriptors and mappings of the process.
+#![expect(clippy::unwrap_used, reason = "helpers of tests; a failure is a failed test")]
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};

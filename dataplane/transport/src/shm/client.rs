@@ -132,7 +132,6 @@ impl ShmClient {
         let broken = |what: &str| LinkError::Protocol(what.to_owned());
         let entry = self.replies.pop().map_err(|error| broken(&error.to_string()))?;
         let Some(entry) = entry else { return Ok(None) };
-        let seen = Instant::now();
         let known = u32::try_from(entry).ok().map(SlotIndex);
         let known = known.filter(|slot| slot.at() < self.in_flight.len());
         let slot = known.ok_or_else(|| broken("no such slot in the ring"))?;
@@ -146,8 +145,9 @@ impl ShmClient {
         }
         match self.in_flight[slot.at()].take() {
             Some((request, slot)) if request == frame.request => {
-                let visible = Instant::now();
-                Ok(Some(Event::Arrived { peer: SERVER, frame, slot, seen, visible }))
+                // One reading for both: nobody asks how long a client takes over a header.
+                let seen = Instant::now();
+                Ok(Some(Event::Arrived { peer: SERVER, frame, slot, seen, visible: seen }))
             }
             other => {
                 self.in_flight[slot.at()] = other;

@@ -113,9 +113,10 @@ impl Door {
 /// For the log: which process is at the other end, as the kernel says.
 pub(super) fn log_peer(socket: &OwnedFd, session: ferry_core::SessionId) {
     match rustix::net::sockopt::socket_peercred(socket.as_fd()) {
-        Ok(peer) => tracing::debug!(
-            %session, pid = peer.pid.as_raw_nonzero().get(), uid = peer.uid.as_raw(), "peer proved itself"
-        ),
+        Ok(peer) => {
+            let (pid, uid) = (peer.pid.as_raw_nonzero().get(), peer.uid.as_raw());
+            tracing::debug!(%session, pid, uid, "peer proved itself");
+        }
         Err(errno) => tracing::debug!(%session, %errno, "peer proved itself"),
     }
 }

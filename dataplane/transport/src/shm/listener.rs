@@ -112,19 +112,19 @@ impl ShmListener {
     }
 
     /// Serves the sessions that are polled, until `events` has `most`.
-    fn serve(&mut self, events: &mut Events, most: usize) -> bool {
-        let mut found = false;
+    fn serve(&mut self, events: &mut Events, most: usize) -> Option<Instant> {
+        let mut found = None;
         let count = self.hot.len();
         let first = if self.turn < count { self.turn } else { 0 };
         for at in (first..count).chain(0..first) {
             let peer = self.hot[at];
             let Some(session) = self.seats.of(peer) else { continue };
             match session.serve(events, most) {
-                Ok(some) => found |= some,
+                Ok(seen) => found = seen.or(found),
                 Err(refusal) => self.broken.push((peer, refusal)),
             }
         }
-        if found {
+        if found.is_some() {
             self.turn = first + 1;
         }
         if !self.broken.is_empty() {
@@ -212,9 +212,11 @@ impl Link for ShmListener {
         }
         self.tell(events, most);
         self.empty_polls = self.empty_polls.wrapping_add(1);
-        // After a request the clock is read at once: the lane may work on it for long.
-        if self.serve(events, most) || self.empty_polls.is_multiple_of(POLLS_PER_CLOCK) {
-            self.look_due |= self.looked.elapsed() >= LOOK_EVERY;
+        let read_clock = self.empty_polls.is_multiple_of(POLLS_PER_CLOCK);
+        // A request brings the time with it, and the lane may work on it for long.
+        let now = self.serve(events, most).or_else(|| read_clock.then(Instant::now));
+        if let Some(now) = now {
+            self.look_due |= now.saturating_duration_since(self.looked) >= LOOK_EVERY;
         }
     }
 

@@ -87,15 +87,20 @@ impl Session {
         self.memfd.is_none()
     }
 
-    /// Appends the requests that came, until `events` has `most`. True if there was one.
-    pub(super) fn serve(&mut self, events: &mut Events, most: usize) -> Result<bool, Refusal> {
-        let mut found = false;
+    /// Appends the requests that came, until `events` has `most`. Says when the last one
+    /// was seen, if there was one.
+    pub(super) fn serve(
+        &mut self,
+        events: &mut Events,
+        most: usize,
+    ) -> Result<Option<Instant>, Refusal> {
+        let mut found = None;
         while events.len() < most {
             let Some(entry) = self.requests.pop().map_err(|error| self.breach(error))? else {
                 break;
             };
             let seen = Instant::now();
-            found = true;
+            found = Some(seen);
             self.active = seen;
             events.push(self.arrived(entry, seen)?);
         }

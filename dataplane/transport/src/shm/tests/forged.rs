@@ -26,7 +26,8 @@ fn headers_that_break_the_agreement_are_refused() {
     };
     let too_long = Frame { payload_bytes: 5001, ..frame };
     let endless = Frame { payload_bytes: u64::MAX, ..frame };
-    let cases: [(&str, [u8; 128], fn(&Refusal) -> bool); 10] = [
+    type Expected = fn(&Refusal) -> bool;
+    let cases: [(&str, [u8; 128], Expected); 10] = [
         ("magic", garble(0, 0), |it| matches!(it, Refusal::Frame(_))),
         ("version", garble(4, 9), |it| matches!(it, Refusal::Frame(_))),
         ("kind", garble(6, 77), |it| matches!(it, Refusal::Frame(_))),

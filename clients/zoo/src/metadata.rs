@@ -104,11 +104,11 @@ std = [0.229, 0.224, 0.225]
     }
 
     #[test]
-    fn a_gray_picture_still_lists_three_means_and_no_labels_have_no_line() {
+    fn a_gray_picture_has_one_mean_and_no_labels_have_no_line() {
         let picture = Picture::UNIT_RANGE_GRAY.sized(8);
         let text = Metadata { summary: "gray", labels: None, picture }.to_toml();
         assert!(text.contains("channels = \"gray\"\n"));
-        assert!(text.contains("mean = [0.0, 0.0, 0.0]\nstd = [1.0, 1.0, 1.0]\n"));
+        assert!(text.contains("mean = [0.0]\nstd = [1.0]\n"));
         assert!(!text.contains("labels"));
     }
 }

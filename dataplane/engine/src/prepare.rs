@@ -71,7 +71,7 @@ impl Preparation {
         Ok(Preparation { pictures: pictures.transpose()? })
     }
 
-    /// The model's input, where it is not the payload itself. `arrival` passed [`check`].
+    /// The model's input, where it is not the payload itself. `arrival` passed [`check()`].
     pub(crate) fn prepare(
         &mut self,
         arrival: &Arrival,

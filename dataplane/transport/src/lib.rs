@@ -6,10 +6,12 @@ pub mod admitted;
 mod bell;
 pub mod clock;
 pub mod driver;
+pub mod faulty;
 pub mod lane;
 pub mod link;
 pub mod local;
 pub mod outbox;
+pub mod shm;
 pub mod wait;
 
 pub use admitted::{Admission, Admitted, Refusal};
@@ -17,6 +19,7 @@ pub use clock::UnixClock;
 pub use driver::{
     Completion, Driver, DriverOptions, DriverState, Ending, RecordSink, SubmitError, SubmitRefusal,
 };
+pub use faulty::{Faults, Faulty};
 pub use lane::{Handler, LaneError, LaneHandle, LaneOptions, LaneStats};
 pub mod connect;
 mod event;
@@ -30,5 +33,6 @@ pub use link::{
 };
 pub use local::{LocalClient, LocalDoor, LocalListener};
 pub use outbox::Outbox;
+pub use shm::{ShmClient, ShmListener};
 pub use tcp::{TcpClient, TcpListenerLink, TcpOptions};
 pub use wait::Waiter;

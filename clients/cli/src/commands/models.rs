@@ -1,0 +1,121 @@
+//! `ferry models`: what is served.
+
+use ferry_client::v1;
+use serde_json::{Value, json};
+
+use crate::args::{ModelsArgs, ModelsVerb};
+use crate::control;
+use crate::failure::Failure;
+use crate::printer::Printer;
+
+pub(crate) fn run(args: &ModelsArgs, printer: &Printer) -> Result<(), Failure> {
+    let client = control::connect(&args.server)?;
+    let mut models = control::models(&client);
+    match args.verb.as_ref().unwrap_or(&ModelsVerb::List) {
+        ModelsVerb::List => {
+            let all = client.run(models.list(v1::ListModelsRequest {}))?.into_inner().models;
+            list(&all, printer)
+        }
+        ModelsVerb::Get { name, version } => {
+            let request = v1::GetModelRequest { name: name.clone(), version: *version };
+            show(&client.run(models.get(request))?.into_inner(), printer)
+        }
+        ModelsVerb::Load { name, version } => {
+            let request = v1::LoadModelRequest { name: name.clone(), version: *version };
+            show(&client.run(models.load(request))?.into_inner(), printer)
+        }
+        ModelsVerb::Unload { name, version } => {
+            let request = v1::UnloadModelRequest { name: name.clone(), version: *version };
+            client.run(models.unload(request))?;
+            printer.say(&format!("{name} is not served any more"));
+            Ok(())
+        }
+    }
+}
+
+fn list(all: &[v1::Model], printer: &Printer) -> Result<(), Failure> {
+    if printer.is_json() {
+        return all.iter().try_for_each(|model| printer.json(&to_json(model)));
+    }
+    let rows: Vec<_> = all
+        .iter()
+        .map(|model| {
+            let stats = model.stats.unwrap_or_default();
+            vec![
+                model.name.clone(),
+                model.version.to_string(),
+                state(model).to_owned(),
+                format!("{} {}", model.engine, model.engine_version),
+                model.instances.to_string(),
+                stats.served.to_string(),
+                stats.failed.to_string(),
+                if model.error.is_empty() {
+                    model.description.clone()
+                } else {
+                    model.error.clone()
+                },
+            ]
+        })
+        .collect();
+    let head = ["model", "version", "state", "engine", "instances", "served", "failed", "about"];
+    printer.table(&head, &rows)
+}
+
+fn show(model: &v1::Model, printer: &Printer) -> Result<(), Failure> {
+    if printer.is_json() {
+        return printer.json(&to_json(model));
+    }
+    list(std::slice::from_ref(model), printer)?;
+    let signature = model.signature.clone().unwrap_or_default();
+    let row = |way: &str, spec: &v1::TensorSpec| {
+        vec![spec.name.clone(), way.to_owned(), spec.datatype.clone(), shape(spec)]
+    };
+    let inputs = signature.inputs.iter().map(|spec| row("input", spec));
+    let rows: Vec<_> =
+        inputs.chain(signature.outputs.iter().map(|spec| row("output", spec))).collect();
+    printer.table(&["tensor", "way", "type", "shape"], &rows)
+}
+
+fn state(model: &v1::Model) -> &'static str {
+    match model.state() {
+        v1::model::State::Available => "available",
+        v1::model::State::Loaded => "loaded",
+        v1::model::State::Failed => "failed",
+    }
+}
+
+fn shape(spec: &v1::TensorSpec) -> String {
+    let dims = spec.shape.iter().map(|dim| match &dim.size {
+        Some(v1::dim::Size::Fixed(size)) => size.to_string(),
+        Some(v1::dim::Size::Named(name)) => name.clone(),
+        None => "?".to_owned(),
+    });
+    dims.collect::<Vec<_>>().join(" × ")
+}
+
+fn to_json(model: &v1::Model) -> Value {
+    let stats = model.stats.unwrap_or_default();
+    let signature = model.signature.clone().unwrap_or_default();
+    let tensor = |spec: &v1::TensorSpec| json!({ "name": spec.name, "datatype": spec.datatype, "shape": shape(spec) });
+    json!({
+        "name": model.name,
+        "version": model.version,
+        "state": state(model),
+        "error": model.error,
+        "engine": model.engine,
+        "engine_version": model.engine_version,
+        "instances": model.instances,
+        "threads": model.threads,
+        "queue": model.queue,
+        "takes_pictures": model.takes_pictures,
+        "description": model.description,
+        "sha256": model.sha256,
+        "inputs": signature.inputs.iter().map(tensor).collect::<Vec<_>>(),
+        "outputs": signature.outputs.iter().map(tensor).collect::<Vec<_>>(),
+        "served": stats.served,
+        "failed": stats.failed,
+        "refused": stats.refused,
+        "queued_now": stats.queued_now,
+        "in_flight_now": stats.in_flight_now,
+    })
+}

@@ -1,0 +1,70 @@
+//! `ferry zoo`: reference models as ONNX files.
+
+use std::path::Path;
+
+use anyhow::Context;
+use serde_json::json;
+
+use crate::args::{ZooArgs, ZooVerb};
+use crate::failure::Failure;
+use crate::printer::Printer;
+
+pub(crate) fn run(args: &ZooArgs, printer: &Printer) -> Result<(), Failure> {
+    match &args.verb {
+        ZooVerb::List => list(printer),
+        ZooVerb::Write { name, out, seed } if name == "all" => {
+            ferry_zoo::names().iter().try_for_each(|name| write(name, out, *seed, printer))
+        }
+        ZooVerb::Write { name, out, seed } => write(name, out, *seed, printer),
+    }
+}
+
+fn list(printer: &Printer) -> Result<(), Failure> {
+    let mut rows = Vec::new();
+    for model in ferry_zoo::names().iter().filter_map(|name| ferry_zoo::describe(name)) {
+        if printer.is_json() {
+            printer.json(&json!({
+                "name": model.name,
+                "summary": model.summary,
+                "parameters": model.parameters,
+                "multiply_adds": model.multiply_adds,
+                "file_bytes": model.file_bytes,
+            }))?;
+        }
+        rows.push(vec![
+            model.name.to_owned(),
+            model.parameters.to_string(),
+            format!("{:.2} G", model.multiply_adds as f64 / 1e9),
+            format!("{:.1} MB", model.file_bytes as f64 / 1e6),
+            model.summary.to_owned(),
+        ]);
+    }
+    if printer.is_json() {
+        return Ok(());
+    }
+    printer.table(&["model", "parameters", "multiply-adds", "file", "summary"], &rows)
+}
+
+fn write(name: &str, out: &Path, seed: u64, printer: &Printer) -> Result<(), Failure> {
+    if ferry_zoo::describe(name).is_none() {
+        let known = ferry_zoo::names().join(", ");
+        return Err(Failure::Usage(format!("the zoo has no {name:?}; it has {known}, or all")));
+    }
+    let bar = printer.bar(0, name);
+    let written = ferry_zoo::write(name, out, seed, &mut |progress| {
+        bar.set_length(progress.total_bytes);
+        bar.set_position(progress.written_bytes);
+    });
+    bar.finish_and_clear();
+    let written = written.with_context(|| format!("write {name} into {}", out.display()))?;
+    let path = written.model.display().to_string();
+    if printer.is_json() {
+        return printer.json(&json!({
+            "name": name,
+            "path": path,
+            "bytes": written.model_bytes,
+            "companions": written.companions,
+        }));
+    }
+    printer.out(&format!("{path} ({:.1} MB)", written.model_bytes as f64 / 1e6))
+}

@@ -1,0 +1,34 @@
+//! The control plane's services, from a synchronous program.
+
+use ferry_client::Channel;
+use ferry_client::blocking::Client;
+use ferry_proto::v1::admin_client::AdminClient;
+use ferry_proto::v1::local_client::LocalClient;
+use ferry_proto::v1::models_client::ModelsClient;
+use ferry_proto::v1::runs_client::RunsClient;
+
+use crate::args::Server;
+use crate::failure::Failure;
+
+/// Connects to the server.
+pub(crate) fn connect(server: &Server) -> Result<Client, Failure> {
+    Ok(Client::connect_with(&server.url, server.key.as_deref())?)
+}
+
+pub(crate) fn models(client: &Client) -> ModelsClient<Channel> {
+    ModelsClient::new(client.control().channel())
+}
+
+pub(crate) fn admin(client: &Client) -> AdminClient<Channel> {
+    AdminClient::new(client.control().channel())
+}
+
+pub(crate) fn runs(client: &Client) -> RunsClient<Channel> {
+    RunsClient::new(client.control().channel())
+}
+
+pub(crate) fn local(client: &Client) -> LocalClient<Channel> {
+    LocalClient::new(client.control().channel())
+        .max_decoding_message_size(ferry_proto::channel::MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(ferry_proto::channel::MESSAGE_BYTES_MAX)
+}

@@ -2,9 +2,11 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod bench;
 mod commands;
 mod control;
 mod failure;
+mod floor;
 mod npy;
 mod picture;
 mod printer;
@@ -32,6 +34,8 @@ fn main() -> ExitCode {
 fn run(command: Command, printer: &Printer) -> Result<(), Failure> {
     match command {
         Command::Infer(args) => commands::infer::run(&args, printer),
+        Command::Bench(args) if args.floor => floor::run(&args, printer),
+        Command::Bench(args) => bench::run(&args, printer),
         Command::Models(args) => commands::models::run(&args, printer),
         Command::Zoo(args) => commands::zoo::run(&args, printer),
         Command::Sessions(args) => commands::sessions::run(&args, printer),

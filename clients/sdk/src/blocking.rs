@@ -121,6 +121,17 @@ impl Session {
         Ok(Slot::new(inner, Arc::clone(&self.agreed), None))
     }
 
+    /// A free slot, or `None` if all are in use. For programs that keep several requests in flight.
+    ///
+    /// # Errors
+    /// What a resume can fail with.
+    pub fn try_slot(&mut self) -> Result<Option<Slot>, Error> {
+        match self.slot() {
+            Err(Error::SlotsInUse(_)) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
     /// Sends a request and waits for its reply.
     ///
     /// # Errors

@@ -1,0 +1,44 @@
+//! The transport `local`: the server drives it, and tells the timings.
+
+use ferry_client::blocking::Client;
+use ferry_proto::rows;
+
+use super::crew::Outcome;
+use super::work::Work;
+use crate::control;
+use crate::failure::Failure;
+
+/// One round: the server opens sessions, warms them up, and sends `requests` per client.
+pub(super) fn round(
+    client: &Client,
+    work: &Work,
+    requests: u64,
+    outcome: &mut Outcome,
+) -> Result<(), Failure> {
+    let load = &outcome.load;
+    let mut request = work.drive();
+    request.clients = load.clients;
+    request.requests = requests;
+    request.warmup = load.warmup;
+    request.window = load.window;
+    request.run_id = load.run_id;
+    request.set_wait(load.wait.into());
+    let (mut first, mut last) = (u64::MAX, 0);
+    client.run(async {
+        let mut batches = control::local(client).drive(request).await?.into_inner();
+        while let Some(batch) = batches.message().await? {
+            let rows = rows(&batch).map_err(|error| Failure::Failed(error.into()))?;
+            for row in &rows {
+                let total = row.times.of(ferry_client::Stage::Total).unwrap_or(0);
+                let fill = row.times.of(ferry_client::Stage::Fill).unwrap_or(0);
+                first = first.min(row.started_unix_ns.saturating_sub(fill));
+                last = last.max(row.started_unix_ns.saturating_add(total));
+                outcome.summary.add(row);
+                outcome.requests += 1;
+            }
+        }
+        Ok::<(), Failure>(())
+    })?;
+    outcome.lasted += std::time::Duration::from_nanos(last.saturating_sub(first));
+    Ok(())
+}

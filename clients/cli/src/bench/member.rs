@@ -1,0 +1,117 @@
+//! One client of a crew: a thread with a session of its own.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender};
+use std::time::Instant;
+
+use ferry_client::Error;
+use ferry_client::blocking::{Client, Session};
+
+use super::crew::Load;
+use super::summary::Tally;
+use super::work::Work;
+
+/// Errors in a row after which a client gives up: the cause will not go away.
+const ERRORS_IN_A_ROW_MAX: u64 = 1000;
+
+/// What a client did in one round.
+#[derive(Debug)]
+pub(super) struct Round {
+    pub(super) started: Instant,
+    pub(super) ended: Instant,
+    pub(super) done: u64,
+    pub(super) errors: u64,
+    pub(super) first_error: Option<String>,
+}
+
+/// What the thread owns.
+pub(super) struct Member {
+    session: Session,
+    work: Arc<Work>,
+    source: Vec<Vec<u8>>,
+    window: u32,
+}
+
+impl Member {
+    /// Opens the session.
+    pub(super) fn open(
+        client: &Client,
+        load: &Load,
+        work: &Arc<Work>,
+        tally: &Arc<Tally>,
+    ) -> Result<Member, Error> {
+        let observer = Arc::clone(tally) as Arc<dyn ferry_client::RecordSink>;
+        let builder = client
+            .session(&work.model)
+            .transport(load.transport)
+            .wait(load.wait)
+            .slots(load.window)
+            .run(load.run_id)
+            .record(load.record)
+            .warmup(load.warmup)
+            .observer(observer);
+        let mut session = work.ask(builder).open()?;
+        let inputs = session.agreed().signature.inputs.len();
+        let mut slot = session.slot()?;
+        let source = work.source(&mut slot, inputs)?;
+        drop(slot);
+        Ok(Member { session, work: Arc::clone(work), source, window: load.window })
+    }
+
+    /// Serves rounds until there are none; the first one is the warm-up.
+    pub(super) fn serve(mut self, go: &Receiver<u64>, done: &SyncSender<Round>) {
+        while let Ok(requests) = go.recv() {
+            if done.send(self.round(requests)).is_err() {
+                break;
+            }
+        }
+        if let Err(error) = self.session.close() {
+            // The run's own count of lost timings tells what this cost.
+            tracing::debug!(%error, "close");
+        }
+    }
+
+    fn round(&mut self, requests: u64) -> Round {
+        let started = Instant::now();
+        let mut round = Round { started, ended: started, done: 0, errors: 0, first_error: None };
+        let (mut sent, mut in_a_row) = (0, 0);
+        while round.done + round.errors < requests && in_a_row < ERRORS_IN_A_ROW_MAX {
+            let ended =
+                if self.window == 1 { self.one() } else { self.windowed(&mut sent, requests) };
+            match ended {
+                Ok(()) => {
+                    round.done += 1;
+                    in_a_row = 0;
+                }
+                Err(error) => {
+                    round.errors += 1;
+                    in_a_row += 1;
+                    round.first_error.get_or_insert_with(|| error.to_string());
+                }
+            }
+        }
+        round.ended = Instant::now();
+        round
+    }
+
+    fn one(&mut self) -> Result<(), Error> {
+        let mut slot = self.session.slot()?;
+        self.work.fill(&mut slot, &self.source)?;
+        self.session.infer(slot).map(drop)
+    }
+
+    /// Keeps the window full, and takes one reply.
+    fn windowed(&mut self, sent: &mut u64, requests: u64) -> Result<(), Error> {
+        while *sent < requests
+            && let Some(mut slot) = self.session.try_slot()?
+        {
+            self.work.fill(&mut slot, &self.source)?;
+            *sent += 1;
+            self.session.submit(slot)?;
+        }
+        match self.session.next() {
+            Some(reply) => reply.map(drop),
+            None => Err(Error::LinkLost(ferry_transport::LinkError::Closed)),
+        }
+    }
+}

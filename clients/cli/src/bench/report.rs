@@ -1,0 +1,99 @@
+//! What was measured, for programs and for people.
+
+use ferry_client::Stage;
+use serde_json::{Map, Value, json};
+
+use super::crew::Outcome;
+use crate::failure::Failure;
+use crate::printer::{Printer, human_ns};
+
+/// One JSON object per transport, one per line; or tables.
+pub(crate) fn print(outcomes: &[Outcome], printer: &Printer) -> Result<(), Failure> {
+    if printer.is_json() {
+        return outcomes.iter().try_for_each(|outcome| printer.json(&to_json(outcome)));
+    }
+    let rows: Vec<_> = outcomes
+        .iter()
+        .map(|outcome| {
+            let total = outcome.summary.of(Stage::Total);
+            let ns = |share| human_ns(total.quantile(share) as f64);
+            vec![
+                outcome.load.transport.to_string(),
+                outcome.requests.to_string(),
+                outcome.errors.to_string(),
+                format!("{:.0}", rate(outcome)),
+                ns(0.5),
+                ns(0.9),
+                ns(0.99),
+                ns(0.999),
+                outcome.load.run_id.to_string(),
+            ]
+        })
+        .collect();
+    let head = ["transport", "requests", "errors", "req/s", "p50", "p90", "p99", "p99.9", "run"];
+    printer.table(&head, &rows)?;
+    stages(outcomes, printer)
+}
+
+/// Where the median goes, stage by stage.
+fn stages(outcomes: &[Outcome], printer: &Printer) -> Result<(), Failure> {
+    let mut head = vec!["stage (p50)"];
+    head.extend(outcomes.iter().map(|outcome| outcome.load.transport.name()));
+    let names = Stage::ALL.iter().map(|stage| stage.name()).chain(super::summary::DERIVED);
+    let mut rows = Vec::new();
+    for name in names {
+        let cells: Vec<Option<String>> = outcomes
+            .iter()
+            .map(|outcome| {
+                let mut named = outcome.summary.named();
+                let (_, distribution) = named.find(|(known, _)| *known == name)?;
+                Some(human_ns(distribution.quantile(0.5) as f64))
+            })
+            .collect();
+        if cells.iter().any(Option::is_some) {
+            let cells = cells.into_iter().map(|cell| cell.unwrap_or_else(|| "–".into()));
+            rows.push(std::iter::once(name.to_owned()).chain(cells).collect());
+        }
+    }
+    printer.table(&head, &rows)
+}
+
+fn rate(outcome: &Outcome) -> f64 {
+    let seconds = outcome.lasted.as_secs_f64();
+    if seconds > 0.0 { outcome.requests as f64 / seconds } else { 0.0 }
+}
+
+/// The contract's object, and what else explains it.
+pub(crate) fn to_json(outcome: &Outcome) -> Value {
+    let load = &outcome.load;
+    let stages: Map<String, Value> = outcome
+        .summary
+        .named()
+        .map(|(name, distribution)| (name.to_owned(), distribution.to_json()))
+        .collect();
+    let recorded = outcome.recorded.map(|counts| {
+        json!({
+            "accepted": counts.accepted,
+            "lost": counts.lost,
+            "refused": counts.refused,
+        })
+    });
+    json!({
+        "transport": load.transport.name(),
+        "model": outcome.model,
+        "clients": load.clients,
+        "requests": outcome.requests,
+        "errors": outcome.errors,
+        "run_id": load.run_id,
+        "throughput_rps": rate(outcome),
+        "total_ns": outcome.summary.of(Stage::Total).to_json(),
+        "stages": stages,
+        "window": load.window,
+        "wait": load.wait.name(),
+        "warmup": load.warmup,
+        "seconds": outcome.lasted.as_secs_f64(),
+        "recorded": recorded,
+        "first_error": outcome.first_error,
+        "add_up_within_1pct": outcome.summary.add_up,
+    })
+}

@@ -1,0 +1,198 @@
+//! From timings to percentiles: one way for every transport.
+
+use std::sync::{Mutex, PoisonError};
+
+use ferry_client::{RecordSink, RequestRecord, Stage, Status};
+use hdrhistogram::Histogram;
+use serde_json::{Value, json};
+
+/// Longest duration that is told apart, in nanoseconds: 10 minutes. Longer ones count as this.
+const NS_MAX: u64 = 600_000_000_000;
+
+/// Three digits: 0.1 %. With `NS_MAX` about 250 KiB per histogram, 15 of them per client.
+const DIGITS: u8 = 3;
+
+/// What is counted beside the stages.
+pub(crate) const DERIVED: [&str; 2] = ["network", "unattributed"];
+
+/// A distribution of durations.
+#[derive(Clone, Debug)]
+pub(crate) struct Distribution {
+    /// Made with the first value: most stages never happen.
+    histogram: Option<Histogram<u64>>,
+    count: u64,
+    mean: f64,
+    /// Sum of squared differences from the mean (Welford).
+    squares: f64,
+}
+
+impl Distribution {
+    pub(crate) const fn new() -> Distribution {
+        Distribution { histogram: None, count: 0, mean: 0.0, squares: 0.0 }
+    }
+
+    pub(crate) fn add(&mut self, ns: u64) {
+        if self.histogram.is_none() {
+            self.histogram = Histogram::new_with_bounds(1, NS_MAX, DIGITS).ok();
+        }
+        if let Some(histogram) = &mut self.histogram {
+            histogram.saturating_record(ns);
+        }
+        self.count += 1;
+        let delta = ns as f64 - self.mean;
+        self.mean += delta / self.count as f64;
+        self.squares += delta * (ns as f64 - self.mean);
+    }
+
+    pub(crate) fn merge(&mut self, other: &Distribution) {
+        let Some(theirs) = &other.histogram else { return };
+        match &mut self.histogram {
+            None => self.histogram = Some(theirs.clone()),
+            // Both have the same bounds, so that nothing can be out of them.
+            Some(ours) => drop(ours.add(theirs)),
+        }
+        let (n, m) = (self.count as f64, other.count as f64);
+        let delta = other.mean - self.mean;
+        self.mean += delta * m / (n + m);
+        self.squares += other.squares + delta * delta * n * m / (n + m);
+        self.count += other.count;
+    }
+
+    pub(crate) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The value below which this share of all lies, in nanoseconds.
+    pub(crate) fn quantile(&self, share: f64) -> u64 {
+        self.histogram.as_ref().map_or(0, |histogram| histogram.value_at_quantile(share))
+    }
+
+    /// `p50` … `cov`, in nanoseconds; `null` where nothing was measured.
+    pub(crate) fn to_json(&self) -> Value {
+        let Some(histogram) = &self.histogram else { return Value::Null };
+        let deviation = (self.squares / self.count as f64).sqrt();
+        json!({
+            "p50": histogram.value_at_quantile(0.5),
+            "p90": histogram.value_at_quantile(0.9),
+            "p99": histogram.value_at_quantile(0.99),
+            "p999": histogram.value_at_quantile(0.999),
+            "max": histogram.max(),
+            "mean": self.mean,
+            "cov": if self.mean > 0.0 { deviation / self.mean } else { 0.0 },
+        })
+    }
+}
+
+/// The distributions of one run.
+#[derive(Clone, Debug)]
+pub(crate) struct Summary {
+    stages: [Distribution; Stage::COUNT],
+    derived: [Distribution; DERIVED.len()],
+    /// Requests that did not end well.
+    pub(crate) errors: u64,
+    /// Requests whose parts add up to their total within 1 %.
+    pub(crate) add_up: u64,
+}
+
+impl Summary {
+    pub(crate) fn new() -> Summary {
+        Summary {
+            stages: [const { Distribution::new() }; Stage::COUNT],
+            derived: [const { Distribution::new() }; DERIVED.len()],
+            errors: 0,
+            add_up: 0,
+        }
+    }
+
+    /// Counts one request. The times of one that failed say nothing about the model: only that it
+    /// failed counts.
+    pub(crate) fn add(&mut self, record: &RequestRecord) {
+        if record.status != Status::Ok {
+            self.errors += 1;
+            return;
+        }
+        for stage in Stage::ALL {
+            if let Some(ns) = record.times.of(stage) {
+                self.stages[stage as usize].add(ns);
+            }
+        }
+        let (total, server) = (record.times.of(Stage::Total), record.times.of(Stage::Server));
+        let unattributed = record.times.unattributed();
+        if let (Some(total), Some(server)) = (total, server) {
+            self.derived[0].add(total.saturating_sub(server));
+            let parts: u64 =
+                Stage::SERVER_PARTS.iter().filter_map(|&part| record.times.of(part)).sum();
+            let all = total.saturating_sub(server) + parts + unattributed.unwrap_or(0);
+            self.add_up += u64::from(all.abs_diff(total) <= total / 100);
+        }
+        if let Some(ns) = unattributed {
+            self.derived[1].add(ns);
+        }
+    }
+
+    pub(crate) fn merge(&mut self, other: &Summary) {
+        self.stages.iter_mut().zip(&other.stages).for_each(|(ours, theirs)| ours.merge(theirs));
+        self.derived.iter_mut().zip(&other.derived).for_each(|(ours, theirs)| ours.merge(theirs));
+        self.errors += other.errors;
+        self.add_up += other.add_up;
+    }
+
+    pub(crate) fn of(&self, stage: Stage) -> &Distribution {
+        &self.stages[stage as usize]
+    }
+
+    /// Every distribution that has values, by name, in the order of the walk.
+    pub(crate) fn named(&self) -> impl Iterator<Item = (&'static str, &Distribution)> {
+        let stages = Stage::ALL.iter().map(|stage| (stage.name(), self.of(*stage)));
+        let derived = DERIVED.into_iter().zip(&self.derived);
+        stages.chain(derived).filter(|(_, distribution)| distribution.count() > 0)
+    }
+}
+
+/// Counts the records of one client.
+#[derive(Debug)]
+pub(crate) struct Tally(Mutex<Summary>);
+
+impl Tally {
+    pub(crate) fn new() -> Tally {
+        Tally(Mutex::new(Summary::new()))
+    }
+
+    pub(crate) fn add(&self, record: &RequestRecord) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).add(record);
+    }
+
+    /// What was counted so far; counting starts anew.
+    pub(crate) fn take(&self) -> Summary {
+        let mut summary = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut summary, Summary::new())
+    }
+}
+
+impl RecordSink for Tally {
+    fn record(&self, record: RequestRecord) {
+        self.add(&record);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_and_cov_of_known_values() {
+        let mut all = Distribution::new();
+        let mut half = Distribution::new();
+        (1..=50).for_each(|ns| all.add(ns));
+        (51..=100).for_each(|ns| half.add(ns));
+        all.merge(&half);
+        let json = all.to_json();
+        assert_eq!((json["p50"].clone(), json["p90"].clone()), (json!(50), json!(90)));
+        assert_eq!((json["p99"].clone(), json["max"].clone()), (json!(99), json!(100)));
+        assert_eq!(json["mean"], json!(50.5));
+        // σ² of 1..=100 is (100² − 1) / 12.
+        let cov = json["cov"].as_f64().unwrap();
+        assert!((cov - (9999.0_f64 / 12.0).sqrt() / 50.5).abs() < 1e-12, "{cov}");
+        assert_eq!(Distribution::new().to_json(), Value::Null);
+    }
+}

@@ -1,1 +1,20 @@
-//! The wire: .proto files, generated code, and the only place where wire types and ours meet.
+//! The wire: `.proto` files, generated code, and the only place where wire types and ours meet.
+#![forbid(unsafe_code)]
+
+/// Generated from `ferry/v1/*.proto`.
+#[expect(missing_docs, clippy::allow_attributes, reason = "generated code")]
+pub mod v1 {
+    tonic::include_proto!("ferry.v1");
+
+    /// The compiled descriptors, for server reflection.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/ferry.v1.bin"));
+}
+
+pub mod channel;
+mod error;
+mod model;
+mod session;
+mod timing;
+
+pub use error::WireError;
+pub use timing::{BATCH_ROWS_MAX, append_row, rows, server_times_from_wire, server_times_to_wire};

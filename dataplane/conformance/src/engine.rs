@@ -70,7 +70,7 @@ impl Bench {
             seen: now,
             visible: now,
         };
-        Job { arrival, binding: Arc::clone(&self.under.binding), prepared: None }
+        Job { arrival: arrival.into(), binding: Arc::clone(&self.under.binding), prepared: None }
     }
 
     fn whole(&self, request: u64) -> Job {

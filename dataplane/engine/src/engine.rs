@@ -3,12 +3,17 @@
 use std::sync::Arc;
 
 use ferry_core::{BoundSignature, Signature, StageTimes};
-use ferry_memory::{Arrival, MemoryError, Region, View};
+use ferry_memory::{MemoryError, Region, View};
+
+use crate::guard::ArrivalGuard;
 
 /// One loaded instance of a model, called by one thread at a time.
 ///
 /// Made for submit and complete, so that a device can have the work of several sessions in
 /// flight; an engine that computes on the calling thread is done when `submit` returns.
+///
+/// An engine that panics is dropped and not called again. The jobs that it holds answer for
+/// themselves; see [`ArrivalGuard`].
 pub trait Engine: Send {
     /// What the model takes and gives.
     fn signature(&self) -> &Signature;
@@ -27,8 +32,8 @@ pub trait Engine: Send {
 /// A request, ready for the model: moved into flight, and back with the answer.
 #[derive(Debug)]
 pub struct Job {
-    /// The request and its slot.
-    pub arrival: Arrival,
+    /// The request and its slot. Lost in a panic, it is answered all the same.
+    pub arrival: ArrivalGuard,
     /// Shapes and places of its tensors.
     pub binding: Arc<BoundSignature>,
     /// The inputs, where they are not the request's payload but were made from it (a picture
@@ -41,11 +46,12 @@ impl Job {
     /// them at any time; see [`Job::inputs_are_private`].
     ///
     /// # Errors
-    /// [`MemoryError::OutOfRange`] if there is no such input.
+    /// [`MemoryError::OutOfRange`] if there is no such input, or if the payload ends before it
+    /// does: behind the payload lie bytes of an earlier request.
     pub fn input(&self, index: usize) -> Result<View<'_>, MemoryError> {
         let all = match &self.prepared {
             Some(region) => region.view(),
-            None => self.arrival.slot.request(),
+            None => self.arrival.slot.request().part(0, self.arrival.payload_bytes)?,
         };
         part(all, self.binding.inputs.get(index).map(|t| (t.offset, t.bytes)), index)
     }

@@ -5,16 +5,24 @@
 pub mod admitted;
 mod bell;
 pub mod clock;
+pub mod connect;
 pub mod driver;
+mod event;
 pub mod faulty;
 pub mod lane;
 pub mod link;
 pub mod local;
 pub mod outbox;
+mod outgoing;
+mod roster;
+pub mod shm;
+pub mod tcp;
 pub mod wait;
+pub mod zmq;
 
 pub use admitted::{Admission, Admitted, Refusal};
 pub use clock::UnixClock;
+pub use connect::ConnectError;
 pub use driver::{
     Completion, Driver, DriverOptions, DriverState, Ending, RecordSink, SubmitError, SubmitRefusal,
 };
@@ -26,4 +34,7 @@ pub use link::{
 };
 pub use local::{LocalClient, LocalDoor, LocalListener};
 pub use outbox::Outbox;
+pub use shm::{ShmClient, ShmListener};
+pub use tcp::{TcpClient, TcpListenerLink, TcpOptions};
 pub use wait::Waiter;
+pub use zmq::{ZmqClient, ZmqListenerLink, ZmqOptions};

@@ -1,1 +1,35 @@
 //! JPEG decode, resize and normalise on the CPU.
+//!
+//! A picture passes two stages. [`Decoder`] turns the bytes of a JPEG file into [`Pixels`];
+//! [`Preparer`] turns pixels, decoded here or sent raw by a client, into the tensor that a model
+//! wants, as its [`PictureSpec`] says. Each stage owns its buffers, so that one per worker thread
+//! serves request after request without allocating.
+//!
+//! Pictures come from peers, who may be hostile: every size is checked against [`Limits`] before
+//! memory is taken for it, and a picture that ends early is an error, never a half-grey tensor.
+//!
+//! Not done here: colour profiles are ignored, and so is the orientation that a camera notes in
+//! EXIF; pixels come out as they are stored.
+#![forbid(unsafe_code)]
+
+mod decode;
+mod header;
+mod limits;
+mod normalise;
+mod pixels;
+mod prepare;
+mod retain;
+mod spec;
+
+pub use decode::{DecodeError, Decoder};
+pub use ferry_core::PixelFormat;
+pub use limits::Limits;
+pub use pixels::{Pixels, PixelsError};
+pub use prepare::{PrepareError, Preparer};
+pub use spec::{Channels, Filter, Layout, PictureSpec, SpecError};
+
+/// The longest side, in pixels, of a picture and of a model's input.
+///
+/// It bounds what the resize takes between its two passes (input width × output height), which
+/// for a picture one pixel high and millions wide would otherwise dwarf the picture itself.
+pub const SIDE_MAX: u32 = 16_384;

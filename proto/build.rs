@@ -1,0 +1,21 @@
+//! Compiles the `.proto` files with a compiler written in Rust, so that nobody needs `protoc`.
+
+use std::error::Error;
+use std::path::PathBuf;
+
+const FILES: [&str; 6] = ["common", "sessions", "models", "inference", "runs", "admin"];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let files: Vec<String> = FILES.iter().map(|name| format!("ferry/v1/{name}.proto")).collect();
+    for file in &files {
+        println!("cargo:rerun-if-changed={file}");
+    }
+    let descriptors = protox::compile(&files, ["."])?;
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
+    std::fs::write(out.join("ferry.v1.bin"), prost::Message::encode_to_vec(&descriptors))?;
+    tonic_prost_build::configure()
+        // Payloads are not copied again when a message is decoded.
+        .bytes(".")
+        .compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,232 @@
+//! Tensors, signatures and names, to the wire and back.
+
+use ferry_core::{
+    BoundSignature, BoundTensor, Dim, HostMemory, PixelFormat, Request, RequestKind, Signature,
+    TensorSpec, Transport, WaitPolicy,
+};
+
+use crate::error::WireError;
+use crate::v1;
+
+impl From<Transport> for v1::Transport {
+    fn from(transport: Transport) -> Self {
+        match transport {
+            Transport::Local => v1::Transport::Local,
+            Transport::Shm => v1::Transport::Shm,
+            Transport::CudaIpc => v1::Transport::CudaIpc,
+            Transport::Tcp => v1::Transport::Tcp,
+            Transport::Zmq => v1::Transport::Zmq,
+            Transport::Grpc => v1::Transport::Grpc,
+            Transport::Rdma => v1::Transport::Rdma,
+            Transport::Gdr => v1::Transport::Gdr,
+        }
+    }
+}
+
+impl v1::Transport {
+    /// The transport; `None` stands for AUTO.
+    pub fn named(self) -> Option<Transport> {
+        match self {
+            v1::Transport::Auto => None,
+            v1::Transport::Local => Some(Transport::Local),
+            v1::Transport::Shm => Some(Transport::Shm),
+            v1::Transport::CudaIpc => Some(Transport::CudaIpc),
+            v1::Transport::Tcp => Some(Transport::Tcp),
+            v1::Transport::Zmq => Some(Transport::Zmq),
+            v1::Transport::Grpc => Some(Transport::Grpc),
+            v1::Transport::Rdma => Some(Transport::Rdma),
+            v1::Transport::Gdr => Some(Transport::Gdr),
+        }
+    }
+}
+
+impl From<WaitPolicy> for v1::WaitPolicy {
+    fn from(policy: WaitPolicy) -> Self {
+        match policy {
+            WaitPolicy::Spin => v1::WaitPolicy::Spin,
+            WaitPolicy::Adaptive => v1::WaitPolicy::Adaptive,
+            WaitPolicy::Block => v1::WaitPolicy::Block,
+        }
+    }
+}
+
+impl From<v1::WaitPolicy> for WaitPolicy {
+    fn from(policy: v1::WaitPolicy) -> Self {
+        match policy {
+            v1::WaitPolicy::Spin => WaitPolicy::Spin,
+            v1::WaitPolicy::Adaptive => WaitPolicy::Adaptive,
+            v1::WaitPolicy::Block => WaitPolicy::Block,
+        }
+    }
+}
+
+impl v1::Placement {
+    /// The host memory kind asked for; `None` is the server's choice.
+    ///
+    /// # Errors
+    /// [`WireError`] for a name with no meaning.
+    pub fn host_memory_kind(&self) -> Result<Option<HostMemory>, WireError> {
+        match self.host_memory.as_str() {
+            "" => Ok(None),
+            "pageable" => Ok(Some(HostMemory::Pageable)),
+            "pinned" => Ok(Some(HostMemory::Pinned)),
+            "mapped" => Ok(Some(HostMemory::Mapped)),
+            other => Err(WireError::invalid(
+                "placement.host_memory",
+                format!("{other:?} is none of pageable, pinned, mapped"),
+            )),
+        }
+    }
+}
+
+impl From<&TensorSpec> for v1::TensorSpec {
+    fn from(spec: &TensorSpec) -> Self {
+        let dim = |dim: &Dim| v1::Dim {
+            size: Some(match dim {
+                Dim::Fixed(size) => v1::dim::Size::Fixed(*size),
+                Dim::Named(name) => v1::dim::Size::Named(name.clone()),
+            }),
+        };
+        v1::TensorSpec {
+            name: spec.name.clone(),
+            datatype: spec.dtype.name().to_owned(),
+            shape: spec.shape.iter().map(dim).collect(),
+        }
+    }
+}
+
+impl TryFrom<v1::TensorSpec> for TensorSpec {
+    type Error = WireError;
+
+    fn try_from(spec: v1::TensorSpec) -> Result<Self, WireError> {
+        let dim = |dim: v1::Dim| match dim.size {
+            Some(v1::dim::Size::Fixed(size)) => Ok(Dim::Fixed(size)),
+            Some(v1::dim::Size::Named(name)) => Ok(Dim::Named(name)),
+            None => Err(WireError::Missing("shape.size")),
+        };
+        Ok(TensorSpec {
+            dtype: spec.datatype.parse().map_err(|why| WireError::invalid("datatype", why))?,
+            name: spec.name,
+            shape: spec.shape.into_iter().map(dim).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl From<&Signature> for v1::Signature {
+    fn from(signature: &Signature) -> Self {
+        v1::Signature {
+            inputs: signature.inputs.iter().map(Into::into).collect(),
+            outputs: signature.outputs.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl TryFrom<v1::Signature> for Signature {
+    type Error = WireError;
+
+    fn try_from(signature: v1::Signature) -> Result<Self, WireError> {
+        let specs = |specs: Vec<v1::TensorSpec>| {
+            specs.into_iter().map(TensorSpec::try_from).collect::<Result<Vec<_>, _>>()
+        };
+        Ok(Signature { inputs: specs(signature.inputs)?, outputs: specs(signature.outputs)? })
+    }
+}
+
+impl From<&BoundSignature> for v1::BoundSignature {
+    fn from(bound: &BoundSignature) -> Self {
+        let tensor = |tensor: &BoundTensor| v1::BoundTensor {
+            name: tensor.name.clone(),
+            datatype: tensor.dtype.name().to_owned(),
+            shape: tensor.shape.clone(),
+            offset: tensor.offset,
+            bytes: tensor.bytes,
+        };
+        v1::BoundSignature {
+            inputs: bound.inputs.iter().map(tensor).collect(),
+            outputs: bound.outputs.iter().map(tensor).collect(),
+        }
+    }
+}
+
+impl TryFrom<v1::BoundSignature> for BoundSignature {
+    type Error = WireError;
+
+    fn try_from(bound: v1::BoundSignature) -> Result<Self, WireError> {
+        let tensor = |tensor: v1::BoundTensor| {
+            Ok(BoundTensor {
+                dtype: tensor
+                    .datatype
+                    .parse()
+                    .map_err(|why| WireError::invalid("datatype", why))?,
+                name: tensor.name,
+                shape: tensor.shape,
+                offset: tensor.offset,
+                bytes: tensor.bytes,
+            })
+        };
+        let all = |tensors: Vec<v1::BoundTensor>| {
+            tensors.into_iter().map(tensor).collect::<Result<Vec<_>, WireError>>()
+        };
+        Ok(BoundSignature { inputs: all(bound.inputs)?, outputs: all(bound.outputs)? })
+    }
+}
+
+impl From<PixelFormat> for v1::PixelFormat {
+    fn from(format: PixelFormat) -> Self {
+        match format {
+            PixelFormat::Rgb8 => v1::PixelFormat::Rgb8,
+            PixelFormat::Bgr8 => v1::PixelFormat::Bgr8,
+            PixelFormat::Gray8 => v1::PixelFormat::Gray8,
+        }
+    }
+}
+
+impl From<Request> for v1::RequestInfo {
+    fn from(request: Request) -> Self {
+        let mut info = v1::RequestInfo {
+            batch: request.batch,
+            priority: u32::from(request.priority),
+            ..Default::default()
+        };
+        let kind = match request.kind {
+            RequestKind::Ping => v1::RequestKind::Ping,
+            RequestKind::Jpeg => v1::RequestKind::Jpeg,
+            RequestKind::Tensor => v1::RequestKind::Tensor,
+            RequestKind::Raw { width, height, format } => {
+                (info.width, info.height) = (width, height);
+                info.set_format(format.into());
+                v1::RequestKind::Raw
+            }
+        };
+        info.set_kind(kind);
+        info
+    }
+}
+
+impl TryFrom<&v1::RequestInfo> for Request {
+    type Error = WireError;
+
+    fn try_from(info: &v1::RequestInfo) -> Result<Self, WireError> {
+        let kind = v1::RequestKind::try_from(info.kind)
+            .map_err(|why| WireError::invalid("info.kind", why))?;
+        let kind = match kind {
+            v1::RequestKind::Ping => RequestKind::Ping,
+            v1::RequestKind::Jpeg => RequestKind::Jpeg,
+            v1::RequestKind::Tensor => RequestKind::Tensor,
+            v1::RequestKind::Raw => RequestKind::Raw {
+                width: info.width,
+                height: info.height,
+                format: match v1::PixelFormat::try_from(info.format) {
+                    Ok(v1::PixelFormat::Rgb8) => PixelFormat::Rgb8,
+                    Ok(v1::PixelFormat::Bgr8) => PixelFormat::Bgr8,
+                    Ok(v1::PixelFormat::Gray8) => PixelFormat::Gray8,
+                    Err(why) => return Err(WireError::invalid("info.format", why)),
+                },
+            },
+        };
+        let priority =
+            u8::try_from(info.priority).map_err(|why| WireError::invalid("info.priority", why))?;
+        // An unset batch is one item: most models have no batch at all.
+        Ok(Request { kind, batch: info.batch.max(1), priority })
+    }
+}

@@ -1,0 +1,107 @@
+//! Sessions, endpoints and regions, to the wire and back.
+
+use bytes::Bytes;
+use ferry_core::{Endpoint, Generation, RegionDescriptor, SessionId, SlotLayout, Token};
+
+use crate::error::WireError;
+use crate::v1;
+
+impl v1::SessionRef {
+    /// What a client presents.
+    pub fn new(session: SessionId, token: &Token, generation: Generation) -> v1::SessionRef {
+        v1::SessionRef {
+            session_id: session.0,
+            token: Bytes::copy_from_slice(token.reveal()),
+            generation: generation.0,
+        }
+    }
+
+    /// The session, its secret and its lease.
+    ///
+    /// # Errors
+    /// [`WireError`] if the token has another length.
+    pub fn parts(&self) -> Result<(SessionId, Token, Generation), WireError> {
+        let Ok(token) = <[u8; Token::BYTES]>::try_from(self.token.as_ref()) else {
+            let why = format!("{} bytes, a token has {}", self.token.len(), Token::BYTES);
+            return Err(WireError::invalid("session.token", why));
+        };
+        Ok((SessionId(self.session_id), Token::new(token), Generation(self.generation)))
+    }
+}
+
+impl From<SlotLayout> for v1::SlotLayout {
+    fn from(layout: SlotLayout) -> Self {
+        v1::SlotLayout {
+            slots: layout.slots,
+            request_bytes: layout.request_bytes,
+            reply_bytes: layout.reply_bytes,
+        }
+    }
+}
+
+impl From<v1::SlotLayout> for SlotLayout {
+    fn from(layout: v1::SlotLayout) -> Self {
+        SlotLayout {
+            slots: layout.slots,
+            request_bytes: layout.request_bytes,
+            reply_bytes: layout.reply_bytes,
+        }
+    }
+}
+
+impl v1::Endpoint {
+    /// The endpoint on the wire; `local` has none.
+    pub fn of(endpoint: &Endpoint) -> Option<v1::Endpoint> {
+        use v1::endpoint::Kind;
+        let kind = match endpoint {
+            Endpoint::Local => return None,
+            Endpoint::Shm { socket } => Kind::ShmSocket(socket.clone()),
+            Endpoint::Tcp { address } => Kind::TcpAddress(address.clone()),
+            Endpoint::Zmq { address } => Kind::ZmqAddress(address.clone()),
+            Endpoint::Grpc => Kind::Grpc(true),
+        };
+        Some(v1::Endpoint { kind: Some(kind) })
+    }
+}
+
+impl TryFrom<v1::Endpoint> for Endpoint {
+    type Error = WireError;
+
+    fn try_from(endpoint: v1::Endpoint) -> Result<Self, WireError> {
+        use v1::endpoint::Kind;
+        match endpoint.kind.ok_or(WireError::Missing("endpoint.kind"))? {
+            Kind::ShmSocket(socket) => Ok(Endpoint::Shm { socket }),
+            Kind::TcpAddress(address) => Ok(Endpoint::Tcp { address }),
+            Kind::ZmqAddress(address) => Ok(Endpoint::Zmq { address }),
+            Kind::Grpc(_) => Ok(Endpoint::Grpc),
+            Kind::QueuePair(_) => Err(WireError::NotHere("a queue pair")),
+        }
+    }
+}
+
+impl From<&RegionDescriptor> for v1::RegionDescriptor {
+    fn from(region: &RegionDescriptor) -> Self {
+        use v1::region_descriptor::Kind;
+        let kind = match region {
+            RegionDescriptor::Framed => Kind::Framed(true),
+            RegionDescriptor::Memfd { bytes, .. } => Kind::Memfd(v1::Memfd { bytes: *bytes }),
+        };
+        v1::RegionDescriptor { kind: Some(kind) }
+    }
+}
+
+impl v1::RegionDescriptor {
+    /// The descriptor; the layout of the session completes it.
+    ///
+    /// # Errors
+    /// [`WireError`] for a kind of memory that this build cannot reach.
+    pub fn with_layout(&self, layout: SlotLayout) -> Result<RegionDescriptor, WireError> {
+        use v1::region_descriptor::Kind;
+        match self.kind.as_ref().ok_or(WireError::Missing("region.kind"))? {
+            Kind::Framed(_) => Ok(RegionDescriptor::Framed),
+            Kind::Memfd(memfd) => Ok(RegionDescriptor::Memfd { bytes: memfd.bytes, layout }),
+            Kind::MemoryKey(_) => Err(WireError::NotHere("a memory key")),
+            Kind::GpuHandle(_) => Err(WireError::NotHere("a GPU handle")),
+        }
+    }
+}

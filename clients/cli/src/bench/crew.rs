@@ -148,14 +148,6 @@ impl Crew {
         Ok(())
     }
 
-    /// What was measured since the last call; the last request of each client comes with the
-    /// next, since its `reply` stage is not known yet.
-    pub(crate) fn take_summary(&mut self) -> Summary {
-        let mut summary = Summary::new();
-        self.hands.iter().for_each(|hand| summary.merge(&hand.tally.take()));
-        summary
-    }
-
     /// Closes the sessions, and gives everything that was measured.
     pub(crate) fn finish(mut self) -> Result<Outcome, Failure> {
         let hands = std::mem::take(&mut self.hands);

@@ -19,7 +19,7 @@ use crate::control;
 use crate::failure::Failure;
 use crate::printer::Printer;
 
-pub(crate) use crew::{Crew, Load, Outcome};
+pub(crate) use crew::{Crew, Load};
 pub(crate) use work::Work;
 
 pub(crate) fn run(args: &BenchArgs, printer: &Printer) -> Result<(), Failure> {

@@ -80,7 +80,7 @@ impl Drop for OwnServer {
     fn drop(&mut self) {
         // The child is ours and not yet waited for, so that its number is still its own.
         if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
-            drop(kill_process(pid, Signal::TERM));
+            kill_process(pid, Signal::TERM).ok();
         }
         let deadline = Instant::now() + END_WITHIN;
         while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {

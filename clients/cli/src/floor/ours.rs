@@ -1,0 +1,72 @@
+//! Our side: a session on the model `echo`.
+
+use std::sync::Arc;
+
+use anyhow::anyhow;
+use ferry_client::blocking::{Client, Session};
+use ferry_client::{RecordSink, Transport, WaitPolicy};
+
+use super::pair::Plan;
+use crate::bench::summary::Tally;
+use crate::failure::Failure;
+
+#[derive(Debug)]
+pub(super) struct Ours {
+    session: Session,
+    source: Vec<u8>,
+}
+
+impl Ours {
+    /// Opens a session. With a tally its requests are observed and recorded, else neither.
+    pub(super) fn open(
+        client: &Client,
+        plan: &Plan,
+        transport: Transport,
+        wait: WaitPolicy,
+        tally: Option<&Arc<Tally>>,
+    ) -> Result<Ours, Failure> {
+        let mut builder = client
+            .session("echo")
+            .transport(transport)
+            .wait(wait)
+            .slots(1)
+            .shape("input", &[plan.in_bytes as u64])
+            .shape("output", &[plan.out_bytes as u64])
+            .record(tally.is_some());
+        if let Some(tally) = tally {
+            builder = builder.observer(Arc::clone(tally) as Arc<dyn RecordSink>);
+        }
+        let source = (0..plan.in_bytes).map(|i| (i % 251) as u8).collect();
+        let mut ours = Ours { session: builder.open()?, source };
+        ours.check()?;
+        Ok(ours)
+    }
+
+    /// One request, as an application makes it.
+    pub(super) fn once(&mut self) -> Result<(), Failure> {
+        let mut slot = self.session.slot()?;
+        slot.input_mut(0)?.copy_from_slice(&self.source);
+        let reply = self.session.infer(slot)?;
+        std::hint::black_box(reply.payload());
+        Ok(())
+    }
+
+    /// That the reply is what it should be, once and outside the time.
+    fn check(&mut self) -> Result<(), Failure> {
+        let mut slot = self.session.slot()?;
+        slot.input_mut(0)?.copy_from_slice(&self.source);
+        let reply = self.session.infer(slot)?;
+        let output = reply.output(0)?;
+        let expected = self.source.iter().cycle().take(output.len());
+        if output.iter().eq(expected) {
+            Ok(())
+        } else {
+            Err(Failure::Failed(anyhow!("the reply is not the echo of the request")))
+        }
+    }
+
+    pub(super) fn close(self) -> Result<(), Failure> {
+        self.session.close()?;
+        Ok(())
+    }
+}

@@ -1,0 +1,146 @@
+//! One of our links and its bare reference, in turn.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ferry_client::blocking::Client;
+use ferry_client::{Transport, WaitPolicy};
+
+use super::bare;
+use super::ours::Ours;
+use crate::args::BenchArgs;
+use crate::bench::summary::{Distribution, Tally};
+use crate::failure::Failure;
+use crate::printer::Printer;
+
+/// Pause between two requests of the policy `adaptive`: long enough that both ends fell asleep,
+/// which is what tells it from `spin`.
+const IDLE: Duration = Duration::from_millis(1);
+
+/// Requests of each side before anything is measured.
+const WARM_UP: u64 = 200;
+
+/// What is measured.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub(super) in_bytes: usize,
+    pub(super) out_bytes: usize,
+    pub(super) requests: u64,
+    pub(super) rounds: u64,
+}
+
+impl Plan {
+    pub(super) fn from_args(args: &BenchArgs) -> Plan {
+        let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        Plan {
+            in_bytes: bytes(args.in_bytes),
+            out_bytes: bytes(args.out_bytes),
+            requests: args.requests,
+            rounds: args.rounds.min(args.requests),
+        }
+    }
+}
+
+/// What was measured of a link and a way to wait.
+#[derive(Debug)]
+pub(super) struct Pair {
+    pub(super) transport: Transport,
+    pub(super) wait: WaitPolicy,
+    pub(super) idle: Duration,
+    pub(super) ours: Distribution,
+    pub(super) bare: Distribution,
+    /// Medians of each round: ours, ours without recording, bare.
+    pub(super) per_round: Vec<(u64, u64, u64)>,
+    /// Share of our requests whose parts add up to their total within 1 %.
+    pub(super) add_up: f64,
+    pub(super) unattributed: u64,
+}
+
+impl Pair {
+    /// Smallest, median and largest ratio of the rounds' medians.
+    pub(super) fn ratios(&self) -> (f64, f64, f64) {
+        let ratio = |&(ours, _, bare): &(u64, u64, u64)| ours as f64 / bare.max(1) as f64;
+        spread(self.per_round.iter().map(ratio).collect())
+    }
+
+    /// Median over the rounds of what recording adds to a request.
+    pub(super) fn recording_cost_ns(&self) -> f64 {
+        let cost = |&(on, off, _): &(u64, u64, u64)| on as f64 - off as f64;
+        spread(self.per_round.iter().map(cost).collect()).1
+    }
+}
+
+fn spread(mut values: Vec<f64>) -> (f64, f64, f64) {
+    values.sort_by(f64::total_cmp);
+    let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
+    (at(0), at(values.len() / 2), at(values.len().saturating_sub(1)))
+}
+
+/// Runs both sides, round by round.
+pub(super) fn measure(
+    client: &Client,
+    plan: &Plan,
+    transport: Transport,
+    wait: WaitPolicy,
+    printer: &Printer,
+) -> Result<Pair, Failure> {
+    let idle = if wait == WaitPolicy::Adaptive { IDLE } else { Duration::ZERO };
+    let tally = Arc::new(Tally::new());
+    let mut ours = Ours::open(client, plan, transport, wait, Some(&tally))?;
+    let mut silent = Ours::open(client, plan, transport, wait, None)?;
+    let mut bare = bare::start(plan, transport, wait)?;
+    for _ in 0..WARM_UP {
+        ours.once()?;
+        silent.once()?;
+        bare.once()?;
+    }
+    drop(tally.take());
+    let mut pair = Pair {
+        transport,
+        wait,
+        idle,
+        ours: Distribution::new(),
+        bare: Distribution::new(),
+        per_round: Vec::new(),
+        add_up: 0.0,
+        unattributed: 0,
+    };
+    let bar = printer.bar(plan.rounds, &format!("{transport} {wait}"));
+    for share in crate::bench::shares(plan.requests, plan.rounds) {
+        let mine = round(share, idle, || ours.once())?;
+        let theirs = round(share, idle, || bare.once())?;
+        let unrecorded = round(share, idle, || silent.once())?;
+        let median = |it: &Distribution| it.quantile(0.5);
+        pair.per_round.push((median(&mine), median(&unrecorded), median(&theirs)));
+        pair.ours.merge(&mine);
+        pair.bare.merge(&theirs);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    ours.close()?;
+    silent.close()?;
+    let summary = tally.take();
+    let total = summary.of(ferry_client::Stage::Total).count();
+    pair.add_up = summary.add_up as f64 / total.max(1) as f64;
+    let unattributed = summary.named().find(|(name, _)| *name == "unattributed");
+    pair.unattributed = unattributed.map_or(0, |(_, times)| times.quantile(0.5));
+    Ok(pair)
+}
+
+/// Times `requests` round trips. A pause comes before each, outside the time.
+fn round(
+    requests: u64,
+    idle: Duration,
+    mut once: impl FnMut() -> Result<(), Failure>,
+) -> Result<Distribution, Failure> {
+    let mut times = Distribution::new();
+    for _ in 0..requests {
+        if !idle.is_zero() {
+            std::thread::sleep(idle);
+        }
+        let start = Instant::now();
+        once()?;
+        times.add(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
+    }
+    Ok(times)
+}

@@ -20,7 +20,7 @@ use crate::failure::Failure;
 use crate::printer::Printer;
 
 pub(crate) use crew::{Crew, Load};
-pub(crate) use work::Work;
+pub(crate) use work::{Work, pattern};
 
 pub(crate) fn run(args: &BenchArgs, printer: &Printer) -> Result<(), Failure> {
     let client = control::connect(&args.server)?;

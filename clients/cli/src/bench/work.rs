@@ -25,9 +25,14 @@ enum Payload {
     Pattern,
 }
 
-/// Longest stretch of the pattern that repeats, in bytes: a prime, so that it never lines up with
-/// rows, pages or cache lines.
-const PATTERN_BYTES: usize = 251;
+/// Last byte of the pattern: its 251 bytes are a prime number, so that it never lines up with rows,
+/// pages or cache lines.
+const PATTERN_LAST: u8 = 250;
+
+/// `len` bytes that are the same on every run.
+pub(crate) fn pattern(len: usize) -> Vec<u8> {
+    (0..=PATTERN_LAST).cycle().take(len).collect()
+}
 
 impl Work {
     /// Reads the picture, if one is sent, and finds the shapes.
@@ -77,7 +82,6 @@ impl Work {
     /// The bytes of a session's inputs, made once and copied for each request.
     pub(crate) fn source(&self, slot: &mut Slot, inputs: usize) -> Result<Vec<Vec<u8>>, Error> {
         let lengths = (0..inputs).map(|index| slot.input_mut(index).map(|bytes| bytes.len()));
-        let pattern = |len| (0..len).map(|i: usize| (i % PATTERN_BYTES) as u8).collect();
         lengths.map(|len| len.map(pattern)).collect()
     }
 

@@ -7,6 +7,7 @@ use ferry_client::blocking::{Client, Session};
 use ferry_client::{RecordSink, Transport, WaitPolicy};
 
 use super::pair::Plan;
+use crate::bench::pattern;
 use crate::bench::summary::Tally;
 use crate::failure::Failure;
 
@@ -36,7 +37,7 @@ impl Ours {
         if let Some(tally) = tally {
             builder = builder.observer(Arc::clone(tally) as Arc<dyn RecordSink>);
         }
-        let source = (0..plan.in_bytes).map(|i| (i % 251) as u8).collect();
+        let source = pattern(plan.in_bytes);
         let mut ours = Ours { session: builder.open()?, source };
         ours.check()?;
         Ok(ours)

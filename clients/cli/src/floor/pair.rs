@@ -13,8 +13,9 @@ use crate::bench::summary::{Distribution, Tally};
 use crate::failure::Failure;
 use crate::printer::Printer;
 
-/// Pause between two requests of the policy `adaptive`: long enough that both ends fell asleep,
-/// which is what tells it from `spin`.
+/// Pause between two requests over shared memory with the policy `adaptive`: long enough that both
+/// ends fell asleep, which is what tells it from `spin` there. The other links sleep in the kernel
+/// anyway.
 const IDLE: Duration = Duration::from_millis(1);
 
 /// Requests of each side before anything is measured.
@@ -84,7 +85,8 @@ pub(super) fn measure(
     wait: WaitPolicy,
     printer: &Printer,
 ) -> Result<Pair, Failure> {
-    let idle = if wait == WaitPolicy::Adaptive { IDLE } else { Duration::ZERO };
+    let idles = transport == Transport::Shm && wait == WaitPolicy::Adaptive;
+    let idle = if idles { IDLE } else { Duration::ZERO };
     let tally = Arc::new(Tally::new());
     let mut ours = Ours::open(client, plan, transport, wait, Some(&tally))?;
     let mut silent = Ours::open(client, plan, transport, wait, None)?;

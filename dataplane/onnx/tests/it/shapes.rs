@@ -106,9 +106,9 @@ fn indices_are_taken_out_of_a_peers_reach() {
 #[test]
 fn booleans_are_made_booleans() {
     let directory = tempfile::tempdir().unwrap();
-    let shape = [D::Of(4)];
+    const SHAPE: [D; 1] = [D::Of(4)];
     let content =
-        onnx(&[("Not", &["x"], &["y"])], &[], &[("x", BOOL, &shape)], &[("y", BOOL, &shape)]);
+        onnx(&[("Not", &["x"], &["y"])], &[], &[("x", BOOL, &SHAPE)], &[("y", BOOL, &SHAPE)]);
     let path = file(directory.path(), "not.onnx", &content);
     for choice in BOTH {
         let model = model(choice, &path);

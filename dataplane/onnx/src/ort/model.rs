@@ -106,12 +106,11 @@ fn load(path: &Path, library: &Opened, options: OrtOptions) -> Result<Session, E
     file::check(path)?;
     commit(path, library, options).map_err(|error| {
         let why = one_line(error.message());
-        let fix = match () {
-            () if why.contains("is not a registered") || why.contains("NOT_IMPLEMENTED") => {
-                "export the model with operators that this version of ONNX Runtime has, or try \
-                 engine = \"tract\""
-            }
-            () => EXPORT_AGAIN,
+        let unknown = ["No Op registered", "is not a registered", "NOT_IMPLEMENTED"];
+        let fix = if unknown.iter().any(|text| why.contains(text)) {
+            "export the model with operators that ONNX Runtime has, or try engine = \"tract\""
+        } else {
+            EXPORT_AGAIN
         };
         unusable(path, why, fix)
     })

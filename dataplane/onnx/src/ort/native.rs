@@ -108,8 +108,8 @@ impl Bindings {
         // A peer may write meanwhile: ONNX Runtime reads plain numbers, and what could be used as
         // an index is never bound to memory of a peer (see `OrtEngine`). Several threads may run
         // one session at a time, each with a binding of its own: ONNX Runtime documents Run as
-        // safe for that, RunWithBinding is the same call with the names taken from the binding,
-        // and its CPU provider, the only one that we register, keeps no state between nodes.
+        // safe for that (its authors: sessions are stateless), RunWithBinding is the same call with
+        // names and values taken from the binding, and we register no provider but the CPU's.
         let status = unsafe {
             (ort::api().RunWithBinding)(
                 self.session.ptr().cast_mut(),
@@ -118,7 +118,13 @@ impl Bindings {
             )
         };
         // SAFETY: the status was just given to us by the C API and nobody else owns it.
-        unsafe { ort::Error::result_from_status(status) }.map_err(failed)
+        let outcome = unsafe { ort::Error::result_from_status(status) }.map_err(failed);
+        if outcome.is_err() {
+            // A run that failed may have taken values out of the binding: a later one would then
+            // leave our outputs as they were, with another request's answer in them.
+            self.kept.remove(&self.addresses);
+        }
+        outcome
     }
 
     /// Collects the addresses of all views; refuses views that are not what `shapes` says.

@@ -64,12 +64,12 @@ fn every_byte_may_be_wrong() {
 #[test]
 fn an_operator_that_nobody_has() {
     let directory = tempfile::tempdir().unwrap();
-    let shape = [D::Of(4)];
+    const SHAPE: [D; 1] = [D::Of(4)];
     let model = onnx(
         &[("Frobnicate", &["x"], &["y"])],
         &[],
-        &[("x", FLOAT, &shape)],
-        &[("y", FLOAT, &shape)],
+        &[("x", FLOAT, &SHAPE)],
+        &[("y", FLOAT, &SHAPE)],
     );
     for text in refused(&file(directory.path(), "frob.onnx", &model)) {
         assert!(text.contains("Frobnicate") && text.contains("engine = "), "{text}");
@@ -88,12 +88,12 @@ fn outputs_of_unknown_size_and_texts() {
     for text in refused(&file(directory.path(), "nonzero.onnx", &model)) {
         assert!(text.contains("depends on the values"), "{text}");
     }
-    let shape = [D::Of(4)];
+    const SHAPE: [D; 1] = [D::Of(4)];
     let model = onnx(
         &[("Identity", &["x"], &["y"])],
         &[],
-        &[("x", STRING, &shape)],
-        &[("y", STRING, &shape)],
+        &[("x", STRING, &SHAPE)],
+        &[("y", STRING, &SHAPE)],
     );
     refused(&file(directory.path(), "texts.onnx", &model));
 }

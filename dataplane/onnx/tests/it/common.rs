@@ -12,33 +12,33 @@ use ferry_memory::{Arrival, Backing, HeapBacking, PeerAccess, PeerId, Region, Sl
 use ferry_onnx::{EngineChoice, Model, Options, Probe, Search, open, probe};
 
 /// Both libraries.
-pub const BOTH: [EngineChoice; 2] = [EngineChoice::Ort, EngineChoice::Tract];
+pub(crate) const BOTH: [EngineChoice; 2] = [EngineChoice::Ort, EngineChoice::Tract];
 
 /// Where `fetch-onnxruntime` puts the library.
-pub fn search() -> Search {
+pub(crate) fn search() -> Search {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
     let path = Path::new(root).join(".cache/onnxruntime/1.30.0/libonnxruntime.so");
     Search { explicit: Some(path), candidates: Vec::new() }
 }
 
-pub fn options() -> Options {
+pub(crate) fn options() -> Options {
     if let Probe::Missing { why, fix } = probe(&search()) {
         panic!("this test needs ONNX Runtime: {why}: {fix}");
     }
     Options { threads: 1, library: search() }
 }
 
-pub fn model(choice: EngineChoice, path: &Path) -> Model {
+pub(crate) fn model(choice: EngineChoice, path: &Path) -> Model {
     open(choice, path, &options()).unwrap_or_else(|error| panic!("{choice:?}: {error}"))
 }
 
 /// Writes a model of the zoo.
-pub fn zoo(directory: &Path, name: &str) -> PathBuf {
+pub(crate) fn zoo(directory: &Path, name: &str) -> PathBuf {
     ferry_zoo::write(name, directory, 1, &mut |_| {}).unwrap().model
 }
 
 /// Numbers from -1 to 1 that look like noise, the same each time.
-pub fn noise(count: usize) -> Vec<f32> {
+pub(crate) fn noise(count: usize) -> Vec<f32> {
     let mut state = 1_u32;
     let mut next = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -47,16 +47,16 @@ pub fn noise(count: usize) -> Vec<f32> {
     (0..count).map(|_| next()).collect()
 }
 
-pub fn bytes_of(numbers: &[f32]) -> Vec<u8> {
+pub(crate) fn bytes_of(numbers: &[f32]) -> Vec<u8> {
     numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
 }
 
-pub fn floats_of(bytes: &[u8]) -> Vec<f32> {
+pub(crate) fn floats_of(bytes: &[u8]) -> Vec<f32> {
     bytes.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().unwrap())).collect()
 }
 
 /// Slots for the shapes of a session.
-pub fn table(binding: &BoundSignature, peer: PeerAccess, slots: u32) -> Arc<SlotTable> {
+pub(crate) fn table(binding: &BoundSignature, peer: PeerAccess, slots: u32) -> Arc<SlotTable> {
     let layout = SlotLayout {
         slots,
         request_bytes: binding.request_bytes(),
@@ -68,7 +68,7 @@ pub fn table(binding: &BoundSignature, peer: PeerAccess, slots: u32) -> Arc<Slot
 }
 
 /// A `tensor` request in a free slot.
-pub fn job(table: &Arc<SlotTable>, binding: &Arc<BoundSignature>, request: &[u8]) -> Job {
+pub(crate) fn job(table: &Arc<SlotTable>, binding: &Arc<BoundSignature>, request: &[u8]) -> Job {
     let slot = table.acquire().unwrap();
     slot.request().copy_in(0, request).unwrap();
     let now = Instant::now();
@@ -87,7 +87,10 @@ pub fn job(table: &Arc<SlotTable>, binding: &Arc<BoundSignature>, request: &[u8]
 }
 
 /// Runs a job to its end; the reply's payload and the stages.
-pub fn finish(engine: &mut dyn Engine, job: Job) -> Result<(Vec<u8>, StageTimes), EngineError> {
+pub(crate) fn finish(
+    engine: &mut dyn Engine,
+    job: Job,
+) -> Result<(Vec<u8>, StageTimes), EngineError> {
     let Finished { job, outcome } = engine.submit(job).expect("done when submit returns");
     let times = outcome?;
     let mut reply = vec![0; usize::try_from(job.binding.reply_bytes()).unwrap()];
@@ -96,7 +99,7 @@ pub fn finish(engine: &mut dyn Engine, job: Job) -> Result<(Vec<u8>, StageTimes)
 }
 
 /// Runs one request in slots of its own.
-pub fn run(
+pub(crate) fn run(
     engine: &mut dyn Engine,
     binding: &Arc<BoundSignature>,
     peer: PeerAccess,
@@ -106,7 +109,7 @@ pub fn run(
 }
 
 /// The largest difference, relative to the largest number.
-pub fn difference(a: &[f32], b: &[f32]) -> f32 {
+pub(crate) fn difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     let largest = a.iter().fold(f32::MIN_POSITIVE, |largest, it| largest.max(it.abs()));
     let apart = a.iter().zip(b).map(|(a, b)| {

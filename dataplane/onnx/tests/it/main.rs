@@ -1,5 +1,8 @@
 //! Both engines, against each other and against their contracts.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::print_stderr, reason = "the tests of large models are run for their times")]
+
 mod agree;
 mod broken;
 mod common;

@@ -32,13 +32,21 @@ fn closed_sessions_are_let_go_at_once() {
         let mut engine = model.instance().unwrap();
         let request = bytes_of(&noise(64));
         let (expected, _) = run(&mut *engine, &binding, PeerAccess::None, &request).unwrap();
-        for _ in 0..1_500 {
-            let slots = table(&binding, PeerAccess::Writes, 1);
-            let gone = Arc::downgrade(&slots);
-            let (reply, _) = finish(&mut *engine, job(&slots, &binding, &request)).unwrap();
+        // More sessions than bindings are kept, all open at once, and the first one again.
+        let mut open: Vec<_> = (0..1_500).map(|_| table(&binding, PeerAccess::Writes, 1)).collect();
+        for slots in open.iter().chain(&open[..1]) {
+            let (reply, _) = finish(&mut *engine, job(slots, &binding, &request)).unwrap();
             assert!(reply == expected);
+        }
+        for slots in open.drain(..) {
+            let gone = Arc::downgrade(&slots);
             drop(slots);
             assert!(gone.upgrade().is_none(), "{choice:?} keeps a closed session's slots");
+        }
+        // New sessions may be where closed ones were.
+        for _ in 0..100 {
+            let (reply, _) = run(&mut *engine, &binding, PeerAccess::Writes, &request).unwrap();
+            assert!(reply == expected);
         }
     }
 }

@@ -6,7 +6,7 @@ use ferry_core::{DType, Dim};
 use ferry_engine::EngineError;
 use ferry_memory::PeerAccess;
 
-use crate::common::{BOTH, bytes_of, floats_of, model, run};
+use crate::common::{BOTH, bytes_of, finish, floats_of, job, model, run, table};
 use crate::tiny::{BOOL, D, FLOAT, INT64, file, onnx};
 
 /// `y = x · w` for any batch.
@@ -106,9 +106,9 @@ fn indices_are_taken_out_of_a_peers_reach() {
 #[test]
 fn booleans_are_made_booleans() {
     let directory = tempfile::tempdir().unwrap();
-    let shape = [D::Of(4)];
+    const SHAPE: [D; 1] = [D::Of(4)];
     let content =
-        onnx(&[("Not", &["x"], &["y"])], &[], &[("x", BOOL, &shape)], &[("y", BOOL, &shape)]);
+        onnx(&[("Not", &["x"], &["y"])], &[], &[("x", BOOL, &SHAPE)], &[("y", BOOL, &SHAPE)]);
     let path = file(directory.path(), "not.onnx", &content);
     for choice in BOTH {
         let model = model(choice, &path);
@@ -117,6 +117,72 @@ fn booleans_are_made_booleans() {
         for peer in [PeerAccess::None, PeerAccess::Writes] {
             let (reply, _) = run(&mut *engine, &binding, peer, &[0, 1, 2, 255]).unwrap();
             assert_eq!(reply, [1, 0, 0, 0], "{choice:?}");
+        }
+    }
+}
+
+#[test]
+fn outputs_that_no_operator_makes_are_in_the_reply_all_the_same() {
+    const SHAPE: [D; 1] = [D::Of(2)];
+    let directory = tempfile::tempdir().unwrap();
+    let content = onnx(
+        &[
+            ("Identity", &["x"], &["same"]),
+            ("Identity", &["w"], &["constant"]),
+            ("Relu", &["x"], &["y"]),
+            ("Identity", &["y"], &["again"]),
+        ],
+        &[("w", &[2], &[5.0, 6.0])],
+        &[("x", FLOAT, &SHAPE)],
+        &[
+            ("same", FLOAT, &SHAPE),
+            ("constant", FLOAT, &SHAPE),
+            ("y", FLOAT, &SHAPE),
+            ("again", FLOAT, &SHAPE),
+        ],
+    );
+    let path = file(directory.path(), "through.onnx", &content);
+    for choice in BOTH {
+        let model = model(choice, &path);
+        let binding = Arc::new(model.signature().bind(&[]).unwrap());
+        let mut engine = model.instance().unwrap();
+        let slots = table(&binding, PeerAccess::Writes, 1);
+        for number in [1.0, 2.0, 3.0] {
+            let job = job(&slots, &binding, &bytes_of(&[number, -number]));
+            let dirty = vec![0x55; job.arrival.slot.reply().bytes()];
+            job.arrival.slot.reply().copy_in(0, &dirty).unwrap();
+            let (reply, _) = finish(&mut *engine, job).unwrap();
+            let at = |tensor: usize| floats_of(&reply[tensor * 64..tensor * 64 + 8]);
+            assert_eq!(at(0), [number, -number], "{choice:?}");
+            assert_eq!(at(1), [5.0, 6.0], "{choice:?}");
+            assert_eq!(at(2), [number, 0.0], "{choice:?}");
+            assert_eq!(at(3), [number, 0.0], "{choice:?}");
+        }
+    }
+}
+
+#[test]
+fn a_failed_run_leaves_no_answer_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let content = onnx(
+        &[("Gather", &["table", "at"], &["y"])],
+        &[("table", &[3], &[10.0, 20.0, 30.0])],
+        &[("at", INT64, &[D::Of(1)])],
+        &[("y", FLOAT, &[D::Of(1)])],
+    );
+    let path = file(directory.path(), "gather.onnx", &content);
+    for choice in BOTH {
+        let model = model(choice, &path);
+        let binding = Arc::new(model.signature().bind(&[]).unwrap());
+        let mut engine = model.instance().unwrap();
+        let slots = table(&binding, PeerAccess::Writes, 1);
+        for (index, answer) in
+            [(0, Some(10.0)), (7, None), (1, Some(20.0)), (9, None), (2, Some(30.0))]
+        {
+            let index: i64 = index;
+            let outcome = finish(&mut *engine, job(&slots, &binding, &index.to_le_bytes()));
+            let got = outcome.ok().map(|(reply, _)| floats_of(&reply)[0]);
+            assert_eq!(got, answer, "{choice:?}");
         }
     }
 }

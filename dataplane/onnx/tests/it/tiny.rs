@@ -3,30 +3,35 @@
 use std::path::{Path, PathBuf};
 
 /// Element types by their number in ONNX.
-pub const FLOAT: u64 = 1;
-pub const INT64: u64 = 7;
-pub const STRING: u64 = 8;
-pub const BOOL: u64 = 9;
+pub(crate) const FLOAT: u64 = 1;
+pub(crate) const INT64: u64 = 7;
+pub(crate) const STRING: u64 = 8;
+pub(crate) const BOOL: u64 = 9;
 
 /// A dimension of an input or output.
 #[derive(Clone, Copy)]
-pub enum D {
+pub(crate) enum D {
     Of(u64),
     Named(&'static str),
     Open,
 }
 
 /// An operator: type, inputs, outputs.
-pub type Node = (&'static str, &'static [&'static str], &'static [&'static str]);
+pub(crate) type Node = (&'static str, &'static [&'static str], &'static [&'static str]);
 
 /// An input or output: name, element type, shape.
-pub type Value = (&'static str, u64, &'static [D]);
+pub(crate) type Value = (&'static str, u64, &'static [D]);
 
 /// A stored tensor of floats: name, shape, elements.
-pub type Weights = (&'static str, &'static [u64], &'static [f32]);
+pub(crate) type Weights = (&'static str, &'static [u64], &'static [f32]);
 
 /// A whole model, as the bytes of its file.
-pub fn onnx(nodes: &[Node], weights: &[Weights], inputs: &[Value], outputs: &[Value]) -> Vec<u8> {
+pub(crate) fn onnx(
+    nodes: &[Node],
+    weights: &[Weights],
+    inputs: &[Value],
+    outputs: &[Value],
+) -> Vec<u8> {
     let mut graph = Vec::new();
     for (op, inputs, outputs) in nodes {
         let mut node = Vec::new();
@@ -57,7 +62,7 @@ pub fn onnx(nodes: &[Node], weights: &[Weights], inputs: &[Value], outputs: &[Va
 }
 
 /// Writes a model's bytes into a file.
-pub fn file(directory: &Path, name: &str, content: &[u8]) -> PathBuf {
+pub(crate) fn file(directory: &Path, name: &str, content: &[u8]) -> PathBuf {
     let path = directory.join(name);
     std::fs::write(&path, content).unwrap();
     path

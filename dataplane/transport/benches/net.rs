@@ -34,13 +34,16 @@ const SLICE: Duration = Duration::from_millis(100);
 /// Runs some requests and returns how long each took, in nanoseconds.
 type Round = Box<dyn FnMut(usize) -> Vec<u64>>;
 
+/// Sets one side up.
+type Start = fn(WaitPolicy) -> Round;
+
 fn main() {
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     let rounds = arguments.next().map_or(10, |text| text.parse().unwrap());
     let requests = arguments.next().map_or(300, |text| text.parse().unwrap());
     let filter = arguments.next().unwrap_or_default();
     for policy in [WaitPolicy::Block, WaitPolicy::Spin] {
-        let pairs: [(&str, fn(WaitPolicy) -> Round, fn(WaitPolicy) -> Round); 2] =
+        let pairs: [(&str, Start, Start); 2] =
             [("tcp", bare_tcp, link_tcp), ("zmq", bare_zmq, link_zmq)];
         for (name, bare, link) in pairs {
             if name.contains(&filter) {

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use ferry_core::{BoundSignature, Signature, StageTimes};
-use ferry_memory::{Arrival, MemoryError, Region, View};
+use ferry_memory::{MemoryError, Region, View};
+
+use crate::guard::ArrivalGuard;
 
 /// One loaded instance of a model, called by one thread at a time.
 ///
@@ -27,8 +29,8 @@ pub trait Engine: Send {
 /// A request, ready for the model: moved into flight, and back with the answer.
 #[derive(Debug)]
 pub struct Job {
-    /// The request and its slot.
-    pub arrival: Arrival,
+    /// The request and its slot. Lost in a panic, it is answered all the same.
+    pub arrival: ArrivalGuard,
     /// Shapes and places of its tensors.
     pub binding: Arc<BoundSignature>,
     /// The inputs, where they are not the request's payload but were made from it (a picture

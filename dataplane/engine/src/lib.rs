@@ -1,7 +1,24 @@
-//! Runs models: the [`Engine`] trait, the pool of workers that drives it, preparation of pictures,
-//! and the echo engine.
+//! Runs models: the [`Engine`] trait, the [`Pool`] of workers that drives it, preparation of
+//! pictures, and the echo engine.
 #![forbid(unsafe_code)]
 
+mod clock;
+pub mod echo;
 pub mod engine;
+mod error_text;
+pub mod guard;
+mod instance;
+pub mod options;
+pub mod pool;
+pub mod prepare;
+mod queue;
+pub mod stats;
+mod worker;
 
+pub use echo::Echo;
 pub use engine::{Engine, EngineError, Finished, Job};
+pub use guard::ArrivalGuard;
+pub use options::{Picture, PoolError, PoolOptions, Rebuild, RunOn};
+pub use pool::Pool;
+pub use queue::Work;
+pub use stats::{InstanceStats, PoolStats};

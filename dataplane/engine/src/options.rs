@@ -1,0 +1,110 @@
+//! How a pool is set up.
+
+use std::fmt;
+use std::sync::Arc;
+
+use ferry_core::WaitPolicy;
+use ferry_vision::{Limits, PictureSpec, SpecError};
+
+use crate::engine::{Engine, EngineError};
+
+/// Most requests that one level of a queue may be told to hold: 65,536 requests of some 150 bytes
+/// are 10 MiB, and whoever waits behind as many has long given up.
+pub const QUEUE_MAX: usize = 1 << 16;
+
+/// How the instances of one model are run.
+#[derive(Clone, Debug)]
+pub struct PoolOptions {
+    /// Most requests that wait for an instance, in each of the two levels (urgent and normal); 1 to
+    /// [`QUEUE_MAX`]. One more is refused, so that waiting is bounded.
+    pub queue: usize,
+    /// Which thread runs the model.
+    pub run: RunOn,
+    /// How a worker waits for work. It sleeps at last under every policy.
+    pub wait: WaitPolicy,
+    /// What the model wants of a picture; without it pictures are not served.
+    pub picture: Option<Picture>,
+    /// Makes a new instance in place of one that panicked. Without it such an instance is gone.
+    pub rebuild: Option<Rebuild>,
+}
+
+impl Default for PoolOptions {
+    fn default() -> Self {
+        PoolOptions {
+            queue: 64,
+            run: RunOn::Worker,
+            wait: WaitPolicy::Adaptive,
+            picture: None,
+            rebuild: None,
+        }
+    }
+}
+
+/// Which thread runs a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RunOn {
+    /// The lane that brought the request, if an instance is free: for models so cheap that waking
+    /// a thread (about 19 µs) costs more than they do. The lane serves nobody else meanwhile.
+    Lane,
+    /// The instance's own thread.
+    Worker,
+}
+
+/// How pictures become a model's input.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Picture {
+    /// What the model wants.
+    pub spec: PictureSpec,
+    /// What a JPEG file may claim.
+    pub limits: Limits,
+}
+
+/// Makes an instance like those that a pool was started with. Called on a worker, which serves
+/// nothing until it returns.
+#[derive(Clone)]
+pub struct Rebuild(Arc<dyn Fn() -> Result<Box<dyn Engine>, EngineError> + Send + Sync>);
+
+impl Rebuild {
+    /// Wraps the function that loads the model.
+    pub fn new(
+        load: impl Fn() -> Result<Box<dyn Engine>, EngineError> + Send + Sync + 'static,
+    ) -> Rebuild {
+        Rebuild(Arc::new(load))
+    }
+
+    pub(crate) fn load(&self) -> Result<Box<dyn Engine>, EngineError> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Rebuild {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Rebuild(…)")
+    }
+}
+
+/// Why a pool cannot be started, or does not end.
+#[derive(Debug, thiserror::Error)]
+pub enum PoolError {
+    /// No instance was given.
+    #[error("a pool needs at least one instance of its model; load one")]
+    Empty,
+    /// The instances are of different models.
+    #[error("instance {0} has another signature than instance 0: load all from the same file")]
+    Differs(usize),
+    /// The queue's bound makes no sense.
+    #[error("queue is {0}; allowed are 1 to {QUEUE_MAX}")]
+    Queue(usize),
+    /// The picture's description makes no sense.
+    #[error("the [picture] table cannot be used")]
+    Picture(#[from] SpecError),
+    /// The model cannot take pictures.
+    #[error("the [picture] table needs a model with one FP32 input; this one takes {0}: remove it")]
+    NotForPictures(String),
+    /// The system has no thread left.
+    #[error("start a worker's thread")]
+    Thread(#[source] std::io::Error),
+    /// Workers are still in their engines. They end when those return; what they hold stays.
+    #[error("{0} workers did not finish in time; their engines may hang")]
+    Stuck(usize),
+}

@@ -1,0 +1,291 @@
+//! One loaded model: its instances, their threads and the queue in front of them.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use ferry_core::{DType, RequestKind, Signature, StageTimes, Status};
+use ferry_memory::{Arrival, Departure};
+
+use crate::clock::StageClock;
+use crate::engine::Engine;
+use crate::instance::Instance;
+use crate::options::{PoolError, PoolOptions, QUEUE_MAX, Rebuild, RunOn};
+use crate::prepare::{Preparation, Unfit, check};
+use crate::queue::{Gate, Queue, Refused, Work};
+use crate::stats::{InstanceStats, PoolStats};
+use crate::worker;
+
+/// How long dropping a pool waits for its workers. Long enough for any model that answers at all;
+/// whoever needs another bound calls [`Pool::shutdown`] first.
+pub const DROP_WAIT: Duration = Duration::from_secs(5);
+
+/// One loaded model, served by its instances.
+#[derive(Debug)]
+pub struct Pool {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// What the pool and its workers share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    model: String,
+    signature: Signature,
+    options: PoolOptions,
+    pub(crate) queue: Queue,
+    instances: Vec<Instance>,
+    refused: AtomicU64,
+    /// Requests that failed before they reached an instance.
+    failed: AtomicU64,
+    abandoned: AtomicBool,
+    working: Mutex<usize>,
+    signed_off: Condvar,
+}
+
+impl Pool {
+    /// Starts a named thread for each of `engines`, which are instances of one model.
+    ///
+    /// # Errors
+    /// [`PoolError`] if the options make no sense for this model, or a thread cannot be started.
+    pub fn start(
+        model: &str,
+        engines: Vec<Box<dyn Engine>>,
+        options: PoolOptions,
+    ) -> Result<Pool, PoolError> {
+        let signature = check_options(&engines, &options)?;
+        let count = engines.len();
+        let instances = engines.into_iter().enumerate().map(|(i, engine)| {
+            let preparation = Preparation::new(options.picture)?;
+            // The system shows 15 bytes of a thread's name, so the number comes first.
+            let label = format!("{i}:{}", model.replace('\0', ""));
+            Ok(Instance::new(label, engine, preparation, options.picture))
+        });
+        let shared = Arc::new(Shared {
+            model: model.to_owned(),
+            signature,
+            queue: Queue::new(options.queue, options.wait, count),
+            instances: instances.collect::<Result<Vec<_>, PoolError>>()?,
+            options,
+            refused: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            abandoned: AtomicBool::new(false),
+            working: Mutex::new(count),
+            signed_off: Condvar::new(),
+        });
+        // From here on, what started is ended by dropping the pool.
+        let pool = Pool { shared, threads: Mutex::new(Vec::with_capacity(count)) };
+        for i in 0..count {
+            let started = pool.spawn(i);
+            if let Err(error) = started {
+                pool.shared.never_started(count - i);
+                return Err(PoolError::Thread(error));
+            }
+        }
+        Ok(pool)
+    }
+
+    fn spawn(&self, i: usize) -> std::io::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        let builder = std::thread::Builder::new().name(self.shared.instances[i].label.clone());
+        let thread = builder.spawn(move || worker::run(&shared, &shared.instances[i]))?;
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        Ok(())
+    }
+
+    /// What the model takes and gives.
+    pub fn signature(&self) -> &Signature {
+        &self.shared.signature
+    }
+
+    /// Serves a request, or sees to it that it is served. The reply, if it is ready at once: what
+    /// cannot be served, a ping, and what ran on this thread. Otherwise `work.reply_to` gets it
+    /// later, and exactly once.
+    pub fn dispatch(&self, work: Work) -> Option<Departure> {
+        let shared = &*self.shared;
+        if work.arrival.what.kind == RequestKind::Ping {
+            return Some(work.arrival.depart(0, StageTimes::NONE));
+        }
+        let picture = shared.options.picture.as_ref();
+        if let Err(unfit) = check(&shared.model, &work.arrival, &work.binding, picture) {
+            return Some(shared.unfit(work.arrival, &unfit));
+        }
+        // What waits already comes first, or a busy lane would overtake it for ever.
+        if shared.options.run == RunOn::Lane && shared.queue.is_open() && shared.queue.len() == 0 {
+            for instance in &shared.instances {
+                let Some(mut core) = instance.try_free() else { continue };
+                let ready = core.start(&instance.counters, work, StageClock::STOPPED);
+                let unfinished = core.is_broken() || core.in_flight() > 0;
+                drop(core);
+                if unfinished {
+                    shared.queue.call(&instance.attention);
+                }
+                return ready.map(|ready| ready.departure);
+            }
+        }
+        let (work, why) = shared.queue.push(work)?;
+        Some(shared.refuse(work, why))
+    }
+
+    /// Takes nothing new from now on; what was taken is finished.
+    pub fn drain(&self) {
+        self.shared.queue.drain();
+    }
+
+    /// Drains, waits for at most `at_most`, and ends the threads. What still waits then is
+    /// answered with [`Status::Draining`]; what is in an engine that hangs is answered when the
+    /// engine comes back. May be called again.
+    ///
+    /// # Errors
+    /// [`PoolError::Stuck`] if workers are still in their engines.
+    pub fn shutdown(&self, at_most: Duration) -> Result<(), PoolError> {
+        self.drain();
+        let stuck = self.shared.wait_for_workers(at_most);
+        if stuck > 0 {
+            self.shared.abandoned.store(true, Ordering::Release);
+            for work in self.shared.queue.empty() {
+                self.shared.refuse_queued(work);
+            }
+            return Err(PoolError::Stuck(stuck));
+        }
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        for thread in threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!(model = %self.shared.model, "a worker's thread panicked");
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether any instance still works.
+    pub fn is_healthy(&self) -> bool {
+        self.shared.instances.iter().any(|i| i.counters.alive.load(Ordering::Acquire))
+    }
+
+    /// What the pool has done and is doing. Numbers of one moment each, not of the same one.
+    pub fn stats(&self) -> PoolStats {
+        let shared = &*self.shared;
+        let instances: Vec<InstanceStats> =
+            shared.instances.iter().map(|i| InstanceStats::of(&i.counters)).collect();
+        PoolStats {
+            queued: shared.queue.len(),
+            in_flight: instances.iter().map(|i| i.in_flight).sum(),
+            served: instances.iter().map(|i| i.served).sum(),
+            failed: instances.iter().map(|i| i.failed).sum::<u64>()
+                + shared.failed.load(Ordering::Relaxed),
+            refused: shared.refused.load(Ordering::Relaxed),
+            instances,
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        if let Err(error) = self.shutdown(DROP_WAIT) {
+            // Detached: they hold what they use, and end when their engines return.
+            tracing::error!(model = %self.shared.model, %error, "pool dropped");
+        }
+    }
+}
+
+fn check_options(
+    engines: &[Box<dyn Engine>],
+    options: &PoolOptions,
+) -> Result<Signature, PoolError> {
+    let signature = engines.first().ok_or(PoolError::Empty)?.signature();
+    if let Some(i) = engines.iter().position(|engine| engine.signature() != signature) {
+        return Err(PoolError::Differs(i));
+    }
+    if !(1..=QUEUE_MAX).contains(&options.queue) {
+        return Err(PoolError::Queue(options.queue));
+    }
+    match signature.inputs.as_slice() {
+        [input] if input.dtype == DType::F32 => {}
+        inputs if options.picture.is_some() => {
+            let all: Vec<String> = inputs.iter().map(ToString::to_string).collect();
+            return Err(PoolError::NotForPictures(all.join(", ")));
+        }
+        _ => {}
+    }
+    Ok(signature.clone())
+}
+
+impl Shared {
+    pub(crate) fn rebuild(&self) -> Option<&Rebuild> {
+        self.options.rebuild.as_ref()
+    }
+
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Acquire)
+    }
+
+    /// Answers what nobody will serve any more.
+    pub(crate) fn refuse_queued(&self, work: Work) {
+        let reply_to = Arc::clone(&work.reply_to);
+        let gate = self.queue.gate();
+        reply_to.depart(self.refuse(work, Refused::Closed(gate)));
+    }
+
+    /// A worker ends.
+    pub(crate) fn sign_off(&self) {
+        let mut working = self.working.lock().unwrap_or_else(PoisonError::into_inner);
+        *working = working.saturating_sub(1);
+        drop(working);
+        self.signed_off.notify_all();
+    }
+
+    fn never_started(&self, workers: usize) {
+        for _ in 0..workers {
+            self.sign_off();
+        }
+    }
+
+    /// Waits for all workers to end; how many did not.
+    fn wait_for_workers(&self, at_most: Duration) -> usize {
+        let start = Instant::now();
+        let mut working = self.working.lock().unwrap_or_else(PoisonError::into_inner);
+        while *working > 0 {
+            let left = at_most.saturating_sub(start.elapsed());
+            if left.is_zero() {
+                break;
+            }
+            let woken = self.signed_off.wait_timeout(working, left);
+            working = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        *working
+    }
+
+    fn unfit(&self, arrival: Arrival, unfit: &Unfit) -> Departure {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+        arrival.fail(unfit.status, &unfit.text, StageTimes::NONE)
+    }
+
+    fn refuse(&self, work: Work, why: Refused) -> Departure {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        let model = &self.model;
+        let (status, text) = match why {
+            Refused::Full { urgent } => {
+                let level = if urgent { "urgent" } else { "normal" };
+                let bound = self.queue.bound();
+                let text = format!(
+                    "the {level} queue of model {model} is full with {bound} requests: try again \
+                     later, or raise `queue` in {model}.toml"
+                );
+                (Status::Overloaded, text)
+            }
+            Refused::Closed(Gate::Dead) => {
+                let text = format!(
+                    "model {model} has no working instance left, all panicked: load it again, and \
+                     see the server's log"
+                );
+                (Status::EngineFailed, text)
+            }
+            Refused::Closed(_) => {
+                let text = format!("model {model} is draining: use another server, or try later");
+                (Status::Draining, text)
+            }
+        };
+        work.arrival.fail(status, &text, StageTimes::NONE)
+    }
+}

@@ -1,0 +1,187 @@
+//! From what a client sent to what the model takes.
+
+use std::sync::Arc;
+
+use ferry_core::{BoundSignature, PixelFormat, Stage};
+use ferry_core::{RequestKind, Status};
+use ferry_memory::{Arrival, Backing, HeapBacking, MemoryError, Region, Slot, View};
+use ferry_vision::{Decoder, Pixels, Preparer, SpecError};
+
+use crate::clock::StageClock;
+use crate::error_text::error_text;
+use crate::options::Picture;
+
+mod check;
+
+pub use check::batch_of;
+pub(crate) use check::check;
+
+/// What a buffer may keep between requests, in bytes: what one huge request needed is given back
+/// at the next smaller one.
+const RETAINED_BYTES_MAX: usize = 16 << 20;
+
+/// Bytes of a tensor that are put in order at a time: they stay in the first-level cache.
+const CHUNK_BYTES: usize = 4096;
+
+/// Why a request never reached the model, for the client to read.
+#[derive(Debug)]
+pub(crate) struct Unfit {
+    pub(crate) status: Status,
+    pub(crate) text: String,
+}
+
+impl Unfit {
+    fn new(status: Status, text: impl Into<String>) -> Unfit {
+        Unfit { status, text: text.into() }
+    }
+
+    fn memory(error: &MemoryError) -> Unfit {
+        Unfit::new(Status::EngineFailed, error_text(error))
+    }
+}
+
+/// Makes the input of one instance; owns the buffers that this takes, reused from request to
+/// request.
+#[derive(Debug)]
+pub(crate) struct Preparation {
+    pictures: Option<Pictures>,
+}
+
+#[derive(Debug)]
+struct Pictures {
+    picture: Picture,
+    decoder: Decoder,
+    preparer: Preparer,
+    /// What the client sent: its own memory may change while it is read.
+    copy: Vec<u8>,
+    tensor: Vec<f32>,
+    /// Regions that came back from the engine. All pictures of a model are equally long.
+    free: Vec<Region>,
+}
+
+impl Preparation {
+    /// For a model that takes `picture`, or none.
+    pub(crate) fn new(picture: Option<Picture>) -> Result<Preparation, SpecError> {
+        let pictures = picture.map(|picture| {
+            let preparer = Preparer::new(picture.spec)?;
+            let tensor = vec![0.0; preparer.output_len()];
+            let (decoder, copy, free) = (Decoder::new(), Vec::new(), Vec::new());
+            Ok(Pictures { picture, decoder, preparer, copy, tensor, free })
+        });
+        Ok(Preparation { pictures: pictures.transpose()? })
+    }
+
+    /// The model's input, where it is not the payload itself. `arrival` passed [`check`].
+    pub(crate) fn prepare(
+        &mut self,
+        arrival: &Arrival,
+        binding: &BoundSignature,
+        clock: &mut StageClock,
+    ) -> Result<Option<Region>, Unfit> {
+        let (RequestKind::Raw { .. } | RequestKind::Jpeg) = arrival.what.kind else {
+            return Ok(None);
+        };
+        let Some(pictures) = &mut self.pictures else {
+            return Err(Unfit::new(Status::Unsupported, "this instance takes no pictures"));
+        };
+        clock.start();
+        pictures.make_tensor(arrival, clock)?;
+        let region = pictures.place_tensor(binding);
+        clock.end(Stage::Preprocess);
+        region.map(Some).map_err(|error| Unfit::memory(&error))
+    }
+
+    /// Takes back a region that the engine is done with.
+    pub(crate) fn give_back(&mut self, region: Region) {
+        if let Some(pictures) = &mut self.pictures {
+            // One that an engine still holds a clone of could change under the next request.
+            if Arc::strong_count(region.backing()) == 1 {
+                pictures.free.push(region);
+            }
+        }
+    }
+}
+
+impl Pictures {
+    fn make_tensor(&mut self, arrival: &Arrival, clock: &mut StageClock) -> Result<(), Unfit> {
+        let slot = &arrival.slot;
+        let pixels = match arrival.what.kind {
+            RequestKind::Raw { width, height, format } => {
+                let bytes = private(slot, arrival.payload_bytes, &mut self.copy)?;
+                Pixels::new(width, height, of_vision(format), bytes)
+                    .map_err(|error| Unfit::new(Status::BadRequest, error_text(&error)))?
+            }
+            _ => {
+                let bytes = private(slot, arrival.payload_bytes, &mut self.copy)?;
+                let decoded = self.decoder.decode(bytes, &self.picture.limits);
+                clock.end(Stage::Decode);
+                decoded.map_err(|error| Unfit::new(Status::BadPicture, error_text(&error)))?
+            }
+        };
+        self.preparer
+            .prepare(pixels, &mut self.tensor)
+            .map_err(|error| Unfit::new(Status::EngineFailed, error_text(&error)))
+    }
+
+    /// Copies the tensor to a region, laid out as the binding's only input.
+    fn place_tensor(&mut self, binding: &BoundSignature) -> Result<Region, MemoryError> {
+        let bytes = self.tensor.len() * size_of::<f32>();
+        let region = match self.free.pop() {
+            Some(region) => region,
+            None => {
+                let backing: Arc<dyn Backing> = Arc::new(HeapBacking::new(bytes)?);
+                Region::whole(backing)
+            }
+        };
+        debug_assert_eq!(u64::try_from(bytes), Ok(binding.request_bytes()), "check compared them");
+        fill(&region.view(), &self.tensor)?;
+        Ok(region)
+    }
+}
+
+/// The payload, where no peer can change it: in the slot, or else copied to `copy`.
+fn private<'a>(slot: &'a Slot, bytes: usize, copy: &'a mut Vec<u8>) -> Result<&'a [u8], Unfit> {
+    let short = || {
+        let error = MemoryError::OutOfRange { at: 0, len: bytes, bytes: slot.request().bytes() };
+        Unfit::memory(&error)
+    };
+    if let Some(all) = slot.request_bytes() {
+        return all.get(..bytes).ok_or_else(short);
+    }
+    // Before memory is taken for it.
+    if bytes > slot.request().bytes() {
+        return Err(short());
+    }
+    let copy = scratch(copy, bytes);
+    slot.request().copy_out(0, copy).map_err(|error| Unfit::memory(&error))?;
+    Ok(copy)
+}
+
+/// The first `bytes` bytes of `buffer`, grown as needed.
+fn scratch(buffer: &mut Vec<u8>, bytes: usize) -> &mut [u8] {
+    let shrinks = buffer.len() > RETAINED_BYTES_MAX && bytes <= RETAINED_BYTES_MAX;
+    if shrinks || buffer.len() < bytes {
+        *buffer = vec![0; bytes];
+    }
+    &mut buffer[..bytes]
+}
+
+/// Writes `values` to `view` as their bytes lie in this machine's memory.
+fn fill(view: &View<'_>, values: &[f32]) -> Result<(), MemoryError> {
+    let mut chunk = [0_u8; CHUNK_BYTES];
+    for (i, values) in values.chunks(CHUNK_BYTES / size_of::<f32>()).enumerate() {
+        for (bytes, value) in chunk.chunks_exact_mut(size_of::<f32>()).zip(values) {
+            bytes.copy_from_slice(&value.to_ne_bytes());
+        }
+        view.copy_in(i * CHUNK_BYTES, &chunk[..size_of_val(values)])?;
+    }
+    Ok(())
+}
+
+fn of_vision(format: PixelFormat) -> ferry_vision::PixelFormat {
+    match format {
+        PixelFormat::Rgb8 => ferry_vision::PixelFormat::Rgb8,
+        PixelFormat::Bgr8 => ferry_vision::PixelFormat::Bgr8,
+        PixelFormat::Gray8 => ferry_vision::PixelFormat::Gray8,
+    }
+}

@@ -1,0 +1,105 @@
+//! What can be said of a request without touching its payload.
+
+use ferry_core::{BoundSignature, DType, PixelFormat, RequestKind, Status};
+use ferry_memory::Arrival;
+
+use super::Unfit;
+use crate::options::Picture;
+
+/// How many items a session's tensors have room for: the outermost dimension, where all inputs and
+/// outputs share it, else 1.
+pub fn batch_of(binding: &BoundSignature) -> u64 {
+    let mut outermost =
+        binding.inputs.iter().chain(&binding.outputs).map(|tensor| tensor.shape.first().copied());
+    match outermost.next().flatten() {
+        Some(first) if outermost.all(|dim| dim == Some(first)) => first,
+        _ => 1,
+    }
+}
+
+/// Checks kind, batch and length against what the session agreed. Cheap enough for a lane, so that
+/// what cannot be served never takes a place in a queue.
+pub(crate) fn check(
+    model: &str,
+    arrival: &Arrival,
+    binding: &BoundSignature,
+    picture: Option<&Picture>,
+) -> Result<(), Unfit> {
+    let bytes = u64::try_from(arrival.payload_bytes).unwrap_or(u64::MAX);
+    match arrival.what.kind {
+        RequestKind::Ping => Ok(()),
+        RequestKind::Tensor => {
+            batch_fits(arrival, binding)?;
+            exact(bytes, binding.request_bytes(), "the session's input tensors")
+        }
+        RequestKind::Raw { width, height, format } => {
+            picture_fits(model, arrival, binding, picture)?;
+            exact(bytes, raw_bytes(width, height, format), "the picture's sides and format")
+        }
+        RequestKind::Jpeg => {
+            let max = picture_fits(model, arrival, binding, picture)?.limits.compressed_bytes_max;
+            if arrival.payload_bytes > max {
+                let text = format!("a JPEG file of {bytes} bytes, above the limit of {max}");
+                return Err(Unfit::new(Status::BadPicture, text + ": send a smaller one"));
+            }
+            Ok(())
+        }
+    }
+}
+
+fn exact(bytes: u64, wanted: u64, what: &str) -> Result<(), Unfit> {
+    if bytes == wanted {
+        return Ok(());
+    }
+    let text = format!("payload of {bytes} bytes where {what} make {wanted}: send exactly these");
+    Err(Unfit::new(Status::BadRequest, text))
+}
+
+/// Saturated: no payload is as long.
+fn raw_bytes(width: u32, height: u32, format: PixelFormat) -> u64 {
+    (u64::from(width) * u64::from(height)).saturating_mul(u64::from(format.bytes()))
+}
+
+fn batch_fits(arrival: &Arrival, binding: &BoundSignature) -> Result<(), Unfit> {
+    let (filled, room) = (u64::from(arrival.what.batch), batch_of(binding));
+    if (1..=room).contains(&filled) {
+        return Ok(());
+    }
+    let text = format!("batch {filled} where the session has room for 1 to {room}: open a session");
+    Err(Unfit::new(Status::BadRequest, text + " with larger shapes, or send fewer items"))
+}
+
+/// Whether one picture makes the whole input of this session.
+fn picture_fits<'a>(
+    model: &str,
+    arrival: &Arrival,
+    binding: &BoundSignature,
+    picture: Option<&'a Picture>,
+) -> Result<&'a Picture, Unfit> {
+    let Some(picture) = picture else {
+        let text =
+            format!("model {model} takes no pictures: add a [picture] table to {model}.toml");
+        return Err(Unfit::new(Status::Unsupported, text + ", or send tensors"));
+    };
+    batch_fits(arrival, binding)?;
+    if arrival.what.batch != 1 {
+        let text =
+            format!("a picture with batch {}: send one picture a request", arrival.what.batch);
+        return Err(Unfit::new(Status::BadRequest, text));
+    }
+    let spec = &picture.spec;
+    let values = spec.output_len().ok().and_then(|len| u64::try_from(len).ok());
+    let wanted = values.unwrap_or(u64::MAX).saturating_mul(DType::F32.bytes());
+    match binding.inputs.as_slice() {
+        [input] if input.dtype == DType::F32 && input.bytes == wanted => Ok(picture),
+        _ => {
+            let has = binding.request_bytes();
+            let (width, height) = (spec.width, spec.height);
+            let text = format!(
+                "one picture of {width} x {height} makes {wanted} bytes of FP32, but this \
+                 session's input has {has} bytes: open a session with batch 1 and these sides"
+            );
+            Err(Unfit::new(Status::BadRequest, text))
+        }
+    }
+}

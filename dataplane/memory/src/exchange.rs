@@ -63,6 +63,7 @@ impl Arrival {
             times,
             slot: self.slot,
             seen: self.seen,
+            visible: self.visible,
         }
     }
 }
@@ -88,6 +89,8 @@ pub struct Departure {
     pub slot: Slot,
     /// When the doorbell was seen.
     pub seen: Instant,
+    /// When the header had been checked and the write was visible.
+    pub visible: Instant,
 }
 
 /// Where a departure goes when it is not ready at once.

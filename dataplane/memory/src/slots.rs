@@ -5,7 +5,7 @@
 //! gives the slot back.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ferry_core::session::SLOTS_MAX;
 use ferry_core::{SlotIndex, SlotLayout};
@@ -36,6 +36,8 @@ pub struct SlotTable {
     halves: Vec<Halves>,
     /// Bit i is set while slot i is free.
     free: AtomicU64,
+    /// Set once the lease is over: nothing is given out any more.
+    retired: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -109,7 +111,8 @@ impl SlotTable {
             })
             .collect::<Result<Vec<_>, MemoryError>>()?;
         let free = u64::MAX >> (64 - layout.slots);
-        Ok(Arc::new(SlotTable { layout, peer, halves, free: AtomicU64::new(free) }))
+        let (free, retired) = (AtomicU64::new(free), AtomicBool::new(false));
+        Ok(Arc::new(SlotTable { layout, peer, halves, free, retired }))
     }
 
     /// The agreed sizes.
@@ -122,8 +125,22 @@ impl SlotTable {
         self.free.load(Ordering::Relaxed).count_ones()
     }
 
-    /// Takes any free slot; `None` while all are held.
+    /// Gives out no slot from now on. For the end that lost its link: a late write of the peer may
+    /// still land in a slot that was in flight, so none of this lease is used again.
+    pub fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+    }
+
+    /// Whether [`retire`](SlotTable::retire) was called.
+    pub fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
+    }
+
+    /// Takes any free slot; `None` while all are held, and once the table is retired.
     pub fn acquire(self: &Arc<Self>) -> Option<Slot> {
+        if self.is_retired() {
+            return None;
+        }
         let mut free = self.free.load(Ordering::Relaxed);
         while free != 0 {
             let lowest = free & free.wrapping_neg();
@@ -147,7 +164,7 @@ impl SlotTable {
     /// Takes the slot that a frame names; `None` if there is no such slot or it is held, which
     /// from a peer is a breach of the protocol.
     pub fn claim(self: &Arc<Self>, index: SlotIndex) -> Option<Slot> {
-        if index.0 >= self.layout.slots {
+        if index.0 >= self.layout.slots || self.is_retired() {
             return None;
         }
         let bit = 1_u64 << index.0;
@@ -249,6 +266,16 @@ mod tests {
         assert_eq!(table.acquire().unwrap().index(), SlotIndex(0));
         drop(second);
         assert!(table.claim(SlotIndex(2)).is_none(), "no such slot");
+    }
+
+    #[test]
+    fn a_retired_table_gives_out_nothing() {
+        let table = SlotTable::private(layout(2)).unwrap();
+        let held = table.acquire().unwrap();
+        table.retire();
+        drop(held);
+        assert!(table.is_retired());
+        assert!(table.acquire().is_none() && table.claim(SlotIndex(1)).is_none());
     }
 
     #[test]

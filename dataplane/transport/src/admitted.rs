@@ -96,6 +96,17 @@ impl Admitted {
     /// # Errors
     /// [`Refusal`] says which rule it breaks.
     pub fn accept(&self, frame: &Frame) -> Result<Slot, Refusal> {
+        self.check(frame)?;
+        let session = self.admission.session;
+        self.table.claim(frame.slot).ok_or(Refusal::Slot { session, slot: frame.slot.0 })
+    }
+
+    /// The part of [`accept`](Admitted::accept) that is about the frame alone: for a link that
+    /// moves the slot's own token and has nothing to claim.
+    ///
+    /// # Errors
+    /// [`Refusal`] says which rule it breaks.
+    pub fn check(&self, frame: &Frame) -> Result<(), Refusal> {
         let Admission { session, generation, layout, .. } = &self.admission;
         let session = *session;
         if frame.session != session {
@@ -112,6 +123,6 @@ impl Admitted {
             let (bytes, bytes_max) = (frame.payload_bytes, layout.request_bytes);
             return Err(Refusal::Length { session, bytes, bytes_max });
         }
-        self.table.claim(frame.slot).ok_or(Refusal::Slot { session, slot: frame.slot.0 })
+        Ok(())
     }
 }

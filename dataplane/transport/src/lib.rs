@@ -3,12 +3,25 @@
 #![forbid(unsafe_code)]
 
 pub mod admitted;
+mod bell;
+pub mod clock;
+pub mod driver;
+pub mod lane;
 pub mod link;
+pub mod local;
+pub mod outbox;
 pub mod wait;
 
 pub use admitted::{Admission, Admitted, Refusal};
+pub use clock::UnixClock;
+pub use driver::{
+    Completion, Driver, DriverOptions, DriverState, Ending, RecordSink, SubmitError, SubmitRefusal,
+};
+pub use lane::{Handler, LaneError, LaneHandle, LaneOptions, LaneStats};
 pub use link::{
     AdmitError, Capabilities, Event, Events, Link, LinkError, Listener, Rejected, Transfer, Wake,
     Waker,
 };
+pub use local::{LocalClient, LocalDoor, LocalListener};
+pub use outbox::Outbox;
 pub use wait::Waiter;

@@ -7,6 +7,7 @@ use ferry_core::{Endpoint, Frame, LinkKind, RegionDescriptor, SessionId, Status}
 use ferry_memory::{MemoryError, PeerId, Slot};
 
 use crate::admitted::{Admission, Refusal};
+use crate::lane::LaneError;
 
 /// The one peer of a client's link.
 pub const SERVER: PeerId = PeerId(0);
@@ -192,6 +193,9 @@ pub enum AdmitError {
     /// The link has as many sessions as it takes.
     #[error("the link has its {0} sessions; close some or raise the limit")]
     Full(usize),
+    /// The lane that owns the link did not answer.
+    #[error(transparent)]
+    Lane(#[from] LaneError),
 }
 
 /// Ends a sleep from another thread.
@@ -202,3 +206,21 @@ pub trait Wake: Send + Sync {
 
 /// Shared by everybody who may have to end a sleep.
 pub type Waker = Arc<dyn Wake>;
+
+impl std::fmt::Debug for dyn Link + '_ {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Link").field(&self.capabilities().kind).finish()
+    }
+}
+
+impl std::fmt::Debug for dyn Listener + '_ {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Listener").field(&self.endpoint()).finish()
+    }
+}
+
+impl std::fmt::Debug for dyn Wake + '_ {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Wake")
+    }
+}

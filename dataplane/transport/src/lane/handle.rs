@@ -1,0 +1,183 @@
+//! What other threads hold of a lane.
+
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_queue::ArrayQueue;
+use ferry_core::{Endpoint, RegionDescriptor, SessionId, Status};
+
+use super::stats::Counters;
+use super::{LaneError, LaneStats};
+use crate::admitted::Admission;
+use crate::link::AdmitError;
+use crate::outbox::Outbox;
+
+/// Most commands that wait for a lane. They come one per opened or closed session, and the lane
+/// takes them between two polls.
+pub(super) const COMMANDS_MAX: usize = 64;
+
+/// How long a command waits for its answer. A lane answers within one turn of its loop; only a
+/// handler that hangs makes it late.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// What a lane is asked to do, and whom to answer.
+#[derive(Debug)]
+pub(super) enum Command {
+    Admit(Admission, SyncSender<Result<RegionDescriptor, AdmitError>>),
+    Evict(SessionId, Status, SyncSender<()>),
+    Drain(SyncSender<()>),
+    Stop,
+}
+
+/// What the lane's thread and its handles share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    outbox: Arc<Outbox>,
+    pub(super) commands: ArrayQueue<Command>,
+    pub(super) counters: Counters,
+    ended: OnceLock<LaneError>,
+}
+
+impl Shared {
+    pub(super) fn new(outbox: Arc<Outbox>) -> Shared {
+        Shared {
+            outbox,
+            commands: ArrayQueue::new(COMMANDS_MAX),
+            counters: Counters::default(),
+            ended: OnceLock::new(),
+        }
+    }
+
+    pub(super) fn outbox(&self) -> &Arc<Outbox> {
+        &self.outbox
+    }
+
+    /// Notes that the thread has ended, and lets go of everybody who waits for it.
+    pub(super) fn end(&self, why: LaneError) {
+        // Only the thread itself calls this, once.
+        drop(self.ended.set(why));
+        self.outbox.close();
+        self.forget_commands();
+    }
+
+    /// Why it ended, if it has.
+    pub(super) fn ended(&self) -> Option<LaneError> {
+        self.ended.get().cloned()
+    }
+
+    /// Dropping a command tells its sender that no answer comes.
+    fn forget_commands(&self) {
+        while let Some(command) = self.commands.pop() {
+            drop(command);
+        }
+    }
+}
+
+/// A running lane, for everybody else. Clones are the same lane. The lane runs until
+/// [`stop`](LaneHandle::stop), also when all handles are gone.
+#[derive(Clone, Debug)]
+pub struct LaneHandle {
+    shared: Arc<Shared>,
+    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+    endpoint: Endpoint,
+}
+
+impl LaneHandle {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        thread: JoinHandle<()>,
+        endpoint: Endpoint,
+    ) -> LaneHandle {
+        LaneHandle { shared, thread: Arc::new(Mutex::new(Some(thread))), endpoint }
+    }
+
+    /// Where clients reach the lane's link.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// The way back for replies that become ready on other threads.
+    pub fn outbox(&self) -> &Arc<Outbox> {
+        self.shared.outbox()
+    }
+
+    /// The counters now. They go on to be readable after the lane ended.
+    pub fn stats(&self) -> LaneStats {
+        self.shared.counters.snapshot()
+    }
+
+    /// Why the lane does not run any more; `None` while it does.
+    pub fn ended(&self) -> Option<LaneError> {
+        self.shared.ended()
+    }
+
+    /// Lets the link expect a session's client. Waits for the lane's answer.
+    ///
+    /// # Errors
+    /// What the link says, or [`AdmitError::Lane`].
+    pub fn admit(&self, admission: Admission) -> Result<RegionDescriptor, AdmitError> {
+        self.ask(|answer| Command::Admit(admission, answer))?
+    }
+
+    /// Ends a session on the link, and tells its client `status`. Replies that are still to come
+    /// are dropped. Nothing happens if the session is not there. Waits for the lane's answer.
+    ///
+    /// # Errors
+    /// [`LaneError`] if the lane does not answer.
+    pub fn evict(&self, session: SessionId, status: Status) -> Result<(), LaneError> {
+        self.ask(|answer| Command::Evict(session, status, answer))
+    }
+
+    /// From now on new requests are answered [`Status::Draining`]; what is in flight finishes:
+    /// the lane is drained once [`LaneStats::in_flight`] is 0.
+    ///
+    /// # Errors
+    /// [`LaneError`] if the lane does not answer.
+    pub fn drain(&self) -> Result<(), LaneError> {
+        self.ask(Command::Drain)
+    }
+
+    /// Ends the lane: every session is told [`Status::Draining`], what is in flight gets no
+    /// answer. Waits until the thread has ended. Must not be called by the lane's own handler.
+    ///
+    /// # Errors
+    /// [`LaneError::Dead`] if the lane had died before.
+    pub fn stop(&self) -> Result<(), LaneError> {
+        if self.ended().is_none() {
+            self.send(Command::Stop)?;
+        }
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(thread) = thread.take() {
+            // Its panics were caught inside.
+            drop(thread.join());
+        }
+        match self.ended() {
+            None | Some(LaneError::Stopped) => Ok(()),
+            Some(why) => Err(why),
+        }
+    }
+
+    fn send(&self, command: Command) -> Result<(), LaneError> {
+        self.shared.commands.push(command).map_err(|_full| LaneError::Busy(COMMANDS_MAX))?;
+        self.shared.outbox().notify();
+        if self.ended().is_some() {
+            // It ended before it could see the command; nobody else empties the queue.
+            self.shared.forget_commands();
+        }
+        Ok(())
+    }
+
+    fn ask<T>(&self, command: impl FnOnce(SyncSender<T>) -> Command) -> Result<T, LaneError> {
+        if let Some(why) = self.ended() {
+            return Err(why);
+        }
+        let (answer, is_answered) = sync_channel(1);
+        self.send(command(answer))?;
+        is_answered.recv_timeout(ANSWER).map_err(|error| match error {
+            RecvTimeoutError::Timeout => LaneError::NoAnswer(ANSWER.as_secs()),
+            RecvTimeoutError::Disconnected => self.ended().unwrap_or(LaneError::Stopped),
+        })
+    }
+}

@@ -1,0 +1,297 @@
+//! The loop of a lane.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ferry_core::{
+    Body, Frame, Generation, RegionDescriptor, Reply, RequestKind, SessionId, Stage, StageTimes,
+    Status, WaitPolicy,
+};
+use ferry_memory::{Arrival, Departure, PeerId};
+
+use super::handle::{Command, Shared};
+use super::{Handler, LaneOptions};
+use crate::admitted::Admission;
+use crate::clock::between_ns;
+use crate::link::{AdmitError, EVENTS_PER_POLL_MAX, Event, Events, LinkError, Listener, Transfer};
+use crate::wait::Waiter;
+
+/// Longest sleep in one go. Only a guard: link, outbox and commands end the sleep.
+const PARK_MAX: Duration = Duration::from_secs(1);
+
+/// What the lane keeps of a session.
+#[derive(Debug)]
+struct Session {
+    generation: Generation,
+    wait: WaitPolicy,
+    peer: Option<PeerId>,
+    /// The last reply submitted, and how long the link took over it once that is known.
+    last_reply: Option<(u64, Option<u64>)>,
+}
+
+/// The state of the lane's thread.
+pub(super) struct Lane {
+    shared: Arc<Shared>,
+    link: Box<dyn Listener>,
+    handler: Box<dyn Handler>,
+    sessions: HashMap<SessionId, Session>,
+    by_peer: HashMap<PeerId, SessionId>,
+    events: Events,
+    waiter: Waiter,
+    most_eager: WaitPolicy,
+    in_flight: u64,
+    in_flight_max: u64,
+    draining: bool,
+    stopping: bool,
+}
+
+impl Lane {
+    pub(super) fn new(
+        options: &LaneOptions,
+        shared: Arc<Shared>,
+        link: Box<dyn Listener>,
+        handler: Box<dyn Handler>,
+    ) -> Lane {
+        Lane {
+            in_flight_max: shared.outbox().capacity() as u64,
+            shared,
+            link,
+            handler,
+            sessions: HashMap::new(),
+            by_peer: HashMap::new(),
+            events: Vec::with_capacity(EVENTS_PER_POLL_MAX),
+            waiter: Waiter::new(WaitPolicy::Block),
+            most_eager: options.most_eager,
+            in_flight: 0,
+            draining: false,
+            stopping: false,
+        }
+    }
+
+    /// Serves until it is told to stop.
+    pub(super) fn run(&mut self) {
+        while !self.stopping {
+            if self.turn() {
+                self.waiter.busy();
+            } else if self.waiter.keeps_polling() {
+                std::hint::spin_loop();
+            } else {
+                self.sleep();
+            }
+        }
+        for &session in self.sessions.keys() {
+            self.link.evict(session, Status::Draining);
+        }
+    }
+
+    /// One turn of the loop; whether there was anything to do.
+    fn turn(&mut self) -> bool {
+        self.shared.counters.polls.bump();
+        let mut events = std::mem::take(&mut self.events);
+        self.link.poll(&mut events);
+        let mut busy = !events.is_empty();
+        for event in events.drain(..) {
+            self.on_event(event);
+        }
+        self.events = events;
+        busy |= self.empty_outbox();
+        busy | self.obey()
+    }
+
+    fn sleep(&mut self) {
+        let outbox = self.shared.outbox();
+        outbox.before_sleep();
+        if outbox.is_empty() && self.shared.commands.is_empty() {
+            self.shared.counters.parks.bump();
+            self.link.park(PARK_MAX);
+        }
+        outbox.after_sleep();
+    }
+
+    fn on_event(&mut self, event: Event) {
+        let counters = &self.shared.counters;
+        match event {
+            Event::Arrived { peer, frame, slot, seen, visible } => {
+                counters.arrivals.bump();
+                // Links let only requests through to here.
+                let Body::Request(what) = frame.body else { return };
+                let payload_bytes = usize::try_from(frame.payload_bytes).unwrap_or(usize::MAX);
+                let Frame { session, generation, request, .. } = frame;
+                self.arrive(Arrival {
+                    peer,
+                    session,
+                    generation,
+                    request,
+                    what,
+                    payload_bytes,
+                    slot,
+                    seen,
+                    visible,
+                });
+            }
+            Event::Sent { peer, request, elapsed_ns } => {
+                let session = self.by_peer.get(&peer).and_then(|it| self.sessions.get_mut(it));
+                if let Some(Session { last_reply: Some((last, ns)), .. }) = session
+                    && *last == request
+                {
+                    *ns = Some(elapsed_ns);
+                }
+            }
+            Event::Joined { peer, session } => {
+                counters.joins.bump();
+                if let Some(known) = self.sessions.get_mut(&session) {
+                    known.peer = Some(peer);
+                    self.by_peer.insert(peer, session);
+                }
+                self.handler.joined(peer, session);
+            }
+            Event::Refused(refusal) => {
+                counters.refusals.bump();
+                self.handler.refused(&refusal);
+            }
+            Event::Gone { peer, session, why, slots: _ } => {
+                counters.gone.bump();
+                if let Some(session) = self.by_peer.remove(&peer)
+                    && let Some(known) = self.sessions.get_mut(&session)
+                {
+                    known.peer = None;
+                }
+                self.handler.gone(session, &why);
+            }
+        }
+    }
+
+    fn arrive(&mut self, arrival: Arrival) {
+        let counters = &self.shared.counters;
+        let times = StageTimes::NONE;
+        let departure = if arrival.what.kind == RequestKind::Ping {
+            counters.pings.bump();
+            Some(arrival.depart(0, times))
+        } else if self.draining {
+            counters.turned_away.bump();
+            Some(arrival.fail(Status::Draining, "the server is draining; use another", times))
+        } else if self.in_flight >= self.in_flight_max {
+            counters.turned_away.bump();
+            let text = "the lane has too many requests in flight; try again later";
+            Some(arrival.fail(Status::Overloaded, text, times))
+        } else {
+            self.in_flight += 1;
+            counters.in_flight.set(self.in_flight);
+            let departure = self.handler.handle(arrival);
+            if departure.is_some() {
+                self.landed();
+            }
+            departure
+        };
+        if let Some(departure) = departure {
+            self.reply(departure);
+        }
+    }
+
+    /// A request came back from the handler.
+    fn landed(&mut self) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.shared.counters.in_flight.set(self.in_flight);
+    }
+
+    /// Sends what other threads made ready, at most as much as one poll brings: a full outbox
+    /// must not keep the lane from its link.
+    fn empty_outbox(&mut self) -> bool {
+        for sent in 0..EVENTS_PER_POLL_MAX {
+            let Some(departure) = self.shared.outbox().take() else { return sent > 0 };
+            self.landed();
+            self.reply(departure);
+        }
+        true
+    }
+
+    fn reply(&mut self, departure: Departure) {
+        let counters = &self.shared.counters;
+        let live = self
+            .sessions
+            .get_mut(&departure.session)
+            .filter(|it| it.generation == departure.generation && it.peer == Some(departure.peer));
+        let Some(session) = live else {
+            // Dropping the departure frees its slot, in a table that nobody else may use.
+            counters.stale.bump();
+            return;
+        };
+        let Departure { peer, request, mut status, mut payload_bytes, mut times, slot, .. } =
+            departure;
+        if payload_bytes > slot.reply().bytes() {
+            (status, payload_bytes) = (Status::EngineFailed, 0);
+        }
+        times.set(Stage::Receive, between_ns(departure.seen, departure.visible));
+        times.set(Stage::Server, between_ns(departure.seen, Instant::now()));
+        let reply_ns_previous = session.last_reply.and_then(|(_, ns)| ns);
+        let frame = Frame {
+            session: departure.session,
+            generation: departure.generation,
+            slot: slot.index(),
+            request,
+            payload_bytes: payload_bytes as u64,
+            body: Body::Reply(Reply { status, times, reply_ns_previous }),
+        };
+        session.last_reply = Some((request, None));
+        match self.link.submit(Transfer { peer, frame, slot }) {
+            Ok(()) => counters.replies.bump(),
+            Err(rejected) => {
+                counters.unsent.bump();
+                if !matches!(rejected.why, LinkError::NoPeer(_) | LinkError::Closed) {
+                    // A client that gets no answer would wait for ever: it is told that the link
+                    // is of no use any more.
+                    self.evict(departure.session, Status::LinkLost);
+                }
+            }
+        }
+    }
+
+    /// Does what other threads asked for.
+    fn obey(&mut self) -> bool {
+        if self.shared.commands.is_empty() {
+            return false;
+        }
+        while let Some(command) = self.shared.commands.pop() {
+            // Who asked may have given up waiting: an answer without a receiver is dropped.
+            match command {
+                Command::Admit(admission, answer) => drop(answer.send(self.admit(admission))),
+                Command::Evict(session, status, answer) => {
+                    self.evict(session, status);
+                    let _heard = answer.send(());
+                }
+                Command::Drain(answer) => {
+                    self.draining = true;
+                    let _heard = answer.send(());
+                }
+                Command::Stop => self.stopping = true,
+            }
+        }
+        true
+    }
+
+    fn admit(&mut self, admission: Admission) -> Result<RegionDescriptor, AdmitError> {
+        let Admission { session, generation, wait, .. } = admission;
+        let descriptor = self.link.admit(admission)?;
+        self.sessions.insert(session, Session { generation, wait, peer: None, last_reply: None });
+        self.choose_policy();
+        Ok(descriptor)
+    }
+
+    fn evict(&mut self, session: SessionId, status: Status) {
+        self.link.evict(session, status);
+        if let Some(Session { peer: Some(peer), .. }) = self.sessions.remove(&session) {
+            self.by_peer.remove(&peer);
+        }
+        self.choose_policy();
+    }
+
+    /// Waits as the most eager session wishes, within the lane's bound; sleeps without sessions.
+    fn choose_policy(&mut self) {
+        let rank = |policy: WaitPolicy| WaitPolicy::ALL.iter().position(|&it| it == policy);
+        let wished = self.sessions.values().map(|session| session.wait).min_by_key(|&it| rank(it));
+        let wished = wished.unwrap_or(WaitPolicy::Block);
+        let bound = self.most_eager;
+        self.waiter.set_policy(if rank(wished) < rank(bound) { bound } else { wished });
+    }
+}

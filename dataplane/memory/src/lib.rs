@@ -5,13 +5,20 @@
 //! that exist while a [`Slot`] is held.
 
 pub mod backing;
+pub mod bell;
 pub mod exchange;
 pub mod heap;
 pub mod region;
+pub mod ring;
+pub mod shared;
 pub mod slots;
+pub mod word;
 
 pub use backing::{Backing, MemoryError};
+pub use bell::Bell;
 pub use exchange::{Arrival, Departure, PeerId, ReplyTo};
 pub use heap::HeapBacking;
 pub use region::{Region, View};
+pub use shared::SharedBacking;
 pub use slots::{PeerAccess, Slot, SlotTable};
+pub use word::Word;

@@ -5,15 +5,20 @@
 pub mod admitted;
 mod bell;
 pub mod clock;
+pub mod connect;
 pub mod driver;
+mod event;
 pub mod lane;
 pub mod link;
 pub mod local;
 pub mod outbox;
+mod roster;
+pub mod tcp;
 pub mod wait;
 
 pub use admitted::{Admission, Admitted, Refusal};
 pub use clock::UnixClock;
+pub use connect::ConnectError;
 pub use driver::{
     Completion, Driver, DriverOptions, DriverState, Ending, RecordSink, SubmitError, SubmitRefusal,
 };
@@ -24,4 +29,5 @@ pub use link::{
 };
 pub use local::{LocalClient, LocalDoor, LocalListener};
 pub use outbox::Outbox;
+pub use tcp::{TcpClient, TcpListenerLink, TcpOptions};
 pub use wait::Waiter;

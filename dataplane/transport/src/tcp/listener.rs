@@ -1,0 +1,324 @@
+//! The server's end.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ferry_core::{Body, Endpoint, Frame, RegionDescriptor, SessionId, Status};
+use ferry_memory::{PeerId, Slot};
+
+use crate::admitted::{Admission, Refusal};
+use crate::event::EventWaker;
+use crate::link::{
+    AdmitError, Capabilities, EVENTS_PER_POLL_MAX, Event, Events, Link, LinkError, Listener,
+    Rejected, Transfer, Waker,
+};
+use crate::roster::{Roster, status_for};
+use crate::tcp::connection::{Connection, Standing, Step};
+use crate::tcp::doors::{Doors, Knock};
+use crate::tcp::stream::{Half, Outgoing};
+use crate::tcp::{CAPABILITIES, TURN_BYTES_MAX, TURN_FRAMES_MAX, TcpOptions};
+
+/// Up to this many connections are simply read in every poll: a read that finds nothing costs
+/// less than asking the kernel which of a few has something.
+const SWEEP_MAX: usize = 4;
+
+/// How often the kernel is asked about the listening socket while connections are swept.
+const POLLS_PER_LOOK: u32 = 64;
+
+/// The server's end of the `tcp` link: one listening socket and its connections.
+#[derive(Debug)]
+pub struct TcpListenerLink {
+    address: SocketAddr,
+    options: TcpOptions,
+    doors: Doors,
+    waker: Arc<EventWaker>,
+    roster: Roster,
+    connections: BTreeMap<PeerId, Connection>,
+    peers: u64,
+    /// Peers whose turn to be read has come, in order.
+    turns: VecDeque<PeerId>,
+    /// Peers with something to send that the kernel had no room for.
+    backlog: Vec<PeerId>,
+    /// Unproven peers, oldest first; those that have proved themselves or left are skipped.
+    unproven: VecDeque<PeerId>,
+    pending: VecDeque<Event>,
+    polls: u32,
+}
+
+impl TcpListenerLink {
+    /// Takes connections from `listener`, which is bound already: whoever binds it says what to do
+    /// when the address is in use.
+    ///
+    /// # Errors
+    /// [`LinkError::Os`] if the system gives no epoll or eventfd.
+    pub fn new(listener: TcpListener, options: TcpOptions) -> Result<TcpListenerLink, LinkError> {
+        let address =
+            listener.local_addr().map_err(|error| LinkError::os("read the address", error))?;
+        let waker = EventWaker::new()?;
+        let doors = Doors::new(listener, &waker, options.socket_buffer_bytes)?;
+        Ok(TcpListenerLink {
+            address,
+            options,
+            doors,
+            waker,
+            roster: Roster::new(options.sessions_max),
+            connections: BTreeMap::new(),
+            peers: 0,
+            turns: VecDeque::new(),
+            backlog: Vec::new(),
+            unproven: VecDeque::new(),
+            pending: VecDeque::new(),
+            polls: 0,
+        })
+    }
+
+    /// Where the listening socket is bound.
+    pub fn local_address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Decides whose turn it is, unless some of the last round still wait for theirs.
+    fn plan(&mut self) {
+        if !self.turns.is_empty() {
+            return;
+        }
+        self.polls = self.polls.wrapping_add(1);
+        let sweep = self.connections.len() <= SWEEP_MAX && !self.connections.is_empty();
+        if !sweep || self.doors.has_news() || self.polls.is_multiple_of(POLLS_PER_LOOK) {
+            self.doors.look(Duration::ZERO);
+            let mut accept = false;
+            for knock in self.doors.knocks() {
+                match knock {
+                    Knock::Waker => {}
+                    Knock::Listener => accept = true,
+                    Knock::Peer(peer) => self.turns.push_back(peer),
+                }
+            }
+            if accept {
+                self.accept_waiting();
+            }
+            self.expire_silent();
+        }
+        if sweep {
+            self.turns.clear();
+            self.turns.extend(self.connections.keys());
+            // Who was first is last in the next round.
+            let first = self.polls as usize % self.turns.len();
+            self.turns.rotate_left(first);
+        }
+    }
+
+    fn accept_waiting(&mut self) {
+        let until = Instant::now() + self.options.hello_within;
+        for stream in self.doors.accept() {
+            let peer = PeerId(self.peers);
+            self.peers += 1;
+            if self.doors.add(&stream, peer).is_err() {
+                continue;
+            }
+            self.connections.insert(peer, Connection::new(peer, stream, until));
+            self.unproven.push_back(peer);
+            self.turns.push_back(peer);
+        }
+    }
+
+    /// Closes unproven connections that are late, and the oldest ones while there are too many.
+    fn expire_silent(&mut self) {
+        while let Some(&peer) = self.unproven.front() {
+            let standing = self.connections.get(&peer).map(|connection| &connection.standing);
+            match standing {
+                Some(&Standing::Unproven { until })
+                    if self.unproven.len() <= self.options.unproven_max
+                        && Instant::now() < until =>
+                {
+                    return;
+                }
+                Some(Standing::Unproven { .. }) => {
+                    let why = LinkError::Protocol("no hello in time".into());
+                    self.drop_peer(peer, Some(Status::BadRequest), why);
+                }
+                Some(Standing::Member(_)) | None => {}
+            }
+            self.unproven.pop_front();
+        }
+    }
+
+    /// Forgets a connection; closing it is what ends it.
+    fn cut(&mut self, peer: PeerId, status: Option<Status>) -> Option<SessionId> {
+        let connection = self.connections.remove(&peer)?;
+        if let Some(status) = status {
+            connection.dismiss(status);
+        }
+        let session = connection.session();
+        if let Some(session) = session {
+            self.roster.leave(session, peer);
+        }
+        self.backlog.retain(|&other| other != peer);
+        session
+    }
+
+    /// Cuts a peer off and reports it. Its slots in flight here go back to their table.
+    fn drop_peer(&mut self, peer: PeerId, status: Option<Status>, why: LinkError) {
+        if self.connections.contains_key(&peer) {
+            let session = self.cut(peer, status);
+            self.pending.push_back(Event::Gone { peer, session, why, slots: Vec::new() });
+        }
+    }
+
+    fn refuse(&mut self, peer: PeerId, refusal: Refusal) {
+        let (status, why) = (status_for(&refusal), LinkError::Protocol(refusal.to_string()));
+        self.pending.push_back(Event::Refused(refusal));
+        self.drop_peer(peer, Some(status), why);
+    }
+
+    /// Reads from one peer until it has nothing, or its share of this round is used.
+    fn turn(&mut self, peer: PeerId) {
+        let mut budget = TURN_BYTES_MAX;
+        for _ in 0..TURN_FRAMES_MAX {
+            let Some(connection) = self.connections.get_mut(&peer) else { return };
+            match connection.step(&mut budget) {
+                Step::Blocked => return,
+                Step::Arrived { frame, slot, seen } => {
+                    let visible = Instant::now();
+                    self.pending.push_back(Event::Arrived { peer, frame, slot, seen, visible });
+                }
+                Step::Hello(frame) => self.hello(peer, &frame),
+                Step::Refused(refusal) => return self.refuse(peer, refusal),
+                Step::Gone(why) => return self.drop_peer(peer, None, why),
+            }
+        }
+    }
+
+    fn hello(&mut self, peer: PeerId, frame: &Frame) {
+        let admitted = match self.roster.join(frame, peer) {
+            Ok(admitted) => admitted,
+            Err(refusal) => return self.refuse(peer, refusal),
+        };
+        let session = admitted.admission.session;
+        let Some(connection) = self.connections.get_mut(&peer) else { return };
+        connection.standing = Standing::Member(Box::new(admitted));
+        let welcome = Frame { body: Body::Welcome, ..*frame };
+        if connection.outbox.send_now(&connection.stream, &welcome) {
+            self.pending.push_back(Event::Joined { peer, session });
+        } else {
+            self.drop_peer(peer, None, LinkError::Closed);
+        }
+    }
+
+    fn flush(&mut self, peer: PeerId) {
+        let Some(connection) = self.connections.get_mut(&peer) else { return };
+        let pending = &mut self.pending;
+        let flushed = connection.flush(|event| pending.push_back(event));
+        if let Err(why) = flushed {
+            return self.drop_peer(peer, None, why);
+        }
+        let waits = !connection.outbox.is_empty();
+        if connection.armed && !waits {
+            self.doors.arm(connection, false);
+        }
+        match self.backlog.iter().position(|&other| other == peer) {
+            Some(at) if !waits => {
+                self.backlog.swap_remove(at);
+            }
+            None if waits => self.backlog.push(peer),
+            _ => {}
+        }
+    }
+
+    fn flush_backlog(&mut self) {
+        for at in (0..self.backlog.len()).rev() {
+            // Flushing removes at most this entry, and other ones only behind it.
+            if let Some(&peer) = self.backlog.get(at) {
+                self.flush(peer);
+            }
+        }
+    }
+}
+
+impl Link for TcpListenerLink {
+    fn capabilities(&self) -> Capabilities {
+        CAPABILITIES
+    }
+
+    fn submit(&mut self, transfer: Transfer) -> Result<(), Rejected> {
+        let Transfer { peer, frame, slot } = transfer;
+        let reject = |slot: Slot, why: LinkError| {
+            Err(Rejected { transfer: Box::new(Transfer { peer, frame, slot }), why })
+        };
+        let Some(connection) = self.connections.get_mut(&peer) else {
+            return reject(slot, LinkError::NoPeer(peer));
+        };
+        let Standing::Member(admitted) = &connection.standing else {
+            return reject(slot, LinkError::NoPeer(peer));
+        };
+        if !Arc::ptr_eq(slot.table(), &admitted.table) {
+            return reject(slot, LinkError::os("send", "the slot is of another session"));
+        }
+        match Outgoing::new(&frame, slot, Half::Reply) {
+            Ok(outgoing) => connection.outbox.push(outgoing),
+            Err(slot) => {
+                return reject(slot, LinkError::os("send", "the payload is not in the slot"));
+            }
+        }
+        self.flush(peer);
+        Ok(())
+    }
+
+    fn poll(&mut self, events: &mut Events) {
+        self.flush_backlog();
+        if self.pending.len() < EVENTS_PER_POLL_MAX {
+            self.plan();
+        }
+        while self.pending.len() < EVENTS_PER_POLL_MAX {
+            let Some(peer) = self.turns.pop_front() else { break };
+            self.turn(peer);
+        }
+        let count = self.pending.len().min(EVENTS_PER_POLL_MAX);
+        events.extend(self.pending.drain(..count));
+    }
+
+    fn park(&mut self, at_most: Duration) {
+        if !self.pending.is_empty() || !self.turns.is_empty() || !self.waker.lie_down() {
+            return;
+        }
+        for peer in &self.backlog {
+            if let Some(connection) = self.connections.get_mut(peer) {
+                self.doors.arm(connection, true);
+            }
+        }
+        let standing = self.unproven.front().and_then(|peer| self.connections.get(peer));
+        let at_most = match standing.map(|connection| &connection.standing) {
+            Some(Standing::Unproven { until }) => {
+                at_most.min(until.saturating_duration_since(Instant::now()))
+            }
+            _ => at_most,
+        };
+        self.doors.look(at_most);
+        self.waker.get_up(self.doors.waker_rang());
+    }
+
+    fn waker(&self) -> Waker {
+        Arc::clone(&self.waker) as Waker
+    }
+}
+
+impl Listener for TcpListenerLink {
+    fn endpoint(&self) -> Endpoint {
+        Endpoint::Tcp { address: self.address.to_string() }
+    }
+
+    fn admit(&mut self, admission: Admission) -> Result<RegionDescriptor, AdmitError> {
+        if let Some(old) = self.roster.admit(admission)? {
+            self.cut(old, Some(Status::SessionEnded));
+        }
+        Ok(RegionDescriptor::Framed)
+    }
+
+    fn evict(&mut self, session: SessionId, status: Status) {
+        if let Some(peer) = self.roster.remove(session) {
+            self.cut(peer, Some(status));
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! What an operator may set: on the command line, in a TOML file with the same names, or not.
+
+mod settings;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::sessions::{Quota, TenantConfig};
+
+pub use settings::{ConfigError, Settings};
+
+/// Everything that the server is built from, parsed and checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `HOST:PORT` of the control plane; port 0 lets the system choose.
+    pub listen: String,
+    /// Address that tcp and zmq bind and announce; `None`: the host of `listen`.
+    pub data_host: Option<String>,
+    /// Where timings go.
+    pub store: String,
+    /// The model folder.
+    pub models: Option<PathBuf>,
+    /// The native library of ONNX Runtime; `None`: the loader's own search.
+    pub onnxruntime: Option<PathBuf>,
+    /// Lanes of each link.
+    pub lanes: LaneCounts,
+    /// How long a session lives without a heartbeat.
+    pub lease: Duration,
+    /// Most requests that wait for a model, where its metadata does not say.
+    pub queue: usize,
+    /// Threads of one instance of a model, where its metadata does not say.
+    pub engine_threads: usize,
+    /// Largest request half of a slot that a client may ask for beyond its tensors, in bytes.
+    pub request_bytes_max: u64,
+    /// Most HTTP/2 streams of one connection at a time.
+    pub streams_max: u32,
+    /// How long a drain waits for what is in flight.
+    pub drain: Duration,
+    /// How often resources are sampled; zero: never.
+    pub sample_every: Duration,
+    /// Quotas of the tenant `default`, where no tenants are named.
+    pub quota: Quota,
+    /// The tenants; empty: everybody is `default`.
+    pub tenants: Vec<TenantConfig>,
+}
+
+/// How many lanes each link gets. 0: the transport is not offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaneCounts {
+    /// Shared memory.
+    pub shm: u32,
+    /// Plain TCP.
+    pub tcp: u32,
+    /// ZeroMQ.
+    pub zmq: u32,
+    /// In process.
+    pub local: u32,
+}
+
+/// Most lanes of one link: each is a thread, and more than cores only take turns.
+pub const LANES_MAX: u32 = 64;
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            listen: "127.0.0.1:7077".into(),
+            data_host: None,
+            store: "sqlite:ferry.sqlite".into(),
+            models: None,
+            onnxruntime: None,
+            lanes: LaneCounts { shm: 2, tcp: 2, zmq: 1, local: 1 },
+            lease: Duration::from_secs(30),
+            queue: 64,
+            engine_threads: 1,
+            // Room for the largest JPEG file that is decoded.
+            request_bytes_max: 64 << 20,
+            streams_max: 1024,
+            drain: Duration::from_secs(30),
+            sample_every: Duration::from_secs(1),
+            quota: Quota::default(),
+            tenants: Vec::new(),
+        }
+    }
+}
+
+impl Config {
+    /// The host that data-plane links bind and announce.
+    pub fn data_host(&self) -> &str {
+        let own = || self.listen.rsplit_once(':').map_or(self.listen.as_str(), |(host, _)| host);
+        self.data_host.as_deref().unwrap_or_else(own)
+    }
+}

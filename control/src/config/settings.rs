@@ -1,0 +1,299 @@
+//! The options as they are written, and how file and command line become a [`Config`].
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::{Config, LANES_MAX, LaneCounts};
+use crate::sessions::{Quota, TenantConfig};
+
+/// One source of options. The same names serve the command line and the file.
+#[derive(Clone, Debug, Default, Deserialize, clap::Args)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct Settings {
+    /// HOST:PORT of the gRPC control plane; port 0 lets the system choose
+    #[arg(long, value_name = "HOST:PORT")]
+    pub listen: Option<String>,
+    /// Host that tcp and zmq bind and announce [default: that of --listen]
+    #[arg(long, value_name = "HOST")]
+    pub data_host: Option<String>,
+    /// Where timings are stored
+    #[arg(long, value_name = "sqlite:PATH")]
+    pub store: Option<String>,
+    /// Folder with NAME.onnx or NAME/VERSION/model.onnx
+    #[arg(long, value_name = "DIR")]
+    pub models: Option<PathBuf>,
+    /// Path of libonnxruntime.so
+    #[arg(long, value_name = "PATH")]
+    pub onnxruntime: Option<PathBuf>,
+    /// Threads that serve shared memory; 0 turns it off
+    #[arg(long, value_name = "N")]
+    pub shm_lanes: Option<u32>,
+    /// Threads that serve tcp; 0 turns it off
+    #[arg(long, value_name = "N")]
+    pub tcp_lanes: Option<u32>,
+    /// Threads that serve zmq; 0 turns it off
+    #[arg(long, value_name = "N")]
+    pub zmq_lanes: Option<u32>,
+    /// Threads that serve the in-process link; 0 turns it off
+    #[arg(long, value_name = "N")]
+    pub local_lanes: Option<u32>,
+    /// How long a session lives without a heartbeat
+    #[arg(long, value_name = "SECONDS")]
+    pub lease_seconds: Option<f64>,
+    /// Most requests that wait for one model, where its metadata does not say
+    #[arg(long, value_name = "N")]
+    pub queue: Option<usize>,
+    /// Threads of one instance of a model, where its metadata does not say
+    #[arg(long, value_name = "N")]
+    pub engine_threads: Option<usize>,
+    /// Largest request that a session may ask room for beyond its tensors
+    #[arg(long, value_name = "BYTES")]
+    pub request_bytes_max: Option<u64>,
+    /// Most concurrent calls of one connection
+    #[arg(long, value_name = "N")]
+    pub streams_max: Option<u32>,
+    /// How long a drain waits for what is in flight
+    #[arg(long, value_name = "SECONDS")]
+    pub drain_seconds: Option<f64>,
+    /// How often resources are sampled; 0 turns it off
+    #[arg(long, value_name = "SECONDS")]
+    pub sample_seconds: Option<f64>,
+    /// Most sessions of a tenant
+    #[arg(long, value_name = "N")]
+    pub quota_sessions: Option<u64>,
+    /// Most slots of a tenant, over all its sessions
+    #[arg(long, value_name = "N")]
+    pub quota_slots: Option<u64>,
+    /// Most memory of a tenant's slots
+    #[arg(long, value_name = "BYTES")]
+    pub quota_bytes: Option<u64>,
+    /// Most requests of a tenant that are being served at once
+    #[arg(long, value_name = "N")]
+    pub quota_in_flight: Option<u64>,
+    /// `[tenants.NAME]`: only in the file.
+    #[arg(skip)]
+    pub tenants: BTreeMap<String, TenantSettings>,
+}
+
+/// `[tenants.NAME]` of the file. Quotas that it does not name are those of everybody.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct TenantSettings {
+    /// What its clients present as gRPC metadata `ferry-key`.
+    pub key: String,
+    /// Most sessions.
+    pub quota_sessions: Option<u64>,
+    /// Most slots.
+    pub quota_slots: Option<u64>,
+    /// Most bytes of slots.
+    pub quota_bytes: Option<u64>,
+    /// Most requests being served at once.
+    pub quota_in_flight: Option<u64>,
+}
+
+/// Why options make no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("read {}; does --config name the right file?", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is not TOML, or has a key that is not known.
+    #[error("{} is not usable: {why}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong where, with the keys that are known.
+        why: String,
+    },
+    /// A value has no meaning.
+    #[error("{name}: {why}")]
+    Value {
+        /// The option.
+        name: &'static str,
+        /// What is wrong and what is allowed.
+        why: String,
+    },
+}
+
+fn bad(name: &'static str, why: impl Into<String>) -> ConfigError {
+    ConfigError::Value { name, why: why.into() }
+}
+
+impl Settings {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if it cannot be read, or names something unknown.
+    pub fn read(path: &Path) -> Result<Settings, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        toml::from_str(&text).map_err(|error| ConfigError::Parse {
+            path: path.to_owned(),
+            why: error.to_string().trim().to_owned(),
+        })
+    }
+
+    /// The configuration: what `self` (the command line) says, else what `file` says, else the
+    /// default.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`] names the option that has no meaning.
+    pub fn over(self, file: Settings) -> Result<Config, ConfigError> {
+        let base = Config::default();
+        let quota = Quota {
+            sessions: self.quota_sessions.or(file.quota_sessions).unwrap_or(base.quota.sessions),
+            slots: self.quota_slots.or(file.quota_slots).unwrap_or(base.quota.slots),
+            bytes: self.quota_bytes.or(file.quota_bytes).unwrap_or(base.quota.bytes),
+            in_flight: self
+                .quota_in_flight
+                .or(file.quota_in_flight)
+                .unwrap_or(base.quota.in_flight),
+        };
+        let lanes = |name, cli: Option<u32>, file: Option<u32>, default| {
+            let count = cli.or(file).unwrap_or(default);
+            let why = || bad(name, format!("{count}; allowed are 0 to {LANES_MAX}"));
+            (count <= LANES_MAX).then_some(count).ok_or_else(why)
+        };
+        let config = Config {
+            listen: listen(self.listen.or(file.listen).unwrap_or(base.listen))?,
+            data_host: self.data_host.or(file.data_host),
+            store: self.store.or(file.store).unwrap_or(base.store),
+            models: self.models.or(file.models),
+            onnxruntime: self.onnxruntime.or(file.onnxruntime),
+            lanes: LaneCounts {
+                shm: lanes("shm-lanes", self.shm_lanes, file.shm_lanes, base.lanes.shm)?,
+                tcp: lanes("tcp-lanes", self.tcp_lanes, file.tcp_lanes, base.lanes.tcp)?,
+                zmq: lanes("zmq-lanes", self.zmq_lanes, file.zmq_lanes, base.lanes.zmq)?,
+                local: lanes("local-lanes", self.local_lanes, file.local_lanes, base.lanes.local)?,
+            },
+            lease: seconds("lease-seconds", self.lease_seconds.or(file.lease_seconds), base.lease)?,
+            queue: at_least_1("queue", self.queue.or(file.queue).unwrap_or(base.queue))?,
+            engine_threads: at_least_1(
+                "engine-threads",
+                self.engine_threads.or(file.engine_threads).unwrap_or(base.engine_threads),
+            )?,
+            request_bytes_max: self
+                .request_bytes_max
+                .or(file.request_bytes_max)
+                .unwrap_or(base.request_bytes_max),
+            streams_max: self.streams_max.or(file.streams_max).unwrap_or(base.streams_max).max(1),
+            drain: seconds("drain-seconds", self.drain_seconds.or(file.drain_seconds), base.drain)?,
+            sample_every: seconds(
+                "sample-seconds",
+                self.sample_seconds.or(file.sample_seconds),
+                base.sample_every,
+            )?,
+            tenants: tenants(file.tenants, &quota)?,
+            quota,
+        };
+        if config.lease.is_zero() {
+            return Err(bad("lease-seconds", "0; a session needs time for its first heartbeat"));
+        }
+        Ok(config)
+    }
+}
+
+fn listen(listen: String) -> Result<String, ConfigError> {
+    match listen.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(listen),
+        _ => Err(bad("listen", format!("{listen:?} is not HOST:PORT, such as 127.0.0.1:7077"))),
+    }
+}
+
+fn at_least_1(name: &'static str, count: usize) -> Result<usize, ConfigError> {
+    if count == 0 { Err(bad(name, "0; at least 1 is needed")) } else { Ok(count) }
+}
+
+fn seconds(
+    name: &'static str,
+    given: Option<f64>,
+    default: Duration,
+) -> Result<Duration, ConfigError> {
+    let Some(given) = given else { return Ok(default) };
+    Duration::try_from_secs_f64(given).map_err(|error| bad(name, format!("{given}: {error}")))
+}
+
+fn tenants(
+    all: BTreeMap<String, TenantSettings>,
+    everybody: &Quota,
+) -> Result<Vec<TenantConfig>, ConfigError> {
+    let mut tenants: Vec<TenantConfig> = Vec::with_capacity(all.len());
+    for (name, tenant) in all {
+        if tenant.key.is_empty() {
+            return Err(bad("tenants", format!("[tenants.{name}] has an empty key")));
+        }
+        if let Some(other) = tenants.iter().find(|other| other.key == tenant.key) {
+            let why = format!("{name} and {} have the same key; give each its own", other.name);
+            return Err(bad("tenants", why));
+        }
+        let quota = Quota {
+            sessions: tenant.quota_sessions.unwrap_or(everybody.sessions),
+            slots: tenant.quota_slots.unwrap_or(everybody.slots),
+            bytes: tenant.quota_bytes.unwrap_or(everybody.bytes),
+            in_flight: tenant.quota_in_flight.unwrap_or(everybody.in_flight),
+        };
+        tenants.push(TenantConfig { name, key: tenant.key, quota });
+    }
+    Ok(tenants)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Settings, String> {
+        toml::from_str(text).map_err(|error: toml::de::Error| error.to_string())
+    }
+
+    #[test]
+    fn the_command_line_wins_and_the_rest_is_the_default() {
+        let file = parse("listen = '0.0.0.0:1'\nqueue = 7\nlease-seconds = 0.5").unwrap();
+        let cli = Settings { listen: Some("127.0.0.1:0".into()), ..Settings::default() };
+        let config = cli.over(file).unwrap();
+        assert_eq!(config.listen, "127.0.0.1:0");
+        assert_eq!((config.queue, config.lease), (7, Duration::from_millis(500)));
+        assert_eq!(config.lanes, Config::default().lanes);
+        assert_eq!(config.data_host(), "127.0.0.1");
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_with_the_known_ones() {
+        let error = parse("lissen = 'x'").unwrap_err();
+        assert!(error.contains("lissen") && error.contains("`listen`"), "{error}");
+        let error = parse("[tenants.a]\nkey = 'k'\nquota = 3").unwrap_err();
+        assert!(error.contains("quota-slots"), "{error}");
+    }
+
+    #[test]
+    fn values_without_a_meaning_are_named() {
+        for text in [
+            "listen = '7077'",
+            "queue = 0",
+            "lease-seconds = 0",
+            "lease-seconds = -1.0",
+            "shm-lanes = 65",
+            "[tenants.a]\nkey = ''",
+            "[tenants.a]\nkey = 'k'\n[tenants.b]\nkey = 'k'",
+        ] {
+            let error = Settings::default().over(parse(text).unwrap()).unwrap_err();
+            assert!(matches!(error, ConfigError::Value { .. }), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn tenants_inherit_the_quotas_that_they_do_not_name() {
+        let file = "quota-slots = 9\n[tenants.a]\nkey = 'k'\nquota-sessions = 3";
+        let config = Settings::default().over(parse(file).unwrap()).unwrap();
+        let tenant = &config.tenants[0];
+        assert_eq!((tenant.quota.sessions, tenant.quota.slots), (3, 9));
+    }
+}

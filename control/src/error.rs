@@ -1,0 +1,245 @@
+//! Why a call is refused, and the one table that makes a gRPC status of it.
+
+use ferry_core::{BindError, Status, Transport};
+use ferry_proto::WireError;
+use tonic::Code;
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::store::{QueryError, StoreError};
+
+/// Why a call is refused: one variant per thing that a caller can do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// A field has no meaning.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// Shapes that the model does not take.
+    #[error(transparent)]
+    Shapes(#[from] BindError),
+    /// A field is outside its bounds.
+    #[error("{field}: {why}")]
+    Field {
+        /// Its name.
+        field: &'static str,
+        /// What is wrong, and what is allowed.
+        why: String,
+    },
+    /// There is no such model, session or run.
+    #[error("no {kind} {name}; {hint}")]
+    NotFound {
+        /// `model`, `session`, `run`.
+        kind: &'static str,
+        /// What was asked for.
+        name: String,
+        /// What there is, or what to do.
+        hint: String,
+    },
+    /// A model that is there and is not served.
+    #[error("model {name} is not served: {why}")]
+    Model {
+        /// Its name and version.
+        name: String,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// A transport that is not usable here.
+    #[error("transport {transport} is not usable: {why}; {fix}")]
+    Transport {
+        /// Which.
+        transport: Transport,
+        /// Why.
+        why: String,
+        /// What to do.
+        fix: String,
+    },
+    /// No frame version that both ends speak.
+    #[error("the client speaks frame versions {min} to {max}, this server {ours}: update {older}")]
+    Protocol {
+        /// The client's lowest.
+        min: u32,
+        /// The client's highest.
+        max: u32,
+        /// Ours.
+        ours: u16,
+        /// Whoever is behind.
+        older: &'static str,
+    },
+    /// A quota is used up.
+    #[error(
+        "tenant {tenant}: quota {quota} is {limit} and would be {wanted}; close sessions, or ask \
+         the operator to raise quota-{quota}"
+    )]
+    Quota {
+        /// Whose.
+        tenant: String,
+        /// `sessions`, `slots`, `bytes` or `in-flight`.
+        quota: &'static str,
+        /// Its value.
+        limit: u64,
+        /// What it would have become.
+        wanted: u64,
+    },
+    /// Something bounded is full for now.
+    #[error("{0}")]
+    Busy(String),
+    /// Session, token and generation do not fit together. One answer for all.
+    #[error("no such session, or its token or generation does not fit: resume it or open another")]
+    Credentials,
+    /// The tenant's key is missing or wrong.
+    #[error("metadata ferry-key is not the key of a tenant: ask the operator for one")]
+    Key,
+    /// The server takes nothing new.
+    #[error("the server is draining: use another one")]
+    Draining,
+    /// The request was served, and not with success.
+    #[error("{text}")]
+    Request {
+        /// How it ended.
+        status: Status,
+        /// What the server says of it.
+        text: String,
+    },
+    /// A lane does not do its work.
+    #[error("lane {lane}: {why}")]
+    Lane {
+        /// Its name.
+        lane: String,
+        /// What it says.
+        why: String,
+    },
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A query.
+    #[error(transparent)]
+    Query(#[from] QueryError),
+    /// A defect, or a machine without threads, randomness or memory.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl ApiError {
+    /// A field outside its bounds.
+    pub fn field(field: &'static str, why: impl Into<String>) -> ApiError {
+        ApiError::Field { field, why: why.into() }
+    }
+
+    fn code(&self) -> Code {
+        match self {
+            ApiError::Wire(WireError::NotHere(_)) => Code::FailedPrecondition,
+            ApiError::Wire(_) | ApiError::Shapes(_) | ApiError::Field { .. } => {
+                Code::InvalidArgument
+            }
+            ApiError::NotFound { .. } => Code::NotFound,
+            ApiError::Model { .. } | ApiError::Transport { .. } | ApiError::Protocol { .. } => {
+                Code::FailedPrecondition
+            }
+            ApiError::Quota { .. } | ApiError::Busy(_) => Code::ResourceExhausted,
+            ApiError::Credentials | ApiError::Key => Code::Unauthenticated,
+            ApiError::Draining | ApiError::Lane { .. } => Code::Unavailable,
+            ApiError::Request { status, .. } => code_of(*status),
+            ApiError::Store(error) => match error {
+                StoreError::NoSuchRun { .. } => Code::NotFound,
+                _ => Code::Unavailable,
+            },
+            ApiError::Query(error) => match error {
+                QueryError::Unavailable { .. } => Code::Unavailable,
+                QueryError::Busy { .. } => Code::ResourceExhausted,
+                QueryError::TimeLimit { .. } => Code::DeadlineExceeded,
+                QueryError::RowLimit { .. } | QueryError::CellTooLarge { .. } => Code::OutOfRange,
+                _ => Code::InvalidArgument,
+            },
+            ApiError::Internal(_) => Code::Internal,
+        }
+    }
+
+    fn details(&self, text: &str) -> ErrorDetails {
+        match self {
+            ApiError::Wire(WireError::Missing(field) | WireError::Invalid { field, .. })
+            | ApiError::Field { field, .. } => {
+                ErrorDetails::with_bad_request_violation(*field, text)
+            }
+            ApiError::Shapes(_) => ErrorDetails::with_bad_request_violation("shapes", text),
+            ApiError::NotFound { kind, name, hint } => {
+                ErrorDetails::with_resource_info(*kind, name, "", hint)
+            }
+            ApiError::Model { name, why } => {
+                ErrorDetails::with_precondition_failure_violation("MODEL", name, why)
+            }
+            ApiError::Transport { transport, fix, .. } => {
+                let subject = transport.name();
+                ErrorDetails::with_precondition_failure_violation("TRANSPORT", subject, fix)
+            }
+            ApiError::Protocol { older, .. } => {
+                let fix = format!("update {older}");
+                ErrorDetails::with_precondition_failure_violation("PROTOCOL", "frame", fix)
+            }
+            ApiError::Quota { tenant, quota, .. } => {
+                ErrorDetails::with_quota_failure_violation(format!("{tenant}/{quota}"), text)
+            }
+            _ => ErrorDetails::new(),
+        }
+    }
+}
+
+/// How the outcome of a request is called in gRPC.
+fn code_of(status: Status) -> Code {
+    match status {
+        Status::Ok => Code::Ok,
+        Status::BadRequest | Status::BadPicture => Code::InvalidArgument,
+        Status::Overloaded => Code::ResourceExhausted,
+        Status::Draining | Status::LinkLost => Code::Unavailable,
+        Status::EngineFailed => Code::Internal,
+        Status::SessionEnded => Code::Aborted,
+        Status::Unsupported => Code::FailedPrecondition,
+    }
+}
+
+impl From<ApiError> for tonic::Status {
+    fn from(error: ApiError) -> tonic::Status {
+        let text = chain(&error);
+        let details = error.details(&text);
+        tonic::Status::with_error_details(error.code(), text, details)
+    }
+}
+
+/// The error and its causes on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quota_is_named_in_text_and_details() {
+        let error =
+            ApiError::Quota { tenant: "t".into(), quota: "slots", limit: 4, wanted: 6 };
+        let status = tonic::Status::from(error);
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert!(status.message().contains("slots is 4"), "{}", status.message());
+        let failure = status.get_details_quota_failure().unwrap();
+        assert_eq!(failure.violations[0].subject, "t/slots");
+    }
+
+    #[test]
+    fn a_transport_that_is_not_here_says_what_to_do() {
+        let error = ApiError::Transport {
+            transport: Transport::Rdma,
+            why: "not in this build".into(),
+            fix: "use tcp".into(),
+        };
+        let status = tonic::Status::from(error);
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        let failure = status.get_details_precondition_failure().unwrap();
+        assert_eq!(failure.violations[0].description, "use tcp");
+    }
+}

@@ -1,0 +1,136 @@
+//! What a lane does with the requests of its sessions.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ferry_core::{SessionId, StageTimes, Status};
+use ferry_memory::{Arrival, Departure, PeerId, ReplyTo};
+use ferry_transport::{Handler, LinkError, Refusal};
+
+use crate::refusals::Refusals;
+use crate::routes::{Note, Route, Routes};
+
+/// The handler of one lane. Its table of sessions is its own: no lock is taken for a request.
+#[derive(Debug)]
+pub struct LaneHandler {
+    link: &'static str,
+    routes: Arc<Routes>,
+    refusals: Arc<Refusals>,
+    outbox: Arc<dyn ReplyTo>,
+    table: HashMap<SessionId, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    route: Arc<Route>,
+    back: Arc<Back>,
+}
+
+/// The way back of one lease's replies that come from other threads: does the accounts, then
+/// hands on to the lane.
+#[derive(Debug)]
+struct Back {
+    route: Arc<Route>,
+    outbox: Arc<dyn ReplyTo>,
+    /// By slot; used only where the server records, and then each by one request at a time.
+    notes: Mutex<Vec<Option<Note>>>,
+}
+
+impl Back {
+    fn keep(&self, slot: usize, note: Note) {
+        if self.route.recording.is_some() {
+            let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+            if notes.len() <= slot {
+                notes.resize(slot + 1, None);
+            }
+            notes[slot] = Some(note);
+        }
+    }
+
+    fn note(&self, slot: usize) -> Option<Note> {
+        self.route.recording.as_ref()?;
+        let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        notes.get_mut(slot).and_then(Option::take)
+    }
+}
+
+impl ReplyTo for Back {
+    fn depart(&self, departure: Departure) {
+        self.route.finish(self.note(departure.slot.index().at()), &departure);
+        self.outbox.depart(departure);
+    }
+}
+
+impl LaneHandler {
+    /// A handler that serves the sessions of `routes`. `link` is the lane's link by name.
+    pub fn new(
+        link: &'static str,
+        routes: Arc<Routes>,
+        refusals: Arc<Refusals>,
+        outbox: Arc<dyn ReplyTo>,
+    ) -> LaneHandler {
+        LaneHandler { link, routes, refusals, outbox, table: HashMap::new() }
+    }
+
+    fn learn(&mut self) {
+        let (table, outbox) = (&mut self.table, &self.outbox);
+        self.routes.take(|session, route| match route {
+            None => drop(table.remove(&session)),
+            Some(route) => {
+                let notes = Mutex::default();
+                let (to, outbox) = (Arc::clone(&route), Arc::clone(outbox));
+                let back = Arc::new(Back { route: to, outbox, notes });
+                table.insert(session, Entry { route, back });
+            }
+        });
+    }
+}
+
+impl Handler for LaneHandler {
+    fn handle(&mut self, arrival: Arrival) -> Option<Departure> {
+        self.learn();
+        let found = self.table.get(&arrival.session);
+        let Some(entry) = found.filter(|it| it.route.generation == arrival.generation) else {
+            let text = "the session has ended: resume it or open another";
+            return Some(arrival.fail(Status::SessionEnded, text, StageTimes::NONE));
+        };
+        let (arrival, note) = match entry.route.begin(arrival) {
+            Ok(let_in) => let_in,
+            Err(departure) => return Some(departure),
+        };
+        entry.back.keep(arrival.slot.index().at(), note);
+        let back = Arc::clone(&entry.back) as Arc<dyn ReplyTo>;
+        let departure = entry.route.dispatch(arrival, back)?;
+        entry.route.finish(Some(note), &departure);
+        Some(departure)
+    }
+
+    fn joined(&mut self, _peer: PeerId, session: SessionId) {
+        tracing::debug!(link = self.link, %session, "client joined");
+    }
+
+    fn gone(&mut self, session: Option<SessionId>, why: &LinkError) {
+        if let Some(session) = session {
+            tracing::debug!(link = self.link, %session, %why, "client gone");
+        }
+    }
+
+    fn refused(&mut self, refusal: &Refusal) {
+        let (what, session) = kind_of(refusal);
+        self.refusals.note(self.link, what, session, None, refusal);
+    }
+}
+
+/// A refusal's name in SQL, and the session where one can be told.
+fn kind_of(refusal: &Refusal) -> (&'static str, Option<SessionId>) {
+    match refusal {
+        Refusal::Frame(_) => ("bad_frame", None),
+        Refusal::Credentials(session) => ("forged_token", Some(*session)),
+        Refusal::Session { own, .. } => ("foreign_session", Some(*own)),
+        Refusal::Generation { session, .. } => ("stale_generation", Some(*session)),
+        Refusal::Slot { session, .. } => ("bad_slot", Some(*session)),
+        Refusal::Length { session, .. } => ("bad_length", Some(*session)),
+        Refusal::Kind(session) => ("unexpected_frame", Some(*session)),
+        Refusal::Breach { session, .. } => ("breach", Some(*session)),
+    }
+}

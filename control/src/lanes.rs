@@ -1,0 +1,105 @@
+//! The lanes that run, by transport.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ferry_core::{Endpoint, RegionDescriptor, SessionId, Status, Transport};
+use ferry_transport::link::AdmitError;
+use ferry_transport::{Admission, LaneHandle};
+
+use crate::error::{ApiError, chain};
+use crate::routes::{Route, Routes};
+
+/// A running lane.
+#[derive(Debug)]
+pub struct Lane {
+    /// Its thread's name.
+    pub name: String,
+    /// What it serves.
+    pub transport: Transport,
+    /// Where clients are told to reach it.
+    pub endpoint: Endpoint,
+    /// The thread.
+    pub handle: LaneHandle,
+    /// What its handler knows.
+    pub routes: Arc<Routes>,
+    /// Sessions on it.
+    pub sessions: AtomicU64,
+}
+
+impl Lane {
+    /// Brings a lease of a session onto the lane.
+    ///
+    /// # Errors
+    /// [`ApiError`] with what the lane or its link says.
+    pub async fn admit(
+        self: &Arc<Self>,
+        admission: Admission,
+        route: Arc<Route>,
+    ) -> Result<RegionDescriptor, ApiError> {
+        let session = admission.session;
+        // Before the link knows the session: no request can come earlier.
+        self.routes.put(session, route);
+        let handle = self.handle.clone();
+        let admitted = tokio::task::spawn_blocking(move || handle.admit(admission)).await;
+        let admitted = admitted.map_err(|error| ApiError::Internal(error.to_string()))?;
+        match admitted {
+            Ok(region) => {
+                self.sessions.fetch_add(1, Ordering::Relaxed);
+                Ok(region)
+            }
+            Err(error) => {
+                self.routes.remove(session);
+                Err(self.error(error))
+            }
+        }
+    }
+
+    /// Takes a session off the lane: its memory goes, and its client is told `status`.
+    pub async fn evict(self: &Arc<Self>, session: SessionId, status: Status) {
+        let handle = self.handle.clone();
+        let evicted = tokio::task::spawn_blocking(move || handle.evict(session, status)).await;
+        match evicted {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(lane = self.name, %session, %error, "not evicted"),
+            Err(error) => tracing::error!(lane = self.name, %session, %error, "not evicted"),
+        }
+        self.routes.remove(session);
+        self.sessions.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn error(&self, error: AdmitError) -> ApiError {
+        let lane = self.name.clone();
+        match error {
+            AdmitError::Memory(_) => {
+                let why = chain(&error);
+                ApiError::Busy(format!("{why}; ask for fewer slots, or close sessions"))
+            }
+            AdmitError::Full(_) => ApiError::Busy(format!("lane {lane}: {error}")),
+            _ => ApiError::Lane { lane, why: chain(&error) },
+        }
+    }
+}
+
+/// All lanes.
+#[derive(Debug, Default)]
+pub struct Lanes(pub Vec<Arc<Lane>>);
+
+impl Lanes {
+    /// The lane of a transport that has the fewest sessions and lives.
+    pub fn best(&self, transport: Transport) -> Option<&Arc<Lane>> {
+        self.of(transport)
+            .filter(|lane| lane.handle.ended().is_none())
+            .min_by_key(|lane| lane.sessions.load(Ordering::Relaxed))
+    }
+
+    /// The lanes of a transport.
+    pub fn of(&self, transport: Transport) -> impl Iterator<Item = &Arc<Lane>> {
+        self.0.iter().filter(move |lane| lane.transport == transport)
+    }
+
+    /// Requests that are with any lane's handler.
+    pub fn in_flight(&self) -> u64 {
+        self.0.iter().map(|lane| lane.handle.stats().in_flight).sum()
+    }
+}

@@ -1,0 +1,60 @@
+//! The models that are served: found in the model folder, loaded, described, unloaded.
+
+mod folder;
+mod load;
+mod metadata;
+mod registry;
+
+use std::path::Path;
+
+use ferry_engine::{Engine, EngineError, Rebuild};
+
+pub use folder::{NAME_BYTES_MAX, Source, check_name};
+pub use load::Served;
+pub use metadata::{EngineChoice, Metadata, MetadataError};
+pub use registry::{Listed, Models, State};
+
+/// What is to be loaded.
+#[derive(Clone, Debug)]
+pub struct LoadSpec<'a> {
+    /// The model's file.
+    pub file: &'a Path,
+    /// Which engine runs it.
+    pub engine: EngineChoice,
+    /// How many instances.
+    pub instances: usize,
+    /// Threads of each.
+    pub threads: usize,
+}
+
+/// Instances of a model, ready to run.
+pub struct Instances {
+    /// At least one.
+    pub engines: Vec<Box<dyn Engine>>,
+    /// The engine's name: `onnx`, `tract`, `echo`.
+    pub engine: &'static str,
+    /// The version of its library.
+    pub engine_version: String,
+    /// Makes another instance.
+    pub rebuild: Option<Rebuild>,
+}
+
+impl std::fmt::Debug for Instances {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Instances { engines, engine, engine_version, .. } = self;
+        f.debug_struct("Instances")
+            .field("engine", engine)
+            .field("engine_version", engine_version)
+            .field("count", &engines.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Turns a model's file into instances. The composition root knows the engines; this does not.
+pub trait EngineLoader: Send + Sync + std::fmt::Debug {
+    /// Loads a model. May take seconds.
+    ///
+    /// # Errors
+    /// What the engine says; with `auto`, what the last engine that was tried says.
+    fn load(&self, spec: &LoadSpec<'_>) -> Result<Instances, EngineError>;
+}

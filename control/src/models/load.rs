@@ -1,0 +1,125 @@
+//! From a file to a model that serves.
+
+use std::sync::Arc;
+
+use ferry_core::{DType, Signature};
+use ferry_engine::{Picture, Pool, PoolOptions};
+
+use super::folder::sha256;
+use super::{EngineLoader, Instances, LoadSpec, Metadata, Source};
+use crate::clock::unix_ns;
+use crate::error::chain;
+
+/// A model that is loaded.
+#[derive(Debug)]
+pub struct Served {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: u64,
+    /// What runs it.
+    pub pool: Pool,
+    /// `onnx`, `tract`, `echo`.
+    pub engine: &'static str,
+    /// The version of the engine's library.
+    pub engine_version: String,
+    /// What the operator says of it.
+    pub metadata: Metadata,
+    /// Of its file; empty for a built-in model.
+    pub sha256: String,
+    /// Wall clock, nanoseconds since 1970.
+    pub loaded_unix_ns: u64,
+}
+
+impl Served {
+    /// What the model takes and gives.
+    pub fn signature(&self) -> &Signature {
+        self.pool.signature()
+    }
+
+    /// Whether pictures are served.
+    pub fn takes_pictures(&self) -> bool {
+        self.metadata.picture.is_some()
+    }
+
+    /// Name and version, for people.
+    pub fn label(&self) -> String {
+        format!("{} version {}", self.name, self.version)
+    }
+
+    /// Starts a model from its instances.
+    ///
+    /// # Errors
+    /// A text that says what does not fit.
+    pub fn start(
+        name: &str,
+        version: u64,
+        instances: Instances,
+        metadata: Metadata,
+        sha256: String,
+    ) -> Result<Arc<Served>, String> {
+        let Instances { engines, engine, engine_version, rebuild } = instances;
+        if let Some((input, _)) = &metadata.picture {
+            let first = engines.first().map(|engine| &engine.signature().inputs);
+            check_picture_input(first.map_or(&[][..], Vec::as_slice), input)?;
+        }
+        let options = PoolOptions {
+            queue: metadata.queue,
+            run: metadata.run,
+            picture: metadata.picture.as_ref().map(|&(_, picture): &(String, Picture)| picture),
+            rebuild,
+            ..PoolOptions::default()
+        };
+        let pool = Pool::start(name, engines, options).map_err(|error| chain(&error))?;
+        Ok(Arc::new(Served {
+            name: name.to_owned(),
+            version,
+            pool,
+            engine,
+            engine_version,
+            metadata,
+            sha256,
+            loaded_unix_ns: unix_ns(),
+        }))
+    }
+
+    /// Loads a model's file. May take seconds.
+    ///
+    /// # Errors
+    /// A text that says what is wrong with the file or its metadata.
+    pub fn load(
+        source: &Source,
+        loader: &dyn EngineLoader,
+        base: Metadata,
+    ) -> Result<Arc<Served>, String> {
+        let metadata = match &source.metadata {
+            None => base,
+            Some(path) => Metadata::read(path, base).map_err(|error| chain(&error))?,
+        };
+        let spec = LoadSpec {
+            file: &source.file,
+            engine: metadata.engine,
+            instances: metadata.instances,
+            threads: metadata.threads,
+        };
+        // Hashed first: a file that changes while it is loaded is noticed at the next load.
+        let sha256 = sha256(&source.file)
+            .map_err(|error| format!("read {}: {error}", source.file.display()))?;
+        let instances = loader.load(&spec).map_err(|error| chain(&error))?;
+        Served::start(&source.name, source.version, instances, metadata, sha256)
+    }
+}
+
+fn check_picture_input(inputs: &[ferry_core::TensorSpec], input: &str) -> Result<(), String> {
+    match inputs {
+        [one] if one.name == input && one.dtype == DType::F32 => Ok(()),
+        _ => {
+            let all: Vec<String> = inputs.iter().map(ToString::to_string).collect();
+            let all = all.join(", ");
+            Err(format!(
+                "picture.input is {input:?}, and a picture needs a model with that one FP32 \
+                 input; this one takes {all}"
+            ))
+        }
+    }
+}

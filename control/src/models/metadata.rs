@@ -1,0 +1,286 @@
+//! `NAME.toml`: what a server must know of a model beyond its file.
+
+use std::path::{Path, PathBuf};
+
+use ferry_engine::{Picture, RunOn};
+use ferry_vision::{Channels, Filter, Layout, Limits, PictureSpec};
+use serde::Deserialize;
+
+/// Most instances of one model: each is a copy of its working memory and a thread.
+const INSTANCES_MAX: usize = 256;
+
+/// Most threads of one instance.
+const THREADS_MAX: usize = 1024;
+
+/// Longest file of labels that is read, in bytes: 100,000 names.
+const LABELS_BYTES_MAX: u64 = 4 << 20;
+
+/// Which engine runs a model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineChoice {
+    /// ONNX Runtime where its library is there, else tract.
+    #[default]
+    Auto,
+    /// ONNX Runtime.
+    Onnx,
+    /// tract.
+    Tract,
+}
+
+/// What the operator says of a model.
+#[derive(Clone, Debug)]
+pub struct Metadata {
+    /// For people.
+    pub description: String,
+    /// Which engine runs it.
+    pub engine: EngineChoice,
+    /// How many instances.
+    pub instances: usize,
+    /// Threads of each instance.
+    pub threads: usize,
+    /// Most requests that wait.
+    pub queue: usize,
+    /// Which thread runs it.
+    pub run: RunOn,
+    /// Names of the classes.
+    pub labels: Vec<String>,
+    /// The input that pictures become, and how.
+    pub picture: Option<(String, Picture)>,
+}
+
+/// Why metadata is not usable.
+#[derive(Debug, thiserror::Error)]
+pub enum MetadataError {
+    /// A file cannot be read.
+    #[error("read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A key or value has no meaning.
+    #[error("{}: {why}", path.display())]
+    Meaning {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what is known.
+        why: String,
+    },
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    description: String,
+    engine: EngineChoice,
+    instances: Option<usize>,
+    threads: Option<usize>,
+    queue: Option<usize>,
+    run: Run,
+    labels: Option<String>,
+    picture: Option<PictureTable>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Run {
+    #[default]
+    Worker,
+    Lane,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PictureTable {
+    input: String,
+    width: u32,
+    height: u32,
+    #[serde(default)]
+    layout: LayoutName,
+    #[serde(default)]
+    channels: ChannelsName,
+    #[serde(default)]
+    resize: FilterName,
+    #[serde(default = "one")]
+    scale: f32,
+    #[serde(default)]
+    mean: Option<Vec<f32>>,
+    #[serde(default)]
+    std: Option<Vec<f32>>,
+}
+
+fn one() -> f32 {
+    1.0
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum LayoutName {
+    #[default]
+    Nchw,
+    Nhwc,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum ChannelsName {
+    #[default]
+    Rgb,
+    Bgr,
+    Gray,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum FilterName {
+    #[default]
+    Bilinear,
+    Nearest,
+}
+
+impl Metadata {
+    /// What holds where no file says otherwise.
+    pub fn unnamed(threads: usize, queue: usize) -> Metadata {
+        Metadata {
+            description: String::new(),
+            engine: EngineChoice::Auto,
+            instances: 1,
+            threads,
+            queue,
+            run: RunOn::Worker,
+            labels: Vec::new(),
+            picture: None,
+        }
+    }
+
+    /// Reads a file; `base` fills what it does not say. Labels are looked for beside it.
+    ///
+    /// # Errors
+    /// [`MetadataError`] names the file and what is wrong in it.
+    pub fn read(path: &Path, base: Metadata) -> Result<Metadata, MetadataError> {
+        let read = |path: &Path| {
+            std::fs::read_to_string(path)
+                .map_err(|source| MetadataError::Read { path: path.to_owned(), source })
+        };
+        let meaning = |why: String| MetadataError::Meaning { path: path.to_owned(), why };
+        let text = read(path)?;
+        let file: File =
+            toml::from_str(&text).map_err(|error| meaning(error.to_string().trim().to_owned()))?;
+        let labels = match &file.labels {
+            None => Vec::new(),
+            Some(name) => {
+                // Only a file in the same folder: a model's metadata must not read others.
+                if Path::new(name).file_name() != Some(name.as_ref()) {
+                    let why = format!("labels = {name:?}: name a file in the same folder");
+                    return Err(meaning(why));
+                }
+                let labels = path.with_file_name(name);
+                let long = std::fs::metadata(&labels).is_ok_and(|it| it.len() > LABELS_BYTES_MAX);
+                if long {
+                    let why = format!("{name} is longer than {LABELS_BYTES_MAX} bytes");
+                    return Err(meaning(why));
+                }
+                read(&labels)?.lines().map(str::to_owned).collect()
+            }
+        };
+        let bounded = |name: &str, given: Option<usize>, default: usize, max: usize| {
+            let value = given.unwrap_or(default);
+            let why = || meaning(format!("{name} = {value}; allowed are 1 to {max}"));
+            (1..=max).contains(&value).then_some(value).ok_or_else(why)
+        };
+        Ok(Metadata {
+            description: file.description,
+            engine: file.engine,
+            instances: bounded("instances", file.instances, base.instances, INSTANCES_MAX)?,
+            threads: bounded("threads", file.threads, base.threads, THREADS_MAX)?,
+            queue: bounded("queue", file.queue, base.queue, ferry_engine::options::QUEUE_MAX)?,
+            run: match file.run {
+                Run::Worker => RunOn::Worker,
+                Run::Lane => RunOn::Lane,
+            },
+            labels,
+            picture: file.picture.map(PictureTable::parse).transpose().map_err(meaning)?,
+        })
+    }
+}
+
+impl PictureTable {
+    fn parse(self) -> Result<(String, Picture), String> {
+        let channels = match self.channels {
+            ChannelsName::Rgb => Channels::Rgb,
+            ChannelsName::Bgr => Channels::Bgr,
+            ChannelsName::Gray => Channels::Gray,
+        };
+        let each = |name: &str, given: Option<Vec<f32>>, default: f32| match given.as_deref() {
+            None => Ok([default; 3]),
+            Some(&[a, b, c]) if channels.count() == 3 => Ok([a, b, c]),
+            Some(&[a]) if channels.count() == 1 => Ok([a; 3]),
+            Some(given) => {
+                let (has, wants) = (given.len(), channels.count());
+                Err(format!("picture.{name} has {has} numbers; the channels want {wants}"))
+            }
+        };
+        let spec = PictureSpec {
+            width: self.width,
+            height: self.height,
+            layout: match self.layout {
+                LayoutName::Nchw => Layout::Nchw,
+                LayoutName::Nhwc => Layout::Nhwc,
+            },
+            channels,
+            resize: match self.resize {
+                FilterName::Bilinear => Filter::Bilinear,
+                FilterName::Nearest => Filter::Nearest,
+            },
+            scale: self.scale,
+            mean: each("mean", self.mean, 0.0)?,
+            std: each("std", self.std, 1.0)?,
+        };
+        spec.validate().map_err(|error| format!("picture: {error}"))?;
+        Ok((self.input, Picture { spec, limits: Limits::default() }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Metadata, MetadataError> {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("l.txt"), "cat\ndog\n").unwrap();
+        let path = dir.path().join("m.toml");
+        std::fs::write(&path, text).unwrap();
+        Metadata::read(&path, Metadata::unnamed(3, 9))
+    }
+
+    #[test]
+    fn what_the_file_does_not_say_is_the_servers() {
+        let metadata = read("labels = 'l.txt'\n[picture]\ninput='x'\nwidth=4\nheight=2").unwrap();
+        assert_eq!((metadata.threads, metadata.queue, metadata.instances), (3, 9, 1));
+        assert_eq!(metadata.labels, ["cat", "dog"]);
+        let (input, picture) = metadata.picture.unwrap();
+        assert_eq!((input.as_str(), picture.spec.width, picture.spec.std), ("x", 4, [1.0; 3]));
+    }
+
+    #[test]
+    fn what_has_no_meaning_is_refused_with_the_file() {
+        for text in [
+            "engin = 'onnx'",
+            "engine = 'torch'",
+            "instances = 0",
+            "queue = 1000000",
+            "labels = '../l.txt'",
+            "labels = '/etc/passwd'",
+            "labels = 'none.txt'",
+            "[picture]\ninput='x'\nwidth=0\nheight=2",
+            "[picture]\ninput='x'\nwidth=4\nheight=2\nmean=[1.0]",
+            "[picture]\ninput='x'\nwidth=4\nheight=2\nstd=[0.0,1.0,1.0]",
+        ] {
+            let error = read(text).expect_err(text).to_string();
+            assert!(error.contains(".t"), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! From a request that arrived to the model of its session, and the accounts that this takes.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
+
+use ferry_core::{
+    BoundSignature, Generation, KindName, RequestRecord, SessionId, Stage, StageTimes, Status,
+};
+use ferry_engine::Work;
+use ferry_memory::{Arrival, Departure, ReplyTo};
+use ferry_transport::UnixClock;
+
+use crate::models::Served;
+use crate::sessions::Tenant;
+use crate::store::Recorder;
+
+/// What one session has been served.
+#[derive(Debug, Default)]
+pub struct Meter {
+    requests: AtomicU64,
+    in_flight: AtomicU64,
+}
+
+impl Meter {
+    /// Requests that were let in.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Requests that are being served.
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight.load(Ordering::Acquire)
+    }
+}
+
+/// How the server records the requests of a session whose client does not.
+#[derive(Clone, Debug)]
+pub struct Recording {
+    /// Where to.
+    pub recorder: Recorder,
+    /// The run that they belong to; 0 is the server's own.
+    pub run: i64,
+    /// Gives records their wall-clock start.
+    pub clock: UnixClock,
+}
+
+/// Where the requests of one lease go.
+#[derive(Debug)]
+pub struct Route {
+    /// The model. Its session keeps it; a lane that hears nothing must not.
+    pub served: Weak<Served>,
+    /// The shapes of the session.
+    pub binding: Arc<BoundSignature>,
+    /// The lease.
+    pub generation: Generation,
+    /// Whose quota of requests in flight it uses.
+    pub tenant: Arc<Tenant>,
+    /// Counts its requests.
+    pub meter: Arc<Meter>,
+    /// Set where the server records.
+    pub recording: Option<Recording>,
+}
+
+/// What has to be known of a request when its reply is there, beside the reply.
+#[derive(Clone, Copy, Debug)]
+pub struct Note {
+    kind: KindName,
+    batch: u32,
+    priority: u8,
+    bytes_in: u64,
+}
+
+impl Route {
+    /// Lets a request in: counts it, and notes what its record needs.
+    ///
+    /// # Errors
+    /// The reply that says that the quota is used up.
+    pub fn begin(&self, arrival: Arrival) -> Result<(Arrival, Note), Departure> {
+        if let Err(limit) = self.tenant.begin() {
+            let tenant = self.tenant.name();
+            let text = format!(
+                "tenant {tenant}: quota in-flight is {limit}; wait for replies, or ask the \
+                 operator to raise quota-in-flight"
+            );
+            return Err(arrival.fail(Status::Overloaded, &text, StageTimes::NONE));
+        }
+        self.meter.requests.fetch_add(1, Ordering::Relaxed);
+        self.meter.in_flight.fetch_add(1, Ordering::Relaxed);
+        let note = Note {
+            kind: arrival.what.kind.name(),
+            batch: arrival.what.batch,
+            priority: arrival.what.priority,
+            bytes_in: arrival.payload_bytes as u64,
+        };
+        Ok((arrival, note))
+    }
+
+    /// Serves a request, or sees to it that it is served; see [`ferry_engine::Pool::dispatch`].
+    pub fn dispatch(&self, arrival: Arrival, reply_to: Arc<dyn ReplyTo>) -> Option<Departure> {
+        let Some(served) = self.served.upgrade() else {
+            let text = "the session has ended: open another";
+            return Some(arrival.fail(Status::SessionEnded, text, StageTimes::NONE));
+        };
+        served.pool.dispatch(Work { arrival, binding: Arc::clone(&self.binding), reply_to })
+    }
+
+    /// A request that was let in is served. Records it where the server does.
+    pub fn finish(&self, note: Option<Note>, departure: &Departure) {
+        self.tenant.end();
+        self.meter.in_flight.fetch_sub(1, Ordering::Release);
+        let (Some(recording), Some(note)) = (&self.recording, note) else { return };
+        let mut times = departure.times;
+        times.set(Stage::Receive, ns(departure.seen, departure.visible));
+        times.set(Stage::Server, ns(departure.seen, Instant::now()));
+        recording.recorder.record(RequestRecord {
+            run: recording.run,
+            session: departure.session,
+            request: departure.request,
+            started_unix_ns: recording.clock.unix_ns(departure.seen),
+            kind: note.kind,
+            batch: note.batch,
+            priority: note.priority,
+            bytes_in: note.bytes_in,
+            bytes_out: departure.payload_bytes as u64,
+            status: departure.status,
+            times,
+        });
+    }
+}
+
+/// Nanoseconds from `from` to `to`; 0 if `to` is earlier.
+pub(crate) fn ns(from: Instant, to: Instant) -> u64 {
+    u64::try_from(to.saturating_duration_since(from).as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// How a lane's handler learns of sessions: changes are put here before the link is told, and the
+/// handler takes them before it looks a session up. While nothing changes, that is one load.
+#[derive(Debug, Default)]
+pub struct Routes {
+    changed: AtomicBool,
+    state: Mutex<Changes>,
+}
+
+#[derive(Debug, Default)]
+struct Changes {
+    /// At most one for each session: a later one replaces it.
+    pending: Vec<(SessionId, Option<Arc<Route>>)>,
+    /// Sessions that the handler has: only these are told to be forgotten, so that sessions which
+    /// come and go without a request leave nothing here.
+    known: HashSet<SessionId>,
+}
+
+impl Routes {
+    fn state(&self) -> MutexGuard<'_, Changes> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets or replaces the route of a session.
+    pub fn put(&self, session: SessionId, route: Arc<Route>) {
+        let mut state = self.state();
+        state.pending.retain(|(known, _)| *known != session);
+        state.pending.push((session, Some(route)));
+        self.changed.store(true, Ordering::Release);
+    }
+
+    /// Forgets a session.
+    pub fn remove(&self, session: SessionId) {
+        let mut state = self.state();
+        state.pending.retain(|(known, _)| *known != session);
+        if state.known.contains(&session) {
+            state.pending.push((session, None));
+            self.changed.store(true, Ordering::Release);
+        }
+    }
+
+    /// Takes what changed, oldest first.
+    pub fn take(&self, mut apply: impl FnMut(SessionId, Option<Arc<Route>>)) {
+        if !self.changed.load(Ordering::Acquire) {
+            return;
+        }
+        let mut state = self.state();
+        self.changed.store(false, Ordering::Relaxed);
+        let taken = std::mem::take(&mut state.pending);
+        for (session, route) in &taken {
+            match route {
+                Some(_) => state.known.insert(*session),
+                None => state.known.remove(session),
+            };
+        }
+        drop(state);
+        for (session, route) in taken {
+            apply(session, route);
+        }
+    }
+}

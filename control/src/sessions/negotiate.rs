@@ -1,0 +1,181 @@
+//! What server and client agree on when a session is opened.
+
+use std::sync::Arc;
+
+use ferry_core::frame::VERSION;
+use ferry_core::session::SLOTS_MAX;
+use ferry_core::{BoundSignature, HostMemory, SlotLayout, Transport, WaitPolicy};
+use ferry_proto::{WireError, v1};
+
+use crate::error::ApiError;
+use crate::models::Served;
+
+/// Slots of a session whose client asks for none: one is filled while the other one is served.
+pub const SLOTS_DEFAULT: u32 = 2;
+
+/// Shortest reply half, in bytes: the texts of errors fit.
+pub const REPLY_BYTES_MIN: u64 = 512;
+
+/// Longest text that a client may call itself by, in bytes.
+const CLIENT_BYTES_MAX: usize = 256;
+
+/// What was agreed.
+#[derive(Clone, Debug)]
+pub struct Agreed {
+    /// The frame's version.
+    pub protocol: u16,
+    /// The transport.
+    pub transport: Transport,
+    /// Why this one.
+    pub reason: String,
+    /// How the client waits.
+    pub wait: WaitPolicy,
+    /// Shapes and places of all tensors.
+    pub binding: Arc<BoundSignature>,
+    /// The slots.
+    pub layout: SlotLayout,
+}
+
+/// What the server can offer.
+#[derive(Clone, Copy, Debug)]
+pub struct Offer<'a> {
+    /// Transports with a lane that lives; `grpc` needs none.
+    pub transports: &'a [Transport],
+    /// Largest request half beyond the tensors, in bytes.
+    pub request_bytes_max: u64,
+    /// The caller is the server itself: it may use `local`.
+    pub is_inside: bool,
+}
+
+impl Offer<'_> {
+    /// Finds what serves `asked` with `served`.
+    ///
+    /// # Errors
+    /// [`ApiError`] says what does not fit, and what would.
+    pub fn agree(
+        &self,
+        asked: &v1::OpenSessionRequest,
+        served: &Served,
+    ) -> Result<Agreed, ApiError> {
+        let protocol = protocol(asked.protocol_min, asked.protocol_max)?;
+        placement(asked)?;
+        if asked.client.len() > CLIENT_BYTES_MAX {
+            let why = format!("{} bytes; at most {CLIENT_BYTES_MAX}", asked.client.len());
+            return Err(ApiError::field("client", why));
+        }
+        let wish = v1::Transport::try_from(asked.transport)
+            .map_err(|why| WireError::invalid("transport", why))?;
+        let (transport, reason) = self.transport(wish.named(), &asked.host_id)?;
+        let wait = v1::WaitPolicy::try_from(asked.wait)
+            .map_err(|why| WireError::invalid("wait", why))?
+            .into();
+        let shapes: Vec<(String, Vec<u64>)> =
+            asked.shapes.iter().map(|it| (it.name.clone(), it.shape.clone())).collect();
+        let binding = served.signature().bind(&shapes)?;
+        let layout = self.layout(asked, &binding)?;
+        Ok(Agreed { protocol, transport, reason, wait, binding: Arc::new(binding), layout })
+    }
+
+    fn layout(
+        &self,
+        asked: &v1::OpenSessionRequest,
+        binding: &BoundSignature,
+    ) -> Result<SlotLayout, ApiError> {
+        let slots = if asked.slots == 0 { SLOTS_DEFAULT } else { asked.slots };
+        if slots > SLOTS_MAX {
+            let why = format!("{slots}; a session has 1 to {SLOTS_MAX}");
+            return Err(ApiError::field("slots", why));
+        }
+        if asked.request_bytes_min > self.request_bytes_max {
+            let why = format!(
+                "{}; the server allows {} (request-bytes-max)",
+                asked.request_bytes_min, self.request_bytes_max
+            );
+            return Err(ApiError::field("request_bytes_min", why));
+        }
+        Ok(SlotLayout {
+            slots,
+            request_bytes: binding.request_bytes().max(asked.request_bytes_min),
+            reply_bytes: binding.reply_bytes().max(REPLY_BYTES_MIN),
+        })
+    }
+
+    fn transport(
+        &self,
+        wish: Option<Transport>,
+        host_id: &str,
+    ) -> Result<(Transport, String), ApiError> {
+        let has = |transport| self.transports.contains(&transport);
+        let Some(transport) = wish else {
+            return self.choose(host_id);
+        };
+        let refuse = |why: &str, fix: &str| {
+            let (why, fix) = (why.to_owned(), fix.to_owned());
+            Err(ApiError::Transport { transport, why, fix })
+        };
+        match transport {
+            Transport::Local if !self.is_inside => refuse(
+                "it lives inside the server's process",
+                "use `ferry bench --transport local`, which drives it there (service Local)",
+            ),
+            Transport::Rdma | Transport::Gdr | Transport::CudaIpc => refuse(
+                "it is not in this build",
+                "ask for shm on one host, or for tcp; auto chooses",
+            ),
+            Transport::Grpc => Ok((transport, "asked for".into())),
+            Transport::Shm if has(transport) && !ferry_transport::host::is_this_host(host_id) => {
+                refuse(
+                    "the client's host_id is not the server's, so that they cannot share memory",
+                    "run both on one host and in one network namespace, or ask for tcp",
+                )
+            }
+            _ if has(transport) => Ok((transport, "asked for".into())),
+            _ => refuse(
+                "it has no lane on this server",
+                "see Admin.Devices (`ferry doctor --server`) for the reason; auto chooses another",
+            ),
+        }
+    }
+
+    fn choose(&self, host_id: &str) -> Result<(Transport, String), ApiError> {
+        let has = |transport| self.transports.contains(&transport);
+        let same = ferry_transport::host::is_this_host(host_id);
+        if same && has(Transport::Shm) {
+            let reason = "client and server share a host: shared memory is the fastest";
+            return Ok((Transport::Shm, reason.into()));
+        }
+        let not_shm = if same { "shm has no lane here" } else { "client and server share no host" };
+        let next = [Transport::Tcp, Transport::Zmq].into_iter().find(|&it| has(it));
+        Ok(match next {
+            Some(next) => (next, format!("{not_shm}: {next} is the fastest that works")),
+            None => (Transport::Grpc, format!("{not_shm}, and there is no other lane than gRPC")),
+        })
+    }
+}
+
+fn protocol(min: u32, max: u32) -> Result<u16, ApiError> {
+    if min > max {
+        return Err(ApiError::field("protocol_min", format!("{min}, above protocol_max {max}")));
+    }
+    let ours = u32::from(VERSION);
+    if (min..=max).contains(&ours) {
+        return Ok(VERSION);
+    }
+    let older = if max < ours { "the client" } else { "the server" };
+    Err(ApiError::Protocol { min, max, ours: VERSION, older })
+}
+
+fn placement(asked: &v1::OpenSessionRequest) -> Result<(), ApiError> {
+    let Some(placement) = &asked.placement else { return Ok(()) };
+    let refuse = |what: String| {
+        let why = format!("{what} is not in this build; leave the placement out for host memory");
+        Err(ApiError::Model { name: asked.model.clone(), why })
+    };
+    if let Some(ordinal) = placement.cuda_ordinal {
+        return refuse(format!("placement cuda:{ordinal}"));
+    }
+    match placement.host_memory_kind()? {
+        None | Some(HostMemory::Pageable) => Ok(()),
+        Some(kind) => refuse(format!("{} host memory", kind.name())),
+    }
+}

@@ -1,0 +1,222 @@
+//! Tenants, and what each may hold at a time.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use subtle::ConstantTimeEq;
+
+use crate::error::ApiError;
+
+/// The most that one tenant may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// Sessions.
+    pub sessions: u64,
+    /// Slots of all its sessions.
+    pub slots: u64,
+    /// Memory of its slots on this server, in bytes.
+    pub bytes: u64,
+    /// Requests that are being served.
+    pub in_flight: u64,
+}
+
+impl Default for Quota {
+    /// Four times the 1,000 sessions of two ResNet50 slots (1.2 GB) that a server has to bear.
+    fn default() -> Self {
+        Quota { sessions: 4096, slots: 16_384, bytes: 8 << 30, in_flight: 4096 }
+    }
+}
+
+/// A tenant as the configuration names it.
+#[derive(Clone)]
+pub struct TenantConfig {
+    /// Its name, for people and SQL.
+    pub name: String,
+    /// What its clients present.
+    pub key: String,
+    /// What it may hold.
+    pub quota: Quota,
+}
+
+impl std::fmt::Debug for TenantConfig {
+    /// Never shows the key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let TenantConfig { name, quota, .. } = self;
+        f.debug_struct("TenantConfig").field("name", name).field("quota", quota).finish()
+    }
+}
+
+/// A tenant and what it holds.
+#[derive(Debug)]
+pub struct Tenant {
+    name: String,
+    quota: Quota,
+    held: Mutex<Held>,
+    in_flight: AtomicU64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Held {
+    sessions: u64,
+    slots: u64,
+    bytes: u64,
+}
+
+/// What a session holds of its tenant's quota. Dropping it gives that back.
+#[derive(Debug)]
+pub struct Reservation {
+    tenant: Arc<Tenant>,
+    slots: u64,
+    bytes: u64,
+}
+
+impl Tenant {
+    /// A tenant that holds nothing.
+    pub fn new(name: &str, quota: Quota) -> Arc<Tenant> {
+        let (held, in_flight) = (Mutex::default(), AtomicU64::new(0));
+        Arc::new(Tenant { name: name.to_owned(), quota, held, in_flight })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Takes room for a session of `slots` slots and `bytes` bytes.
+    ///
+    /// # Errors
+    /// [`ApiError::Quota`] names the quota that does not suffice.
+    pub fn reserve(self: &Arc<Self>, slots: u64, bytes: u64) -> Result<Reservation, ApiError> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = Held {
+            sessions: held.sessions.saturating_add(1),
+            slots: held.slots.saturating_add(slots),
+            bytes: held.bytes.saturating_add(bytes),
+        };
+        for (quota, limit, wanted) in [
+            ("sessions", self.quota.sessions, wanted.sessions),
+            ("slots", self.quota.slots, wanted.slots),
+            ("bytes", self.quota.bytes, wanted.bytes),
+        ] {
+            if wanted > limit {
+                return Err(ApiError::Quota { tenant: self.name.clone(), quota, limit, wanted });
+            }
+        }
+        *held = wanted;
+        drop(held);
+        Ok(Reservation { tenant: Arc::clone(self), slots, bytes })
+    }
+
+    /// Notes that a request is being served; the number of those before it is refused if it is
+    /// the quota. Called for every request.
+    pub fn begin(&self) -> Result<(), u64> {
+        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
+        if before < self.quota.in_flight {
+            return Ok(());
+        }
+        self.end();
+        Err(self.quota.in_flight)
+    }
+
+    /// Notes that a request is served.
+    pub fn end(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let mut held = self.tenant.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.sessions = held.sessions.saturating_sub(1);
+        held.slots = held.slots.saturating_sub(self.slots);
+        held.bytes = held.bytes.saturating_sub(self.bytes);
+    }
+}
+
+/// Everybody who may use the server.
+#[derive(Debug)]
+pub struct Tenants {
+    by_key: Vec<(String, Arc<Tenant>)>,
+    everybody: Arc<Tenant>,
+}
+
+impl Tenants {
+    /// Those of the configuration; with none, everybody is `default` and holds `quota`.
+    pub fn new(configured: &[TenantConfig], quota: Quota) -> Tenants {
+        let one = |tenant: &TenantConfig| {
+            (tenant.key.clone(), Tenant::new(&tenant.name, tenant.quota))
+        };
+        let by_key = configured.iter().map(one).collect();
+        Tenants { by_key, everybody: Tenant::new("default", quota) }
+    }
+
+    /// Whose key this is. Every key is compared whole, so that the time tells nothing.
+    ///
+    /// # Errors
+    /// [`ApiError::Key`] if there are tenants and it is nobody's.
+    pub fn find(&self, key: Option<&[u8]>) -> Result<&Arc<Tenant>, ApiError> {
+        if self.by_key.is_empty() {
+            return Ok(&self.everybody);
+        }
+        let key = key.unwrap_or_default();
+        let mut found = None;
+        for (own, tenant) in &self.by_key {
+            if bool::from(own.as_bytes().ct_eq(key)) {
+                found = Some(tenant);
+            }
+        }
+        found.ok_or(ApiError::Key)
+    }
+
+    /// The tenant of the server's own load, and of everybody where none are configured.
+    pub fn everybody(&self) -> &Arc<Tenant> {
+        &self.everybody
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUOTA: Quota = Quota { sessions: 2, slots: 5, bytes: 100, in_flight: 1 };
+
+    fn name_of(error: ApiError) -> &'static str {
+        match error {
+            ApiError::Quota { quota, .. } => quota,
+            other => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn each_quota_is_named_and_what_ends_comes_back() {
+        let tenant = Tenant::new("t", QUOTA);
+        let first = tenant.reserve(2, 10).unwrap();
+        assert_eq!(name_of(tenant.reserve(4, 10).unwrap_err()), "slots");
+        assert_eq!(name_of(tenant.reserve(1, 91).unwrap_err()), "bytes");
+        let second = tenant.reserve(3, 90).unwrap();
+        assert_eq!(name_of(tenant.reserve(0, 0).unwrap_err()), "sessions");
+        drop((first, second));
+        assert!(tenant.reserve(5, 100).is_ok());
+    }
+
+    #[test]
+    fn requests_in_flight_are_counted() {
+        let tenant = Tenant::new("t", QUOTA);
+        assert_eq!(tenant.begin(), Ok(()));
+        assert_eq!(tenant.begin(), Err(1));
+        tenant.end();
+        assert_eq!(tenant.begin(), Ok(()));
+    }
+
+    #[test]
+    fn keys_find_their_tenant_and_no_other() {
+        let config = TenantConfig { name: "a".into(), key: "k".into(), quota: QUOTA };
+        assert!(!format!("{config:?}").contains("\"k\""));
+        let tenants = Tenants::new(&[config], QUOTA);
+        assert_eq!(tenants.find(Some(b"k")).unwrap().name(), "a");
+        assert!(matches!(tenants.find(Some(b"x")), Err(ApiError::Key)));
+        assert!(matches!(tenants.find(None), Err(ApiError::Key)));
+        let open = Tenants::new(&[], QUOTA);
+        assert_eq!(open.find(None).unwrap().name(), "default");
+    }
+}

@@ -1,8 +1,8 @@
 -- Every view reads `requests`, so that a filter on run_id, transport or model written by the person
 -- who asks reaches the rows and not only the result.
 
--- Everything about one request. The join goes by primary key: SQLite leaves it out where no column
--- of the session is asked for.
+-- Everything about one request. The join goes by primary key and costs little: aggregates over a
+-- million rows took 1.0 to 1.4 times as long as over one table with every column (docs/SQL.md).
 CREATE VIEW requests AS
 SELECT
     r.run_id,

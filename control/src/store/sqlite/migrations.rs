@@ -1,0 +1,56 @@
+//! The schema, compiled in. How to change it: `docs/CHANGING-THE-SCHEMA.md`.
+
+use std::borrow::Cow;
+
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use sqlx::sqlite::SqliteConnection;
+
+use crate::store::StoreError;
+
+/// Number, name, the way up and the way down of each change to the schema.
+const MIGRATIONS: [(i64, &str, &str, &str); 2] = [
+    (
+        1,
+        "tables",
+        include_str!("../../../../migrations/sqlite/0001_tables.up.sql"),
+        include_str!("../../../../migrations/sqlite/0001_tables.down.sql"),
+    ),
+    (
+        2,
+        "views",
+        include_str!("../../../../migrations/sqlite/0002_views.up.sql"),
+        include_str!("../../../../migrations/sqlite/0002_views.down.sql"),
+    ),
+];
+
+/// The newest schema that this binary knows.
+pub(crate) const SCHEMA_KNOWN: i64 = MIGRATIONS[MIGRATIONS.len() - 1].0;
+
+pub(crate) fn migrator() -> Migrator {
+    let migration = |number, name: &'static str, kind, sql: &'static str| {
+        let sql = sqlx::SqlSafeStr::into_sql_str(sql);
+        Migration::new(number, Cow::Borrowed(name), kind, sql, false)
+    };
+    let each = MIGRATIONS.into_iter().flat_map(|(number, name, up, down)| {
+        [
+            migration(number, name, MigrationType::ReversibleUp, up),
+            migration(number, name, MigrationType::ReversibleDown, down),
+        ]
+    });
+    Migrator::with_migrations(each.collect())
+}
+
+/// Brings the schema up to date.
+pub(crate) async fn migrate(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    match migrator().run_direct(None, connection, false).await {
+        Ok(()) => Ok(()),
+        Err(MigrateError::VersionMissing(found)) => {
+            Err(StoreError::SchemaNewer { found, known: SCHEMA_KNOWN })
+        }
+        // Locked, full and so on are what they are, also while the schema changes.
+        Err(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) => {
+            Err(error.into())
+        }
+        Err(error) => Err(StoreError::Migration(error)),
+    }
+}

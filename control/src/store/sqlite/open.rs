@@ -1,0 +1,144 @@
+//! Opens the file, notices when it is no longer there, and tells a new one what it has to know.
+
+use std::collections::{BTreeMap, HashMap};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use ferry_core::SessionId;
+use ferry_query::Location;
+use sqlx::ConnectOptions;
+use sqlx::sqlite::{SqliteConnection, SqliteJournalMode, SqliteSynchronous};
+
+use super::{SqliteStore, events, migrations, runs};
+use crate::store::{Batch, Event, NewRun, SessionRow, StoreError};
+
+/// Unfinished runs kept for a file that is made anew; more are not known to it.
+const RUNS_MAX: usize = 1024;
+/// Open sessions kept for a file that is made anew; more are not known to it.
+const SESSIONS_MAX: usize = 1 << 16;
+/// The write-ahead log is copied into the file whenever it has grown by this many pages (16 MiB):
+/// seldom enough that it costs little, often enough that reading stays fast.
+const CHECKPOINT_PAGES: &str = "4096";
+/// A log that a long query kept from being reused is cut back to this.
+const LOG_BYTES_MAX: &str = "67108864";
+
+/// An open store.
+#[derive(Debug)]
+pub(crate) struct Open {
+    pub(crate) connection: SqliteConnection,
+    /// Device and inode of the file; `None` in memory.
+    file: Option<(u64, u64)>,
+}
+
+impl Open {
+    /// Makes sure that the file is still the one that was opened: SQLite goes on writing into a
+    /// deleted one without a word.
+    pub(crate) fn check(&self, location: &Location) -> Result<(), StoreError> {
+        match location.path() {
+            Some(path) if identity(path) != self.file => {
+                Err(StoreError::Gone { path: path.display().to_string() })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
+}
+
+impl SqliteStore {
+    /// Opens a connection that writes.
+    pub(super) async fn connect(&self, known: &Known) -> Result<Open, StoreError> {
+        let path = self.location.path();
+        let folder = path.and_then(Path::parent).filter(|f| !f.as_os_str().is_empty());
+        if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+            return Err(StoreError::NoFolder { folder: folder.display().to_string() });
+        }
+        let options = self
+            .location
+            .connect_options()
+            .create_if_missing(true)
+            .busy_timeout(self.config.busy_timeout)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Normal)
+            .foreign_keys(false)
+            .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
+            .pragma("journal_size_limit", LOG_BYTES_MAX)
+            .disable_statement_logging();
+        #[cfg(test)]
+        let options = self
+            .test_pragmas
+            .lock()
+            .unwrap()
+            .iter()
+            .cloned()
+            .fold(options, |options, (key, value)| options.pragma(key, value));
+        let mut connection = options.connect().await?;
+        migrations::migrate(&mut connection).await?;
+        known.restore(&mut connection, &self.location).await?;
+        Ok(Open { connection, file: path.and_then(identity) })
+    }
+}
+
+/// Runs and sessions that go on: where the file is deleted and made anew, the requests that follow
+/// refer to them.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    runs: BTreeMap<i64, NewRun>,
+    sessions: HashMap<SessionId, SessionRow>,
+}
+
+impl Known {
+    pub(crate) fn run_started(&mut self, id: i64, run: &NewRun) {
+        if self.runs.len() < RUNS_MAX {
+            self.runs.insert(id, run.clone());
+        }
+    }
+
+    pub(crate) fn run_finished(&mut self, id: i64) {
+        self.runs.remove(&id);
+    }
+
+    /// Notes which sessions a stored batch opened and closed.
+    pub(crate) fn note(&mut self, batch: &Batch) {
+        for event in &batch.events {
+            match event {
+                Event::Opened(session) if self.sessions.len() < SESSIONS_MAX => {
+                    let mut session = session.as_ref().clone();
+                    session.run = batch.run(session.run);
+                    self.sessions.insert(session.id, session);
+                }
+                Event::Closed { id, .. } => {
+                    self.sessions.remove(id);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Adds to a file what it lacks.
+    async fn restore(
+        &self,
+        connection: &mut SqliteConnection,
+        location: &Location,
+    ) -> Result<(), StoreError> {
+        let mut is_new = false;
+        for (&id, run) in &self.runs {
+            match runs::get(connection, id).await? {
+                None => {
+                    runs::insert(connection, Some(id), run).await?;
+                    is_new = true;
+                }
+                Some(found) if found.new.started_unix_ns == run.started_unix_ns => {}
+                Some(_) => return Err(StoreError::Replaced { path: location.to_string() }),
+            }
+        }
+        if is_new {
+            for session in self.sessions.values() {
+                events::insert_session(connection, session.run, session).await?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,97 @@
+//! Opening, and the schema.
+
+use sqlx::sqlite::SqliteConnection;
+use sqlx::{ConnectOptions, Executor};
+
+use super::super::sqlite::migrator;
+use super::*;
+
+async fn raw(dir: &Path) -> SqliteConnection {
+    let location = Location::File(dir.join("store.db"));
+    location.connect_options().create_if_missing(true).connect().await.unwrap()
+}
+
+async fn schema(connection: &mut SqliteConnection) -> Vec<String> {
+    sqlx::query_scalar("SELECT name || ':' || coalesce(sql, '') FROM sqlite_schema ORDER BY name")
+        .fetch_all(connection)
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn the_schema_goes_up_down_and_up_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut connection = raw(dir.path()).await;
+    let all = migrator();
+    all.run_direct(None, &mut connection, false).await.unwrap();
+    let up = schema(&mut connection).await;
+    assert!(up.iter().any(|name| name.starts_with("requests:CREATE VIEW")), "{up:?}");
+    all.run_direct(None, &mut connection, false).await.unwrap();
+    assert_eq!(schema(&mut connection).await, up);
+    all.undo(&mut connection, 0).await.unwrap();
+    let down = schema(&mut connection).await;
+    assert!(down.iter().all(|name| name.contains("_sqlx_migrations")), "{down:?}");
+    all.run_direct(None, &mut connection, false).await.unwrap();
+    assert_eq!(schema(&mut connection).await, up);
+}
+
+#[tokio::test]
+async fn a_store_opens_again_and_keeps_its_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let id = store.start_run(&new_run("first", 7)).await.unwrap();
+    store.close().await;
+    drop(store);
+    let store = open(dir.path()).await;
+    let run = store.get_run(id).await.unwrap().unwrap();
+    assert_eq!((run.new, run.finished_unix_ns, run.lost), (new_run("first", 7), None, 0));
+    store.start_run(&new_run("second", 8)).await.unwrap();
+    let end = RunEnd { finished_unix_ns: 99, notes: Some("done".into()), lost: 3 };
+    store.finish_run(id, &end).await.unwrap();
+    let runs = store.list_runs(10).await.unwrap();
+    assert_eq!(runs.iter().map(|run| &*run.new.name).collect::<Vec<_>>(), ["second", "first"]);
+    assert_eq!(
+        (runs[1].finished_unix_ns, runs[1].lost, &*runs[1].new.notes),
+        (Some(99), 3, "done")
+    );
+    assert_eq!(store.list_runs(1).await.unwrap().len(), 1);
+    assert!(store.get_run(77).await.unwrap().is_none());
+    let missing = store.finish_run(77, &end).await;
+    assert!(matches!(missing, Err(StoreError::NoSuchRun { id: 77 })), "{missing:?}");
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    open(dir.path()).await.close().await;
+    let mut connection = raw(dir.path()).await;
+    let newer = "INSERT INTO _sqlx_migrations VALUES (99, 'later', 0, true, x'00', 0)";
+    connection.execute(newer).await.unwrap();
+    let location = Location::File(dir.path().join("store.db"));
+    let error = SqliteStore::open(location, SqliteConfig::default()).await.expect_err("newer");
+    assert!(matches!(error, StoreError::SchemaNewer { found: 99, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_missing_folder_and_a_foreign_file_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let location = Location::File(dir.path().join("no/store.db"));
+    let error = SqliteStore::open(location, SqliteConfig::default()).await.expect_err("folder");
+    assert!(matches!(error, StoreError::NoFolder { .. }), "{error}");
+    let path = dir.path().join("text.db");
+    std::fs::write(&path, "not a database, but long enough to look at".repeat(100)).unwrap();
+    let error = SqliteStore::open(Location::File(path), SqliteConfig::default()).await;
+    assert!(matches!(error, Err(StoreError::Broken(_))), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_store_in_memory_is_one_store() {
+    let location: Location = "sqlite::memory:".parse().unwrap();
+    let store = SqliteStore::open(location, SqliteConfig::default()).await.unwrap();
+    let id = store.start_run(&new_run("memory", 1)).await.unwrap();
+    assert_eq!(store.get_run(id).await.unwrap().unwrap().new.name, "memory");
+    store.close().await;
+    assert_eq!(one(&store, "SELECT count(*) FROM runs").await, 1);
+    store.start_run(&new_run("again", 2)).await.unwrap();
+    assert_eq!(one(&store, "SELECT count(*) FROM runs").await, 2);
+}

@@ -1,0 +1,176 @@
+//! From the recorder into the tables.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_arrives_as_recorded() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let own = store.start_run(&new_run("serve", 1)).await.unwrap();
+    let (recorder, writer) = Writer::spawn(store.clone(), own, WriterConfig::default());
+    let id = u64::MAX - 5;
+    recorder.event(Event::Opened(Box::new(session(id, 0, Transport::Shm))));
+    let mut full = record(id, 0, 1, 1000);
+    for (stage, ns) in [(Stage::Server, 600), (Stage::Infer, 400), (Stage::Queue, 0)] {
+        full.times.set(stage, ns);
+    }
+    full.status = Status::Overloaded;
+    recorder.record(full);
+    recorder.record(record(id, 42, 2, u64::MAX));
+    recorder.event(Event::Closed { id: SessionId(id), unix_ns: 9, reason: "expired" });
+    recorder.event(Event::Refused(Box::new(Refusal {
+        unix_ns: 3,
+        session: Some(SessionId(id)),
+        tenant: None,
+        link: "tcp",
+        what: "forged_token",
+        count: 7,
+    })));
+    let sample = ResourceSample { unix_ns: 4, rss_bytes: 5, ..ResourceSample::default() };
+    recorder.event(Event::Sampled(Box::new(sample)));
+    recorder.event(Event::Loaded(Box::new(ModelRow {
+        name: "m".into(),
+        version: "1".into(),
+        engine: "tract".into(),
+        sha256: String::new(),
+        loaded_unix_ns: 1,
+    })));
+    let (name, version) = ("m".to_owned(), "1".to_owned());
+    recorder.event(Event::Unloaded { name, version, unix_ns: 2 });
+    recorder.flush(WATCHDOG).await.unwrap();
+    for (sql, expected) in [
+        (
+            "SELECT concat_ws(' ', run_id, session_id, transport, link, placement, memory, model, \
+             version, engine, connection, wait, tenant, kind, batch, priority, bytes_in, \
+             bytes_out, status, started_unix_ns) FROM requests WHERE request = 1",
+            format!(
+                "{own} -6 shm shm cuda:1 pinned resnet50 1 onnx direct spin tenant raw 1 0 100 10 \
+                 overloaded 1001"
+            ),
+        ),
+        (
+            "SELECT concat_ws(' ', total_ns, server_ns, infer_ns, queue_ns, unattributed_ns, \
+             network_ns, decode_ns IS NULL, fill_ns IS NULL) FROM requests WHERE request = 1",
+            "1000 600 400 0 200 400 1 1".to_owned(),
+        ),
+        (
+            "SELECT concat_ws(' ', run_id, total_ns, network_ns IS NULL, unattributed_ns IS NULL) \
+             FROM requests WHERE request = 2",
+            format!("42 {} 1 1", i64::MAX),
+        ),
+        (
+            "SELECT concat_ws(' ', closed_unix_ns, close_reason, slots) FROM sessions",
+            "9 expired 4".to_owned(),
+        ),
+        (
+            "SELECT concat_ws(' ', unix_ns, session_id, tenant IS NULL, link, what, count) \
+             FROM refusals",
+            "3 -6 1 tcp forged_token 7".to_owned(),
+        ),
+        (
+            "SELECT concat_ws(' ', run_id, unix_ns, rss_bytes, gpu_memory_bytes IS NULL) \
+             FROM resource_samples",
+            format!("{own} 4 5 1"),
+        ),
+        (
+            "SELECT concat_ws(' ', run_id, name, loaded_unix_ns, unloaded_unix_ns) FROM models",
+            format!("{own} m 1 2"),
+        ),
+    ] {
+        assert_eq!(rows(&*store, sql).await, [[Cell::Text(expected)]], "{sql}");
+    }
+    let health = writer.stop().await;
+    assert_eq!((health.rows_written, health.rows_lost, health.events_lost), (2, 0, 0));
+    assert_eq!(health.state, StoreState::Stopped);
+}
+
+#[test]
+fn the_view_names_every_kind_and_status_as_core_does() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path()).await;
+        let mut batch = Batch { own_run: 1, ..Batch::default() };
+        let mut expected = Vec::new();
+        for kind in KindName::ALL {
+            for status in Status::ALL {
+                batch.requests.push(RequestRecord { kind, status, ..record(1, 0, 1, 1) });
+                expected.push(vec![
+                    Cell::Text(kind.name().to_owned()),
+                    Cell::Text(status.name().to_owned()),
+                ]);
+            }
+        }
+        store.write(&batch).await.unwrap();
+        assert_eq!(rows(&*store, "SELECT kind, status FROM requests").await, expected);
+        for stage in Stage::ALL {
+            let sql = format!("SELECT count({}_ns) FROM requests", stage.name());
+            let count = if stage == Stage::Total { 36 } else { 0 };
+            assert_eq!(one(&*store, &sql).await, count, "{sql}");
+        }
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_session_is_stored_before_its_requests_under_load() {
+    const SESSIONS: u64 = 300;
+    const REQUESTS: u64 = 40;
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    // Small batches, so that sessions and their requests are cut apart wherever they can be.
+    let config = WriterConfig { batch_rows: 16, ..WriterConfig::default() };
+    let (recorder, writer) = Writer::spawn(store.clone(), 1, config);
+    let threads = [0, 1].map(|half| {
+        let recorder = recorder.clone();
+        std::thread::Builder::new()
+            .spawn(move || {
+                for id in (1..=SESSIONS).map(|n| n * 2 + half) {
+                    recorder.event(Event::Opened(Box::new(session(id, 0, Transport::Tcp))));
+                    for request in 0..REQUESTS {
+                        recorder.record(record(id, 0, request, 10));
+                    }
+                }
+            })
+            .unwrap()
+    });
+    let (mut orphans, mut ended) = (0, false);
+    while !ended {
+        ended =
+            threads.iter().all(|thread| thread.is_finished()) && recorder.health().queue_len == 0;
+        let sql = "SELECT count(*) FROM requests WHERE transport IS NULL";
+        orphans += one(&*store, sql).await;
+    }
+    threads.map(|thread| thread.join().unwrap());
+    let health = writer.stop().await;
+    assert_eq!(orphans, 0);
+    assert_eq!((health.rows_written, health.rows_lost), (2 * SESSIONS * REQUESTS, 0));
+    assert_eq!(one(&*store, "SELECT count(*) FROM sessions").await, 600);
+}
+
+#[tokio::test]
+async fn what_the_queue_cannot_hold_is_counted_in_its_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let own = store.start_run(&new_run("serve", 1)).await.unwrap();
+    let bench = store.start_run(&new_run("bench", 2)).await.unwrap();
+    let config = WriterConfig { requests_max: 8, events_max: 2, ..WriterConfig::default() };
+    let (recorder, writer) = Writer::spawn(store.clone(), own, config);
+    // The runtime has one thread, so the writer cannot run before the flush.
+    for request in 0..20 {
+        recorder.record(record(1, if request % 2 == 0 { 0 } else { bench }, request, 10));
+    }
+    for _ in 0..5 {
+        recorder.event(Event::Opened(Box::new(session(1, 0, Transport::Tcp))));
+    }
+    assert_eq!(recorder.health().rows_lost, 12);
+    recorder.flush(WATCHDOG).await.unwrap();
+    let health = recorder.health();
+    assert_eq!((health.rows_written, health.events_lost, health.queue_len), (8, 3, 0));
+    for run in [own, bench] {
+        assert_eq!(store.get_run(run).await.unwrap().unwrap().lost, 6);
+    }
+    writer.stop().await;
+    recorder.record(record(1, 0, 1, 1));
+    assert_eq!(recorder.health().rows_lost, 13);
+    assert_eq!(recorder.flush(WATCHDOG).await, Err(FlushError::Stopped));
+}

@@ -165,6 +165,7 @@ impl Core {
         let engine = self.engine.as_mut()?;
         let job = Job { arrival: guard, binding, prepared };
         self.in_flight += 1;
+        counters.in_flight.store(self.in_flight, Ordering::Relaxed);
         let submitted = catch_unwind(AssertUnwindSafe(|| engine.submit(job)));
         let ready = match submitted {
             Ok(finished) => finished.map(|finished| self.complete(counters, finished)),

@@ -90,11 +90,11 @@ impl<M: RingMemory> Producer<M> {
         Producer { memory, tail: 0, head: 0 }
     }
 
-    /// Publishes an entry, and with it everything that this thread wrote before.
+    /// Whether there is room for an entry. If so, the next push cannot fail.
     ///
     /// # Errors
-    /// [`RingError`]; nothing was published then.
-    pub fn push(&mut self, value: u64) -> Result<(), RingError> {
+    /// [`RingError`] if there is none.
+    pub fn reserve(&mut self) -> Result<(), RingError> {
         if self.tail - self.head == self.memory.entries() {
             let index = self.memory.head().load(Ordering::Acquire);
             let (least, most) = (self.head, self.tail);
@@ -106,6 +106,15 @@ impl<M: RingMemory> Producer<M> {
                 return Err(RingError::Full);
             }
         }
+        Ok(())
+    }
+
+    /// Publishes an entry, and with it everything that this thread wrote before.
+    ///
+    /// # Errors
+    /// [`RingError`]; nothing was published then.
+    pub fn push(&mut self, value: u64) -> Result<(), RingError> {
+        self.reserve()?;
         self.memory.entry(self.tail).store(value, Ordering::Relaxed);
         self.tail += 1;
         self.memory.tail().store(self.tail, Ordering::Release);

@@ -14,7 +14,7 @@ use ferry_core::session::SLOTS_MAX;
 use ferry_core::{Body, Frame, Reply, Request, RequestRecord};
 use ferry_memory::{Slot, SlotTable};
 
-use crate::link::{EVENTS_PER_POLL_MAX, Event, Events, Link, LinkError, SERVER, Transfer};
+use crate::link::{EVENTS_PER_POLL_MAX, Event, Events, Link, LinkError, SERVER, Transfer, Waker};
 use crate::wait::Waiter;
 use flight::{Flight, Flights};
 
@@ -207,6 +207,25 @@ impl Driver {
                 link.park(left.min(PARK_MAX));
             }
         }
+    }
+
+    /// Nothing was found by the last poll: polls on, or sleeps, as the session's policy says. For
+    /// an owner that has more to watch than this driver; [`waker`](Driver::waker) ends the sleep.
+    pub fn idle(&mut self, at_most: Duration) {
+        if let Some(link) = self.link.as_mut() {
+            self.waiter.idle(&mut **link, at_most);
+        }
+    }
+
+    /// Something was found: polling starts over.
+    pub fn busy(&mut self) {
+        self.waiter.busy();
+    }
+
+    /// Ends a sleep of [`idle`](Driver::idle) or [`wait`](Driver::wait) from any thread; `None`
+    /// once the link is lost.
+    pub fn waker(&self) -> Option<Waker> {
+        self.link.as_ref().map(|link| link.waker())
     }
 
     /// The oldest completion, if any.

@@ -8,11 +8,13 @@ pub mod clock;
 pub mod connect;
 pub mod driver;
 mod event;
+pub mod host;
 pub mod lane;
 pub mod link;
 pub mod local;
 pub mod outbox;
 mod roster;
+pub mod shm;
 pub mod tcp;
 pub mod wait;
 
@@ -22,6 +24,7 @@ pub use connect::ConnectError;
 pub use driver::{
     Completion, Driver, DriverOptions, DriverState, Ending, RecordSink, SubmitError, SubmitRefusal,
 };
+pub use host::host_id;
 pub use lane::{Handler, LaneError, LaneHandle, LaneOptions, LaneStats};
 pub use link::{
     AdmitError, Capabilities, Event, Events, Link, LinkError, Listener, Rejected, Transfer, Wake,
@@ -29,5 +32,6 @@ pub use link::{
 };
 pub use local::{LocalClient, LocalDoor, LocalListener};
 pub use outbox::Outbox;
+pub use shm::{ShmClient, ShmListener};
 pub use tcp::{TcpClient, TcpListenerLink, TcpOptions};
 pub use wait::Waiter;

@@ -1,5 +1,4 @@
 //! What the tests of the pool share: requests, a place for replies, and engines to go wrong.
-#![expect(dead_code, reason = "each test binary uses its own part of it")]
 
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};

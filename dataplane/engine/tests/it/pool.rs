@@ -1,11 +1,9 @@
 //! Queueing, priorities, asynchronous engines, and what the stages say.
 
-mod common;
-
 use std::sync::{Arc, Mutex};
 use std::thread::ThreadId;
 
-use common::{Barrier, Client, Pending, before, first_byte, parts_ns, payload, text, until};
+use crate::common::{Barrier, Client, Pending, before, first_byte, parts_ns, payload, text, until};
 use ferry_core::{RequestKind, Stage, Status};
 use ferry_engine::{Echo, EngineError, Pool, PoolError, PoolOptions, RunOn};
 

@@ -1,12 +1,10 @@
 //! Panics, rebuilds, draining and shutting down: whatever happens, every request is answered once.
 
-mod common;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use common::{Barrier, Client, POISON, Pending, WATCHDOG, before, first_byte, text, until};
+use crate::common::{Barrier, Client, POISON, Pending, WATCHDOG, before, first_byte, text, until};
 use ferry_core::Status;
 use ferry_engine::{Engine, EngineError, Pool, PoolError, PoolOptions, Rebuild, RunOn};
 

@@ -1,8 +1,6 @@
 //! What the echo engine gives back.
 
-mod common;
-
-use common::{Client, payload};
+use crate::common::{Client, payload};
 use ferry_core::{Stage, Status};
 use ferry_engine::{Echo, Engine, Job};
 use proptest::prelude::*;

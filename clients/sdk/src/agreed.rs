@@ -1,0 +1,99 @@
+//! What client and server agreed on.
+
+use std::time::Duration;
+
+use ferry_core::{
+    BoundSignature, Endpoint, Generation, RegionDescriptor, SessionId, SlotLayout, Token, Transport,
+};
+use ferry_proto::{WireError, v1};
+
+use crate::error::Error;
+
+/// The outcome of the negotiation: nothing of it changes while the session lives.
+#[derive(Clone, Debug)]
+pub struct Agreed {
+    pub(crate) session: SessionId,
+    pub(crate) token: Token,
+    pub(crate) generation: Generation,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) region: RegionDescriptor,
+    /// The transport in use.
+    pub transport: Transport,
+    /// Why this one, where the server chose.
+    pub transport_reason: String,
+    /// Number and sizes of the slots.
+    pub layout: SlotLayout,
+    /// Inputs and outputs, every dimension known.
+    pub signature: BoundSignature,
+    /// The session dies if nobody heartbeats for this long.
+    pub lease: Duration,
+    /// The model's name.
+    pub model: String,
+    /// The model's version.
+    pub version: u64,
+    /// The engine that runs it.
+    pub engine: String,
+    /// Whether `jpeg` and `raw` requests are served.
+    pub takes_pictures: bool,
+    /// Names of the classes, where the model has some.
+    pub labels: Vec<String>,
+    /// The run under which requests are recorded.
+    pub run_id: i64,
+}
+
+impl Agreed {
+    /// The session's public name.
+    pub fn session(&self) -> SessionId {
+        self.session
+    }
+
+    /// Which lease of the session this is: 1, and one more with each resume.
+    pub fn generation(&self) -> u32 {
+        self.generation.0
+    }
+
+    pub(crate) fn to_ref(&self) -> v1::SessionRef {
+        v1::SessionRef::new(self.session, &self.token, self.generation)
+    }
+
+    pub(crate) fn from_wire(opened: v1::OpenSessionResponse) -> Result<Agreed, Error> {
+        Agreed::parse(opened).map_err(Error::answer("open a session"))
+    }
+
+    fn parse(opened: v1::OpenSessionResponse) -> Result<Agreed, WireError> {
+        let transport = opened.transport().named().ok_or(WireError::Missing("transport"))?;
+        let reference = opened.session.ok_or(WireError::Missing("session"))?;
+        let (session, token, generation) = reference.parts()?;
+        let layout: SlotLayout = opened.layout.ok_or(WireError::Missing("layout"))?.into();
+        let region = match opened.regions.first() {
+            Some(region) => region.with_layout(layout)?,
+            None => RegionDescriptor::Framed,
+        };
+        let lease = opened.lease.ok_or(WireError::Missing("lease"))?;
+        let signature = opened.signature.ok_or(WireError::Missing("signature"))?;
+        let signature = BoundSignature::try_from(signature)?;
+        if signature.request_bytes() > layout.request_bytes
+            || signature.reply_bytes() > layout.reply_bytes
+        {
+            return Err(WireError::invalid("layout", "the tensors do not fit the slots"));
+        }
+        Ok(Agreed {
+            session,
+            token,
+            generation,
+            endpoint: opened.endpoint.ok_or(WireError::Missing("endpoint"))?.try_into()?,
+            region,
+            transport,
+            transport_reason: opened.transport_reason,
+            layout,
+            signature,
+            lease: Duration::try_from(lease).map_err(|why| WireError::invalid("lease", why))?,
+            model: opened.model,
+            version: opened.version,
+            engine: opened.engine,
+            takes_pictures: opened.takes_pictures,
+            labels: opened.labels,
+            run_id: opened.run_id,
+        })
+    }
+}

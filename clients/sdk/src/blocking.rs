@@ -1,0 +1,256 @@
+//! For programs without an async runtime, and for least latency: the caller's own thread drives
+//! the link, and nothing hops to another one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use ferry_memory::SlotTable;
+use ferry_transport::{Completion, Driver, DriverState, Ending, LinkError};
+use tokio::runtime::Runtime;
+
+use crate::agreed::Agreed;
+use crate::attach::{Attached, attach};
+use crate::error::Error;
+use crate::options::{Options, SessionBuilder};
+use crate::recorder::{RecordCounts, SessionSink};
+use crate::reply::Reply;
+use crate::slot::Slot;
+
+/// How long closing may take before it is left to the session's lease.
+const CLOSE_WITHIN: Duration = Duration::from_secs(5);
+
+/// A connection to a server. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Client {
+    inner: crate::Client,
+    runtime: Arc<Runtime>,
+}
+
+impl Client {
+    /// Connects to `server`, such as `http://127.0.0.1:50051`.
+    ///
+    /// # Errors
+    /// [`Error::Connect`] if nobody answers there.
+    pub fn connect(server: &str) -> Result<Client, Error> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("ferry-control")
+            .enable_all()
+            .build()
+            .map_err(|source| Error::Start { what: "the control plane's runtime", source })?;
+        let inner = runtime.block_on(crate::Client::connect(server))?;
+        Ok(Client { inner, runtime: Arc::new(runtime) })
+    }
+
+    /// Asks for a session with a model.
+    pub fn session(&self, model: &str) -> SessionBuilder<'_, Client> {
+        SessionBuilder { client: self, options: Options::new(model) }
+    }
+
+    /// Runs a future of the async API, for the other services of [`v1`](crate::v1).
+    pub fn run<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+
+    /// The async client behind this one.
+    pub fn control(&self) -> &crate::Client {
+        &self.inner
+    }
+
+    /// Sends the timings that wait, and says what became of all so far.
+    pub fn flush(&self) -> RecordCounts {
+        self.run(self.inner.flush())
+    }
+}
+
+impl SessionBuilder<'_, Client> {
+    /// Opens the session and connects its data plane.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with what the server says, [`Error::Attach`] if the data plane cannot be
+    /// connected.
+    pub fn open(self) -> Result<Session, Error> {
+        Session::open(self.client.clone(), self.options)
+    }
+}
+
+/// A session whose link is driven by the calling thread.
+#[derive(Debug)]
+pub struct Session {
+    /// Dropped before the client: its last record goes through the client's tasks.
+    driver: Option<Driver>,
+    table: Arc<SlotTable>,
+    agreed: Arc<Agreed>,
+    gone: Arc<AtomicBool>,
+    client: Client,
+    options: Options,
+    closed: bool,
+}
+
+impl Session {
+    fn open(client: Client, options: Options) -> Result<Session, Error> {
+        let agreed = client.run(client.inner.negotiate(&options))?;
+        let (driver, table, gone) = bring_up(&client, &agreed, &options, 1)?;
+        let agreed = Arc::new(agreed);
+        Ok(Session { driver: Some(driver), table, agreed, gone, client, options, closed: false })
+    }
+
+    /// What was agreed with the server.
+    pub fn agreed(&self) -> &Agreed {
+        &self.agreed
+    }
+
+    /// A free slot. If the link was lost, the session is resumed first.
+    ///
+    /// # Errors
+    /// [`Error::SlotsInUse`] if there is none: take or drop a reply. What a resume can fail with.
+    pub fn slot(&mut self) -> Result<Slot, Error> {
+        if self.is_lost() {
+            self.resume()?;
+        }
+        let inner = self.table.acquire().ok_or(Error::SlotsInUse(self.agreed.layout.slots))?;
+        Ok(Slot::new(inner, Arc::clone(&self.agreed), None))
+    }
+
+    /// Sends a request and waits for its reply.
+    ///
+    /// # Errors
+    /// [`Error::Request`] with what the server says, [`Error::LinkLost`], [`Error::Timeout`].
+    pub fn infer(&mut self, slot: Slot) -> Result<Reply, Error> {
+        let request = self.submit(slot)?;
+        let deadline = Instant::now() + self.options.timeout;
+        loop {
+            let done = self.complete(deadline)?;
+            if done.request == request {
+                return self.reply(done);
+            }
+            // The reply to an earlier request that timed out: its slot is free again.
+        }
+    }
+
+    /// Sends a request and returns at once with its number. Several may be in flight; take their
+    /// replies with [`next`](Session::next), which come in the order in which they are ready.
+    ///
+    /// # Errors
+    /// [`Error::LinkLost`], [`Error::ForeignSlot`].
+    pub fn submit(&mut self, slot: Slot) -> Result<u64, Error> {
+        let fill_ns = u64::try_from(slot.handed_out.elapsed().as_nanos()).ok();
+        let bytes = usize::try_from(slot.payload_bytes).unwrap_or(usize::MAX);
+        let Some(driver) = self.driver.as_mut() else {
+            return Err(Error::LinkLost(LinkError::Closed));
+        };
+        driver.submit(slot.inner, bytes, slot.what, fill_ns).map_err(|error| error.why.into())
+    }
+
+    /// The next reply of those in flight; `None` if nothing is.
+    ///
+    /// # Errors
+    /// As [`infer`](Session::infer).
+    #[expect(clippy::should_implement_trait, reason = "it borrows and fails: not an iterator")]
+    pub fn next(&mut self) -> Option<Result<Reply, Error>> {
+        if self.driver.as_ref().is_none_or(|driver| driver.in_flight() == 0)
+            && self.driver.as_mut().is_none_or(|driver| !driver.wait(Some(Instant::now())))
+        {
+            return None;
+        }
+        let deadline = Instant::now() + self.options.timeout;
+        Some(self.complete(deadline).and_then(|done| self.reply(done)))
+    }
+
+    /// Takes the session up again after its link was lost: a new lease, new slots. Where the
+    /// server does not know the session any more (it was restarted, or the lease is over), a new
+    /// one is opened with the same options.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], [`Error::Attach`].
+    pub fn resume(&mut self) -> Result<(), Error> {
+        let first_request = self.driver.as_ref().map_or(1, Driver::next_request);
+        // The old link must be gone before the new one comes.
+        self.driver = None;
+        let agreed = self.client.run(self.client.inner.resume(&self.agreed, &self.options))?;
+        let (driver, table, gone) = bring_up(&self.client, &agreed, &self.options, first_request)?;
+        (self.driver, self.table, self.gone) = (Some(driver), table, gone);
+        self.agreed = Arc::new(agreed);
+        Ok(())
+    }
+
+    /// Ends the session: sends the timings that wait and frees what the server holds. Dropping
+    /// does the same, without telling how it went.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if the server does not answer.
+    pub fn close(mut self) -> Result<RecordCounts, Error> {
+        self.close_now()
+    }
+
+    fn close_now(&mut self) -> Result<RecordCounts, Error> {
+        self.closed = true;
+        self.driver = None;
+        let (keeper, agreed) = (&self.client.inner.keeper, &self.agreed);
+        let closed = self
+            .client
+            .run(async { tokio::time::timeout(CLOSE_WITHIN, keeper.close(agreed)).await });
+        match closed {
+            Ok(closed) => closed.map_err(Error::refused("close the session")),
+            Err(_elapsed) => Err(Error::Timeout(CLOSE_WITHIN)),
+        }
+    }
+
+    fn is_lost(&self) -> bool {
+        let live = |driver: &Driver| *driver.state() == DriverState::Live;
+        !self.driver.as_ref().is_some_and(live) || self.gone.load(Ordering::Acquire)
+    }
+
+    fn complete(&mut self, deadline: Instant) -> Result<Completion, Error> {
+        let lost = || Error::LinkLost(LinkError::Closed);
+        let driver = self.driver.as_mut().ok_or_else(lost)?;
+        if driver.wait(Some(deadline)) {
+            return driver.take().ok_or_else(lost);
+        }
+        match driver.state() {
+            DriverState::Lost(why) => Err(Error::LinkLost(why.clone())),
+            DriverState::Live => Err(Error::Timeout(self.options.timeout)),
+        }
+    }
+
+    fn reply(&self, done: Completion) -> Result<Reply, Error> {
+        if done.ending == Ending::LinkLost {
+            let state = self.driver.as_ref().map(Driver::state);
+            return Err(Error::LinkLost(match state {
+                Some(DriverState::Lost(why)) => why.clone(),
+                _ => LinkError::Closed,
+            }));
+        }
+        Reply::from_completion(done, &self.agreed, None)
+    }
+}
+
+fn bring_up(
+    client: &Client,
+    agreed: &Agreed,
+    options: &Options,
+    first_request: u64,
+) -> Result<(Driver, Arc<SlotTable>, Arc<AtomicBool>), Error> {
+    let keeper = &client.inner.keeper;
+    let gone = keeper.hold(agreed);
+    let sink = SessionSink::new(options, &keeper.recorder);
+    match attach(&client.inner.server, agreed, options, first_request, sink) {
+        Ok(Attached { driver, table }) => Ok((driver, table, gone)),
+        Err(error) => {
+            // The server has made the session: free it now, not when its lease ends.
+            drop(client.run(keeper.close(agreed)));
+            Err(error)
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if !self.closed
+            && let Err(error) = self.close_now()
+        {
+            tracing::debug!(%error, "the session is left to its lease");
+        }
+    }
+}

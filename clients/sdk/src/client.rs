@@ -1,0 +1,82 @@
+//! A connection to a server's control plane.
+
+use std::sync::Arc;
+
+use ferry_proto::v1;
+use ferry_proto::v1::sessions_client::SessionsClient;
+use tonic::transport::Channel;
+
+use crate::agreed::Agreed;
+use crate::error::Error;
+use crate::inline::endpoint;
+use crate::keeper::Keeper;
+use crate::options::{Options, SessionBuilder};
+use crate::recorder::RecordCounts;
+use crate::session::Session;
+
+/// A connection to a server. Clones share it. Needs a tokio runtime with time and I/O; for
+/// programs without one there is [`blocking::Client`](crate::blocking::Client).
+#[derive(Clone, Debug)]
+pub struct Client {
+    pub(crate) server: Arc<str>,
+    pub(crate) keeper: Arc<Keeper>,
+}
+
+impl Client {
+    /// Connects to `server`, such as `http://127.0.0.1:50051`.
+    ///
+    /// # Errors
+    /// [`Error::Connect`] if nobody answers there.
+    pub async fn connect(server: &str) -> Result<Client, Error> {
+        let channel = endpoint(server)?
+            .connect()
+            .await
+            .map_err(|source| Error::Connect { server: server.to_owned(), source })?;
+        Ok(Client { server: server.into(), keeper: Keeper::start(channel) })
+    }
+
+    /// Asks for a session with a model.
+    pub fn session(&self, model: &str) -> SessionBuilder<'_, Client> {
+        SessionBuilder { client: self, options: Options::new(model) }
+    }
+
+    /// The channel of the control plane, for the other services of [`v1`].
+    pub fn channel(&self) -> Channel {
+        self.keeper.channel.clone()
+    }
+
+    /// Sends the timings that wait, and says what became of all so far.
+    pub async fn flush(&self) -> RecordCounts {
+        self.keeper.flush().await
+    }
+
+    pub(crate) async fn negotiate(&self, options: &Options) -> Result<Agreed, Error> {
+        let mut sessions = SessionsClient::new(self.channel());
+        let opened = sessions.open(options.to_wire()).await;
+        Agreed::from_wire(opened.map_err(Error::refused("open a session"))?.into_inner())
+    }
+
+    /// Takes a session up again, or opens a new one if the server does not know it any more.
+    pub(crate) async fn resume(&self, old: &Agreed, options: &Options) -> Result<Agreed, Error> {
+        let request =
+            v1::ResumeSessionRequest { session: Some(old.to_ref()), ..Default::default() };
+        let mut sessions = SessionsClient::new(self.channel());
+        let resumed = sessions.resume(request).await;
+        match resumed.map_err(Error::refused("resume the session")) {
+            Ok(resumed) => Agreed::from_wire(resumed.into_inner()),
+            Err(error) if error.session_is_gone() => self.negotiate(options).await,
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl SessionBuilder<'_, Client> {
+    /// Opens the session and connects its data plane.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with what the server says, [`Error::Attach`] if the data plane cannot be
+    /// connected.
+    pub async fn open(self) -> Result<Session, Error> {
+        Session::open(self.client.clone(), self.options).await
+    }
+}

@@ -1,0 +1,128 @@
+//! What can go wrong, by what the caller can do about it.
+
+use ferry_core::{Status, Transport};
+use ferry_transport::LinkError;
+
+/// Why something did not work.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The address is not one, or nobody answers there.
+    #[error("connect to {server}: is ferryd running there?")]
+    Connect {
+        /// The address given.
+        server: String,
+        /// What the channel said.
+        #[source]
+        source: tonic::transport::Error,
+    },
+    /// The server refused a call of the control plane. Its message says what to do.
+    #[error("{doing}: {}", .status.message())]
+    Refused {
+        /// What was asked.
+        doing: &'static str,
+        /// The answer, with its code and details.
+        status: Box<tonic::Status>,
+    },
+    /// The server's answer makes no sense to this client.
+    #[error("{doing}: the server's answer is not usable, update the older end")]
+    Answer {
+        /// What was asked.
+        doing: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: ferry_proto::WireError,
+    },
+    /// The data plane could not be connected.
+    #[error("connect the transport {transport}: {why}")]
+    Attach {
+        /// The transport.
+        transport: Transport,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// The link broke while requests were in flight: whether they ran is not known. The next
+    /// `slot()` resumes the session.
+    #[error("the link is lost ({0}); requests in flight may or may not have run")]
+    LinkLost(LinkError),
+    /// The server answered a request with something else than outputs.
+    #[error("request {request} failed ({status}): {text}")]
+    Request {
+        /// The request's number.
+        request: u64,
+        /// How it ended.
+        status: Status,
+        /// What the server says about it.
+        text: String,
+    },
+    /// The reply has not come in time. The slot stays in flight until it does.
+    #[error("no reply within {0:?}; the request is still in flight")]
+    Timeout(std::time::Duration),
+    /// All slots are in flight or hold replies that were not dropped.
+    #[error("all {0} slots of the session are in use: take or drop a reply, or open with more")]
+    SlotsInUse(u32),
+    /// The slot is of another session, or of this one before it was resumed.
+    #[error("the slot is not of this session's present lease: take a new one with `slot()`")]
+    ForeignSlot,
+    /// There is no such input or output.
+    #[error("the model has no {what} {which}; it has {known}")]
+    NoTensor {
+        /// `input` or `output`.
+        what: &'static str,
+        /// The index or name asked for.
+        which: String,
+        /// Those there are.
+        known: String,
+    },
+    /// The data does not fit.
+    #[error("{what}: {given} given, {room} wanted")]
+    Size {
+        /// What does not fit.
+        what: &'static str,
+        /// What was given.
+        given: String,
+        /// What would fit.
+        room: String,
+    },
+    /// A thread or runtime could not be started.
+    #[error("start {what}")]
+    Start {
+        /// What.
+        what: &'static str,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl Error {
+    pub(crate) fn refused(doing: &'static str) -> impl FnOnce(tonic::Status) -> Error {
+        move |status| Error::Refused { doing, status: Box::new(status) }
+    }
+
+    pub(crate) fn answer(doing: &'static str) -> impl FnOnce(ferry_proto::WireError) -> Error {
+        move |source| Error::Answer { doing, source }
+    }
+
+    /// Whether the session is not known to the server (any more): open a new one.
+    pub(crate) fn session_is_gone(&self) -> bool {
+        use tonic::Code;
+        let gone = [Code::Unauthenticated, Code::NotFound];
+        matches!(self, Error::Refused { status, .. } if gone.contains(&status.code()))
+    }
+}
+
+impl From<ferry_transport::SubmitRefusal> for Error {
+    fn from(refusal: ferry_transport::SubmitRefusal) -> Error {
+        use ferry_transport::SubmitRefusal;
+        match refusal {
+            SubmitRefusal::Lost(why) | SubmitRefusal::Link(why) => Error::LinkLost(why),
+            SubmitRefusal::TooLong { bytes, bytes_max } => Error::Size {
+                what: "request",
+                given: format!("{bytes} bytes"),
+                room: format!("at most {bytes_max} bytes"),
+            },
+            SubmitRefusal::ForeignSlot(_) => Error::ForeignSlot,
+            SubmitRefusal::NotTaken(_) => Error::SlotsInUse(ferry_core::session::SLOTS_MAX),
+        }
+    }
+}

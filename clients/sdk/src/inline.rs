@@ -1,0 +1,239 @@
+//! The link `grpc`: tensors inside a unary call. Not a data plane, but the baseline that every
+//! other transport is compared with, and what works where nothing else does.
+//!
+//! The calls are driven by the thread that owns the link, on a connection of their own: as for
+//! every link, nothing hops to another thread on the way.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use ferry_core::{Body, Frame, LinkKind, Reply, Status};
+use ferry_memory::{PeerId, Slot};
+use ferry_proto::v1::inference_client::InferenceClient;
+use ferry_proto::{channel, server_times_from_wire, v1};
+use ferry_transport::link::SERVER;
+use ferry_transport::{
+    Capabilities, Event, Events, Link, LinkError, Rejected, Transfer, Wake, Waker,
+};
+use tokio::runtime::Runtime;
+use tokio::sync::Notify;
+use tokio::task::{JoinError, JoinSet};
+use tonic::transport::{Channel, Endpoint};
+
+use crate::agreed::Agreed;
+use crate::error::Error;
+
+/// Makes a connection to the server with the windows that tensors need.
+pub(crate) fn endpoint(server: &str) -> Result<Endpoint, Error> {
+    let endpoint = Endpoint::from_shared(server.to_owned());
+    let endpoint = endpoint
+        .map_err(|source| Error::Connect { server: server.to_owned(), source })?
+        .initial_stream_window_size(channel::WINDOW_BYTES)
+        .initial_connection_window_size(channel::WINDOW_BYTES)
+        .tcp_nodelay(true)
+        .connect_timeout(CONNECT_WITHIN);
+    Ok(endpoint)
+}
+
+/// How long a connection may take to be made.
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+
+/// The client end of the transport `grpc`.
+#[derive(Debug)]
+pub(crate) struct InlineLink {
+    runtime: Runtime,
+    client: InferenceClient<Channel>,
+    session: v1::SessionRef,
+    calls: JoinSet<Done>,
+    /// Ended while the link slept.
+    ended: Option<Result<Done, JoinError>>,
+    waker: Arc<InlineWaker>,
+    lost: Option<LinkError>,
+}
+
+/// A call that ended.
+#[derive(Debug)]
+struct Done {
+    frame: Frame,
+    slot: Arc<Held>,
+    answer: Result<v1::InferResponse, tonic::Status>,
+}
+
+/// Lends a slot's bytes to the encoder without a copy.
+#[derive(Debug)]
+struct Held(Slot);
+
+struct Payload(Arc<Held>);
+
+impl AsRef<[u8]> for Payload {
+    fn as_ref(&self) -> &[u8] {
+        self.0.0.request_bytes().unwrap_or_default()
+    }
+}
+
+#[derive(Debug, Default)]
+struct InlineWaker(Notify);
+
+impl Wake for InlineWaker {
+    fn wake(&self) {
+        self.0.notify_one();
+    }
+}
+
+impl InlineLink {
+    /// Connects to the server and speaks for the session.
+    pub(crate) fn connect(server: &str, agreed: &Agreed) -> Result<InlineLink, Error> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|source| Error::Start { what: "the runtime of the link grpc", source })?;
+        let server_end = endpoint(server)?;
+        let connection = runtime
+            .block_on(server_end.connect())
+            .map_err(|source| Error::Connect { server: server.to_owned(), source })?;
+        let client = InferenceClient::new(connection)
+            .max_decoding_message_size(channel::MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(channel::MESSAGE_BYTES_MAX);
+        Ok(InlineLink {
+            runtime,
+            client,
+            session: agreed.to_ref(),
+            calls: JoinSet::new(),
+            ended: None,
+            waker: Arc::default(),
+            lost: None,
+        })
+    }
+
+    /// Turns a finished call into the event of a link.
+    fn finish(&mut self, done: Done, events: &mut Events) {
+        let seen = Instant::now();
+        let Done { mut frame, slot, answer } = done;
+        // The encoder has dropped its half once an answer is there, unless the call broke early;
+        // such a slot stays with the call that still reads it, and goes with its table.
+        let slot = Arc::try_unwrap(slot).ok().map(|held| held.0);
+        let (reply, payload) = match answer {
+            Ok(answer) => match server_times_from_wire(&answer.server_times) {
+                Ok(times) => {
+                    let status = Status::Ok;
+                    (Reply { status, times, reply_ns_previous: None }, answer.payload)
+                }
+                Err(why) => {
+                    return self.give_up(LinkError::Protocol(why.to_string()), slot, events);
+                }
+            },
+            Err(status) => match status_of(&status) {
+                Some(end) => {
+                    let text = Bytes::from(status.message().to_owned());
+                    let times = Default::default();
+                    (Reply { status: end, times, reply_ns_previous: None }, text)
+                }
+                None => return self.give_up(LinkError::os("call Infer", status), slot, events),
+            },
+        };
+        let Some(slot) = slot else {
+            let why = LinkError::Protocol("answered before the request was read".into());
+            return self.give_up(why, None, events);
+        };
+        let room = slot.reply().bytes();
+        let fits = payload.len() <= room || reply.status != Status::Ok;
+        let payload = &payload[..payload.len().min(room)];
+        if !fits || slot.reply().copy_in(0, payload).is_err() {
+            let why = LinkError::Protocol("a reply that is longer than its slot".into());
+            return self.give_up(why, Some(slot), events);
+        }
+        frame.payload_bytes = payload.len() as u64;
+        frame.body = Body::Reply(reply);
+        events.push(Event::Arrived { peer: SERVER, frame, slot, seen, visible: Instant::now() });
+    }
+
+    fn give_up(&mut self, why: LinkError, slot: Option<Slot>, events: &mut Events) {
+        if self.lost.is_some() {
+            return;
+        }
+        self.lost = Some(why.clone());
+        let slots = slot.into_iter().collect();
+        events.push(Event::Gone { peer: SERVER, session: None, why, slots });
+    }
+}
+
+/// The request's own end, where a gRPC status stands for one; `None` where the link broke.
+fn status_of(status: &tonic::Status) -> Option<Status> {
+    use tonic::Code;
+    match status.code() {
+        Code::InvalidArgument | Code::OutOfRange => Some(Status::BadRequest),
+        Code::ResourceExhausted => Some(Status::Overloaded),
+        Code::FailedPrecondition | Code::Unimplemented => Some(Status::Unsupported),
+        Code::Internal | Code::DataLoss => Some(Status::EngineFailed),
+        Code::Aborted => Some(Status::Draining),
+        Code::Unauthenticated | Code::NotFound => Some(Status::SessionEnded),
+        _ => None,
+    }
+}
+
+impl Link for InlineLink {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { kind: LinkKind::Grpc, one_sided: false, reports_completion: false }
+    }
+
+    fn submit(&mut self, transfer: Transfer) -> Result<(), Rejected> {
+        let rejected = |transfer, why| Err(Rejected { transfer: Box::new(transfer), why });
+        if let Some(why) = &self.lost {
+            let why = why.clone();
+            return rejected(transfer, why);
+        }
+        let (Body::Request(what), SERVER) = (transfer.frame.body, transfer.peer) else {
+            let peer: PeerId = transfer.peer;
+            return rejected(transfer, LinkError::NoPeer(peer));
+        };
+        let Transfer { frame, slot, .. } = transfer;
+        let slot = Arc::new(Held(slot));
+        let bytes = usize::try_from(frame.payload_bytes).unwrap_or(usize::MAX);
+        let whole = Bytes::from_owner(Payload(Arc::clone(&slot)));
+        let payload = whole.slice(..bytes.min(whole.len()));
+        let mut request = v1::InferRequest {
+            session: Some(self.session.clone()),
+            payload,
+            request: frame.request,
+            ..Default::default()
+        };
+        request.info = Some(what.into());
+        drop(whole);
+        let mut client = self.client.clone();
+        let call = async move {
+            let answer = client.infer(request).await.map(tonic::Response::into_inner);
+            Done { frame, slot, answer }
+        };
+        self.calls.spawn_on(call, self.runtime.handle());
+        Ok(())
+    }
+
+    fn poll(&mut self, events: &mut Events) {
+        self.runtime.block_on(tokio::task::yield_now());
+        while let Some(done) = self.ended.take().or_else(|| self.calls.try_join_next()) {
+            match done {
+                Ok(done) => self.finish(done, events),
+                Err(why) => self.give_up(LinkError::os("run a call", why), None, events),
+            }
+        }
+    }
+
+    fn park(&mut self, at_most: Duration) {
+        if self.ended.is_some() {
+            return;
+        }
+        let (calls, waker) = (&mut self.calls, &self.waker);
+        self.ended = self.runtime.block_on(async {
+            tokio::select! {
+                Some(done) = calls.join_next() => Some(done),
+                () = waker.0.notified() => None,
+                () = tokio::time::sleep(at_most) => None,
+            }
+        });
+    }
+
+    fn waker(&self) -> Waker {
+        Arc::clone(&self.waker) as Waker
+    }
+}

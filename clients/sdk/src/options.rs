@@ -1,0 +1,152 @@
+//! What a session is asked for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ferry_core::{Transport, WaitPolicy};
+use ferry_proto::v1;
+use ferry_transport::RecordSink;
+
+/// Everything that a session can be asked for. Made by [`SessionBuilder`].
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub(crate) model: String,
+    pub(crate) version: u64,
+    pub(crate) transport: Option<Transport>,
+    pub(crate) wait: WaitPolicy,
+    pub(crate) slots: u32,
+    pub(crate) shapes: Vec<(String, Vec<u64>)>,
+    pub(crate) request_bytes_min: u64,
+    pub(crate) run_id: i64,
+    pub(crate) record: bool,
+    pub(crate) warmup: u64,
+    pub(crate) observer: Option<Arc<dyn RecordSink>>,
+    pub(crate) timeout: Duration,
+}
+
+/// How long a request may take before the caller gets an error: the slowest model of the reference
+/// takes seconds on one core.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+impl Options {
+    pub(crate) fn new(model: &str) -> Options {
+        Options {
+            model: model.to_owned(),
+            version: 0,
+            transport: None,
+            wait: WaitPolicy::default(),
+            slots: 0,
+            shapes: Vec::new(),
+            request_bytes_min: 0,
+            run_id: 0,
+            record: true,
+            warmup: 0,
+            observer: None,
+            timeout: TIMEOUT,
+        }
+    }
+
+    pub(crate) fn to_wire(&self) -> v1::OpenSessionRequest {
+        let frame = u32::from(ferry_core::frame::VERSION);
+        let shape = |(name, shape): &(String, Vec<u64>)| v1::TensorShape {
+            name: name.clone(),
+            shape: shape.clone(),
+        };
+        let mut request = v1::OpenSessionRequest {
+            protocol_min: frame,
+            protocol_max: frame,
+            model: self.model.clone(),
+            version: self.version,
+            slots: self.slots,
+            shapes: self.shapes.iter().map(shape).collect(),
+            request_bytes_min: self.request_bytes_min,
+            run_id: self.run_id,
+            client_records: self.record,
+            client: concat!("ferry-client ", env!("CARGO_PKG_VERSION")).to_owned(),
+            host_id: ferry_memory::host_id().unwrap_or_default(),
+            ..Default::default()
+        };
+        request.set_transport(self.transport.map_or(v1::Transport::Auto, Into::into));
+        request.set_wait(self.wait.into());
+        request
+    }
+}
+
+/// Asks for a session step by step. `C` is the client that opens it.
+#[derive(Debug)]
+#[must_use = "nothing is opened before `open`"]
+pub struct SessionBuilder<'c, C> {
+    pub(crate) client: &'c C,
+    pub(crate) options: Options,
+}
+
+impl<C> SessionBuilder<'_, C> {
+    /// This version of the model; the latest if not said.
+    pub fn version(mut self, version: u64) -> Self {
+        self.options.version = version;
+        self
+    }
+
+    /// This transport or an error; without it the server chooses, and
+    /// [`Agreed::transport_reason`](crate::Agreed::transport_reason) says why.
+    pub fn transport(mut self, transport: Transport) -> Self {
+        self.options.transport = Some(transport);
+        self
+    }
+
+    /// How to wait for replies; [`WaitPolicy::Adaptive`] if not said.
+    pub fn wait(mut self, wait: WaitPolicy) -> Self {
+        self.options.wait = wait;
+        self
+    }
+
+    /// How many requests can be in flight; the server's default if not said.
+    pub fn slots(mut self, slots: u32) -> Self {
+        self.options.slots = slots;
+        self
+    }
+
+    /// Chooses the open dimensions of an input or output by giving its whole shape.
+    pub fn shape(mut self, tensor: &str, shape: &[u64]) -> Self {
+        self.options.shapes.push((tensor.to_owned(), shape.to_vec()));
+        self
+    }
+
+    /// Makes room for requests of this many bytes where they can be longer than the input tensors:
+    /// pictures.
+    pub fn request_bytes(mut self, bytes: u64) -> Self {
+        self.options.request_bytes_min = bytes;
+        self
+    }
+
+    /// Records under this run; under the server's own if not said.
+    pub fn run(mut self, run_id: i64) -> Self {
+        self.options.run_id = run_id;
+        self
+    }
+
+    /// Whether to report the timing of each request to the server's store; true if not said.
+    pub fn record(mut self, record: bool) -> Self {
+        self.options.record = record;
+        self
+    }
+
+    /// The first `requests` requests are neither reported nor observed; none if not said.
+    pub fn warmup(mut self, requests: u64) -> Self {
+        self.options.warmup = requests;
+        self
+    }
+
+    /// Also hands the timing of each request to `observer`, once it is complete: a reply's own
+    /// `reply` stage arrives with the next reply.
+    pub fn observer(mut self, observer: Arc<dyn RecordSink>) -> Self {
+        self.options.observer = Some(observer);
+        self
+    }
+
+    /// How long a request may take before `infer` gives up waiting; 60 s if not said.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.options.timeout = timeout;
+        self
+    }
+}

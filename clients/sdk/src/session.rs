@@ -1,0 +1,186 @@
+//! An async session: many tasks share it, a thread of its own drives the link.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use ferry_memory::SlotTable;
+use ferry_transport::LinkError;
+use tokio::sync::{RwLock, Semaphore};
+
+use crate::agreed::Agreed;
+use crate::attach::{Attached, attach};
+use crate::client::Client;
+use crate::error::Error;
+use crate::lane::Lane;
+use crate::options::Options;
+use crate::recorder::{RecordCounts, SessionSink};
+use crate::reply::Reply;
+use crate::slot::Slot;
+
+/// A session. Clones share it. Dropping the last one leaves the server's part to the lease;
+/// [`close`](Session::close) ends it at once.
+#[derive(Clone, Debug)]
+pub struct Session {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    client: Client,
+    options: Options,
+    /// The present lease. Replaced by a resume, which waits for nobody but other resumes.
+    live: RwLock<Arc<Live>>,
+}
+
+/// One lease.
+#[derive(Debug)]
+struct Live {
+    agreed: Arc<Agreed>,
+    table: Arc<SlotTable>,
+    permits: Arc<Semaphore>,
+    lane: Lane,
+    gone: Arc<AtomicBool>,
+}
+
+impl Live {
+    fn is_lost(&self) -> bool {
+        self.lane.is_lost() || self.gone.load(Ordering::Acquire)
+    }
+
+    /// Gives out no slot any more, and waits until the thread has handed over its last record.
+    async fn end(&self) {
+        self.permits.close();
+        self.lane.end();
+        while !self.lane.has_ended() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+impl Session {
+    pub(crate) async fn open(client: Client, options: Options) -> Result<Session, Error> {
+        let agreed = client.negotiate(&options).await?;
+        let live = bring_up(&client, agreed, &options, 1).await?;
+        let live = RwLock::new(Arc::new(live));
+        Ok(Session { shared: Arc::new(Shared { client, options, live }) })
+    }
+
+    /// What was agreed with the server, for the present lease.
+    pub async fn agreed(&self) -> Arc<Agreed> {
+        Arc::clone(&self.shared.live.read().await.agreed)
+    }
+
+    /// A free slot; waits while all are held: this is the back-pressure. If the link was lost, the
+    /// session is resumed first.
+    ///
+    /// # Errors
+    /// What a resume can fail with.
+    ///
+    /// # Cancel safety
+    /// Dropping the future takes no slot.
+    pub async fn slot(&self) -> Result<Slot, Error> {
+        let live = self.live().await?;
+        let closed = || Error::LinkLost(LinkError::Closed);
+        let permit = Arc::clone(&live.permits).acquire_owned().await;
+        let permit = permit.map_err(|_closed| closed())?;
+        // A permit stands for a free slot: it is given back after the slot.
+        let inner = live.table.acquire().ok_or_else(closed)?;
+        Ok(Slot::new(inner, Arc::clone(&live.agreed), Some(permit)))
+    }
+
+    /// Sends a request and waits for its reply.
+    ///
+    /// # Errors
+    /// [`Error::Request`] with what the server says, [`Error::LinkLost`], [`Error::Timeout`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future forgets the answer; the slot comes back when the link is done with it.
+    pub async fn infer(&self, slot: Slot) -> Result<Reply, Error> {
+        let live = Arc::clone(&*self.shared.live.read().await);
+        if !Arc::ptr_eq(&live.agreed, &slot.agreed) {
+            return Err(Error::ForeignSlot);
+        }
+        let answer = live.lane.submit(slot)?;
+        let timeout = self.shared.options.timeout;
+        match tokio::time::timeout(timeout, answer).await {
+            Ok(Ok(reply)) => reply,
+            Ok(Err(_thread_is_gone)) => Err(Error::LinkLost(LinkError::Closed)),
+            Err(_elapsed) => Err(Error::Timeout(timeout)),
+        }
+    }
+
+    /// Takes the session up again after its link was lost; see
+    /// [`blocking::Session::resume`](crate::blocking::Session::resume).
+    ///
+    /// # Errors
+    /// [`Error::Refused`], [`Error::Attach`].
+    pub async fn resume(&self) -> Result<(), Error> {
+        let mut live = self.shared.live.write().await;
+        if !live.is_lost() {
+            return Ok(());
+        }
+        let Shared { client, options, .. } = &*self.shared;
+        live.end().await;
+        let agreed = client.resume(&live.agreed, options).await?;
+        let first_request = live.lane.next_request();
+        *live = Arc::new(bring_up(client, agreed, options, first_request).await?);
+        Ok(())
+    }
+
+    /// Ends the session: sends the timings that wait and frees what the server holds. Requests in
+    /// flight end with [`Error::LinkLost`].
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if the server does not answer.
+    pub async fn close(self) -> Result<RecordCounts, Error> {
+        let live = self.shared.live.write().await;
+        live.end().await;
+        let closed = self.shared.client.keeper.close(&live.agreed).await;
+        closed.map_err(Error::refused("close the session"))
+    }
+
+    async fn live(&self) -> Result<Arc<Live>, Error> {
+        let live = Arc::clone(&*self.shared.live.read().await);
+        if !live.is_lost() {
+            return Ok(live);
+        }
+        self.resume().await?;
+        Ok(Arc::clone(&*self.shared.live.read().await))
+    }
+}
+
+async fn bring_up(
+    client: &Client,
+    agreed: Agreed,
+    options: &Options,
+    first_request: u64,
+) -> Result<Live, Error> {
+    let gone = client.keeper.hold(&agreed);
+    let agreed = Arc::new(agreed);
+    let attaching = {
+        let (server, agreed) = (Arc::clone(&client.server), Arc::clone(&agreed));
+        let options = options.clone();
+        let sink = SessionSink::new(&options, &client.keeper.recorder);
+        // Connecting blocks for as long as the peer takes.
+        tokio::task::spawn_blocking(move || attach(&server, &agreed, &options, first_request, sink))
+    };
+    let attached = attaching.await.unwrap_or_else(|panicked| {
+        let source = std::io::Error::other(panicked);
+        Err(Error::Start { what: "the data plane", source })
+    });
+    let up = attached.and_then(|Attached { driver, table }| {
+        Ok((Lane::spawn(driver, Arc::clone(&agreed))?, table))
+    });
+    match up {
+        Ok((lane, table)) => {
+            let permits = Arc::new(Semaphore::new(agreed.layout.slots as usize));
+            Ok(Live { agreed, table, permits, lane, gone })
+        }
+        Err(error) => {
+            // The server has made the session: free it now, not when its lease ends.
+            drop(client.keeper.close(&agreed).await);
+            Err(error)
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! Streams a [`Graph`] into an ONNX file.
+//!
+//! A model's weights are by far its largest part and are drawn while they are written: at no time
+//! is more than one buffer of them in memory. Protobuf wants the length of a message before its
+//! content, so every length is computed first, from the shapes.
+
+use std::io::{self, Write};
+
+use prost::Message;
+
+use crate::catalog::Progress;
+use crate::graph::{Data, Graph, Tensor, TensorInfo};
+use crate::onnx::{
+    DimensionProto, FLOAT, GraphProto, ModelProto, OperatorSetIdProto, TensorProto,
+    TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
+};
+use crate::plumbing::signed;
+use crate::rng::Xoshiro;
+
+/// ONNX IR version 8 and operator set 17 belong together (ONNX 1.12) and are read by every runtime
+/// of the last years.
+const IR_VERSION: i64 = 8;
+const OPSET: i64 = 17;
+/// Tags of the three fields written by hand. Wire type 2: a length, then that many bytes.
+const MODEL_GRAPH: u8 = tag(7);
+const GRAPH_INITIALIZER: u8 = tag(5);
+const TENSOR_RAW_DATA: u8 = tag(9);
+/// Weights drawn before they are handed to the file and progress is reported: large enough that
+/// neither costs anything, small enough that a progress bar moves.
+const CHUNK_BYTES: usize = 1 << 20;
+
+const fn tag(field: u8) -> u8 {
+    field << 3 | 2
+}
+
+/// A graph encoded except for its weights, with all lengths known.
+#[derive(Debug)]
+pub(crate) struct Encoded<'a> {
+    graph: &'a Graph,
+    seed: u64,
+    /// The model up to and including the length of its graph.
+    model: Vec<u8>,
+    /// The graph without its initializers.
+    nodes: Vec<u8>,
+    /// Of each tensor: everything before its values.
+    headers: Vec<Vec<u8>>,
+    file_bytes: u64,
+}
+
+impl<'a> Encoded<'a> {
+    pub(crate) fn new(graph: &'a Graph, seed: u64) -> Self {
+        let nodes = GraphProto {
+            node: graph.nodes.clone(),
+            name: Some(graph.name.to_owned()),
+            initializer: vec![],
+            input: graph.inputs.iter().map(value_info).collect(),
+            output: graph.outputs.iter().map(value_info).collect(),
+        };
+        let nodes = nodes.encode_to_vec();
+        let headers: Vec<Vec<u8>> = graph.tensors.iter().map(header).collect();
+        let weights = graph.tensors.iter().map(Tensor::raw_bytes).sum::<u64>();
+        let graph_bytes = bytes_of(&nodes) + headers.iter().map(|h| bytes_of(h)).sum::<u64>();
+        let graph_bytes = graph_bytes + weights;
+
+        let mut model = ModelProto {
+            ir_version: Some(IR_VERSION),
+            producer_name: Some("ferry-zoo".to_owned()),
+            producer_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+            // All digits of the seed, so that a file's length does not depend on it.
+            doc_string: Some(format!("random weights drawn from seed {seed:#018x}")),
+            graph: None,
+            opset_import: vec![OperatorSetIdProto {
+                domain: Some(String::new()),
+                version: Some(OPSET),
+            }],
+        }
+        .encode_to_vec();
+        model.push(MODEL_GRAPH);
+        push_varint(&mut model, graph_bytes);
+        let file_bytes = bytes_of(&model) + graph_bytes;
+        Self { graph, seed, model, nodes, headers, file_bytes }
+    }
+
+    /// Length of the whole file.
+    pub(crate) fn file_bytes(&self) -> u64 {
+        self.file_bytes
+    }
+
+    /// Writes the file, reporting after every chunk.
+    pub(crate) fn write_to(
+        &self,
+        out: &mut dyn Write,
+        progress: &mut dyn FnMut(Progress),
+    ) -> io::Result<()> {
+        let mut sink = Sink { out, progress, buffer: vec![], written_bytes: 0, encoded: self };
+        sink.put(&self.model)?;
+        sink.put(&self.nodes)?;
+        for (tensor, header) in self.graph.tensors.iter().zip(&self.headers) {
+            sink.put(header)?;
+            sink.put_values(tensor)?;
+        }
+        sink.flush()
+    }
+}
+
+/// Collects bytes into chunks.
+struct Sink<'a> {
+    out: &'a mut dyn Write,
+    progress: &'a mut dyn FnMut(Progress),
+    buffer: Vec<u8>,
+    written_bytes: u64,
+    encoded: &'a Encoded<'a>,
+}
+
+impl Sink<'_> {
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= CHUNK_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    fn put_values(&mut self, tensor: &Tensor) -> io::Result<()> {
+        match &tensor.data {
+            Data::Floats(values) => values.iter().try_for_each(|v| self.put(&v.to_le_bytes())),
+            Data::Ints(values) => values.iter().try_for_each(|v| self.put(&v.to_le_bytes())),
+            Data::Uniform { centre, half_width } => {
+                let mut rng = Xoshiro::new(self.encoded.seed, &tensor.name);
+                let mut draw = || rng.pair().map(|unit| (centre + half_width * unit).to_le_bytes());
+                for _ in 0..tensor.elements() / 2 {
+                    self.put(draw().as_flattened())?;
+                }
+                if tensor.elements() % 2 == 1 {
+                    let [last, _] = draw();
+                    self.put(&last)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.write_all(&self.buffer)?;
+        self.written_bytes += bytes_of(&self.buffer);
+        self.buffer.clear();
+        let total_bytes = self.encoded.file_bytes;
+        (self.progress)(Progress { written_bytes: self.written_bytes, total_bytes });
+        Ok(())
+    }
+}
+
+/// The field of the graph that holds `tensor`, up to where its values begin.
+fn header(tensor: &Tensor) -> Vec<u8> {
+    let mut inner = TensorProto {
+        dims: tensor.dims.iter().map(|length| signed(*length)).collect(),
+        data_type: Some(tensor.data_type()),
+        name: Some(tensor.name.clone()),
+        raw_data: None,
+    }
+    .encode_to_vec();
+    inner.push(TENSOR_RAW_DATA);
+    push_varint(&mut inner, tensor.raw_bytes());
+    let mut outer = vec![GRAPH_INITIALIZER];
+    push_varint(&mut outer, bytes_of(&inner) + tensor.raw_bytes());
+    outer.append(&mut inner);
+    outer
+}
+
+fn value_info(info: &TensorInfo) -> ValueInfoProto {
+    let dim = |length: &u64| DimensionProto { dim_value: Some(signed(*length)) };
+    let shape = TensorShapeProto { dim: info.dims.iter().map(dim).collect() };
+    let tensor_type = TensorTypeProto { elem_type: Some(FLOAT), shape: Some(shape) };
+    ValueInfoProto {
+        name: Some(info.name.clone()),
+        r#type: Some(TypeProto { tensor_type: Some(tensor_type) }),
+    }
+}
+
+fn bytes_of(bytes: &[u8]) -> u64 {
+    bytes.len() as u64
+}
+
+/// Base-128, least significant group first, the top bit set on all but the last byte.
+fn push_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push((value & 0x7f) as u8);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{Range, Role};
+    use crate::models::mobilenetv3_small;
+    use crate::onnx::INT64;
+
+    fn written(graph: &Graph) -> Vec<u8> {
+        let encoded = Encoded::new(graph, 1);
+        let mut bytes = vec![];
+        encoded.write_to(&mut bytes, &mut |_| {}).unwrap();
+        assert_eq!(bytes_of(&bytes), encoded.file_bytes());
+        bytes
+    }
+
+    #[test]
+    fn a_decoder_finds_every_tensor_and_every_node() {
+        let graph = mobilenetv3_small();
+        let model = ModelProto::decode(written(&graph).as_slice()).unwrap();
+        assert_eq!((model.ir_version(), model.opset_import[0].version()), (8, 17));
+        let decoded = model.graph.unwrap();
+        assert_eq!(decoded.node, graph.nodes);
+        assert_eq!(decoded.initializer.len(), graph.tensors.len());
+        for (tensor, expected) in decoded.initializer.iter().zip(&graph.tensors) {
+            assert_eq!(tensor.name(), expected.name);
+            assert_eq!(tensor.data_type, Some(FLOAT), "{}", expected.name);
+            let dims: Vec<u64> = tensor.dims.iter().map(|dim| dim.unsigned_abs()).collect();
+            assert_eq!(dims, expected.dims, "{}", expected.name);
+            assert_eq!(bytes_of(tensor.raw_data()), expected.elements() * 4, "{}", expected.name);
+        }
+    }
+
+    #[test]
+    fn values_are_little_endian_and_within_their_range() {
+        let mut graph = Graph::new("test", 1e-5);
+        let range = Range::around(2.0, 0.5);
+        graph.drawn("odd".to_owned(), &[3, 1], Role::Parameter, range);
+        graph.constant("floats".to_owned(), Data::Floats(vec![1.0]));
+        graph.constant("ints".to_owned(), Data::Ints(vec![-1, 2]));
+        let model = ModelProto::decode(written(&graph).as_slice()).unwrap();
+        let [odd, floats, ints] = model.graph.unwrap().initializer.try_into().unwrap();
+        assert_eq!(odd.dims, [3, 1]);
+        let (values, _) = odd.raw_data().as_chunks::<4>();
+        let values: Vec<f32> = values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+        assert_eq!(values.len(), 3);
+        assert!(values.iter().all(|value| (1.5..2.5).contains(value)), "{values:?}");
+        assert_eq!(floats.raw_data(), [0, 0, 0x80, 0x3f]);
+        assert_eq!(ints.data_type, Some(INT64));
+        assert_eq!(ints.raw_data(), [-1_i64, 2].map(i64::to_le_bytes).as_flattened());
+    }
+
+    #[test]
+    fn varints_grow_with_their_value() {
+        let encoded = |value| {
+            let mut out = vec![];
+            push_varint(&mut out, value);
+            out
+        };
+        assert_eq!(encoded(127), [0x7f]);
+        assert_eq!(encoded(300), [0xac, 0x02]);
+        assert_eq!(encoded(u64::MAX).len(), 10);
+    }
+}

@@ -1,0 +1,303 @@
+//! What becomes of pictures and tensors before the model sees them.
+
+use std::sync::{Arc, Mutex};
+
+use ferry_core::{
+    BoundSignature, DType, Dim, PixelFormat, RequestKind, Signature, Stage, StageTimes, Status,
+    TensorSpec,
+};
+use ferry_engine::{
+    Engine, EngineError, Finished, Job, Picture, Pool, PoolError, PoolOptions, RunOn,
+};
+use ferry_memory::{Departure, PeerAccess};
+use ferry_vision::{Channels, Decoder, Filter, Layout, Limits, PictureSpec, Pixels, Preparer};
+use proptest::prelude::*;
+
+use crate::common::{Client, parts_ns, payload, text};
+
+const SIDE: u32 = 24;
+
+const SPEC: PictureSpec = PictureSpec {
+    width: SIDE,
+    height: SIDE,
+    layout: Layout::Nchw,
+    channels: Channels::Rgb,
+    resize: Filter::Bilinear,
+    scale: 1.0 / 255.0,
+    mean: [0.485, 0.456, 0.406],
+    std: [0.229, 0.224, 0.225],
+};
+
+const LIMITS: Limits =
+    Limits { compressed_bytes_max: 100_000, side_max: 4096, pixels_max: 1 << 22, scans_max: 32 };
+
+const JPEG: &[u8] = include_bytes!("../../../vision/testdata/quarters_420.jpg");
+
+/// Gives back its input, and notes where it was and whether a peer could reach it.
+struct Mirror {
+    signature: Signature,
+    seen: Arc<Mutex<Vec<(usize, bool)>>>,
+}
+
+impl Mirror {
+    fn new(dtype: DType) -> Mirror {
+        let spec = |name: &str| TensorSpec {
+            name: name.to_owned(),
+            dtype,
+            shape: vec![
+                Dim::Named("n".to_owned()),
+                Dim::Fixed(3),
+                Dim::Fixed(SIDE.into()),
+                Dim::Fixed(SIDE.into()),
+            ],
+        };
+        let signature = Signature { inputs: vec![spec("x")], outputs: vec![spec("y")] };
+        Mirror { signature, seen: Arc::default() }
+    }
+
+    fn bind(&self, batch: u64) -> BoundSignature {
+        let side = u64::from(SIDE);
+        self.signature.bind(&[("x".to_owned(), vec![batch, 3, side, side])]).unwrap()
+    }
+}
+
+impl Engine for Mirror {
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn depth(&self) -> usize {
+        1
+    }
+
+    fn submit(&mut self, job: Job) -> Option<Finished> {
+        let copied = job.input(0).and_then(|input| {
+            let at = input.host().map_or(0, |base| base.as_ptr().addr());
+            self.seen.lock().unwrap().push((at, job.inputs_are_private()));
+            job.output(0)?.copy_from(&input, input.bytes())
+        });
+        let outcome = copied.map(|()| StageTimes::NONE).map_err(EngineError::from);
+        Some(Finished { job, outcome })
+    }
+
+    fn poll(&mut self, _finished: &mut Vec<Finished>) {}
+}
+
+fn pool(picture: Option<Picture>, run: RunOn) -> Pool {
+    let options = PoolOptions { picture, run, ..PoolOptions::default() };
+    Pool::start("mirror", vec![Box::new(Mirror::new(DType::F32))], options).unwrap()
+}
+
+const PICTURE: Option<Picture> = Some(Picture { spec: SPEC, limits: LIMITS });
+
+fn client(peer: PeerAccess) -> Client {
+    Client::with(1, 200_000, Mirror::new(DType::F32).bind(1), peer)
+}
+
+fn run(pool: &Pool, client: &mut Client, kind: RequestKind, bytes: &[u8]) -> Departure {
+    let at_once = pool.dispatch(client.work(kind, 0, bytes));
+    at_once.unwrap_or_else(|| client.inbox.one())
+}
+
+/// What ferry-vision alone makes of the pixels.
+fn reference(pixels: Pixels<'_>) -> Vec<u8> {
+    let mut preparer = Preparer::new(SPEC).unwrap();
+    let mut tensor = vec![0.0; preparer.output_len()];
+    preparer.prepare(pixels, &mut tensor).unwrap();
+    tensor.iter().flat_map(|value| value.to_ne_bytes()).collect()
+}
+
+#[test]
+fn a_jpeg_becomes_the_model_s_input() {
+    let mut decoder = Decoder::new();
+    let wanted = reference(decoder.decode(JPEG, &LIMITS).unwrap());
+    for (on, peer) in [(RunOn::Worker, PeerAccess::Writes), (RunOn::Lane, PeerAccess::None)] {
+        let pool = pool(PICTURE, on);
+        let mut client = client(peer);
+        let reply = run(&pool, &mut client, RequestKind::Jpeg, JPEG);
+        assert_eq!(reply.status, Status::Ok);
+        assert_eq!(payload(&reply), wanted, "{on:?}");
+        let happened = |stage| reply.times.of(stage).is_some();
+        assert!(happened(Stage::Decode) && happened(Stage::Preprocess), "{:?}", reply.times);
+        assert_eq!(happened(Stage::Queue), on == RunOn::Worker);
+        let whole = u64::try_from(reply.seen.elapsed().as_nanos()).unwrap();
+        assert!(parts_ns(&reply.times) <= whole);
+    }
+}
+
+#[test]
+fn a_prepared_input_is_private_and_its_memory_is_reused() {
+    let mirror = Mirror::new(DType::F32);
+    let seen = Arc::clone(&mirror.seen);
+    let options = PoolOptions { picture: PICTURE, ..PoolOptions::default() };
+    let pool = Pool::start("mirror", vec![Box::new(mirror)], options).unwrap();
+    let mut client = client(PeerAccess::Writes);
+    for _ in 0..3 {
+        assert_eq!(run(&pool, &mut client, RequestKind::Jpeg, JPEG).status, Status::Ok);
+    }
+    let tensor = vec![0; usize::try_from(client.binding.request_bytes()).unwrap()];
+    assert_eq!(run(&pool, &mut client, RequestKind::Tensor, &tensor).status, Status::Ok);
+    let seen = seen.lock().unwrap();
+    assert!(seen[..3].iter().all(|&one| one == seen[0] && one.1), "{seen:?}");
+    assert!(!seen[3].1 && seen[3].0 != seen[0].0, "a tensor is used in place");
+}
+
+#[test]
+fn pictures_that_are_none_say_why() {
+    for on in [RunOn::Worker, RunOn::Lane] {
+        let pool = pool(PICTURE, on);
+        let mut client = client(PeerAccess::Writes);
+        let cut = &JPEG[..JPEG.len() / 2];
+        for (bytes, why) in [
+            (&b"GIF89a"[..], "not a JPEG"),
+            (&[][..], "not a JPEG"),
+            (cut, "ends before"),
+            (&[0xff; 100_001][..], "limit of 100000"),
+        ] {
+            let reply = run(&pool, &mut client, RequestKind::Jpeg, bytes);
+            assert_eq!(reply.status, Status::BadPicture, "{why}");
+            assert!(text(&reply).contains(why), "{}", text(&reply));
+        }
+        assert_eq!(run(&pool, &mut client, RequestKind::Jpeg, JPEG).status, Status::Ok);
+        assert_eq!(pool.stats().failed, 4);
+    }
+}
+
+#[test]
+fn without_a_picture_table_the_fix_is_named() {
+    let pool = pool(None, RunOn::Lane);
+    let mut client = client(PeerAccess::None);
+    let raw = RequestKind::Raw { width: 1, height: 1, format: PixelFormat::Gray8 };
+    for kind in [RequestKind::Jpeg, raw] {
+        let reply = run(&pool, &mut client, kind, &[0]);
+        assert_eq!(reply.status, Status::Unsupported);
+        let why = text(&reply);
+        assert!(why.contains("add a [picture] table to mirror.toml"), "{why}");
+    }
+}
+
+#[test]
+fn batches_fit_the_session() {
+    let pool = pool(PICTURE, RunOn::Lane);
+    let bound = Mirror::new(DType::F32).bind(2);
+    let bytes = vec![0; usize::try_from(bound.request_bytes()).unwrap()];
+    let mut client = Client::with(1, bound.request_bytes(), bound, PeerAccess::None);
+    let mut status = |kind, payload: &[u8], batch| {
+        let mut work = client.work(kind, 0, payload);
+        work.arrival.what.batch = batch;
+        let reply = pool.dispatch(work).expect("at once");
+        let why = if reply.status == Status::Ok { String::new() } else { text(&reply) };
+        (reply.status, why)
+    };
+    for (batch, wanted) in [(1, true), (2, true), (0, false), (3, false), (u32::MAX, false)] {
+        let (status, why) = status(RequestKind::Tensor, &bytes, batch);
+        assert_eq!(status == Status::Ok, wanted, "batch {batch}");
+        assert!(wanted || why.contains("1 to 2"), "{why}");
+    }
+    let (one, why) = status(RequestKind::Jpeg, JPEG, 1);
+    assert_eq!(one, Status::BadRequest, "half of the input would be stale");
+    assert!(why.contains("batch 1"), "{why}");
+    let (two, why) = status(RequestKind::Jpeg, JPEG, 2);
+    assert_eq!(two, Status::BadRequest);
+    assert!(why.contains("one picture a request"), "{why}");
+}
+
+#[test]
+fn a_picture_table_must_fit_the_model() {
+    let start = |dtype, spec| {
+        let picture = Some(Picture { spec, limits: LIMITS });
+        let options = PoolOptions { picture, ..PoolOptions::default() };
+        Pool::start("mirror", vec![Box::new(Mirror::new(dtype))], options)
+    };
+    assert!(matches!(start(DType::U8, SPEC), Err(PoolError::NotForPictures(_))));
+    let flat = PictureSpec { width: 0, ..SPEC };
+    assert!(matches!(start(DType::F32, flat), Err(PoolError::Picture(_))));
+}
+
+fn formats() -> impl Strategy<Value = PixelFormat> {
+    proptest::sample::select(PixelFormat::ALL.to_vec())
+}
+
+fn of_vision(format: PixelFormat) -> ferry_vision::PixelFormat {
+    match format {
+        PixelFormat::Rgb8 => ferry_vision::PixelFormat::Rgb8,
+        PixelFormat::Bgr8 => ferry_vision::PixelFormat::Bgr8,
+        PixelFormat::Gray8 => ferry_vision::PixelFormat::Gray8,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn raw_pixels_of_exactly_their_length_are_prepared(
+        width in 0_u32..60,
+        height in 0_u32..60,
+        format in formats(),
+        off_by in prop_oneof![3 => Just(0_i64), 1 => -200_i64..200],
+        seed in any::<u8>(),
+        shared in any::<bool>(),
+    ) {
+        let exact = i64::from(width * height * format.bytes());
+        let length = usize::try_from((exact + off_by).max(0)).unwrap();
+        let bytes: Vec<u8> = (0..length).map(|i| seed.wrapping_add((i * 7 % 251) as u8)).collect();
+        let pool = pool(PICTURE, RunOn::Lane);
+        let mut client = client(if shared { PeerAccess::Writes } else { PeerAccess::None });
+        let kind = RequestKind::Raw { width, height, format };
+        let reply = run(&pool, &mut client, kind, &bytes);
+        match Pixels::new(width, height, of_vision(format), &bytes) {
+            Ok(pixels) => {
+                prop_assert_eq!(reply.status, Status::Ok);
+                prop_assert_eq!(payload(&reply), reference(pixels));
+                prop_assert_eq!(reply.times.of(Stage::Decode), None);
+                prop_assert!(reply.times.of(Stage::Preprocess).is_some());
+            }
+            Err(_) => {
+                prop_assert_eq!(reply.status, Status::BadRequest);
+                if i64::try_from(length) != Ok(exact) {
+                    let why = text(&reply);
+                    prop_assert!(why.contains(&length.to_string()), "{}", why);
+                    prop_assert!(why.contains(&exact.to_string()), "{}", why);
+                }
+            }
+        }
+        prop_assert_eq!(client.table.free_slots(), 0, "the reply holds the slot");
+        drop(reply);
+        prop_assert_eq!(client.table.free_slots(), 1);
+    }
+
+    #[test]
+    fn tensors_of_exactly_their_length_run(
+        in_bytes in 1_u64..5000,
+        off_by in prop_oneof![Just(0_i64), -200_i64..200],
+    ) {
+        let engines = vec![Box::new(ferry_engine::Echo::new()) as _];
+        let options = PoolOptions { run: RunOn::Lane, ..PoolOptions::default() };
+        let pool = Pool::start("echo", engines, options).unwrap();
+        let shapes = [("input".to_owned(), vec![in_bytes])];
+        let bound = pool.signature().bind(&shapes).unwrap();
+        let mut client = Client::with(1, in_bytes + 200, bound, PeerAccess::None);
+        let length = usize::try_from(in_bytes.saturating_add_signed(off_by)).unwrap();
+        let reply = run(&pool, &mut client, RequestKind::Tensor, &vec![5; length]);
+        if u64::try_from(length) == Ok(in_bytes) {
+            prop_assert_eq!(reply.status, Status::Ok);
+            prop_assert_eq!(payload(&reply), [5]);
+        } else {
+            prop_assert_eq!(reply.status, Status::BadRequest);
+            let why = text(&reply);
+            prop_assert!(why.contains(&length.to_string()), "{}", why);
+            prop_assert!(why.contains(&in_bytes.to_string()), "{}", why);
+        }
+    }
+}
+
+#[test]
+fn sides_whose_product_overflows_are_refused() {
+    let pool = pool(PICTURE, RunOn::Lane);
+    let mut client = client(PeerAccess::None);
+    for (width, height) in [(u32::MAX, u32::MAX), (1 << 31, 2), (100_000, 1)] {
+        let kind = RequestKind::Raw { width, height, format: PixelFormat::Gray8 };
+        let reply = run(&pool, &mut client, kind, &[0; 100_000]);
+        assert_eq!(reply.status, Status::BadRequest, "{width} x {height}");
+    }
+}

@@ -1,0 +1,183 @@
+//! How the memory of one session is divided. Both ends compute it from what was agreed.
+
+use std::sync::Arc;
+
+use ferry_core::{FRAME_BYTES, RegionDescriptor, SlotIndex, SlotLayout};
+use ferry_memory::ring::{RING_BYTES, SharedRing, ring_in};
+use ferry_memory::slots::HALF_ALIGN_BYTES;
+use ferry_memory::{Backing, MemoryError, Region, SharedBacking, SlotTable};
+
+/// The ring by which the client says which slots hold requests.
+const REQUESTS_AT: usize = 0;
+/// The ring by which the server says which slots hold replies.
+const REPLIES_AT: usize = RING_BYTES;
+/// Both rings stand on the first page.
+const HEADERS_AT: usize = HALF_ALIGN_BYTES;
+const _: () = assert!(REPLIES_AT + RING_BYTES <= HEADERS_AT);
+
+/// Offsets inside the memfd of a session: rings, header cells, slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionLayout {
+    slots: SlotLayout,
+    slots_at: usize,
+    bytes: usize,
+}
+
+/// Which way a header goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Client → server.
+    Request,
+    /// Server → client.
+    Reply,
+}
+
+impl SessionLayout {
+    /// Divides memory for `slots`.
+    ///
+    /// # Errors
+    /// [`MemoryError::Layout`] if the slots are none, too many or too long.
+    pub fn new(slots: SlotLayout) -> Result<SessionLayout, MemoryError> {
+        let slots_bytes = SlotTable::bytes(&slots)?;
+        let too_long = || MemoryError::Layout { what: format!("{slots:?} is more than memory") };
+        let cells = slots.slots as usize * 2 * FRAME_BYTES;
+        let slots_at = HEADERS_AT + cells.next_multiple_of(HALF_ALIGN_BYTES);
+        let bytes = slots_at.checked_add(slots_bytes).ok_or_else(too_long)?;
+        Ok(SessionLayout { slots, slots_at, bytes })
+    }
+
+    /// The layout of memory that a server describes.
+    ///
+    /// # Errors
+    /// [`MemoryError::Foreign`] if it is not a memfd or not as long as its slots make it.
+    pub fn described(descriptor: &RegionDescriptor) -> Result<SessionLayout, MemoryError> {
+        let RegionDescriptor::Memfd { bytes, layout } = descriptor else {
+            let what = format!("the link shm needs a memfd, the session has {descriptor:?}");
+            return Err(MemoryError::Foreign { what });
+        };
+        let own = SessionLayout::new(*layout)?;
+        if u64::try_from(own.bytes).ok() != Some(*bytes) {
+            let what = format!("{layout:?} takes {} bytes, described are {bytes}", own.bytes);
+            return Err(MemoryError::Foreign { what });
+        }
+        Ok(own)
+    }
+
+    /// Length of the memfd in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The agreed slots.
+    pub fn slots(&self) -> SlotLayout {
+        self.slots
+    }
+
+    /// Where the header cell of a slot starts, from the first cell.
+    fn cell_at(slot: SlotIndex, way: Way) -> usize {
+        let direction = match way {
+            Way::Request => 0,
+            Way::Reply => FRAME_BYTES,
+        };
+        slot.at() * 2 * FRAME_BYTES + direction
+    }
+}
+
+/// The parts of a session's memory.
+#[derive(Debug)]
+pub(super) struct SessionMemory {
+    pub(super) requests: SharedRing,
+    pub(super) replies: SharedRing,
+    pub(super) headers: Headers,
+    /// Where the slots are.
+    pub(super) slots: Region,
+}
+
+impl SessionMemory {
+    /// Finds the parts of `memory`.
+    pub(super) fn new(
+        memory: &Arc<SharedBacking>,
+        layout: &SessionLayout,
+    ) -> Result<SessionMemory, MemoryError> {
+        let backing: Arc<dyn Backing> = Arc::<SharedBacking>::clone(memory);
+        let whole = Region::whole(backing);
+        let headers = whole.part(HEADERS_AT, layout.slots_at - HEADERS_AT)?;
+        Ok(SessionMemory {
+            requests: ring_in(memory, REQUESTS_AT)?,
+            replies: ring_in(memory, REPLIES_AT)?,
+            headers: Headers(headers),
+            slots: whole.part(layout.slots_at, layout.bytes - layout.slots_at)?,
+        })
+    }
+}
+
+/// The header cells: room for one frame per slot and direction.
+#[derive(Debug)]
+pub(super) struct Headers(Region);
+
+impl Headers {
+    /// Copies a header out. Once: what the peer writes after that is read by nobody.
+    pub(super) fn read(&self, slot: SlotIndex, way: Way) -> Result<[u8; FRAME_BYTES], MemoryError> {
+        let mut header = [0; FRAME_BYTES];
+        self.0.view().copy_out(SessionLayout::cell_at(slot, way), &mut header)?;
+        Ok(header)
+    }
+
+    /// Writes a header.
+    pub(super) fn write(
+        &self,
+        slot: SlotIndex,
+        way: Way,
+        header: &[u8; FRAME_BYTES],
+    ) -> Result<(), MemoryError> {
+        self.0.view().copy_in(SessionLayout::cell_at(slot, way), header)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ferry_core::session::SLOTS_MAX;
+
+    use super::*;
+
+    const RESNET: SlotLayout = SlotLayout { slots: 2, request_bytes: 602_112, reply_bytes: 4_000 };
+
+    #[test]
+    fn parts_follow_each_other_and_do_not_overlap() {
+        let layout = SessionLayout::new(RESNET).unwrap();
+        assert_eq!(layout.slots_at, 2 * 4096);
+        assert_eq!(layout.bytes(), 2 * 4096 + 2 * (602_112 + 4096));
+        let most = SlotLayout { slots: SLOTS_MAX, request_bytes: 1, reply_bytes: 1 };
+        let layout = SessionLayout::new(most).unwrap();
+        let last = SessionLayout::cell_at(SlotIndex(SLOTS_MAX - 1), Way::Reply);
+        assert!(HEADERS_AT + last + FRAME_BYTES <= layout.slots_at);
+        assert_eq!(layout.slots_at % HALF_ALIGN_BYTES, 0);
+    }
+
+    #[test]
+    fn cells_are_apart() {
+        let mut starts: Vec<usize> = (0..SLOTS_MAX)
+            .flat_map(|slot| [Way::Request, Way::Reply].map(|way| (SlotIndex(slot), way)))
+            .map(|(slot, way)| SessionLayout::cell_at(slot, way))
+            .collect();
+        starts.sort_unstable();
+        assert!(starts.windows(2).all(|pair| pair[1] - pair[0] == FRAME_BYTES));
+    }
+
+    #[test]
+    fn a_thousand_sessions_stay_below_the_agreed_memory() {
+        let bytes = SessionLayout::new(RESNET).unwrap().bytes();
+        assert!(bytes * 1000 <= 1_300_000_000, "{bytes}");
+    }
+
+    #[test]
+    fn descriptions_are_checked() {
+        let bytes = u64::try_from(SessionLayout::new(RESNET).unwrap().bytes()).unwrap();
+        let described =
+            |bytes, layout| SessionLayout::described(&RegionDescriptor::Memfd { bytes, layout });
+        assert!(described(bytes, RESNET).is_ok());
+        assert!(described(bytes + 4096, RESNET).is_err());
+        assert!(described(bytes, SlotLayout { slots: 0, ..RESNET }).is_err());
+        assert!(SessionLayout::described(&RegionDescriptor::Framed).is_err());
+    }
+}

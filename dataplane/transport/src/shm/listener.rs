@@ -1,0 +1,256 @@
+//! The server's end of the link: one lane, many sessions.
+
+mod hear;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ferry_core::{Endpoint, LinkKind, RegionDescriptor, SessionId, Status, WaitPolicy};
+use ferry_memory::PeerId;
+
+use super::door::Door;
+use super::notices::{LaneWaker, Notices};
+use super::seats::{SESSIONS_MAX, Seats};
+use super::session::Session;
+use crate::admitted::{Admission, Refusal};
+use crate::link::{
+    AdmitError, Capabilities, EVENTS_PER_POLL_MAX, Event, Events, Link, LinkError, Listener,
+    Rejected, Transfer, Waker,
+};
+use crate::wait::{ADAPTIVE_SPIN, SPIN_IDLE_MAX};
+
+/// Sessions whose rings are polled although they are silent for the moment. A look at an unchanged
+/// ring is a read of a cached line, some nanoseconds; with more, silent ones are armed at once.
+const HOT_MAX: usize = 32;
+/// Empty polls between two readings of the clock.
+const POLLS_PER_CLOCK: u32 = 64;
+/// How long bells, sockets and the door go unlooked at while other sessions are polled. A look is a
+/// system call of some 0.3 µs, so that it takes about 1 % of a busy lane.
+const LOOK_EVERY: Duration = Duration::from_micros(20);
+
+/// The server's end of the link `shm`.
+#[derive(Debug)]
+pub struct ShmListener {
+    notices: Notices,
+    door: Door,
+    seats: Seats,
+    /// The sessions that are polled.
+    hot: Vec<PeerId>,
+    /// Which of them is first in the next poll, so that none is always last.
+    turn: usize,
+    /// What happened beside requests and was not told yet. The epoll is not asked for more while
+    /// there is something here, which bounds it.
+    outbox: VecDeque<Event>,
+    /// Peers to cut off, found while their session was borrowed.
+    broken: Vec<(PeerId, Refusal)>,
+    empty_polls: u32,
+    looked: Instant,
+    look_due: bool,
+}
+
+impl ShmListener {
+    /// Listens at `socket`, a name in the abstract namespace of Unix sockets. Whoever guesses it
+    /// can connect, but not join a session; take 128 random bits nevertheless.
+    ///
+    /// # Errors
+    /// [`LinkError::Os`] if the name is taken or too long, or descriptors are short.
+    pub fn bind(socket: &str) -> Result<ShmListener, LinkError> {
+        let notices = Notices::new()?;
+        let door = Door::open(socket, &notices)?;
+        Ok(ShmListener {
+            notices,
+            door,
+            seats: Seats::default(),
+            hot: Vec::new(),
+            turn: 0,
+            outbox: VecDeque::new(),
+            broken: Vec::new(),
+            empty_polls: 0,
+            looked: Instant::now(),
+            look_due: true,
+        })
+    }
+
+    /// The session is over because its peer is.
+    fn lose(&mut self, peer: PeerId, why: LinkError) {
+        if let Some(session) = self.retire(peer) {
+            let session = Some(session.id());
+            self.outbox.push_back(Event::Gone { peer, session, why, slots: Vec::new() });
+        }
+    }
+
+    /// Takes a session off the lane. Its ring, socket and bell go with what is returned; its
+    /// memory when the last slot that somebody holds is dropped.
+    fn retire(&mut self, peer: PeerId) -> Option<Session> {
+        let session = self.seats.take(peer)?;
+        if session.hot {
+            self.hot.retain(|&other| other != peer);
+        }
+        if let Some(socket) = &session.socket {
+            self.notices.remove(socket);
+            self.notices.remove(&session.bell);
+        }
+        Some(session)
+    }
+
+    /// Ends the sessions of peers that broke the protocol.
+    fn cut_off(&mut self) {
+        while let Some((peer, refusal)) = self.broken.pop() {
+            let Some(session) = self.seats.of(peer) else { continue };
+            session.say_bye(Status::BadRequest);
+            let why = LinkError::Protocol(refusal.to_string());
+            self.outbox.push_back(Event::Refused(refusal));
+            self.lose(peer, why);
+        }
+    }
+
+    /// Serves the sessions that are polled, until `events` has `most`.
+    fn serve(&mut self, events: &mut Events, most: usize) -> bool {
+        let mut found = false;
+        let count = self.hot.len();
+        let first = if self.turn < count { self.turn } else { 0 };
+        for at in (first..count).chain(0..first) {
+            let peer = self.hot[at];
+            let Some(session) = self.seats.of(peer) else { continue };
+            match session.serve(events, most) {
+                Ok(some) => found |= some,
+                Err(refusal) => self.broken.push((peer, refusal)),
+            }
+        }
+        if found {
+            self.turn = first + 1;
+        }
+        if !self.broken.is_empty() {
+            self.cut_off();
+        }
+        found
+    }
+
+    /// Arms sessions for which `silent` holds: their next request rings.
+    fn arm(&mut self, silent: impl Fn(&Session) -> bool) {
+        let (seats, broken) = (&mut self.seats, &mut self.broken);
+        self.hot.retain(|&peer| {
+            let Some(session) = seats.of(peer) else { return false };
+            if !silent(session) {
+                return true;
+            }
+            match session.arm() {
+                Ok(armed) => session.hot = !armed,
+                Err(refusal) => broken.push((peer, refusal)),
+            }
+            session.hot
+        });
+        self.cut_off();
+    }
+
+    /// Looks, and arms the sessions that fell silent.
+    fn look_round(&mut self) {
+        self.look(Duration::ZERO);
+        let (now, crowded) = (self.looked, self.hot.len() > HOT_MAX);
+        if !self.hot.is_empty() {
+            self.arm(|session| session.silence(now) > linger(session, crowded));
+        }
+    }
+
+    fn tell(&mut self, events: &mut Events, most: usize) {
+        while events.len() < most {
+            let Some(event) = self.outbox.pop_front() else { break };
+            events.push(event);
+        }
+    }
+}
+
+/// How long a silent session is polled on.
+fn linger(session: &Session, crowded: bool) -> Duration {
+    match session.admitted.admission.wait {
+        _ if crowded => Duration::ZERO,
+        WaitPolicy::Spin => SPIN_IDLE_MAX,
+        WaitPolicy::Adaptive => ADAPTIVE_SPIN,
+        WaitPolicy::Block => Duration::ZERO,
+    }
+}
+
+impl Link for ShmListener {
+    /// A write is complete when `submit` returns: there is nothing left to report.
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { kind: LinkKind::Shm, one_sided: true, reports_completion: false }
+    }
+
+    fn submit(&mut self, transfer: Transfer) -> Result<(), Rejected> {
+        let peer = transfer.peer;
+        let Some(session) = self.seats.of(peer).filter(|session| session.socket.is_some()) else {
+            let transfer = Box::new(transfer);
+            return Err(Rejected { transfer, why: LinkError::NoPeer(peer) });
+        };
+        if let Err((why, refusal)) = session.prepare(&transfer) {
+            // Cut off in the next poll, which tells of it.
+            self.broken.extend(refusal.map(|refusal| (peer, refusal)));
+            return Err(Rejected { transfer: Box::new(transfer), why });
+        }
+        session.reply(transfer);
+        Ok(())
+    }
+
+    fn poll(&mut self, events: &mut Events) {
+        let most = events.len() + EVENTS_PER_POLL_MAX;
+        if !self.broken.is_empty() {
+            self.cut_off();
+        }
+        if self.outbox.is_empty() && (self.look_due || self.hot.is_empty()) {
+            self.look_round();
+        }
+        if !self.outbox.is_empty() {
+            self.tell(events, most);
+        }
+        self.empty_polls = self.empty_polls.wrapping_add(1);
+        // After a request the clock is read at once: the lane may work on it for long.
+        if self.serve(events, most) || self.empty_polls.is_multiple_of(POLLS_PER_CLOCK) {
+            self.look_due |= self.looked.elapsed() >= LOOK_EVERY;
+        }
+    }
+
+    fn park(&mut self, at_most: Duration) {
+        self.arm(|_| true);
+        let something = !self.outbox.is_empty() || !self.hot.is_empty();
+        if something || !self.notices.waker().falls_asleep() {
+            return;
+        }
+        let patience = self.door.patience().unwrap_or(at_most);
+        self.look(at_most.min(patience));
+        self.notices.waker().wakes_up();
+    }
+
+    fn waker(&self) -> Waker {
+        Arc::<LaneWaker>::clone(self.notices.waker())
+    }
+}
+
+impl Listener for ShmListener {
+    fn endpoint(&self) -> Endpoint {
+        Endpoint::Shm { socket: self.door.name().to_owned() }
+    }
+
+    fn admit(&mut self, admission: Admission) -> Result<RegionDescriptor, AdmitError> {
+        if self.seats.peer_of(admission.session).is_some() {
+            return Err(AdmitError::Twice(admission.session));
+        }
+        if self.seats.len() >= SESSIONS_MAX {
+            return Err(AdmitError::Full(SESSIONS_MAX));
+        }
+        let peer = self.seats.next_peer();
+        let (session, descriptor) = Session::new(peer, admission)?;
+        self.seats.put(session);
+        Ok(descriptor)
+    }
+
+    fn evict(&mut self, session: SessionId, status: Status) {
+        let Some(peer) = self.seats.peer_of(session) else { return };
+        if let Some(mut session) = self.retire(peer) {
+            session.say_bye(status);
+            let id = session.id();
+            self.outbox
+                .retain(|event| !matches!(event, Event::Joined { session, .. } if *session == id));
+        }
+    }
+}

@@ -10,7 +10,8 @@ use ferry_core::{
 use ferry_memory::{MemoryError, Slot, SlotTable};
 
 use crate::admitted::Refusal;
-use crate::link::LinkError;
+use crate::link::{LinkError, Rejected, SERVER, Transfer};
+use crate::outgoing::{Half, Outgoing, reject};
 
 /// Why a client could not connect.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +57,7 @@ pub(crate) struct Own {
     pub(crate) session: SessionId,
     pub(crate) generation: Generation,
     pub(crate) layout: SlotLayout,
+    table: Arc<SlotTable>,
     /// One entry per slot of the session.
     in_flight: Vec<Option<InFlight>>,
 }
@@ -75,7 +77,8 @@ impl Own {
     ) -> Result<(Own, Arc<SlotTable>), MemoryError> {
         let table = SlotTable::private(layout)?;
         let in_flight = std::iter::repeat_with(|| None).take(layout.slots as usize).collect();
-        Ok((Own { session, generation, layout, in_flight }, table))
+        let own = Own { session, generation, layout, table: Arc::clone(&table), in_flight };
+        Ok((own, table))
     }
 
     /// The first frame.
@@ -108,7 +111,19 @@ impl Own {
         }
     }
 
-    fn is_of_lease(&self, frame: &Frame) -> bool {
+    /// A request, ready to be sent.
+    pub(crate) fn outgoing(&self, gone: bool, transfer: Transfer) -> Result<Outgoing, Rejected> {
+        if gone {
+            return Err(reject(transfer, LinkError::Closed));
+        }
+        if transfer.peer != SERVER {
+            let why = LinkError::NoPeer(transfer.peer);
+            return Err(reject(transfer, why));
+        }
+        Outgoing::new(transfer, Half::Request, &self.table)
+    }
+
+    pub(crate) fn is_of_lease(&self, frame: &Frame) -> bool {
         (frame.session, frame.generation) == (self.session, self.generation)
     }
 

@@ -3,8 +3,9 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use crate::link::{LinkError, Wake};
 
@@ -50,6 +51,19 @@ impl EventWaker {
             // Nothing to read means that there is nothing to empty.
             let _nothing = rustix::io::read(&self.fd, &mut [0_u8; 8]);
         }
+    }
+}
+
+impl EventWaker {
+    /// Sleeps with nothing else to wait for.
+    pub(crate) fn doze(&self, at_most: Duration) {
+        if !self.lie_down() {
+            return;
+        }
+        let mut door = [PollFd::new(self, PollFlags::IN)];
+        // A time too long to be written down is as good as for ever; a signal only wakes early.
+        let _early = poll(&mut door, Timespec::try_from(at_most).ok().as_ref());
+        self.get_up(door[0].revents().contains(PollFlags::IN));
     }
 }
 

@@ -13,10 +13,12 @@ pub mod lane;
 pub mod link;
 pub mod local;
 pub mod outbox;
+mod outgoing;
 mod roster;
 pub mod shm;
 pub mod tcp;
 pub mod wait;
+pub mod zmq;
 
 pub use admitted::{Admission, Admitted, Refusal};
 pub use clock::UnixClock;
@@ -35,3 +37,4 @@ pub use outbox::Outbox;
 pub use shm::{ShmClient, ShmListener};
 pub use tcp::{TcpClient, TcpListenerLink, TcpOptions};
 pub use wait::Waiter;
+pub use zmq::{ZmqClient, ZmqListenerLink, ZmqOptions};

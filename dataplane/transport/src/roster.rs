@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use ferry_core::{Body, Frame, SessionId, Status, Token};
+use ferry_core::{Body, Frame, Generation, SessionId, SlotIndex, Status, Token};
 use ferry_memory::{PeerId, SlotTable};
 
 use crate::admitted::{Admission, Admitted, Refusal};
@@ -118,6 +118,24 @@ impl Member {
     }
 }
 
+/// The last frame to a peer; names no session to a peer that has proved none.
+pub(crate) fn goodbye(admitted: Option<&Admitted>, status: Status) -> Frame {
+    let lease = admitted.map(|admitted| &admitted.admission);
+    let (session, generation) =
+        lease.map_or((SessionId(0), Generation(0)), |lease| (lease.session, lease.generation));
+    let body = Body::Bye { status };
+    Frame { session, generation, slot: SlotIndex(0), request: 0, payload_bytes: 0, body }
+}
+
+/// The status of a goodbye of the peer's own lease; others are for `accept` to refuse.
+pub(crate) fn is_goodbye(frame: &Frame, admitted: &Admitted) -> Option<Status> {
+    let own = (admitted.admission.session, admitted.admission.generation);
+    match frame.body {
+        Body::Bye { status } if (frame.session, frame.generation) == own => Some(status),
+        _ => None,
+    }
+}
+
 /// What the refused peer is told. Says no more than the peer knows.
 pub(crate) fn status_for(refusal: &Refusal) -> Status {
     match refusal {
@@ -128,7 +146,7 @@ pub(crate) fn status_for(refusal: &Refusal) -> Status {
 
 #[cfg(test)]
 mod tests {
-    use ferry_core::{Generation, SlotIndex, SlotLayout, WaitPolicy};
+    use ferry_core::{SlotLayout, WaitPolicy};
 
     use super::*;
 

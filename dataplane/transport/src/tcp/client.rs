@@ -19,8 +19,9 @@ use crate::link::{
     Capabilities, EVENTS_PER_POLL_MAX, Event, Events, Link, LinkError, Rejected, SERVER, Transfer,
     Waker,
 };
+use crate::outgoing::Half;
 use crate::tcp::doors::prepare;
-use crate::tcp::stream::{Half, HeaderInbox, Outbox, Outgoing, PayloadInbox, Progress};
+use crate::tcp::stream::{HeaderInbox, Outbox, PayloadInbox, Progress};
 use crate::tcp::{CAPABILITIES, TURN_BYTES_MAX, TURN_FRAMES_MAX};
 
 /// The client's end of the `tcp` link: one connection for one session.
@@ -29,7 +30,6 @@ pub struct TcpClient {
     stream: TcpStream,
     waker: Arc<EventWaker>,
     own: Own,
-    table: Arc<SlotTable>,
     outbox: Outbox,
     header: HeaderInbox,
     payload: Option<PayloadInbox>,
@@ -65,7 +65,6 @@ impl TcpClient {
             stream,
             waker: EventWaker::new()?,
             own,
-            table: Arc::clone(&table),
             outbox: Outbox::default(),
             header: HeaderInbox::new(),
             payload: None,
@@ -213,28 +212,10 @@ impl Link for TcpClient {
     }
 
     fn submit(&mut self, transfer: Transfer) -> Result<(), Rejected> {
-        let Transfer { peer, frame, slot } = transfer;
-        let why = if self.gone || self.unsendable {
-            Some(LinkError::Closed)
-        } else if peer != SERVER {
-            Some(LinkError::NoPeer(peer))
-        } else if !Arc::ptr_eq(slot.table(), &self.table) {
-            Some(LinkError::os("send", "the slot is of another session"))
-        } else {
-            None
-        };
-        let (slot, why) = match why {
-            Some(why) => (slot, why),
-            None => match Outgoing::new(&frame, slot, Half::Request) {
-                Ok(outgoing) => {
-                    self.outbox.push(outgoing);
-                    self.flush();
-                    return Ok(());
-                }
-                Err(slot) => (slot, LinkError::os("send", "the payload is not in the slot")),
-            },
-        };
-        Err(Rejected { transfer: Box::new(Transfer { peer, frame, slot }), why })
+        let outgoing = self.own.outgoing(self.gone || self.unsendable, transfer)?;
+        self.outbox.push(outgoing);
+        self.flush();
+        Ok(())
     }
 
     fn poll(&mut self, events: &mut Events) {
@@ -247,7 +228,11 @@ impl Link for TcpClient {
     }
 
     fn park(&mut self, at_most: Duration) {
-        if !self.pending.is_empty() || (self.unsendable && !self.gone) || !self.waker.lie_down() {
+        if self.gone && self.pending.is_empty() {
+            // A connection that is gone is always readable: now only the waker counts.
+            return self.waker.doze(at_most);
+        }
+        if !self.pending.is_empty() || self.unsendable || !self.waker.lie_down() {
             return;
         }
         let mut wanted = PollFlags::IN;
@@ -256,11 +241,9 @@ impl Link for TcpClient {
         }
         let waker = PollFd::new(&*self.waker, PollFlags::IN);
         let mut doors = [waker, PollFd::new(&self.stream, wanted)];
-        // A connection that is gone is always readable: then only the waker counts.
-        let watched = if self.gone { &mut doors[..1] } else { &mut doors[..] };
         let timeout = Timespec::try_from(at_most).ok();
         // Interrupted by a signal is as good as early.
-        let _early = rustix::event::poll(watched, timeout.as_ref());
+        let _early = rustix::event::poll(&mut doors, timeout.as_ref());
         let rung = doors[0].revents().contains(PollFlags::IN);
         self.waker.get_up(rung);
     }

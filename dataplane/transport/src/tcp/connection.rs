@@ -3,12 +3,14 @@
 use std::net::TcpStream;
 use std::time::Instant;
 
-use ferry_core::{Body, Frame, Generation, SessionId, SlotIndex, Status};
+use ferry_core::{Frame, SessionId, Status};
 use ferry_memory::{PeerId, Slot};
 
 use crate::admitted::{Admitted, Refusal};
 use crate::link::{Event, LinkError};
-use crate::tcp::stream::{Half, HeaderInbox, Outbox, PayloadInbox, Progress};
+use crate::outgoing::Half;
+use crate::roster::{goodbye, is_goodbye};
+use crate::tcp::stream::{HeaderInbox, Outbox, PayloadInbox, Progress};
 
 /// A connection and how far its two directions are.
 #[derive(Debug)]
@@ -84,7 +86,7 @@ impl Connection {
                 (Err(error), _) => return Ok(Step::Refused(error.into())),
                 (Ok(frame), Standing::Unproven { .. }) => return Ok(Step::Hello(frame)),
                 (Ok(frame), Standing::Member(admitted)) => {
-                    if let Some(status) = bye(&frame, admitted) {
+                    if let Some(status) = is_goodbye(&frame, admitted) {
                         return Ok(Step::Gone(LinkError::Bye(status)));
                     }
                     admitted.accept(&frame).map(|slot| PayloadInbox::new(frame, slot, seen))
@@ -116,25 +118,12 @@ impl Connection {
 
     /// Says goodbye if nothing is half sent. The stream is closed by dropping the connection.
     pub(crate) fn dismiss(&self, status: Status) {
-        let (session, generation) = match &self.standing {
-            Standing::Unproven { .. } => (SessionId(0), Generation(0)),
-            Standing::Member(admitted) => {
-                (admitted.admission.session, admitted.admission.generation)
-            }
+        let admitted = match &self.standing {
+            Standing::Unproven { .. } => None,
+            Standing::Member(admitted) => Some(&**admitted),
         };
-        let body = Body::Bye { status };
-        let (slot, request, payload_bytes) = (SlotIndex(0), 0, 0);
-        let frame = Frame { session, generation, slot, request, payload_bytes, body };
+        let frame = goodbye(admitted, status);
         // A peer that does not get it sees the connection close.
         let _told = self.outbox.send_now(&self.stream, &frame);
-    }
-}
-
-/// The status of a goodbye that is the session's own; others are for `accept` to refuse.
-fn bye(frame: &Frame, admitted: &Admitted) -> Option<Status> {
-    let own = (admitted.admission.session, admitted.admission.generation);
-    match frame.body {
-        Body::Bye { status } if (frame.session, frame.generation) == own => Some(status),
-        _ => None,
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ferry_core::{Body, Endpoint, Frame, RegionDescriptor, SessionId, Status};
-use ferry_memory::{PeerId, Slot};
+use ferry_memory::PeerId;
 
 use crate::admitted::{Admission, Refusal};
 use crate::event::EventWaker;
@@ -14,10 +14,10 @@ use crate::link::{
     AdmitError, Capabilities, EVENTS_PER_POLL_MAX, Event, Events, Link, LinkError, Listener,
     Rejected, Transfer, Waker,
 };
+use crate::outgoing::{Half, Outgoing, reject};
 use crate::roster::{Roster, status_for};
 use crate::tcp::connection::{Connection, Standing, Step};
 use crate::tcp::doors::{Doors, Knock};
-use crate::tcp::stream::{Half, Outgoing};
 use crate::tcp::{CAPABILITIES, TURN_BYTES_MAX, TURN_FRAMES_MAX, TcpOptions};
 
 /// Up to this many connections are simply read in every poll: a read that finds nothing costs
@@ -243,25 +243,15 @@ impl Link for TcpListenerLink {
     }
 
     fn submit(&mut self, transfer: Transfer) -> Result<(), Rejected> {
-        let Transfer { peer, frame, slot } = transfer;
-        let reject = |slot: Slot, why: LinkError| {
-            Err(Rejected { transfer: Box::new(Transfer { peer, frame, slot }), why })
-        };
+        let peer = transfer.peer;
         let Some(connection) = self.connections.get_mut(&peer) else {
-            return reject(slot, LinkError::NoPeer(peer));
+            return Err(reject(transfer, LinkError::NoPeer(peer)));
         };
         let Standing::Member(admitted) = &connection.standing else {
-            return reject(slot, LinkError::NoPeer(peer));
+            return Err(reject(transfer, LinkError::NoPeer(peer)));
         };
-        if !Arc::ptr_eq(slot.table(), &admitted.table) {
-            return reject(slot, LinkError::os("send", "the slot is of another session"));
-        }
-        match Outgoing::new(&frame, slot, Half::Reply) {
-            Ok(outgoing) => connection.outbox.push(outgoing),
-            Err(slot) => {
-                return reject(slot, LinkError::os("send", "the payload is not in the slot"));
-            }
-        }
+        let outgoing = Outgoing::new(transfer, Half::Reply, &admitted.table)?;
+        connection.outbox.push(outgoing);
         self.flush(peer);
         Ok(())
     }

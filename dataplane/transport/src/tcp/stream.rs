@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
 
 use crate::link::LinkError;
+use crate::outgoing::{Half, Outgoing};
 
 /// How far a read or a write came.
 #[derive(Debug, PartialEq, Eq)]
@@ -19,29 +20,6 @@ pub(crate) enum Progress {
     Done,
     /// The rest has to wait for the peer, or for this connection's next turn.
     Blocked,
-}
-
-/// Which half of a slot a payload lies in.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Half {
-    Request,
-    Reply,
-}
-
-impl Half {
-    pub(crate) fn bytes(self, slot: &Slot) -> Option<&[u8]> {
-        match self {
-            Half::Request => slot.request_bytes(),
-            Half::Reply => slot.reply_bytes(),
-        }
-    }
-
-    pub(crate) fn bytes_mut(self, slot: &mut Slot) -> Option<&mut [u8]> {
-        match self {
-            Half::Request => slot.request_bytes_mut(),
-            Half::Reply => slot.reply_bytes_mut(),
-        }
-    }
 }
 
 /// Reads into `into[*got..]`, at most `budget` bytes.
@@ -142,39 +120,19 @@ impl PayloadInbox {
     }
 }
 
-/// Something that is being sent.
+/// Something that is being sent, and how far it is.
 #[derive(Debug)]
-pub(crate) struct Outgoing {
-    header: [u8; FRAME_BYTES],
-    payload_bytes: usize,
+struct Sending {
+    outgoing: Outgoing,
     written: usize,
-    half: Half,
-    pub(crate) request: u64,
-    pub(crate) slot: Slot,
-    since: Instant,
 }
 
-impl Outgoing {
-    /// `Err` gives the slot back if the payload does not lie in it.
-    pub(crate) fn new(frame: &Frame, slot: Slot, half: Half) -> Result<Outgoing, Slot> {
-        let payload_bytes = usize::try_from(frame.payload_bytes).unwrap_or(usize::MAX);
-        if half.bytes(&slot).is_none_or(|bytes| bytes.len() < payload_bytes) {
-            return Err(slot);
-        }
-        let (header, request, since) = (frame.encode(), frame.request, Instant::now());
-        Ok(Outgoing { header, payload_bytes, written: 0, half, request, slot, since })
-    }
-
-    pub(crate) fn elapsed_ns(&self) -> u64 {
-        u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX)
-    }
-
+impl Sending {
     /// Hands on to the kernel what it takes.
     fn write(&mut self, stream: &TcpStream) -> Result<Progress, LinkError> {
-        let payload = self.half.bytes(&self.slot).and_then(|all| all.get(..self.payload_bytes));
-        let payload = payload.unwrap_or_default();
+        let (header, payload) = (&self.outgoing.header, self.outgoing.payload());
         while self.written < FRAME_BYTES + payload.len() {
-            let header = &self.header[self.written.min(FRAME_BYTES)..];
+            let header = &header[self.written.min(FRAME_BYTES)..];
             let rest = &payload[self.written.saturating_sub(FRAME_BYTES)..];
             match send(stream, header, rest)? {
                 0 => return Ok(Progress::Blocked),
@@ -204,7 +162,7 @@ fn send(stream: &TcpStream, header: &[u8], rest: &[u8]) -> Result<usize, LinkErr
 /// holds a different one.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
-    queue: VecDeque<Outgoing>,
+    queue: VecDeque<Sending>,
 }
 
 impl Outbox {
@@ -213,14 +171,14 @@ impl Outbox {
     }
 
     pub(crate) fn push(&mut self, outgoing: Outgoing) {
-        self.queue.push_back(outgoing);
+        self.queue.push_back(Sending { outgoing, written: 0 });
     }
 
     /// Sends on; the next entry that was sent wholly, or `None` if the kernel takes no more.
     pub(crate) fn next_sent(&mut self, stream: &TcpStream) -> Result<Option<Outgoing>, LinkError> {
         let Some(front) = self.queue.front_mut() else { return Ok(None) };
         match front.write(stream)? {
-            Progress::Done => Ok(self.queue.pop_front()),
+            Progress::Done => Ok(self.queue.pop_front().map(|sent| sent.outgoing)),
             Progress::Blocked => Ok(None),
         }
     }
@@ -233,6 +191,6 @@ impl Outbox {
 
     /// The slots of everything that was not sent wholly.
     pub(crate) fn abandon(&mut self) -> impl Iterator<Item = Slot> + '_ {
-        self.queue.drain(..).map(|outgoing| outgoing.slot)
+        self.queue.drain(..).map(|sending| sending.outgoing.slot)
     }
 }

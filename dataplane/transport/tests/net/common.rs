@@ -36,7 +36,7 @@ pub(crate) fn admission(session: u64, generation: Generation, layout: SlotLayout
     Admission { session: SessionId(session), generation, token, layout, wait }
 }
 
-/// Connects in a thread of its own while `server` is polled here.
+/// Connects with the right token in a thread of its own while `server` is polled here.
 pub(crate) fn join(
     server: &mut dyn Listener,
     events: &mut Vec<Event>,
@@ -45,11 +45,21 @@ pub(crate) fn join(
     generation: Generation,
     layout: SlotLayout,
 ) -> Connected {
+    join_by(server, events, move |endpoint| {
+        connect(endpoint, SessionId(session), generation, token(session), layout)
+    })
+}
+
+/// Connects in a thread of its own while `server` is polled here.
+pub(crate) fn join_by(
+    server: &mut dyn Listener,
+    events: &mut Vec<Event>,
+    connect: impl FnOnce(&Endpoint) -> Connected + Send + 'static,
+) -> Connected {
     let endpoint = server.endpoint();
-    let id = SessionId(session);
     let connecting = std::thread::Builder::new()
         .name("connect".into())
-        .spawn(move || connect(&endpoint, id, generation, token(session), layout))
+        .spawn(move || connect(&endpoint))
         .unwrap();
     let started = Instant::now();
     while !connecting.is_finished() {

@@ -1,5 +1,7 @@
 //! What every link over a network must do, over real sockets of this host.
 
+#![expect(clippy::unwrap_used, reason = "a helper of tests fails like a test")]
+
 mod common;
 
 use std::net::TcpListener;
@@ -11,7 +13,7 @@ use ferry_memory::PeerId;
 use ferry_transport::link::SERVER;
 use ferry_transport::{
     AdmitError, ConnectError, Event, LinkError, Listener, TcpClient, TcpListenerLink, TcpOptions,
-    Transfer,
+    Transfer, ZmqClient, ZmqListenerLink, ZmqOptions,
 };
 
 fn tcp_connect(
@@ -42,6 +44,31 @@ fn tcp_small() -> Box<dyn Listener> {
 
 fn tcp_v6() -> Box<dyn Listener> {
     tcp_on("[::1]:0", None)
+}
+
+fn zmq_connect(
+    endpoint: &Endpoint,
+    session: SessionId,
+    generation: Generation,
+    token: Token,
+    layout: SlotLayout,
+) -> Connected {
+    let deadline = Instant::now() + WATCHDOG;
+    let (client, table) =
+        ZmqClient::connect(endpoint, session, generation, token, layout, deadline)?;
+    Ok((Box::new(client), table))
+}
+
+fn zmq_on(address: &str) -> Box<dyn Listener> {
+    Box::new(ZmqListenerLink::bind(address.parse().unwrap(), ZmqOptions::default()).unwrap())
+}
+
+fn zmq() -> Box<dyn Listener> {
+    zmq_on("127.0.0.1:0")
+}
+
+fn zmq_v6() -> Box<dyn Listener> {
+    zmq_on("[::1]:0")
 }
 
 /// Instantiates every check for a link.
@@ -81,6 +108,11 @@ macro_rules! checks {
             }
 
             #[test]
+            fn who_leaves_is_reported_at_the_other_end() {
+                super::leaves($server(), $connect);
+            }
+
+            #[test]
             fn a_sleep_ends_by_its_waker() {
                 super::woken($server(), $connect);
             }
@@ -91,6 +123,8 @@ macro_rules! checks {
 checks!(tcp, tcp, tcp_connect);
 checks!(tcp_with_small_buffers, tcp_small, tcp_connect);
 checks!(tcp_over_ipv6, tcp_v6, tcp_connect);
+checks!(zmq, zmq, zmq_connect);
+checks!(zmq_over_ipv6, zmq_v6, zmq_connect);
 
 fn sizes(mut server: Box<dyn Listener>, connect: Connect) {
     let layout = layout(1, 602_112, 45_000_000);
@@ -154,11 +188,9 @@ fn credentials(mut server: Box<dyn Listener>, connect: Connect) {
     // Session 2 is unknown; session 1 with the token of session 2 is a forgery.
     let unknown = join(&mut *server, &mut events, connect, 2, FIRST, layout);
     assert!(matches!(unknown, Err(ConnectError::Refused(Status::SessionEnded))));
-    let forge: Connect = |endpoint, _, generation, token, layout| {
-        let connect = if matches!(endpoint, Endpoint::Tcp { .. }) { tcp_connect } else { other };
-        connect(endpoint, SessionId(1), generation, token, layout)
-    };
-    let forged = join(&mut *server, &mut events, forge, 2, FIRST, layout);
+    let forged = join_by(&mut *server, &mut events, move |endpoint| {
+        connect(endpoint, SessionId(1), FIRST, token(2), layout)
+    });
     assert!(matches!(forged, Err(ConnectError::Refused(Status::SessionEnded))));
     let early = join(&mut *server, &mut events, connect, 1, Generation(2), layout);
     assert!(matches!(early, Err(ConnectError::Refused(Status::SessionEnded))));
@@ -260,7 +292,23 @@ fn woken(mut server: Box<dyn Listener>, connect: Connect) {
     assert_eq!(rejected.expect_err("no such peer").why, LinkError::NoPeer(PeerId(77)));
 }
 
-/// The connect function of the link that is not tcp.
-fn other(_: &Endpoint, _: SessionId, _: Generation, _: Token, _: SlotLayout) -> Connected {
-    unreachable!("there is only tcp")
+fn leaves(mut server: Box<dyn Listener>, connect: Connect) {
+    let layout = layout(2, 10, 10);
+    server.admit(admission(1, FIRST, layout)).unwrap();
+    server.admit(admission(2, FIRST, layout)).unwrap();
+    let (mut at_server, mut at_client) = (Vec::new(), Vec::new());
+    let (first, _) = join(&mut *server, &mut at_server, connect, 1, FIRST, layout).unwrap();
+    let joined = join(&mut *server, &mut at_server, connect, 2, FIRST, layout);
+    let (mut second, table) = joined.unwrap();
+    drop(first);
+    let gone = until(&mut *server, &mut at_server, take_gone);
+    let Event::Gone { why, session, .. } = gone else { unreachable!() };
+    assert_eq!((why, session), (LinkError::Bye(Status::SessionEnded), Some(SessionId(1))));
+    let again = join(&mut *server, &mut at_server, connect, 1, FIRST, layout);
+    assert!(matches!(again, Err(ConnectError::Refused(_))), "the lease is spent");
+    send(&mut *second, &table, 2, 1, b"x");
+    drop(server);
+    let gone = until(&mut *second, &mut at_client, take_gone);
+    let Event::Gone { why, slots, .. } = gone else { unreachable!() };
+    assert_eq!((why, slots.len()), (LinkError::Closed, 1));
 }

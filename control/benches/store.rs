@@ -1,6 +1,6 @@
-//! How many request rows per second the store takes, and what one costs: `cargo bench -p
-//! ferry-control --bench store [-- ROWS [PRODUCERS]]`. One JSON object on stdout; the store is a new
-//! file in a temporary folder.
+//! How many request rows per second the store takes, and what one costs:
+//! `cargo bench -p ferry-control --bench store -- ROWS PRODUCERS`, both optional. One JSON object
+//! on stdout; the store is a new file in a temporary folder.
 
 #![forbid(unsafe_code)]
 
@@ -22,8 +22,9 @@ fn main() -> anyhow::Result<()> {
     let mut numbers = std::env::args().skip(1).filter_map(|argument| argument.parse::<u64>().ok());
     let rows = numbers.next().unwrap_or(2_000_000);
     let producers = numbers.next().unwrap_or(1).max(1);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all();
-    let line = { runtime }.build()?.block_on(measure(rows, producers))?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let line = runtime.block_on(measure(rows, producers))?;
     writeln!(std::io::stdout(), "{line}")?;
     Ok(())
 }

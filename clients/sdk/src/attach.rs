@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use ferry_core::{Endpoint, Transport};
 use ferry_memory::SlotTable;
+use ferry_transport::shm::ShmClient;
 use ferry_transport::tcp::TcpClient;
+use ferry_transport::zmq::ZmqClient;
 use ferry_transport::{Driver, DriverOptions, Link, RecordSink, UnixClock};
 
 use crate::agreed::Agreed;
@@ -48,9 +50,25 @@ fn connect(server: &str, agreed: &Agreed) -> Result<(Box<dyn Link>, Arc<SlotTabl
     let deadline = Instant::now() + ATTACH_WITHIN;
     let transport: Transport = agreed.transport;
     match endpoint {
+        Endpoint::Shm { .. } => {
+            let connected = ShmClient::connect(
+                endpoint,
+                *session,
+                *generation,
+                token,
+                &agreed.region,
+                deadline,
+            );
+            boxed(transport, connected)
+        }
         Endpoint::Tcp { .. } => {
             let connected =
                 TcpClient::connect(endpoint, *session, *generation, *token, *layout, deadline);
+            boxed(transport, connected)
+        }
+        Endpoint::Zmq { .. } => {
+            let connected =
+                ZmqClient::connect(endpoint, *session, *generation, *token, *layout, deadline);
             boxed(transport, connected)
         }
         Endpoint::Grpc => {
@@ -58,7 +76,7 @@ fn connect(server: &str, agreed: &Agreed) -> Result<(Box<dyn Link>, Arc<SlotTabl
                 .map_err(|why| Error::Attach { transport, why: chain(&why) })?;
             Ok((Box::new(InlineLink::connect(server, agreed)?), table))
         }
-        Endpoint::Shm { .. } | Endpoint::Zmq { .. } | Endpoint::Local => Err(Error::Attach {
+        Endpoint::Local => Err(Error::Attach {
             transport,
             why: "the link local ends inside the server; use another transport".into(),
         }),

@@ -33,13 +33,21 @@ impl Client {
     /// # Errors
     /// [`Error::Connect`] if nobody answers there.
     pub fn connect(server: &str) -> Result<Client, Error> {
+        Client::connect_with(server, None)
+    }
+
+    /// Connects as a tenant, where the server has tenants.
+    ///
+    /// # Errors
+    /// [`Error::Connect`] if nobody answers there.
+    pub fn connect_with(server: &str, key: Option<&str>) -> Result<Client, Error> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("ferry-control")
             .enable_all()
             .build()
             .map_err(|source| Error::Start { what: "the control plane's runtime", source })?;
-        let inner = runtime.block_on(crate::Client::connect(server))?;
+        let inner = runtime.block_on(crate::Client::connect_with(server, key))?;
         Ok(Client { inner, runtime: Arc::new(runtime) })
     }
 

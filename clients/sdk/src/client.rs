@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use ferry_proto::v1;
 use ferry_proto::v1::sessions_client::SessionsClient;
-use tonic::transport::Channel;
 
 use crate::agreed::Agreed;
 use crate::error::Error;
 use crate::inline::endpoint;
 use crate::keeper::Keeper;
+use crate::key::{Channel, Key};
 use crate::options::{Options, SessionBuilder};
 use crate::recorder::RecordCounts;
 use crate::session::Session;
@@ -28,10 +28,19 @@ impl Client {
     /// # Errors
     /// [`Error::Connect`] if nobody answers there.
     pub async fn connect(server: &str) -> Result<Client, Error> {
+        Client::connect_with(server, None).await
+    }
+
+    /// Connects as a tenant, where the server has tenants.
+    ///
+    /// # Errors
+    /// [`Error::Connect`] if nobody answers there.
+    pub async fn connect_with(server: &str, key: Option<&str>) -> Result<Client, Error> {
         let channel = endpoint(server)?
             .connect()
             .await
             .map_err(|source| Error::Connect { server: server.to_owned(), source })?;
+        let channel = Channel::new(channel, Key::new(key)?);
         Ok(Client { server: server.into(), keeper: Keeper::start(channel) })
     }
 

@@ -8,9 +8,9 @@ use std::time::Duration;
 use ferry_core::SessionId;
 use ferry_proto::v1;
 use ferry_proto::v1::sessions_client::SessionsClient;
-use tonic::transport::Channel;
 
 use crate::agreed::Agreed;
+use crate::key::Channel;
 use crate::recorder::{RecordCounts, Recorder};
 
 /// Heartbeats per lease: two may be lost before the lease is.

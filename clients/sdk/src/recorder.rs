@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::key::Channel;
 use crate::options::Options;
 use crossbeam_queue::ArrayQueue;
 use ferry_core::{RequestRecord, SessionId};
@@ -17,7 +18,6 @@ use ferry_transport::RecordSink;
 use tokio::sync::{Mutex, Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 
 /// Room for records that wait to be sent: a third of a second of 200,000 requests a second, in
 /// 12 MB.

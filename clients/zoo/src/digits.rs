@@ -99,6 +99,10 @@ fn info(value: &ValueInfoProto) -> TensorInfo {
 
 #[cfg(test)]
 mod tests {
+    use ferry_vision::{
+        Channels, Decoder, Filter, Layout, Limits, PictureSpec, PixelFormat, Pixels, Preparer,
+    };
+
     use super::*;
 
     fn floats(name: &str) -> Vec<f32> {
@@ -114,11 +118,29 @@ mod tests {
         rows.map(|(row, bias)| row.iter().zip(x).map(|(w, x)| w * x).sum::<f32>() + bias).collect()
     }
 
-    fn classify(pixels: &[u8; PIXELS]) -> usize {
-        let x = pixels.map(|pixel| f32::from(pixel) / 255.0);
-        let hidden: Vec<f32> = linear(&x, "fc1").iter().map(|x| x.max(0.0)).collect();
+    fn classify(x: &[f32; PIXELS]) -> u8 {
+        let hidden: Vec<f32> = linear(x, "fc1").iter().map(|x| x.max(0.0)).collect();
         let logits = linear(&hidden, "fc2");
-        (0..10).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap()
+        let best = (0..10).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap();
+        u8::try_from(best).unwrap()
+    }
+
+    /// Classifies a picture of any size as a server does that follows `digits.toml`.
+    fn classify_picture(picture: Pixels<'_>) -> u8 {
+        let side = u32::try_from(SIDE).unwrap();
+        let spec = PictureSpec {
+            width: side,
+            height: side,
+            layout: Layout::Nchw,
+            channels: Channels::Gray,
+            resize: Filter::Bilinear,
+            scale: 1.0 / 255.0,
+            mean: [0.0; 3],
+            std: [1.0; 3],
+        };
+        let mut tensor = [0.0; PIXELS];
+        Preparer::new(spec).unwrap().prepare(picture, &mut tensor).unwrap();
+        classify(&tensor)
     }
 
     #[test]
@@ -126,9 +148,29 @@ mod tests {
         let operators: Vec<&str> = GRAPH.node.iter().map(|node| node.op_type()).collect();
         assert_eq!(operators, ["Flatten", "Gemm", "Relu", "Gemm"]);
         assert_eq!(held_out().len(), 360);
-        let correct =
-            held_out().filter(|digit| classify(digit.pixels) == usize::from(digit.label)).count();
-        assert_eq!(correct, HELD_OUT_CORRECT);
+        let unit_range = |digit: &Digit| digit.pixels.map(|pixel| f32::from(pixel) / 255.0);
+        let correct = held_out().filter(|digit| classify(&unit_range(digit)) == digit.label);
+        assert_eq!(correct.count(), HELD_OUT_CORRECT);
+    }
+
+    #[test]
+    fn the_demo_shows_its_digit_to_a_server() {
+        let mut decoder = Decoder::new();
+        let picture = decoder.decode(DEMO.bytes, &Limits::default()).unwrap();
+        assert_eq!((picture.width(), picture.height()), (64, 64));
+        assert_eq!(classify_picture(picture), DEMO.label);
+    }
+
+    #[test]
+    fn enlarged_digits_are_classified_about_as_well() {
+        let correct = held_out().filter(|digit| {
+            let enlarged: Vec<u8> =
+                (0..64 * 64).map(|i| digit.pixels[i / 64 / 8 * 8 + i % 64 / 8]).collect();
+            let picture = Pixels::new(64, 64, PixelFormat::Gray8, &enlarged).unwrap();
+            classify_picture(picture) == digit.label
+        });
+        let correct = correct.count();
+        assert!(correct >= HELD_OUT_CORRECT - 3, "{correct} correct");
     }
 
     #[test]

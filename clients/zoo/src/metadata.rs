@@ -7,8 +7,8 @@ pub(crate) struct Picture {
     side: u64,
     layout: &'static str,
     channels: &'static str,
-    mean: &'static [f64],
-    std: &'static [f64],
+    mean: [f64; 3],
+    std: [f64; 3],
 }
 
 impl Picture {
@@ -17,17 +17,17 @@ impl Picture {
         side: 224,
         layout: "nchw",
         channels: "rgb",
-        mean: &[0.485, 0.456, 0.406],
-        std: &[0.229, 0.224, 0.225],
+        mean: [0.485, 0.456, 0.406],
+        std: [0.229, 0.224, 0.225],
     };
 
     /// Pixels from 0 to 1, channels last.
     pub(crate) const UNIT_RANGE_NHWC: Self =
-        Self { layout: "nhwc", mean: &[0.0, 0.0, 0.0], std: &[1.0, 1.0, 1.0], ..Self::IMAGENET };
+        Self { layout: "nhwc", mean: [0.0, 0.0, 0.0], std: [1.0, 1.0, 1.0], ..Self::IMAGENET };
 
-    /// Pixels from 0 to 1, one channel.
+    /// Pixels from 0 to 1, one channel; the server ignores the other two means and deviations.
     pub(crate) const UNIT_RANGE_GRAY: Self =
-        Self { channels: "gray", mean: &[0.0], std: &[1.0], ..Self::IMAGENET };
+        Self { channels: "gray", layout: "nchw", ..Self::UNIT_RANGE_NHWC };
 
     pub(crate) const fn sized(self, side: u64) -> Self {
         Self { side, ..self }
@@ -104,11 +104,11 @@ std = [0.229, 0.224, 0.225]
     }
 
     #[test]
-    fn one_channel_has_one_mean_and_no_labels_have_no_line() {
+    fn a_gray_picture_still_lists_three_means_and_no_labels_have_no_line() {
         let picture = Picture::UNIT_RANGE_GRAY.sized(8);
         let text = Metadata { summary: "gray", labels: None, picture }.to_toml();
         assert!(text.contains("channels = \"gray\"\n"));
-        assert!(text.contains("mean = [0.0]\nstd = [1.0]\n"));
+        assert!(text.contains("mean = [0.0, 0.0, 0.0]\nstd = [1.0, 1.0, 1.0]\n"));
         assert!(!text.contains("labels"));
     }
 }

@@ -39,8 +39,8 @@ impl Default for QueryLimits {
     }
 }
 
-/// Runs queries on one store. Each gets a connection of its own, so that one which is stopped leaves
-/// nothing behind, and a store that was replaced is seen.
+/// Runs queries on one store. Each gets a connection of its own, so that one which is stopped
+/// leaves nothing behind, and a store that was replaced is seen.
 #[derive(Clone, Debug)]
 pub struct Reader {
     location: Location,
@@ -107,8 +107,8 @@ impl Reader {
     }
 }
 
-/// Makes SQLite itself look at the deadline: it may compute for ever without giving a row. The permit
-/// goes along, so that it is held until the connection is really closed.
+/// Makes SQLite itself look at the deadline: it may compute for ever without giving a row. The
+/// permit goes along, so that it is held until the connection is really closed.
 async fn watch(
     connection: &mut SqliteConnection,
     deadline: Instant,

@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-/// Runs that are told apart: those that go on at the same time are a handful. What more runs lose is
-/// put down to the server's own, so that it is still counted.
+/// Runs that are told apart: those that lose rows are a handful. What more runs lose is put down to
+/// the server's own, so that it is still counted.
 const RUNS_MAX: usize = 64;
 
 /// Lost rows by run.

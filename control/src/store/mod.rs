@@ -1,9 +1,9 @@
 //! Where every timing ends up: runs, sessions and one row per request, in SQL.
 //!
-//! The hot path only puts a record into a bounded queue ([`Recorder::record`]); one [`Writer`] takes
-//! them out in batches and gives them to a [`TimingStore`]. What could not be stored is counted and
-//! shown, never hidden: in [`StoreHealth`] at once, and in `runs.lost` when the store can be written
-//! again. A store that fails never stops serving.
+//! The hot path only puts a record into a bounded queue ([`Recorder::record`]); one [`Writer`]
+//! takes them out in batches and gives them to a [`TimingStore`]. What could not be stored is
+//! counted and shown, never hidden: in [`StoreHealth`] at once, and in `runs.lost` when the store
+//! can be written again. A store that fails never stops serving.
 
 mod error;
 mod health;

@@ -11,6 +11,9 @@ use crate::guard::ArrivalGuard;
 ///
 /// Made for submit and complete, so that a device can have the work of several sessions in
 /// flight; an engine that computes on the calling thread is done when `submit` returns.
+///
+/// An engine that panics is dropped and not called again. The jobs that it holds answer for
+/// themselves; see [`ArrivalGuard`].
 pub trait Engine: Send {
     /// What the model takes and gives.
     fn signature(&self) -> &Signature;
@@ -43,11 +46,12 @@ impl Job {
     /// them at any time; see [`Job::inputs_are_private`].
     ///
     /// # Errors
-    /// [`MemoryError::OutOfRange`] if there is no such input.
+    /// [`MemoryError::OutOfRange`] if there is no such input, or if the payload ends before it
+    /// does: behind the payload lie bytes of an earlier request.
     pub fn input(&self, index: usize) -> Result<View<'_>, MemoryError> {
         let all = match &self.prepared {
             Some(region) => region.view(),
-            None => self.arrival.slot.request(),
+            None => self.arrival.slot.request().part(0, self.arrival.payload_bytes)?,
         };
         part(all, self.binding.inputs.get(index).map(|t| (t.offset, t.bytes)), index)
     }

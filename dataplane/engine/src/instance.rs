@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
-use ferry_core::{BoundSignature, Status};
+use ferry_core::{BoundSignature, Signature, Status};
 use ferry_memory::{Departure, Region, ReplyTo};
 
 use crate::clock::{StageClock, busy_ns, merge};
@@ -208,29 +208,26 @@ impl Core {
     }
 
     /// Makes a new engine in place of one that is gone; says whether there is one now.
-    pub(crate) fn rebuild(&mut self, rebuild: Option<&Rebuild>) -> bool {
+    pub(crate) fn rebuild(&mut self, rebuild: Option<&Rebuild>, like: &Signature) -> bool {
         let Some(rebuild) = rebuild else { return false };
         if self.rebuilds >= REBUILDS_IN_A_ROW_MAX {
             tracing::error!(instance = %self.label, rebuilds = self.rebuilds, "given up");
             return false;
         }
         self.rebuilds += 1;
-        match catch_unwind(AssertUnwindSafe(|| rebuild.load())) {
-            Ok(Ok(engine)) => {
+        let why = match catch_unwind(AssertUnwindSafe(|| rebuild.load())) {
+            Ok(Ok(engine)) if engine.signature() == like => {
                 self.depth = engine.depth().max(1);
                 self.engine = Some(engine);
                 tracing::warn!(instance = %self.label, "engine rebuilt");
-                true
+                return true;
             }
-            Ok(Err(error)) => {
-                tracing::error!(instance = %self.label, why = error_text(&error), "no rebuild");
-                false
-            }
-            Err(panic) => {
-                tracing::error!(instance = %self.label, why = text_of(&*panic), "no rebuild");
-                false
-            }
-        }
+            Ok(Ok(_)) => "its signature is another one: the model's file was changed".to_owned(),
+            Ok(Err(error)) => error_text(&error),
+            Err(panic) => text_of(&*panic),
+        };
+        tracing::error!(instance = %self.label, why, "engine not rebuilt");
+        false
     }
 
     fn prepare(

@@ -12,6 +12,7 @@ pub mod options;
 pub mod pool;
 pub mod prepare;
 mod queue;
+mod shared;
 pub mod stats;
 mod worker;
 

@@ -44,7 +44,8 @@ impl Default for PoolOptions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RunOn {
     /// The lane that brought the request, if an instance is free: for models so cheap that waking
-    /// a thread (about 19 µs) costs more than they do. The lane serves nobody else meanwhile.
+    /// a thread (about 19 µs) costs more than they do. The lane serves nobody else meanwhile, so
+    /// JPEG files and large raw pictures go to the instance's own thread all the same.
     Lane,
     /// The instance's own thread.
     Worker,

@@ -1,19 +1,20 @@
 //! One loaded model: its instances, their threads and the queue in front of them.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use ferry_core::{DType, RequestKind, Signature, StageTimes, Status};
-use ferry_memory::{Arrival, Departure};
+use ferry_core::{DType, RequestKind, Signature, StageTimes};
+use ferry_memory::Departure;
 
 use crate::clock::StageClock;
 use crate::engine::Engine;
 use crate::instance::Instance;
-use crate::options::{PoolError, PoolOptions, QUEUE_MAX, Rebuild, RunOn};
-use crate::prepare::{Preparation, Unfit, check};
-use crate::queue::{Gate, Queue, Refused, Work};
+use crate::options::{PoolError, PoolOptions, QUEUE_MAX};
+use crate::prepare::{Preparation, check};
+use crate::queue::Work;
+use crate::shared::Shared;
 use crate::stats::{InstanceStats, PoolStats};
 use crate::worker;
 
@@ -26,22 +27,6 @@ pub const DROP_WAIT: Duration = Duration::from_secs(5);
 pub struct Pool {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-}
-
-/// What the pool and its workers share.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    model: String,
-    signature: Signature,
-    options: PoolOptions,
-    pub(crate) queue: Queue,
-    instances: Vec<Instance>,
-    refused: AtomicU64,
-    /// Requests that failed before they reached an instance.
-    failed: AtomicU64,
-    abandoned: AtomicBool,
-    working: Mutex<usize>,
-    signed_off: Condvar,
 }
 
 impl Pool {
@@ -62,18 +47,8 @@ impl Pool {
             let label = format!("{i}:{}", model.replace('\0', ""));
             Ok(Instance::new(label, engine, preparation, options.picture))
         });
-        let shared = Arc::new(Shared {
-            model: model.to_owned(),
-            signature,
-            queue: Queue::new(options.queue, options.wait, count),
-            instances: instances.collect::<Result<Vec<_>, PoolError>>()?,
-            options,
-            refused: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
-            abandoned: AtomicBool::new(false),
-            working: Mutex::new(count),
-            signed_off: Condvar::new(),
-        });
+        let instances = instances.collect::<Result<Vec<_>, PoolError>>()?;
+        let shared = Arc::new(Shared::new(model, signature, instances, options));
         // From here on, what started is ended by dropping the pool.
         let pool = Pool { shared, threads: Mutex::new(Vec::with_capacity(count)) };
         for i in 0..count {
@@ -111,8 +86,7 @@ impl Pool {
         if let Err(unfit) = check(&shared.model, &work.arrival, &work.binding, picture) {
             return Some(shared.unfit(work.arrival, &unfit));
         }
-        // What waits already comes first, or a busy lane would overtake it for ever.
-        if shared.options.run == RunOn::Lane && shared.queue.is_open() && shared.queue.len() == 0 {
+        if shared.runs_here(&work.arrival) {
             for instance in &shared.instances {
                 let Some(mut core) = instance.try_free() else { continue };
                 let ready = core.start(&instance.counters, work, StageClock::STOPPED);
@@ -128,13 +102,13 @@ impl Pool {
         Some(shared.refuse(work, why))
     }
 
-    /// Takes nothing new from now on; what was taken is finished.
+    /// Takes nothing new from now on; what was taken is finished, and pings are still answered.
     pub fn drain(&self) {
         self.shared.queue.drain();
     }
 
     /// Drains, waits for at most `at_most`, and ends the threads. What still waits then is
-    /// answered with [`Status::Draining`]; what is in an engine that hangs is answered when the
+    /// answered with [`Draining`](ferry_core::Status::Draining); what is in an engine that hangs is answered when the
     /// engine comes back. May be called again.
     ///
     /// # Errors
@@ -143,7 +117,7 @@ impl Pool {
         self.drain();
         let stuck = self.shared.wait_for_workers(at_most);
         if stuck > 0 {
-            self.shared.abandoned.store(true, Ordering::Release);
+            self.shared.abandon();
             for work in self.shared.queue.empty() {
                 self.shared.refuse_queued(work);
             }
@@ -209,83 +183,4 @@ fn check_options(
         _ => {}
     }
     Ok(signature.clone())
-}
-
-impl Shared {
-    pub(crate) fn rebuild(&self) -> Option<&Rebuild> {
-        self.options.rebuild.as_ref()
-    }
-
-    pub(crate) fn is_abandoned(&self) -> bool {
-        self.abandoned.load(Ordering::Acquire)
-    }
-
-    /// Answers what nobody will serve any more.
-    pub(crate) fn refuse_queued(&self, work: Work) {
-        let reply_to = Arc::clone(&work.reply_to);
-        let gate = self.queue.gate();
-        reply_to.depart(self.refuse(work, Refused::Closed(gate)));
-    }
-
-    /// A worker ends.
-    pub(crate) fn sign_off(&self) {
-        let mut working = self.working.lock().unwrap_or_else(PoisonError::into_inner);
-        *working = working.saturating_sub(1);
-        drop(working);
-        self.signed_off.notify_all();
-    }
-
-    fn never_started(&self, workers: usize) {
-        for _ in 0..workers {
-            self.sign_off();
-        }
-    }
-
-    /// Waits for all workers to end; how many did not.
-    fn wait_for_workers(&self, at_most: Duration) -> usize {
-        let start = Instant::now();
-        let mut working = self.working.lock().unwrap_or_else(PoisonError::into_inner);
-        while *working > 0 {
-            let left = at_most.saturating_sub(start.elapsed());
-            if left.is_zero() {
-                break;
-            }
-            let woken = self.signed_off.wait_timeout(working, left);
-            working = woken.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        *working
-    }
-
-    fn unfit(&self, arrival: Arrival, unfit: &Unfit) -> Departure {
-        self.failed.fetch_add(1, Ordering::Relaxed);
-        arrival.fail(unfit.status, &unfit.text, StageTimes::NONE)
-    }
-
-    fn refuse(&self, work: Work, why: Refused) -> Departure {
-        self.refused.fetch_add(1, Ordering::Relaxed);
-        let model = &self.model;
-        let (status, text) = match why {
-            Refused::Full { urgent } => {
-                let level = if urgent { "urgent" } else { "normal" };
-                let bound = self.queue.bound();
-                let text = format!(
-                    "the {level} queue of model {model} is full with {bound} requests: try again \
-                     later, or raise `queue` in {model}.toml"
-                );
-                (Status::Overloaded, text)
-            }
-            Refused::Closed(Gate::Dead) => {
-                let text = format!(
-                    "model {model} has no working instance left, all panicked: load it again, and \
-                     see the server's log"
-                );
-                (Status::EngineFailed, text)
-            }
-            Refused::Closed(_) => {
-                let text = format!("model {model} is draining: use another server, or try later");
-                (Status::Draining, text)
-            }
-        };
-        work.arrival.fail(status, &text, StageTimes::NONE)
-    }
 }

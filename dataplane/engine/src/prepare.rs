@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ferry_core::{BoundSignature, PixelFormat, Stage};
+use ferry_core::{BoundSignature, Stage};
 use ferry_core::{RequestKind, Status};
 use ferry_memory::{Arrival, Backing, HeapBacking, MemoryError, Region, Slot, View};
 use ferry_vision::{Decoder, Pixels, Preparer, SpecError};
@@ -71,7 +71,7 @@ impl Preparation {
         Ok(Preparation { pictures: pictures.transpose()? })
     }
 
-    /// The model's input, where it is not the payload itself. `arrival` passed [`check`].
+    /// The model's input, where it is not the payload itself. `arrival` passed [`check()`].
     pub(crate) fn prepare(
         &mut self,
         arrival: &Arrival,
@@ -108,7 +108,7 @@ impl Pictures {
         let pixels = match arrival.what.kind {
             RequestKind::Raw { width, height, format } => {
                 let bytes = private(slot, arrival.payload_bytes, &mut self.copy)?;
-                Pixels::new(width, height, of_vision(format), bytes)
+                Pixels::new(width, height, format, bytes)
                     .map_err(|error| Unfit::new(Status::BadRequest, error_text(&error)))?
             }
             _ => {
@@ -176,12 +176,4 @@ fn fill(view: &View<'_>, values: &[f32]) -> Result<(), MemoryError> {
         view.copy_in(i * CHUNK_BYTES, &chunk[..size_of_val(values)])?;
     }
     Ok(())
-}
-
-fn of_vision(format: PixelFormat) -> ferry_vision::PixelFormat {
-    match format {
-        PixelFormat::Rgb8 => ferry_vision::PixelFormat::Rgb8,
-        PixelFormat::Bgr8 => ferry_vision::PixelFormat::Bgr8,
-        PixelFormat::Gray8 => ferry_vision::PixelFormat::Gray8,
-    }
 }

@@ -7,8 +7,8 @@ use ferry_core::Stage;
 
 use crate::clock::StageClock;
 use crate::instance::{Core, Instance, Ready};
-use crate::pool::Shared;
 use crate::queue::Queue;
+use crate::shared::Shared;
 
 /// Shortest sleep between two looks at jobs in flight: a timer is not finer.
 const NAP_MIN: Duration = Duration::from_micros(20);
@@ -41,7 +41,10 @@ fn serve(shared: &Shared, instance: &Instance, core: &mut Core) -> bool {
         }
         // Read first: behind a closed gate, an empty queue stays empty.
         let open = queue.is_open();
-        if core.is_broken() && (open || queue.len() > 0) && !core.rebuild(shared.rebuild()) {
+        if core.is_broken()
+            && (open || queue.len() > 0)
+            && !core.rebuild(shared.rebuild(), &shared.signature)
+        {
             return false;
         }
         let work = if core.has_room() { queue.pop() } else { None };

@@ -179,16 +179,19 @@ impl Driver {
     }
 
     /// Polls and sleeps, as the session's policy says, until a completion can be taken. `false` if
-    /// `deadline` passed first, or if nothing is in flight that could complete.
+    /// `deadline` passed first, if nothing is in flight that could complete, or if a reply that
+    /// came after its request's deadline freed a slot: who waits for one looks again.
     pub fn wait(&mut self, deadline: Option<Instant>) -> bool {
         self.waiter.busy();
         let mut polls = 0_u32;
+        let in_flight = self.flights.count();
         loop {
             self.poll();
             if !self.completions.is_empty() {
                 return true;
             }
-            if self.flights.count() == 0 || self.link.is_none() {
+            let now_in_flight = self.flights.count();
+            if now_in_flight == 0 || now_in_flight < in_flight {
                 return false;
             }
             let keeps_polling = self.waiter.keeps_polling();

@@ -5,6 +5,7 @@
 //! lane, and nothing behind them.
 
 mod handle;
+mod ids;
 mod serve;
 mod stats;
 

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod connect;
 pub mod driver;
 mod event;
+pub mod faulty;
 pub mod host;
 pub mod lane;
 pub mod link;
@@ -26,6 +27,7 @@ pub use connect::ConnectError;
 pub use driver::{
     Completion, Driver, DriverOptions, DriverState, Ending, RecordSink, SubmitError, SubmitRefusal,
 };
+pub use faulty::{Faults, Faulty};
 pub use host::host_id;
 pub use lane::{Handler, LaneError, LaneHandle, LaneOptions, LaneStats};
 pub use link::{

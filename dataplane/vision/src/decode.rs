@@ -1,5 +1,6 @@
 //! JPEG bytes to pixels.
 
+use ferry_core::PixelFormat;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use zune_core::bytestream::ZCursor;
@@ -9,7 +10,7 @@ use zune_jpeg::JpegDecoder;
 
 use crate::header::{self, Header};
 use crate::limits::Limits;
-use crate::pixels::{PixelFormat, Pixels, PixelsError};
+use crate::pixels::{Pixels, PixelsError};
 use crate::retain;
 
 /// Decodes JPEG files into a buffer of its own, reused from one to the next.
@@ -49,7 +50,7 @@ impl Decoder {
         };
         let (width, height) = (u32::from(header.width), u32::from(header.height));
         let len = usize::from(header.width)
-            .checked_mul(usize::from(header.height) * format.channels())
+            .checked_mul(usize::from(header.height) * (format.bytes() as usize))
             .ok_or(DecodeError::corrupt("more pixels than this machine can address"))?;
         let out = retain::scratch(&mut self.buffer, len);
         // Should the decoder leave a hole, it must not show another client's picture.

@@ -22,8 +22,9 @@ mod retain;
 mod spec;
 
 pub use decode::{DecodeError, Decoder};
+pub use ferry_core::PixelFormat;
 pub use limits::Limits;
-pub use pixels::{PixelFormat, Pixels, PixelsError};
+pub use pixels::{Pixels, PixelsError};
 pub use prepare::{PrepareError, Preparer};
 pub use spec::{Channels, Filter, Layout, PictureSpec, SpecError};
 

@@ -1,7 +1,7 @@
 //! 8-bit pixels to the `f32` tensor of a model.
 
-use crate::pixels::PixelFormat;
 use crate::spec::{Channels, Layout, PictureSpec};
+use ferry_core::PixelFormat;
 
 /// `v × scale − mean`, over `std`, folded into one multiplication and one addition per value:
 /// `v × factor + offset`.

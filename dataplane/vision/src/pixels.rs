@@ -1,28 +1,8 @@
 //! Decoded pixels, as they lie in memory.
 
+use ferry_core::PixelFormat;
+
 use crate::SIDE_MAX;
-
-/// How one pixel lies in memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum PixelFormat {
-    /// Red, green, blue: 3 bytes.
-    Rgb8,
-    /// Blue, green, red: 3 bytes.
-    Bgr8,
-    /// Luma: 1 byte.
-    Gray8,
-}
-
-impl PixelFormat {
-    /// Bytes per pixel.
-    #[must_use]
-    pub const fn channels(self) -> usize {
-        match self {
-            Self::Rgb8 | Self::Bgr8 => 3,
-            Self::Gray8 => 1,
-        }
-    }
-}
 
 /// A picture: rows from the top, pixels from the left, no padding anywhere.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -38,7 +18,7 @@ impl<'a> Pixels<'a> {
     ///
     /// # Errors
     /// A side is zero or above [`SIDE_MAX`], or `bytes` is not exactly
-    /// `width × height × format.channels()` long.
+    /// `width × height × format.bytes()` long.
     pub fn new(
         width: u32,
         height: u32,
@@ -49,7 +29,7 @@ impl<'a> Pixels<'a> {
             return Err(PixelsError::Side { width, height });
         }
         // Three factors below 2^15 fit in 64 bits.
-        let expected = u64::from(width) * u64::from(height) * format.channels() as u64;
+        let expected = u64::from(width) * u64::from(height) * u64::from(format.bytes());
         if u64::try_from(bytes.len()) != Ok(expected) {
             return Err(PixelsError::Length { expected, actual: bytes.len() });
         }
@@ -124,7 +104,7 @@ mod tests {
     #[test]
     fn the_length_must_be_exact() {
         for format in [PixelFormat::Rgb8, PixelFormat::Bgr8, PixelFormat::Gray8] {
-            let bytes = vec![0; 2 * 3 * format.channels() + 1];
+            let bytes = vec![0; 2 * 3 * format.bytes() as usize + 1];
             let exact = bytes.len() - 1;
             assert!(Pixels::new(2, 3, format, &bytes[..exact]).is_ok());
             for wrong in [0, exact - 1, exact + 1] {

@@ -2,9 +2,10 @@
 
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use ferry_core::PixelFormat;
 
 use crate::normalise::Affine;
-use crate::pixels::{PixelFormat, Pixels};
+use crate::pixels::Pixels;
 use crate::retain::{self, RETAINED_BYTES_MAX};
 use crate::spec::{Filter, PictureSpec, SpecError};
 
@@ -65,7 +66,7 @@ impl Preparer {
             pixels.bytes()
         } else {
             let pixels_out = self.output_len / spec.channels.count();
-            let resized = retain::scratch(resized, pixels_out * pixels.format().channels());
+            let resized = retain::scratch(resized, pixels_out * (pixels.format().bytes() as usize));
             resize(resizer, spec, pixels, resized)?;
             resized
         };

@@ -23,7 +23,7 @@ const COLOUR: [u8; 12] = [10, 11, 12, 20, 21, 22, 30, 31, 32, 40, 41, 42];
 const GRAY: [u8; 4] = [10, 20, 30, 40];
 
 fn prepare(spec: PictureSpec, width: u32, format: PixelFormat, bytes: &[u8]) -> Vec<f32> {
-    let row_bytes = width as usize * format.channels();
+    let row_bytes = width as usize * (format.bytes() as usize);
     let height = u32::try_from(bytes.len() / row_bytes).unwrap();
     let mut preparer = Preparer::new(spec).unwrap();
     // Not zeros: every value must be written.

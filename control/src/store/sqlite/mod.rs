@@ -92,17 +92,41 @@ impl SqliteStore {
     /// back, and with it goes the transaction that it was in.
     async fn take(&self, writing: &mut Writing) -> Result<Open, StoreError> {
         match writing.open.take() {
-            Some(open) => {
-                open.check(&self.location)?;
-                Ok(open)
-            }
+            Some(open) => match open.check(&self.location) {
+                Ok(()) => Ok(open),
+                Err(error) => {
+                    open.close().await;
+                    Err(error)
+                }
+            },
             None => self.connect(&writing.known).await,
         }
+    }
+
+    /// Puts the connection back where it served well, and closes it where it did not: before
+    /// another is opened, since both would share the log's name.
+    async fn settle<T>(
+        writing: &mut Writing,
+        open: Open,
+        outcome: Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        match outcome {
+            Ok(_) => writing.open = Some(open),
+            Err(_) => open.close().await,
+        }
+        outcome
     }
 
     async fn write_batch(&self, batch: &Batch) -> Result<(), StoreError> {
         let mut writing = self.writing.lock().await;
         let mut open = self.take(&mut writing).await?;
+        let outcome = self.transact(&mut open, batch).await;
+        Self::settle(&mut writing, open, outcome).await?;
+        writing.known.note(batch);
+        Ok(())
+    }
+
+    async fn transact(&self, open: &mut Open, batch: &Batch) -> Result<(), StoreError> {
         let connection = &mut open.connection;
         connection.execute("BEGIN IMMEDIATE").await?;
         events::insert(connection, batch).await?;
@@ -110,10 +134,7 @@ impl SqliteStore {
         events::insert_lost(connection, batch).await?;
         connection.execute("COMMIT").await?;
         // What went into a file that was deleted meanwhile is not stored.
-        open.check(&self.location)?;
-        writing.known.note(batch);
-        writing.open = Some(open);
-        Ok(())
+        open.check(&self.location)
     }
 }
 
@@ -122,8 +143,8 @@ impl TimingStore for SqliteStore {
         async move {
             let mut writing = self.writing.lock().await;
             let mut open = self.take(&mut writing).await?;
-            let id = runs::insert(&mut open.connection, None, run).await?;
-            writing.open = Some(open);
+            let outcome = runs::insert(&mut open.connection, None, run).await;
+            let id = Self::settle(&mut writing, open, outcome).await?;
             writing.known.run_started(id, run);
             Ok(id)
         }
@@ -134,8 +155,8 @@ impl TimingStore for SqliteStore {
         async move {
             let mut writing = self.writing.lock().await;
             let mut open = self.take(&mut writing).await?;
-            let found = runs::finish(&mut open.connection, id, end).await?;
-            writing.open = Some(open);
+            let outcome = runs::finish(&mut open.connection, id, end).await;
+            let found = Self::settle(&mut writing, open, outcome).await?;
             writing.known.run_finished(id);
             if found { Ok(()) } else { Err(StoreError::NoSuchRun { id }) }
         }
@@ -172,11 +193,8 @@ impl TimingStore for SqliteStore {
 
     fn close(&self) -> BoxFuture<'_, ()> {
         async move {
-            let open = self.writing.lock().await.open.take();
-            if let Some(open) = open
-                && let Err(error) = sqlx::Connection::close(open.connection).await
-            {
-                tracing::warn!(%error, "the store was not closed cleanly");
+            if let Some(open) = self.writing.lock().await.open.take() {
+                open.close().await;
             }
         }
         .boxed()

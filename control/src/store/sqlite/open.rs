@@ -41,6 +41,13 @@ impl Open {
             _ => Ok(()),
         }
     }
+
+    /// Closes the connection, whatever state it is in, and waits until it is.
+    pub(crate) async fn close(self) {
+        if let Err(error) = sqlx::Connection::close(self.connection).await {
+            tracing::warn!(%error, "the store was not closed cleanly");
+        }
+    }
 }
 
 fn identity(path: &Path) -> Option<(u64, u64)> {

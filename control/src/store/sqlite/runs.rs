@@ -14,7 +14,8 @@ pub(crate) async fn insert(
 ) -> Result<i64, StoreError> {
     let done = query(
         "INSERT INTO runs (id, name, kind, started_unix_ns, cpu_model, cpu_cores, kernel, \
-         git_commit, options, libraries, warmup, notes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         git_commit, options, libraries, warmup, notes) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(id)
     .bind(run.name.as_str())

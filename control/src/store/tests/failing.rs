@@ -103,7 +103,7 @@ async fn locked() {
 async fn full() {
     let mut fixture = Fixture::new().await;
     fixture.store.close().await;
-    // Not below what is there: SQLite then takes what is there, and any new page is refused.
+    // SQLite takes this as "no page more than there is".
     fixture.pragma(&[("max_page_count", "1")]);
     // Rows fill the last pages first.
     let recorder = fixture.recorder.clone();
@@ -142,6 +142,22 @@ async fn gone_with_its_folder_and_made_anew() {
     let run = fixture.store.get_run(fixture.run).await.unwrap().unwrap();
     assert_eq!(run.new, new_run("serve", 1));
     fixture.writer.stop().await;
+}
+
+#[tokio::test]
+async fn deleted_while_its_log_stays() {
+    let mut fixture = Fixture::new().await;
+    fixture.record(3);
+    fixture.recorder.flush(WATCHDOG).await.unwrap();
+    std::fs::remove_file(fixture.dir.path().join("folder/store.db")).unwrap();
+    fixture.record(4);
+    let recorder = fixture.recorder.clone();
+    until("stored anew", || recorder.health().rows_written == 7).await;
+    assert_eq!(one(&*fixture.store, "SELECT count(*) FROM requests").await, 4);
+    fixture.store.close().await;
+    let mut raw = fixture.raw().await;
+    let check = sqlx::query_scalar::<_, String>("PRAGMA integrity_check");
+    assert_eq!(check.fetch_all(&mut raw).await.unwrap(), ["ok"]);
 }
 
 #[tokio::test]

@@ -61,6 +61,22 @@ async fn a_store_opens_again_and_keeps_its_runs() {
 }
 
 #[tokio::test]
+async fn a_closed_store_is_one_file_and_can_be_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    store.start_run(&new_run("first", 7)).await.unwrap();
+    store.close().await;
+    let names = || {
+        let entries = std::fs::read_dir(dir.path()).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(), ["store.db"]);
+    assert_eq!(one(&*store, "SELECT count(*) FROM runs").await, 1);
+}
+
+#[tokio::test]
 async fn a_newer_schema_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     open(dir.path()).await.close().await;

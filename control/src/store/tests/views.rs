@@ -138,6 +138,20 @@ async fn recent_runs_are_newest_first() {
 }
 
 #[tokio::test]
+async fn the_questions_in_the_docs_have_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = filled(dir.path()).await;
+    let page = include_str!("../../../../docs/SQL.md").replace("run_id = 7", "run_id = 1");
+    let questions: Vec<_> =
+        page.split("```sql\n").skip(1).filter_map(|rest| rest.split("\n```").next()).collect();
+    assert_eq!(questions.len(), 5);
+    for question in questions {
+        let sql = question.replace("run_id = 8", "run_id = 2");
+        assert!(!rows(&*store, &sql).await.is_empty(), "{sql}");
+    }
+}
+
+#[tokio::test]
 async fn a_filter_on_the_run_reaches_the_rows() {
     let dir = tempfile::tempdir().unwrap();
     let store = filled(dir.path()).await;

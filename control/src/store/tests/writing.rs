@@ -140,7 +140,7 @@ async fn a_session_is_stored_before_its_requests_under_load() {
         let sql = "SELECT count(*) FROM requests WHERE transport IS NULL";
         orphans += one(&*store, sql).await;
     }
-    threads.map(|thread| thread.join().unwrap());
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
     let health = writer.stop().await;
     assert_eq!(orphans, 0);
     assert_eq!((health.rows_written, health.rows_lost), (2 * SESSIONS * REQUESTS, 0));

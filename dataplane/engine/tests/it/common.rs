@@ -218,7 +218,7 @@ pub(crate) struct Pending {
 pub(crate) const POISON: u8 = 0xee;
 
 impl Pending {
-    pub(crate) fn new(depth: usize, barrier: &Barrier) -> (Box<dyn Engine>, Arc<Mutex<usize>>) {
+    pub(crate) fn boxed(depth: usize, barrier: &Barrier) -> (Box<dyn Engine>, Arc<Mutex<usize>>) {
         let most = Arc::new(Mutex::new(0));
         let barrier = barrier.clone();
         let engine =

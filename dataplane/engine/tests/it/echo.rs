@@ -32,6 +32,16 @@ fn longer_outputs_repeat_the_input() {
     assert_eq!(echo(&[9], 5), [9; 5]);
 }
 
+#[test]
+fn bytes_behind_the_payload_are_not_read() {
+    let mut client = Client::new(1, 8, 8);
+    let mut work = client.tensor(&[1; 8]);
+    work.arrival.payload_bytes = 7;
+    let job = Job { arrival: work.arrival.into(), binding: work.binding, prepared: None };
+    let finished = Echo::new().submit(job).expect("echo runs at once");
+    assert!(finished.outcome.is_err());
+}
+
 proptest! {
     #[test]
     fn output_i_is_input_i_mod_in(

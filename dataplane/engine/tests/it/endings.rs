@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::common::{Barrier, Client, POISON, Pending, WATCHDOG, before, first_byte, text, until};
-use ferry_core::Status;
-use ferry_engine::{Engine, EngineError, Pool, PoolError, PoolOptions, Rebuild, RunOn};
+use ferry_core::{Signature, Status};
+use ferry_engine::{
+    Engine, EngineError, Finished, Job, Pool, PoolError, PoolOptions, Rebuild, RunOn,
+};
 
 fn fragile() -> Box<dyn Engine> {
     before(|job| {
@@ -111,7 +113,7 @@ fn what_waited_for_the_last_instance_is_answered() {
 #[test]
 fn a_panic_while_polling_answers_all_in_flight() {
     let barrier = Barrier::default();
-    let (engine, _) = Pending::new(4, &barrier);
+    let (engine, _) = Pending::boxed(4, &barrier);
     let pool = Pool::start("m", vec![engine], PoolOptions::default()).unwrap();
     let mut client = Client::new(4, 1, 1);
     for byte in [1, 2, POISON, 4] {
@@ -129,12 +131,13 @@ fn a_panic_while_polling_answers_all_in_flight() {
 }
 
 #[test]
-fn a_factory_that_fails_or_panics_ends_the_instance_only() {
-    for panics in [false, true] {
-        let rebuild = Rebuild::new(move || {
-            assert!(!panics, "no memory");
-            Err(EngineError::Model("gone".to_owned()))
-        });
+fn a_factory_that_goes_wrong_ends_the_instance_only() {
+    let factories = [
+        Rebuild::new(|| Err(EngineError::Model("gone".to_owned()))),
+        Rebuild::new(|| panic!("no memory")),
+        Rebuild::new(|| Ok(Box::new(Other::default()))),
+    ];
+    for rebuild in factories {
         let options = PoolOptions { rebuild: Some(rebuild), ..PoolOptions::default() };
         let pool = Pool::start("m", vec![fragile()], options).unwrap();
         let mut client = Client::new(1, 1, 1);
@@ -145,10 +148,30 @@ fn a_factory_that_fails_or_panics_ends_the_instance_only() {
     }
 }
 
+/// Another model than the echo.
+#[derive(Default)]
+struct Other(Signature);
+
+impl Engine for Other {
+    fn signature(&self) -> &Signature {
+        &self.0
+    }
+
+    fn depth(&self) -> usize {
+        1
+    }
+
+    fn submit(&mut self, _job: Job) -> Option<Finished> {
+        panic!("a request of another model's session")
+    }
+
+    fn poll(&mut self, _finished: &mut Vec<Finished>) {}
+}
+
 #[test]
 fn a_drain_under_load_loses_nothing_that_was_accepted() {
     for run in [RunOn::Worker, RunOn::Lane] {
-        let (sync, asynchronous) = (fragile(), Pending::new(4, &opened()).0);
+        let (sync, asynchronous) = (fragile(), Pending::boxed(4, &opened()).0);
         let options = PoolOptions { run, queue: 16, ..PoolOptions::default() };
         let pool = Pool::start("m", vec![sync, asynchronous], options).unwrap();
         std::thread::scope(|scope| {
@@ -222,7 +245,7 @@ fn a_hanging_engine_does_not_hang_the_shutdown() {
 
 #[test]
 fn an_engine_that_never_completes_is_dropped_with_its_jobs_answered() {
-    let (engine, _) = Pending::new(2, &Barrier::default());
+    let (engine, _) = Pending::boxed(2, &Barrier::default());
     let pool = Pool::start("m", vec![engine], PoolOptions::default()).unwrap();
     let mut client = Client::new(2, 1, 1);
     for _ in 0..2 {

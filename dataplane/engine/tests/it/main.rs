@@ -1,7 +1,9 @@
 //! The pool, the echo engine and the preparation of requests, from outside.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
 mod common;
 mod echo;
 mod endings;
+mod mirror;
 mod pool;
 mod prepare;

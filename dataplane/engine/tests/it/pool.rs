@@ -2,9 +2,10 @@
 
 use std::sync::{Arc, Mutex};
 use std::thread::ThreadId;
+use std::time::Duration;
 
 use crate::common::{Barrier, Client, Pending, before, first_byte, parts_ns, payload, text, until};
-use ferry_core::{RequestKind, Stage, Status};
+use ferry_core::{RequestKind, Stage, Status, WaitPolicy};
 use ferry_engine::{Echo, EngineError, Pool, PoolError, PoolOptions, RunOn};
 
 fn options(run: RunOn, queue: usize) -> PoolOptions {
@@ -124,7 +125,7 @@ fn urgent_requests_do_not_starve_the_normal_ones() {
 fn an_asynchronous_engine_is_kept_at_its_depth() {
     for run in [RunOn::Worker, RunOn::Lane] {
         let barrier = Barrier::default();
-        let (engine, most) = Pending::new(4, &barrier);
+        let (engine, most) = Pending::boxed(4, &barrier);
         let pool = Pool::start("async", vec![engine], options(run, 32)).unwrap();
         let mut client = Client::new(12, 2, 2);
         for i in 0..12 {
@@ -147,13 +148,28 @@ fn an_asynchronous_engine_is_kept_at_its_depth() {
 #[test]
 fn a_late_completion_is_found_after_the_worker_slept() {
     let barrier = Barrier::default();
-    let (engine, _) = Pending::new(1, &barrier);
+    let (engine, _) = Pending::boxed(1, &barrier);
     let pool = Pool::start("async", vec![engine], options(RunOn::Worker, 4)).unwrap();
     let mut client = Client::new(1, 1, 1);
     assert!(pool.dispatch(client.tensor(&[3])).is_none());
-    std::thread::sleep(std::time::Duration::from_millis(20));
+    std::thread::sleep(Duration::from_millis(20));
     barrier.open();
     assert_eq!(payload(&client.inbox.one()), [3]);
+}
+
+#[test]
+fn a_sleeping_worker_is_woken_under_every_policy() {
+    for wait in WaitPolicy::ALL {
+        let engines = vec![Box::new(Echo::new()) as _, Box::new(Echo::new()) as _];
+        let pool = Pool::start("echo", engines, PoolOptions { wait, ..PoolOptions::default() });
+        let pool = pool.unwrap();
+        let mut client = Client::new(1, 1, 1);
+        for i in 0..20 {
+            std::thread::sleep(Duration::from_millis(u64::from(i % 3)));
+            assert!(pool.dispatch(client.tensor(&[i])).is_none());
+            assert_eq!(payload(&client.inbox.one()), [i], "{wait}");
+        }
+    }
 }
 
 #[test]

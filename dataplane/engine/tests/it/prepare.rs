@@ -1,21 +1,15 @@
 //! What becomes of pictures and tensors before the model sees them.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use ferry_core::{
-    BoundSignature, DType, Dim, PixelFormat, RequestKind, Signature, Stage, StageTimes, Status,
-    TensorSpec,
-};
-use ferry_engine::{
-    Engine, EngineError, Finished, Job, Picture, Pool, PoolError, PoolOptions, RunOn,
-};
+use ferry_core::{DType, PixelFormat, RequestKind, Stage, Status};
+use ferry_engine::{Picture, Pool, PoolError, PoolOptions, RunOn};
 use ferry_memory::{Departure, PeerAccess};
 use ferry_vision::{Channels, Decoder, Filter, Layout, Limits, PictureSpec, Pixels, Preparer};
 use proptest::prelude::*;
 
 use crate::common::{Client, parts_ns, payload, text};
-
-const SIDE: u32 = 24;
+use crate::mirror::{Mirror, SIDE};
 
 const SPEC: PictureSpec = PictureSpec {
     width: SIDE,
@@ -32,56 +26,6 @@ const LIMITS: Limits =
     Limits { compressed_bytes_max: 100_000, side_max: 4096, pixels_max: 1 << 22, scans_max: 32 };
 
 const JPEG: &[u8] = include_bytes!("../../../vision/testdata/quarters_420.jpg");
-
-/// Gives back its input, and notes where it was and whether a peer could reach it.
-struct Mirror {
-    signature: Signature,
-    seen: Arc<Mutex<Vec<(usize, bool)>>>,
-}
-
-impl Mirror {
-    fn new(dtype: DType) -> Mirror {
-        let spec = |name: &str| TensorSpec {
-            name: name.to_owned(),
-            dtype,
-            shape: vec![
-                Dim::Named("n".to_owned()),
-                Dim::Fixed(3),
-                Dim::Fixed(SIDE.into()),
-                Dim::Fixed(SIDE.into()),
-            ],
-        };
-        let signature = Signature { inputs: vec![spec("x")], outputs: vec![spec("y")] };
-        Mirror { signature, seen: Arc::default() }
-    }
-
-    fn bind(&self, batch: u64) -> BoundSignature {
-        let side = u64::from(SIDE);
-        self.signature.bind(&[("x".to_owned(), vec![batch, 3, side, side])]).unwrap()
-    }
-}
-
-impl Engine for Mirror {
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    fn depth(&self) -> usize {
-        1
-    }
-
-    fn submit(&mut self, job: Job) -> Option<Finished> {
-        let copied = job.input(0).and_then(|input| {
-            let at = input.host().map_or(0, |base| base.as_ptr().addr());
-            self.seen.lock().unwrap().push((at, job.inputs_are_private()));
-            job.output(0)?.copy_from(&input, input.bytes())
-        });
-        let outcome = copied.map(|()| StageTimes::NONE).map_err(EngineError::from);
-        Some(Finished { job, outcome })
-    }
-
-    fn poll(&mut self, _finished: &mut Vec<Finished>) {}
-}
 
 fn pool(picture: Option<Picture>, run: RunOn) -> Pool {
     let options = PoolOptions { picture, run, ..PoolOptions::default() };
@@ -119,7 +63,7 @@ fn a_jpeg_becomes_the_model_s_input() {
         assert_eq!(payload(&reply), wanted, "{on:?}");
         let happened = |stage| reply.times.of(stage).is_some();
         assert!(happened(Stage::Decode) && happened(Stage::Preprocess), "{:?}", reply.times);
-        assert_eq!(happened(Stage::Queue), on == RunOn::Worker);
+        assert!(happened(Stage::Queue), "a lane has better to do than to decode");
         let whole = u64::try_from(reply.seen.elapsed().as_nanos()).unwrap();
         assert!(parts_ns(&reply.times) <= whole);
     }
@@ -185,7 +129,7 @@ fn batches_fit_the_session() {
     let mut status = |kind, payload: &[u8], batch| {
         let mut work = client.work(kind, 0, payload);
         work.arrival.what.batch = batch;
-        let reply = pool.dispatch(work).expect("at once");
+        let reply = pool.dispatch(work).expect("refused or run at once");
         let why = if reply.status == Status::Ok { String::new() } else { text(&reply) };
         (reply.status, why)
     };
@@ -240,7 +184,7 @@ proptest! {
     ) {
         let exact = i64::from(width * height * format.bytes());
         let length = usize::try_from((exact + off_by).max(0)).unwrap();
-        let bytes: Vec<u8> = (0..length).map(|i| seed.wrapping_add((i * 7 % 251) as u8)).collect();
+        let bytes: Vec<u8> = (seed..=u8::MAX).cycle().step_by(7).take(length).collect();
         let pool = pool(PICTURE, RunOn::Lane);
         let mut client = client(if shared { PeerAccess::Writes } else { PeerAccess::None });
         let kind = RequestKind::Raw { width, height, format };
@@ -250,6 +194,7 @@ proptest! {
                 prop_assert_eq!(reply.status, Status::Ok);
                 prop_assert_eq!(payload(&reply), reference(pixels));
                 prop_assert_eq!(reply.times.of(Stage::Decode), None);
+                prop_assert_eq!(reply.times.of(Stage::Queue), None);
                 prop_assert!(reply.times.of(Stage::Preprocess).is_some());
             }
             Err(_) => {
@@ -261,7 +206,6 @@ proptest! {
                 }
             }
         }
-        prop_assert_eq!(client.table.free_slots(), 0, "the reply holds the slot");
         drop(reply);
         prop_assert_eq!(client.table.free_slots(), 1);
     }

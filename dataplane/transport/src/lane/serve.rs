@@ -1,6 +1,5 @@
 //! The loop of a lane.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,6 +10,7 @@ use ferry_core::{
 use ferry_memory::{Arrival, Departure, PeerId};
 
 use super::handle::{Command, Shared};
+use super::ids::IdMap;
 use super::{Handler, LaneOptions};
 use crate::admitted::Admission;
 use crate::clock::between_ns;
@@ -35,8 +35,8 @@ pub(super) struct Lane {
     shared: Arc<Shared>,
     link: Box<dyn Listener>,
     handler: Box<dyn Handler>,
-    sessions: HashMap<SessionId, Session>,
-    by_peer: HashMap<PeerId, SessionId>,
+    sessions: IdMap<SessionId, Session>,
+    by_peer: IdMap<PeerId, SessionId>,
     events: Events,
     waiter: Waiter,
     most_eager: WaitPolicy,
@@ -58,8 +58,8 @@ impl Lane {
             shared,
             link,
             handler,
-            sessions: HashMap::new(),
-            by_peer: HashMap::new(),
+            sessions: IdMap::default(),
+            by_peer: IdMap::default(),
             events: Vec::with_capacity(EVENTS_PER_POLL_MAX),
             waiter: Waiter::new(WaitPolicy::Block),
             most_eager: options.most_eager,

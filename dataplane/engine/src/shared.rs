@@ -1,0 +1,154 @@
+//! What a pool and its workers share.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use ferry_core::{RequestKind, Signature, StageTimes, Status};
+use ferry_memory::{Arrival, Departure};
+
+use crate::instance::Instance;
+use crate::options::{PoolOptions, Rebuild, RunOn};
+use crate::prepare::Unfit;
+use crate::queue::{Gate, Queue, Refused, Work};
+
+/// Most bytes of raw pixels that are resized on a lane. More takes longer than waking a worker, and
+/// so does decoding any JPEG file: a few of its bytes can order millions of pixels, and meanwhile
+/// the lane would serve nobody.
+const RAW_ON_LANE_BYTES_MAX: usize = 256 << 10;
+
+/// What the pool and its workers share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) model: String,
+    pub(crate) signature: Signature,
+    pub(crate) options: PoolOptions,
+    pub(crate) queue: Queue,
+    pub(crate) instances: Vec<Instance>,
+    pub(crate) refused: AtomicU64,
+    /// Requests that failed before they reached an instance.
+    pub(crate) failed: AtomicU64,
+    abandoned: AtomicBool,
+    working: Mutex<usize>,
+    signed_off: Condvar,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        model: &str,
+        signature: Signature,
+        instances: Vec<Instance>,
+        options: PoolOptions,
+    ) -> Shared {
+        let workers = instances.len();
+        Shared {
+            model: model.to_owned(),
+            signature,
+            queue: Queue::new(options.queue, options.wait, workers),
+            instances,
+            options,
+            refused: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            abandoned: AtomicBool::new(false),
+            working: Mutex::new(workers),
+            signed_off: Condvar::new(),
+        }
+    }
+
+    /// From now on workers leave what they have.
+    pub(crate) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn rebuild(&self) -> Option<&Rebuild> {
+        self.options.rebuild.as_ref()
+    }
+
+    /// Whether a request may run on the lane that brought it, should an instance be free.
+    pub(crate) fn runs_here(&self, arrival: &Arrival) -> bool {
+        let suits = match arrival.what.kind {
+            RequestKind::Ping | RequestKind::Tensor => true,
+            RequestKind::Raw { .. } => arrival.payload_bytes <= RAW_ON_LANE_BYTES_MAX,
+            RequestKind::Jpeg => false,
+        };
+        // What waits already comes first, or a busy lane would overtake it for ever.
+        let idle = self.queue.is_open() && self.queue.len() == 0;
+        suits && idle && self.options.run == RunOn::Lane
+    }
+
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Acquire)
+    }
+
+    /// Answers what nobody will serve any more.
+    pub(crate) fn refuse_queued(&self, work: Work) {
+        let reply_to = Arc::clone(&work.reply_to);
+        let gate = self.queue.gate();
+        reply_to.depart(self.refuse(work, Refused::Closed(gate)));
+    }
+
+    /// A worker ends.
+    pub(crate) fn sign_off(&self) {
+        let mut working = self.working.lock().unwrap_or_else(PoisonError::into_inner);
+        *working = working.saturating_sub(1);
+        drop(working);
+        self.signed_off.notify_all();
+    }
+
+    /// Signs off workers whose threads could not be started.
+    pub(crate) fn never_started(&self, workers: usize) {
+        for _ in 0..workers {
+            self.sign_off();
+        }
+    }
+
+    /// Waits for all workers to end; how many did not.
+    pub(crate) fn wait_for_workers(&self, at_most: Duration) -> usize {
+        let start = Instant::now();
+        let mut working = self.working.lock().unwrap_or_else(PoisonError::into_inner);
+        while *working > 0 {
+            let left = at_most.saturating_sub(start.elapsed());
+            if left.is_zero() {
+                break;
+            }
+            let woken = self.signed_off.wait_timeout(working, left);
+            working = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        *working
+    }
+
+    /// Answers a request that does not fit its session.
+    pub(crate) fn unfit(&self, arrival: Arrival, unfit: &Unfit) -> Departure {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+        arrival.fail(unfit.status, &unfit.text, StageTimes::NONE)
+    }
+
+    /// Answers a request that the queue did not take.
+    pub(crate) fn refuse(&self, work: Work, why: Refused) -> Departure {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        let model = &self.model;
+        let (status, text) = match why {
+            Refused::Full { urgent } => {
+                let level = if urgent { "urgent" } else { "normal" };
+                let bound = self.queue.bound();
+                let text = format!(
+                    "the {level} queue of model {model} is full with {bound} requests: try again \
+                     later, or raise `queue` in {model}.toml"
+                );
+                (Status::Overloaded, text)
+            }
+            Refused::Closed(Gate::Dead) => {
+                let text = format!(
+                    "model {model} has no working instance left, all panicked: load it again, and \
+                     see the server's log"
+                );
+                (Status::EngineFailed, text)
+            }
+            Refused::Closed(_) => {
+                let text = format!("model {model} is draining: use another server, or try later");
+                (Status::Draining, text)
+            }
+        };
+        work.arrival.fail(status, &text, StageTimes::NONE)
+    }
+}

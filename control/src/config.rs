@@ -40,6 +40,8 @@ pub struct Config {
     pub sample_every: Duration,
     /// Quotas of the tenant `default`, where no tenants are named.
     pub quota: Quota,
+    /// What an operator presents, where there are tenants.
+    pub operator_key: Option<String>,
     /// The tenants; empty: everybody is `default`.
     pub tenants: Vec<TenantConfig>,
 }
@@ -78,6 +80,7 @@ impl Default for Config {
             drain: Duration::from_secs(30),
             sample_every: Duration::from_secs(1),
             quota: Quota::default(),
+            operator_key: None,
             tenants: Vec::new(),
         }
     }

@@ -7,6 +7,10 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::store::{QueryError, StoreError};
 
+/// gRPC metadata of an error with the name of a [`Status`], where a request was served without
+/// success.
+pub const STATUS_METADATA: &str = "ferry-status";
+
 /// Why a call is refused: one variant per thing that a caller can do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
@@ -88,6 +92,9 @@ pub enum ApiError {
     /// The tenant's key is missing or wrong.
     #[error("metadata ferry-key is not the key of a tenant: ask the operator for one")]
     Key,
+    /// What only the operator may do.
+    #[error("metadata ferry-key is not the operator's (operator-key of the configuration)")]
+    NotOperator,
     /// The server takes nothing new.
     #[error("the server is draining: use another one")]
     Draining,
@@ -136,6 +143,7 @@ impl ApiError {
             }
             ApiError::Quota { .. } | ApiError::Busy(_) => Code::ResourceExhausted,
             ApiError::Credentials | ApiError::Key => Code::Unauthenticated,
+            ApiError::NotOperator => Code::PermissionDenied,
             ApiError::Draining | ApiError::Lane { .. } => Code::Unavailable,
             ApiError::Request { status, .. } => code_of(*status),
             ApiError::Store(error) => match error {
@@ -188,9 +196,10 @@ fn code_of(status: Status) -> Code {
         Status::Ok => Code::Ok,
         Status::BadRequest | Status::BadPicture => Code::InvalidArgument,
         Status::Overloaded => Code::ResourceExhausted,
-        Status::Draining | Status::LinkLost => Code::Unavailable,
+        Status::Draining => Code::Aborted,
+        Status::LinkLost => Code::Unavailable,
         Status::EngineFailed => Code::Internal,
-        Status::SessionEnded => Code::Aborted,
+        Status::SessionEnded => Code::NotFound,
         Status::Unsupported => Code::FailedPrecondition,
     }
 }
@@ -199,7 +208,13 @@ impl From<ApiError> for tonic::Status {
     fn from(error: ApiError) -> tonic::Status {
         let text = chain(&error);
         let details = error.details(&text);
-        tonic::Status::with_error_details(error.code(), text, details)
+        let mut made = tonic::Status::with_error_details(error.code(), text, details);
+        if let ApiError::Request { status, .. } = error {
+            // The exact outcome, where several share a code of gRPC.
+            let name = tonic::metadata::MetadataValue::from_static(status.name());
+            made.metadata_mut().insert(STATUS_METADATA, name);
+        }
+        made
     }
 }
 

@@ -1,2 +1,99 @@
-//! `ferryd`, the server.
-fn main() {}
+//! `ferryd`: serves models. The first line on stdout is `{"listening":"HOST:PORT"}`, once it does;
+//! nothing else is written there. The log goes to stderr.
+//!
+//! Exit codes: 0 after an orderly end, 1 if it failed, 64 if the options have no meaning.
+#![forbid(unsafe_code)]
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use ferry_control::{Config, ConfigError, Server, Settings, bind};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// The options have no meaning (`EX_USAGE` of sysexits).
+const USAGE: u8 = 64;
+
+/// Serves models: a gRPC control plane and a data plane beside it.
+#[derive(Debug, Parser)]
+#[command(name = "ferryd", version)]
+struct Args {
+    /// TOML file with the options below as keys, and [tenants.NAME]; the command line wins
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// What is logged: error, warn, info, debug, trace, or a filter such as ferry_control=debug
+    #[arg(long, value_name = "FILTER", default_value = "info")]
+    log: String,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+impl Args {
+    fn config(self) -> Result<Config, ConfigError> {
+        let file = self.config.as_deref().map(Settings::read).transpose()?;
+        self.settings.over(file.unwrap_or_default())
+    }
+}
+
+fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            let wanted = !error.use_stderr();
+            // Help and version on a closed terminal are nobody's loss.
+            drop(error.print());
+            return if wanted { ExitCode::SUCCESS } else { ExitCode::from(USAGE) };
+        }
+    };
+    let filter = match EnvFilter::try_new(&args.log) {
+        Ok(filter) => filter,
+        Err(error) => return complain(USAGE, &format!("--log {}: {error}", args.log)),
+    };
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).init();
+    let config = match args.config() {
+        Ok(config) => config,
+        Err(error) => return complain(USAGE, &chain(&error)),
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(1, &format!("start the threads of the runtime: {error}")),
+    };
+    match runtime.block_on(run(config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => complain(1, &format!("{error:#}")),
+    }
+}
+
+async fn run(config: Config) -> anyhow::Result<()> {
+    let (mut term, mut int) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    // First, so that a port in use is told before models are loaded.
+    let listener = bind(&config).await?;
+    let address = listener.local_addr()?;
+    let server = Server::build(config).await?;
+    let line = serde_json::json!({ "listening": address.to_string() });
+    let mut out = std::io::stdout();
+    writeln!(out, "{line}")?;
+    out.flush()?;
+    tracing::info!(%address, "serving");
+    let shutdown = async {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        tracing::info!("told to end: draining");
+    };
+    server.serve(listener, shutdown).await
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    ferry_control::error::chain(error)
+}
+
+fn complain(code: u8, why: &str) -> ExitCode {
+    // Nobody reads a closed stderr.
+    drop(writeln!(std::io::stderr(), "ferryd: {why}"));
+    ExitCode::from(code)
+}

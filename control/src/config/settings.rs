@@ -73,6 +73,10 @@ pub struct Settings {
     /// Most requests of a tenant that are being served at once
     #[arg(long, value_name = "N")]
     pub quota_in_flight: Option<u64>,
+    /// What operators present as metadata `ferry-key`: only in the file, since a command line can
+    /// be read by everybody.
+    #[arg(skip)]
+    pub operator_key: Option<String>,
     /// `[tenants.NAME]`: only in the file.
     #[arg(skip)]
     pub tenants: BTreeMap<String, TenantSettings>,
@@ -192,6 +196,7 @@ impl Settings {
                 self.sample_seconds.or(file.sample_seconds),
                 base.sample_every,
             )?,
+            operator_key: file.operator_key,
             tenants: tenants(file.tenants, &quota)?,
             quota,
         };

@@ -107,8 +107,10 @@ impl Tenant {
         Ok(Reservation { tenant: Arc::clone(self), slots, bytes })
     }
 
-    /// Notes that a request is being served; the number of those before it is refused if it is
-    /// the quota. Called for every request.
+    /// Notes that a request is being served. Called for every request.
+    ///
+    /// # Errors
+    /// The quota, if it is used up.
     pub fn begin(&self) -> Result<(), u64> {
         let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
         if before < self.quota.in_flight {
@@ -138,16 +140,32 @@ impl Drop for Reservation {
 pub struct Tenants {
     by_key: Vec<(String, Arc<Tenant>)>,
     everybody: Arc<Tenant>,
+    operator_key: Option<String>,
 }
 
 impl Tenants {
     /// Those of the configuration; with none, everybody is `default` and holds `quota`.
-    pub fn new(configured: &[TenantConfig], quota: Quota) -> Tenants {
+    pub fn new(
+        configured: &[TenantConfig],
+        quota: Quota,
+        operator_key: Option<String>,
+    ) -> Tenants {
         let one = |tenant: &TenantConfig| {
             (tenant.key.clone(), Tenant::new(&tenant.name, tenant.quota))
         };
         let by_key = configured.iter().map(one).collect();
-        Tenants { by_key, everybody: Tenant::new("default", quota) }
+        Tenants { by_key, everybody: Tenant::new("default", quota), operator_key }
+    }
+
+    /// Whether this is the operator's key. Without tenants everybody is an operator.
+    ///
+    /// # Errors
+    /// [`ApiError::NotOperator`] if not.
+    pub fn check_operator(&self, key: Option<&[u8]>) -> Result<(), ApiError> {
+        let open = self.by_key.is_empty() && self.operator_key.is_none();
+        let own = self.operator_key.as_ref().map(|own| own.as_bytes().ct_eq(key.unwrap_or(b"")));
+        let allowed = open || own.is_some_and(bool::from);
+        if allowed { Ok(()) } else { Err(ApiError::NotOperator) }
     }
 
     /// Whose key this is. Every key is compared whole, so that the time tells nothing.
@@ -166,11 +184,6 @@ impl Tenants {
             }
         }
         found.ok_or(ApiError::Key)
-    }
-
-    /// The tenant of the server's own load, and of everybody where none are configured.
-    pub fn everybody(&self) -> &Arc<Tenant> {
-        &self.everybody
     }
 }
 
@@ -212,11 +225,14 @@ mod tests {
     fn keys_find_their_tenant_and_no_other() {
         let config = TenantConfig { name: "a".into(), key: "k".into(), quota: QUOTA };
         assert!(!format!("{config:?}").contains("\"k\""));
-        let tenants = Tenants::new(&[config], QUOTA);
+        let tenants = Tenants::new(&[config], QUOTA, Some("op".into()));
         assert_eq!(tenants.find(Some(b"k")).unwrap().name(), "a");
         assert!(matches!(tenants.find(Some(b"x")), Err(ApiError::Key)));
         assert!(matches!(tenants.find(None), Err(ApiError::Key)));
-        let open = Tenants::new(&[], QUOTA);
+        assert!(tenants.check_operator(Some(b"op")).is_ok());
+        assert!(matches!(tenants.check_operator(Some(b"k")), Err(ApiError::NotOperator)));
+        let open = Tenants::new(&[], QUOTA, None);
+        assert!(open.check_operator(None).is_ok());
         assert_eq!(open.find(None).unwrap().name(), "default");
     }
 }

@@ -9,7 +9,6 @@ pub mod connect;
 pub mod driver;
 mod event;
 pub mod faulty;
-pub mod host;
 pub mod lane;
 pub mod link;
 pub mod local;
@@ -28,7 +27,6 @@ pub use driver::{
     Completion, Driver, DriverOptions, DriverState, Ending, RecordSink, SubmitError, SubmitRefusal,
 };
 pub use faulty::{Faults, Faulty};
-pub use host::host_id;
 pub use lane::{Handler, LaneError, LaneHandle, LaneOptions, LaneStats};
 pub use link::{
     AdmitError, Capabilities, Event, Events, Link, LinkError, Listener, Rejected, Transfer, Wake,

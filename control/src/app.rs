@@ -1,0 +1,209 @@
+//! The composition root: the only place that names concrete links, engines and stores.
+
+mod engines;
+mod findings;
+mod links;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use crate::clock::unix_ns;
+use crate::config::Config;
+use crate::machine::{self, COMMIT, VERSION};
+use crate::models::{Metadata, Models, Served, State as ModelState};
+use crate::refusals::Refusals;
+use crate::runs::RunBook;
+use crate::services::loaded_event;
+use crate::sessions::{Sessions, Tenants};
+use crate::state::State;
+use crate::store::{
+    Location, NewRun, RunEnd, SqliteConfig, SqliteStore, StoreError, TimingStore, Writer,
+    WriterConfig,
+};
+
+/// How long the last rows may take when the server ends.
+const FLUSH_WAIT: Duration = Duration::from_secs(10);
+
+/// Why a server could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The address is taken, not of this machine, or not allowed.
+    #[error("cannot listen on {address}: {source}; {fix}")]
+    Listen {
+        /// The address.
+        address: String,
+        /// What to do.
+        fix: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The store's URL has no meaning.
+    #[error("--store: {0}")]
+    Location(String),
+    /// The store cannot be opened.
+    #[error("--store {url}")]
+    Store {
+        /// Its URL.
+        url: String,
+        /// Why.
+        #[source]
+        source: StoreError,
+    },
+    /// The model folder cannot be read.
+    #[error("--models {folder}: {source}; create the folder or name another")]
+    Models {
+        /// The folder.
+        folder: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The built-in model does not start.
+    #[error("start the model echo: {0}")]
+    Echo(String),
+    /// No thread or random number is left.
+    #[error("{0}")]
+    System(String),
+}
+
+/// A server that is ready to serve.
+#[derive(Debug)]
+pub struct Server {
+    pub(crate) state: Arc<State>,
+    writer: Writer,
+}
+
+impl Server {
+    /// Opens the store, loads the models, starts the lanes. A model or a link that does not start
+    /// is a finding, and the rest serves.
+    ///
+    /// # Errors
+    /// [`BuildError`] if what was asked for by name is not there.
+    pub async fn build(config: Config) -> Result<Server, BuildError> {
+        let location: Location = config
+            .store
+            .parse()
+            .map_err(|error| BuildError::Location(crate::error::chain(&error)))?;
+        let refused = |source| BuildError::Store { url: config.store.clone(), source };
+        let store = SqliteStore::open(location, SqliteConfig::default()).await.map_err(refused)?;
+        let store: Arc<dyn TimingStore> = Arc::new(store);
+        let machine = machine::describe();
+        let libraries_json = engines::libraries_json(&config);
+        let run = NewRun {
+            name: "ferryd".into(),
+            kind: "serve".into(),
+            started_unix_ns: unix_ns(),
+            machine: machine.clone(),
+            git_commit: COMMIT.to_owned(),
+            options_json: options_json(&config),
+            libraries_json: libraries_json.clone(),
+            warmup: 0,
+            notes: String::new(),
+        };
+        let own_run = store.start_run(&run).await.map_err(refused)?;
+        let (recorder, writer) =
+            Writer::spawn(Arc::clone(&store), own_run, WriterConfig::default());
+        let refusals = Arc::new(Refusals::new(recorder.clone()));
+        let models = load_models(config.clone()).await?;
+        let (lanes, mut findings) = links::start(&config, &refusals)?;
+        findings.extend(findings::all(&config));
+        let state = Arc::new(State {
+            tenants: Tenants::new(&config.tenants, config.quota, config.operator_key.clone()),
+            models,
+            sessions: Sessions::default(),
+            lanes,
+            store,
+            recorder,
+            refusals,
+            findings,
+            runs: RunBook::default(),
+            machine,
+            libraries_json,
+            own_run,
+            started: Instant::now(),
+            draining: AtomicBool::new(false),
+            config,
+        });
+        for listed in state.models.list() {
+            if let ModelState::Loaded(served) = &listed.state {
+                state.recorder.event(loaded_event(served));
+            }
+        }
+        tracing::info!(version = VERSION, commit = COMMIT, run = own_run, "server built");
+        Ok(Server { state, writer })
+    }
+
+    /// Ends everything that [`build`](Server::build) started: sessions, lanes, run and store. What
+    /// was in flight has been waited for before.
+    pub(crate) async fn end(self) {
+        let Server { state, writer } = self;
+        for session in state.sessions.all() {
+            let status = ferry_core::Status::Draining;
+            crate::sessions::end(&state, &session, status, "server ended").await;
+        }
+        for lane in &state.lanes.0 {
+            let handle = lane.handle.clone();
+            let stopped = tokio::task::spawn_blocking(move || handle.stop()).await;
+            if !matches!(stopped, Ok(Ok(()))) {
+                tracing::warn!(lane = lane.name, "the lane did not stop: {stopped:?}");
+            }
+        }
+        state.refusals.flush();
+        if let Err(error) = state.recorder.flush(FLUSH_WAIT).await {
+            tracing::error!(%error, "timings may be lost");
+        }
+        for (run, lost) in state.runs.take_going_on() {
+            let end = RunEnd { finished_unix_ns: unix_ns(), notes: None, lost };
+            if let Err(error) = state.store.finish_run(run, &end).await {
+                tracing::error!(run, %error, "the run's end is not stored");
+            }
+        }
+        let end = RunEnd { finished_unix_ns: unix_ns(), notes: None, lost: 0 };
+        if let Err(error) = state.store.finish_run(state.own_run, &end).await {
+            tracing::error!(%error, "the run's end is not stored");
+        }
+        let health = writer.stop().await;
+        tracing::info!(
+            rows_written = health.rows_written, rows_lost = health.rows_lost, "server ended"
+        );
+    }
+}
+
+/// The options of the server's run. Keys are left out.
+fn options_json(config: &Config) -> String {
+    let tenants: Vec<&str> = config.tenants.iter().map(|tenant| tenant.name.as_str()).collect();
+    serde_json::json!({
+        "listen": config.listen,
+        "data_host": config.data_host(),
+        "lanes": {
+            "shm": config.lanes.shm, "tcp": config.lanes.tcp,
+            "zmq": config.lanes.zmq, "local": config.lanes.local,
+        },
+        "lease_s": config.lease.as_secs_f64(),
+        "queue": config.queue,
+        "engine_threads": config.engine_threads,
+        "tenants": tenants,
+    })
+    .to_string()
+}
+
+/// Loads everything. Blocks a thread of its own for as long as the engines take.
+async fn load_models(config: Config) -> Result<Models, BuildError> {
+    let loaded = tokio::task::spawn_blocking(move || {
+        let base = Metadata::unnamed(config.engine_threads, config.queue);
+        let loader = engines::loader(&config);
+        let models = Models::new(config.models.clone(), loader, base.clone());
+        models.add_built_in(echo(base)?);
+        models.load_all().map_err(|source| BuildError::Models {
+            folder: config.models.map(|it| it.display().to_string()).unwrap_or_default(),
+            source,
+        })?;
+        Ok(models)
+    });
+    loaded.await.map_err(|error| BuildError::System(error.to_string()))?
+}
+
+fn echo(base: Metadata) -> Result<Arc<Served>, BuildError> {
+    let (instances, metadata) = engines::echo(base);
+    Served::start("echo", 1, instances, metadata, String::new()).map_err(BuildError::Echo)
+}

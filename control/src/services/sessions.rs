@@ -1,0 +1,128 @@
+//! `ferry.v1.Sessions`.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use ferry_core::Status;
+use ferry_proto::{WireError, v1};
+use tonic::{Request, Response};
+
+use super::{caller, to_wire};
+use crate::error::ApiError;
+use crate::sessions::{Opened, end, open, resume};
+use crate::state::State;
+
+/// Most sessions of one heartbeat.
+const HEARTBEATS_MAX: usize = 4096;
+
+/// The service.
+#[derive(Clone, Debug)]
+pub struct SessionsService(pub Arc<State>);
+
+type Reply<T> = Result<Response<T>, tonic::Status>;
+
+/// Runs to the end even if the caller goes away in the middle: a session is never half open.
+async fn whole<T: Send + 'static>(
+    work: impl Future<Output = Result<T, ApiError>> + Send + 'static,
+) -> Result<T, ApiError> {
+    tokio::spawn(work).await.map_err(|error| ApiError::Internal(error.to_string()))?
+}
+
+fn reference(session: Option<&v1::SessionRef>) -> Result<&v1::SessionRef, WireError> {
+    session.ok_or(WireError::Missing("session"))
+}
+
+impl SessionsService {
+    fn opened(&self, opened: &Opened) -> Response<v1::OpenSessionResponse> {
+        Response::new(to_wire::opened(opened, self.0.config.lease))
+    }
+
+    /// A proof that did not fit, counted.
+    fn refuse(&self, reference: &v1::SessionRef, error: ApiError) -> tonic::Status {
+        if matches!(error, ApiError::Credentials) {
+            let session = Some(ferry_core::SessionId(reference.session_id));
+            self.0.refusals.note("grpc", "credentials", session, None, &error);
+        }
+        error.into()
+    }
+}
+
+#[tonic::async_trait]
+impl v1::sessions_server::Sessions for SessionsService {
+    async fn open(
+        &self,
+        request: Request<v1::OpenSessionRequest>,
+    ) -> Reply<v1::OpenSessionResponse> {
+        let caller = caller(&self.0, request.metadata())?;
+        let (state, asked) = (Arc::clone(&self.0), request.into_inner());
+        let tenant = Arc::clone(&caller.tenant);
+        let opened = whole(async move { open(&state, caller, asked).await }).await;
+        match opened {
+            Ok(opened) => Ok(self.opened(&opened)),
+            Err(error) => {
+                if matches!(error, ApiError::Quota { .. }) {
+                    let tenant = Some(tenant.name());
+                    self.0.refusals.note("grpc", "quota", None, tenant, &error);
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    async fn heartbeat(
+        &self,
+        request: Request<v1::HeartbeatRequest>,
+    ) -> Reply<v1::HeartbeatResponse> {
+        let sessions = request.into_inner().sessions;
+        if sessions.len() > HEARTBEATS_MAX {
+            let why = format!("{} in one heartbeat; at most {HEARTBEATS_MAX}", sessions.len());
+            return Err(ApiError::field("sessions", why).into());
+        }
+        let mut gone = Vec::new();
+        for reference in sessions {
+            let proved = match reference.parts() {
+                Ok((id, token, generation)) => self.0.sessions.prove(id, &token, generation),
+                Err(error) => Err(error.into()),
+            };
+            match proved {
+                Ok(session) => session.keep(self.0.config.lease),
+                Err(_) => gone.push(reference.session_id),
+            }
+        }
+        let draining = self.0.takes_new().is_err();
+        Ok(Response::new(v1::HeartbeatResponse { gone, draining }))
+    }
+
+    async fn resume(
+        &self,
+        request: Request<v1::ResumeSessionRequest>,
+    ) -> Reply<v1::OpenSessionResponse> {
+        let request = request.into_inner();
+        let reference = reference(request.session.as_ref())?.clone();
+        let (id, token, generation) = reference.parts()?;
+        let state = Arc::clone(&self.0);
+        let resumed = whole(async move { resume(&state, id, &token, generation).await }).await;
+        match resumed {
+            Ok(opened) => Ok(self.opened(&opened)),
+            Err(error) => Err(self.refuse(&reference, error)),
+        }
+    }
+
+    async fn close(
+        &self,
+        request: Request<v1::CloseSessionRequest>,
+    ) -> Reply<v1::CloseSessionResponse> {
+        let request = request.into_inner();
+        let reference = reference(request.session.as_ref())?;
+        let (id, token, generation) = reference.parts()?;
+        let session = self.0.sessions.prove(id, &token, generation);
+        let session = session.map_err(|error| self.refuse(reference, error))?;
+        let state = Arc::clone(&self.0);
+        whole(async move {
+            end(&state, &session, Status::SessionEnded, "closed").await;
+            Ok(())
+        })
+        .await?;
+        Ok(Response::new(v1::CloseSessionResponse {}))
+    }
+}

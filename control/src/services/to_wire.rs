@@ -1,0 +1,137 @@
+//! What this crate knows, as messages.
+
+use ferry_proto::v1;
+
+use crate::models::{Listed, Metadata, Served, State};
+use crate::sessions::{Opened, Session};
+use crate::store::{Cell, Run};
+
+/// A duration; one above 2^63 s is cut.
+pub(super) fn duration(duration: std::time::Duration) -> prost_types::Duration {
+    duration.try_into().unwrap_or_default()
+}
+
+pub(super) fn model(listed: &Listed) -> v1::Model {
+    let mut model = match &listed.state {
+        State::Loaded(served) => served_model(served),
+        State::Available => v1::Model::default(),
+        State::Failed(why) => v1::Model { error: why.clone(), ..v1::Model::default() },
+    };
+    model.set_state(match &listed.state {
+        State::Loaded(_) => v1::model::State::Loaded,
+        State::Available => v1::model::State::Available,
+        State::Failed(_) => v1::model::State::Failed,
+    });
+    (model.name, model.version) = (listed.name.clone(), listed.version);
+    model
+}
+
+pub(super) fn served_model(served: &Served) -> v1::Model {
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    let stats = served.pool.stats();
+    let Metadata { instances, threads, queue, description, labels, .. } = &served.metadata;
+    let mut model = v1::Model {
+        name: served.name.clone(),
+        version: served.version,
+        state: 0,
+        error: String::new(),
+        engine: served.engine.to_owned(),
+        engine_version: served.engine_version.clone(),
+        signature: Some(served.signature().into()),
+        instances: count(*instances),
+        threads: count(*threads),
+        queue: count(*queue),
+        takes_pictures: served.takes_pictures(),
+        description: description.clone(),
+        sha256: served.sha256.clone(),
+        labels: labels.clone(),
+        stats: Some(v1::ModelStats {
+            served: stats.served,
+            failed: stats.failed,
+            refused: stats.refused,
+            queued_now: stats.queued as u64,
+            in_flight_now: stats.in_flight as u64,
+        }),
+    };
+    model.set_state(v1::model::State::Loaded);
+    model
+}
+
+pub(super) fn opened(opened: &Opened, lease: std::time::Duration) -> v1::OpenSessionResponse {
+    let session = &opened.session;
+    let (agreed, served) = (&session.agreed, &session.served);
+    v1::OpenSessionResponse {
+        session: Some(opened.reference()),
+        protocol: u32::from(agreed.protocol),
+        transport: v1::Transport::from(agreed.transport).into(),
+        transport_reason: agreed.reason.clone(),
+        endpoint: v1::Endpoint::of(&opened.endpoint),
+        regions: vec![(&opened.region).into()],
+        layout: Some(agreed.layout.into()),
+        signature: Some((&*agreed.binding).into()),
+        lease: Some(duration(lease)),
+        model: served.name.clone(),
+        version: served.version,
+        engine: served.engine.to_owned(),
+        takes_pictures: served.takes_pictures(),
+        labels: served.metadata.labels.clone(),
+        run_id: session.run,
+    }
+}
+
+pub(super) fn session(session: &Session) -> v1::SessionInfo {
+    v1::SessionInfo {
+        session_id: session.id.0,
+        tenant: session.tenant.name().to_owned(),
+        model: session.served.name.clone(),
+        version: session.served.version,
+        transport: v1::Transport::from(session.agreed.transport).into(),
+        generation: session.generation().0,
+        slots: session.agreed.layout.slots,
+        memory_bytes: session.memory_bytes,
+        requests: session.meter.requests(),
+        age: Some(duration(session.opened.elapsed())),
+        lease_left: Some(duration(session.lease_left())),
+        client: session.client.clone(),
+        run_id: session.run,
+    }
+}
+
+/// A run; how many requests it has is told apart from it.
+pub(super) fn run(run: Run, requests: u64) -> v1::Run {
+    let new = run.new;
+    let machine = serde_json::json!({
+        "cpu_model": new.machine.cpu_model,
+        "cpu_cores": new.machine.cpu_cores,
+        "kernel": new.machine.kernel,
+    });
+    v1::Run {
+        run_id: run.id,
+        name: new.name,
+        kind: new.kind,
+        started_unix_ns: new.started_unix_ns,
+        finished_unix_ns: run.finished_unix_ns.unwrap_or(0),
+        machine_json: machine.to_string(),
+        commit: new.git_commit,
+        options_json: new.options_json,
+        versions_json: new.libraries_json,
+        warmup: new.warmup,
+        notes: new.notes,
+        requests,
+        lost: run.lost,
+    }
+}
+
+pub(super) fn row(cells: Vec<Cell>) -> v1::Row {
+    use v1::value::Kind;
+    let value = |cell| v1::Value {
+        kind: match cell {
+            Cell::Null => None,
+            Cell::Integer(number) => Some(Kind::Integer(number)),
+            Cell::Real(number) => Some(Kind::Real(number)),
+            Cell::Text(text) => Some(Kind::Text(text)),
+            Cell::Blob(bytes) => Some(Kind::Blob(bytes.into())),
+        },
+    };
+    v1::Row { values: cells.into_iter().map(value).collect() }
+}

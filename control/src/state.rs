@@ -1,0 +1,101 @@
+//! What all services share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use ferry_core::Transport;
+use ferry_proto::v1;
+
+use crate::config::Config;
+use crate::error::ApiError;
+use crate::lanes::Lanes;
+use crate::models::Models;
+use crate::refusals::Refusals;
+use crate::runs::RunBook;
+use crate::sessions::{Sessions, Tenants};
+use crate::store::{Machine, Recorder, TimingStore};
+
+/// How often a drain looks whether all is done.
+const DRAIN_LOOK: Duration = Duration::from_millis(5);
+
+/// The server, without its sockets.
+#[derive(Debug)]
+pub struct State {
+    /// What it was built from.
+    pub config: Config,
+    /// The models.
+    pub models: Models,
+    /// The live sessions.
+    pub sessions: Sessions,
+    /// The lanes.
+    pub lanes: Lanes,
+    /// Who may use it.
+    pub tenants: Tenants,
+    /// Where runs and timings go.
+    pub store: Arc<dyn TimingStore>,
+    /// The near end of the store.
+    pub recorder: Recorder,
+    /// What was tried and not allowed.
+    pub refusals: Arc<Refusals>,
+    /// What was found on this machine.
+    pub findings: Vec<v1::Finding>,
+    /// The runs that clients may name.
+    pub runs: RunBook,
+    /// The machine, for runs.
+    pub machine: Machine,
+    /// Versions of the native libraries, a JSON object.
+    pub libraries_json: String,
+    /// The server's own run.
+    pub own_run: i64,
+    /// When it was built.
+    pub started: Instant,
+    /// Nothing new is taken.
+    pub draining: AtomicBool,
+}
+
+impl State {
+    /// Whether new sessions and calls are taken.
+    ///
+    /// # Errors
+    /// [`ApiError::Draining`] if not.
+    pub fn takes_new(&self) -> Result<(), ApiError> {
+        if self.draining.load(Ordering::SeqCst) { Err(ApiError::Draining) } else { Ok(()) }
+    }
+
+    /// The transports that a client can open a session with.
+    pub fn transports(&self) -> Vec<Transport> {
+        let lives = |it: &Transport| self.lanes.best(*it).is_some() || *it == Transport::Grpc;
+        Transport::ALL.into_iter().filter(lives).collect()
+    }
+
+    /// Requests that are being served, on lanes and in calls.
+    pub fn in_flight(&self) -> u64 {
+        let sessions = self.sessions.all();
+        let served: u64 = sessions.iter().map(|session| session.meter.in_flight()).sum();
+        served.max(self.lanes.in_flight())
+    }
+
+    /// Refuses what is new, and waits for at most `at_most` for what is in flight; how much of
+    /// that is left.
+    pub async fn drain(self: &Arc<Self>, at_most: Duration) -> u64 {
+        if !self.draining.swap(true, Ordering::SeqCst) {
+            tracing::info!("draining: sessions and requests that are new are refused");
+        }
+        for lane in &self.lanes.0 {
+            let handle = lane.handle.clone();
+            let drained = tokio::task::spawn_blocking(move || handle.drain()).await;
+            if !matches!(drained, Ok(Ok(()))) {
+                tracing::warn!(lane = lane.name, "the lane does not drain: {drained:?}");
+            }
+        }
+        let deadline = Instant::now() + at_most;
+        loop {
+            let left = self.in_flight();
+            if left == 0 || Instant::now() >= deadline {
+                return left;
+            }
+            tokio::time::sleep(DRAIN_LOOK).await;
+        }
+    }
+}

@@ -1,1 +1,24 @@
 //! ONNX files as engines: ONNX Runtime, opened at run time, and tract.
+//!
+//! [`open`] reads a file with one of two libraries and gives instances of it:
+//!
+//! - **onnx**: ONNX Runtime, a native library that is found when the process starts (see
+//!   [`runtime`]). Tensors are read and written where they lie, without a copy.
+//! - **tract**: pure Rust, always there. Tensors are copied in and out; one thread per instance.
+//!
+//! `unsafe` is fenced: it stands in one module, which calls ONNX Runtime by its C API.
+#![deny(unsafe_code)]
+
+mod file;
+mod graph;
+pub mod load;
+mod ort;
+pub mod runtime;
+mod signature;
+mod stages;
+mod tract;
+
+pub use load::{EngineChoice, Loaded, Model, Options, UnknownEngine, load, open};
+pub use ort::{OrtEngine, OrtModel, OrtOptions};
+pub use runtime::{Probe, Search, probe};
+pub use tract::{TractEngine, TractModel};

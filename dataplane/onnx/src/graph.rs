@@ -1,0 +1,101 @@
+//! What a file says about its graph, read where a library does not tell.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+use ferry_core::DType;
+use tract_onnx::pb::tensor_proto::DataType;
+use tract_onnx::pb::tensor_shape_proto::dimension::Value as DimValue;
+use tract_onnx::pb::type_proto::Value as TypeValue;
+use tract_onnx::pb::{GraphProto, ModelProto, ValueInfoProto};
+use tract_onnx::prelude::Framework;
+
+use crate::signature::{Declared, DeclaredDim};
+
+/// Operators that give as many elements as their input's values say. Others can take a shape from
+/// values too (`Reshape`); what they give is checked when a request runs.
+const DATA_DEPENDENT: [&str; 4] = ["NonZero", "NonMaxSuppression", "Unique", "Compress"];
+
+/// Decodes a file.
+pub(crate) fn read(path: &Path) -> Result<ModelProto, String> {
+    tract_onnx::onnx().proto_model_for_path(path).map_err(|error| format!("{error:#}"))
+}
+
+/// The operator that makes the shape of `output` depend on the values of the inputs, if one does.
+pub(crate) fn data_dependent(graph: &GraphProto, output: &str) -> Option<&'static str> {
+    let made_by: HashMap<&str, usize> = graph
+        .node
+        .iter()
+        .enumerate()
+        .flat_map(|(at, node)| node.output.iter().map(move |name| (name.as_str(), at)))
+        .collect();
+    let mut seen = HashSet::new();
+    let mut names = vec![output];
+    while let Some(name) = names.pop() {
+        let Some(&at) = made_by.get(name) else { continue };
+        if !seen.insert(at) {
+            continue;
+        }
+        let node = &graph.node[at];
+        if let Some(op) = DATA_DEPENDENT.into_iter().find(|&op| op == node.op_type) {
+            return Some(op);
+        }
+        names.extend(node.input.iter().map(String::as_str));
+    }
+    None
+}
+
+/// The inputs that a request must bring, as declared. Old files list weights among the inputs.
+pub(crate) fn inputs(graph: &GraphProto) -> Result<Vec<Declared>, String> {
+    let weights: HashSet<&str> = graph.initializer.iter().map(|it| it.name.as_str()).collect();
+    let inputs = graph.input.iter().filter(|input| !weights.contains(input.name.as_str()));
+    inputs
+        .map(|input| {
+            let dims = dims(input).ok_or_else(|| {
+                format!("input {:?} declares no shape; export the model with one", input.name)
+            })?;
+            Ok(Declared { name: input.name.clone(), dtype: dtype(input)?, dims })
+        })
+        .collect()
+}
+
+/// The element type of an input or output.
+pub(crate) fn dtype(value: &ValueInfoProto) -> Result<DType, String> {
+    let Some(TypeValue::TensorType(tensor)) = value.r#type.as_ref().and_then(|t| t.value.as_ref())
+    else {
+        return Err(format!("{:?} is not a tensor", value.name));
+    };
+    let dtype = match DataType::try_from(tensor.elem_type) {
+        Ok(DataType::Bool) => DType::Bool,
+        Ok(DataType::Uint8) => DType::U8,
+        Ok(DataType::Int8) => DType::I8,
+        Ok(DataType::Uint16) => DType::U16,
+        Ok(DataType::Int16) => DType::I16,
+        Ok(DataType::Uint32) => DType::U32,
+        Ok(DataType::Int32) => DType::I32,
+        Ok(DataType::Uint64) => DType::U64,
+        Ok(DataType::Int64) => DType::I64,
+        Ok(DataType::Float16) => DType::F16,
+        Ok(DataType::Bfloat16) => DType::Bf16,
+        Ok(DataType::Float) => DType::F32,
+        Ok(DataType::Double) => DType::F64,
+        Ok(other) => return Err(format!("{:?} has elements of type {other:?}", value.name)),
+        Err(_unknown) => {
+            return Err(format!("{:?} has elements of type {}", value.name, tensor.elem_type));
+        }
+    };
+    Ok(dtype)
+}
+
+/// The declared shape of an input or output; `None` if the file declares none.
+pub(crate) fn dims(value: &ValueInfoProto) -> Option<Vec<DeclaredDim>> {
+    let TypeValue::TensorType(tensor) = value.r#type.as_ref()?.value.as_ref()?;
+    let dims = tensor.shape.as_ref()?.dim.iter().map(|dim| match &dim.value {
+        Some(DimValue::DimValue(size)) => {
+            u64::try_from(*size).map_or(DeclaredDim::Unnamed, DeclaredDim::Fixed)
+        }
+        Some(DimValue::DimParam(name)) => DeclaredDim::open(name),
+        None => DeclaredDim::Unnamed,
+    });
+    Some(dims.collect())
+}

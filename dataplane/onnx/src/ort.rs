@@ -1,0 +1,12 @@
+//! ONNX Runtime.
+
+mod engine;
+mod model;
+#[expect(unsafe_code, reason = "ONNX Runtime binds foreign memory by its C API only")]
+mod native;
+mod private;
+
+pub use engine::OrtEngine;
+pub use model::{OrtModel, OrtOptions};
+pub(crate) use native::library_version;
+pub(crate) use private::only_true_and_false;

@@ -1,0 +1,194 @@
+//! An ONNX file in ONNX Runtime, and its instances.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ferry_core::{DType, Signature};
+use ferry_engine::EngineError;
+use ort::session::Session;
+use ort::session::builder::GraphOptimizationLevel;
+use ort::value::{Outlet, TensorElementType, ValueType};
+
+use super::engine::OrtEngine;
+use crate::file::{self, EXPORT_AGAIN, one_line, unusable};
+use crate::graph;
+use crate::runtime::{self, Opened, Search};
+use crate::signature::{Declared, DeclaredDim, output_of_unknown_shape, signature};
+
+/// How ONNX Runtime runs a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OrtOptions {
+    /// Threads that one instance computes with, the caller's among them; at least 1.
+    pub threads: usize,
+}
+
+impl Default for OrtOptions {
+    fn default() -> Self {
+        OrtOptions { threads: 1 }
+    }
+}
+
+/// A loaded file, from which instances are made.
+///
+/// With one thread per instance all instances run the same session, so that the weights are in
+/// memory once. A session with more threads owns a pool of them, which two instances would have to
+/// share: then each instance is a session of its own, with weights of its own.
+#[derive(Debug)]
+pub struct OrtModel {
+    path: PathBuf,
+    options: OrtOptions,
+    library: &'static Opened,
+    signature: Signature,
+    /// The session of all instances, or the one that the first of them will take.
+    session: Mutex<Option<Arc<Session>>>,
+}
+
+impl OrtModel {
+    /// Loads and optimises a file.
+    ///
+    /// # Errors
+    /// [`EngineError::Library`] if ONNX Runtime is missing, [`EngineError::Model`] if the file is
+    /// not one that it can run.
+    pub fn open(
+        path: &Path,
+        search: &Search,
+        options: OrtOptions,
+    ) -> Result<OrtModel, EngineError> {
+        let library = runtime::opened(search).map_err(|why| EngineError::Library {
+            library: "onnxruntime",
+            why: runtime::missing(&why),
+        })?;
+        let session = load(path, library, options)?;
+        let signature = signature_of(path, &session)?;
+        check_outputs(path, &signature)?;
+        let session = Mutex::new(Some(Arc::new(session)));
+        Ok(OrtModel { path: path.to_owned(), options, library, signature, session })
+    }
+
+    /// What the model takes and gives.
+    pub fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    /// The version of ONNX Runtime, such as `1.30.0`.
+    pub fn library_version(&self) -> &str {
+        &self.library.version
+    }
+
+    /// Makes an instance.
+    ///
+    /// # Errors
+    /// [`EngineError::Model`] if the file has to be read again and cannot be.
+    pub fn instance(&self) -> Result<OrtEngine, EngineError> {
+        let session = self.session()?;
+        OrtEngine::new(session, self.signature.clone())
+            .map_err(|error| unusable(&self.path, one_line(error.message()), EXPORT_AGAIN))
+    }
+
+    fn session(&self) -> Result<Arc<Session>, EngineError> {
+        {
+            let mut kept = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+            let session = if self.options.threads <= 1 { kept.clone() } else { kept.take() };
+            if let Some(session) = session {
+                return Ok(session);
+            }
+        }
+        let session = load(&self.path, self.library, self.options)?;
+        if signature_of(&self.path, &session)? != self.signature {
+            let fix = "load the model anew";
+            return Err(unusable(&self.path, "the file was changed since it was loaded", fix));
+        }
+        Ok(Arc::new(session))
+    }
+}
+
+fn load(path: &Path, library: &Opened, options: OrtOptions) -> Result<Session, EngineError> {
+    file::check(path)?;
+    commit(path, library, options).map_err(|error| {
+        let why = one_line(error.message());
+        let fix = match () {
+            () if why.contains("is not a registered") || why.contains("NOT_IMPLEMENTED") => {
+                "export the model with operators that this version of ONNX Runtime has, or try \
+                 engine = \"tract\""
+            }
+            () => EXPORT_AGAIN,
+        };
+        unusable(path, why, fix)
+    })
+}
+
+fn commit(path: &Path, library: &Opened, options: OrtOptions) -> ort::Result<Session> {
+    Session::builder(&library.environment)?
+        .with_optimization_level(GraphOptimizationLevel::All)?
+        .with_intra_threads(options.threads.max(1))?
+        .with_inter_threads(1)?
+        // A pool that spins takes the cores that transports and other instances need.
+        .with_intra_op_spinning(false)?
+        .commit_from_file(path)
+}
+
+/// What a session declares.
+fn signature_of(path: &Path, session: &Session) -> Result<Signature, EngineError> {
+    let declared = |outlets: &[Outlet]| {
+        let all = outlets.iter().map(declared);
+        all.collect::<Result<Vec<_>, _>>()
+            .map_err(|why| unusable(path, why, "export the model with plain numeric tensors"))
+    };
+    let signature = signature(&declared(session.inputs())?, &declared(session.outputs())?);
+    if signature.outputs.is_empty() {
+        return Err(unusable(path, "the model has no outputs", EXPORT_AGAIN));
+    }
+    Ok(signature)
+}
+
+fn declared(outlet: &Outlet) -> Result<Declared, String> {
+    let ValueType::Tensor { ty, shape, dimension_symbols } = outlet.dtype() else {
+        return Err(format!("{:?} is not a tensor", outlet.name()));
+    };
+    let dtype =
+        dtype(*ty).ok_or_else(|| format!("{:?} has elements of type {ty}", outlet.name()))?;
+    let symbols = dimension_symbols.iter().map(String::as_str).chain(std::iter::repeat(""));
+    let dims = shape.iter().zip(symbols).map(|(&size, symbol)| {
+        u64::try_from(size).map_or_else(|_open| DeclaredDim::open(symbol), DeclaredDim::Fixed)
+    });
+    Ok(Declared { name: outlet.name().to_owned(), dtype, dims: dims.collect() })
+}
+
+/// Refuses outputs whose room cannot be known before a request runs.
+fn check_outputs(path: &Path, signature: &Signature) -> Result<(), EngineError> {
+    if output_of_unknown_shape(signature).is_none() {
+        return Ok(());
+    }
+    let proto = graph::read(path).map_err(|why| unusable(path, why, EXPORT_AGAIN))?;
+    let Some(graph) = &proto.graph else { return Ok(()) };
+    for output in &signature.outputs {
+        let open = output.shape.iter().any(|dim| matches!(dim, ferry_core::Dim::Named(_)));
+        if let Some(op) = graph::data_dependent(graph, &output.name).filter(|_| open) {
+            let why = format!(
+                "the size of output {output} depends on the values of the input (operator {op})"
+            );
+            let fix = "export the model without that last step, or with an output of fixed size";
+            return Err(unusable(path, why, fix));
+        }
+    }
+    Ok(())
+}
+
+fn dtype(ty: TensorElementType) -> Option<DType> {
+    Some(match ty {
+        TensorElementType::Bool => DType::Bool,
+        TensorElementType::Uint8 => DType::U8,
+        TensorElementType::Int8 => DType::I8,
+        TensorElementType::Uint16 => DType::U16,
+        TensorElementType::Int16 => DType::I16,
+        TensorElementType::Uint32 => DType::U32,
+        TensorElementType::Int32 => DType::I32,
+        TensorElementType::Uint64 => DType::U64,
+        TensorElementType::Int64 => DType::I64,
+        TensorElementType::Float16 => DType::F16,
+        TensorElementType::Bfloat16 => DType::Bf16,
+        TensorElementType::Float32 => DType::F32,
+        TensorElementType::Float64 => DType::F64,
+        _ => return None,
+    })
+}

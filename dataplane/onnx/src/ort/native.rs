@@ -1,0 +1,269 @@
+//! The calls that Rust cannot check: tensors bound where they lie, and runs of them.
+//!
+//! ort's own `IoBinding::bind_input` copies a borrowed tensor when it is bound, and `bind_output`
+//! refuses one. The C API binds an address: it is read and written afresh at every run.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, CString};
+use std::path::Path;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use ferry_core::{BoundSignature, BoundTensor, DType, Signature};
+use ferry_engine::EngineError;
+use ferry_memory::View;
+use ort::AsPointer;
+use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
+use ort::session::{IoBinding, Session};
+use ort::sys::{ONNXTensorElementDataType, OrtApiBase, OrtValue};
+
+use crate::signature::check_binding;
+
+/// How many bindings an instance keeps: one per slot that it serves, 64 sessions of 16 slots. One
+/// is about 1 KiB; making it anew costs some 15 µs.
+const BINDINGS_MAX: usize = 1024;
+
+/// The tensors of a session bound to addresses, kept for the next request in the same slot.
+///
+/// A binding holds addresses and keeps nothing alive: what it points to may be unmapped while it
+/// is kept. It is run only by [`Bindings::run`], which is given views of the memory at exactly
+/// these addresses; the views keep it mapped until the run is over. If a later session is mapped
+/// to where an earlier one was, and has the same shapes, its tensors are where the binding says.
+pub(crate) struct Bindings {
+    session: Arc<Session>,
+    signature: Signature,
+    names: Vec<CString>,
+    memory: MemoryInfo<'static>,
+    kept: HashMap<Vec<usize>, Kept>,
+    /// The addresses of the current request; kept for its room.
+    addresses: Vec<usize>,
+    /// Counts runs, to tell which binding was used last.
+    runs: u64,
+}
+
+struct Kept {
+    binding: IoBinding,
+    shapes: Arc<BoundSignature>,
+    last_run: u64,
+}
+
+impl std::fmt::Debug for Bindings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bindings").field("kept", &self.kept.len()).finish_non_exhaustive()
+    }
+}
+
+/// Whether ONNX Runtime can use a tensor where it lies.
+pub(crate) fn usable_in_place(view: &View<'_>, dtype: DType) -> bool {
+    view.host().is_some_and(|base| is_aligned(base, dtype))
+}
+
+fn is_aligned(base: NonNull<u8>, dtype: DType) -> bool {
+    usize::try_from(dtype.bytes()).is_ok_and(|bytes| base.addr().get().is_multiple_of(bytes))
+}
+
+impl Bindings {
+    /// No binding yet. `signature` must be the session's own.
+    pub(crate) fn new(session: Arc<Session>, signature: Signature) -> ort::Result<Bindings> {
+        let all = signature.inputs.iter().chain(&signature.outputs);
+        let names = all.map(|spec| CString::new(spec.name.as_str()).map_err(ort::Error::from));
+        let names = names.collect::<ort::Result<Vec<_>>>()?;
+        let memory =
+            MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::Default)?;
+        let (kept, addresses) = (HashMap::new(), Vec::new());
+        Ok(Bindings { session, signature, names, memory, kept, addresses, runs: 0 })
+    }
+
+    /// Runs the model on `inputs` into `outputs`, one view per tensor of `shapes`, in its order.
+    ///
+    /// # Errors
+    /// [`EngineError::Shapes`] if views and shapes are not of this model,
+    /// [`EngineError::Run`] with what ONNX Runtime says.
+    pub(crate) fn run(
+        &mut self,
+        shapes: &Arc<BoundSignature>,
+        inputs: &[View<'_>],
+        outputs: &[View<'_>],
+    ) -> Result<(), EngineError> {
+        self.note_addresses(shapes, inputs, outputs)?;
+        self.runs += 1;
+        let same = |kept: &Kept| Arc::ptr_eq(&kept.shapes, shapes) || kept.shapes == *shapes;
+        let known = self.kept.get(&self.addresses).is_some_and(same);
+        if !known {
+            check_binding(&self.signature, shapes)?;
+            let binding = self.bind(shapes, inputs, outputs).map_err(failed)?;
+            self.make_room();
+            let kept = Kept { binding, shapes: Arc::clone(shapes), last_run: 0 };
+            self.kept.insert(self.addresses.clone(), kept);
+        }
+        let Some(kept) = self.kept.get_mut(&self.addresses) else {
+            return Err(EngineError::Run("a binding that was just made is gone".to_owned()));
+        };
+        kept.last_run = self.runs;
+        // SAFETY: the session is alive (we hold it) and the binding is of this session. Each
+        // address that it holds is the start of a view that the caller holds until we return, of
+        // the length and alignment that the bound shape and element type need: the addresses are
+        // equal to those of the views, the views have the lengths of `shapes`, and `shapes` is
+        // equal to what the binding was made of, which `check_binding` compared with the model.
+        // A peer may write meanwhile: ONNX Runtime reads plain numbers, and what could be used as
+        // an index is never bound to memory of a peer (see `OrtEngine`). Several threads may run
+        // one session at a time, each with a binding of its own: ONNX Runtime documents Run as
+        // safe for that, RunWithBinding is the same call with the names taken from the binding,
+        // and its CPU provider, the only one that we register, keeps no state between nodes.
+        let status = unsafe {
+            (ort::api().RunWithBinding)(
+                self.session.ptr().cast_mut(),
+                std::ptr::null(),
+                kept.binding.ptr(),
+            )
+        };
+        // SAFETY: the status was just given to us by the C API and nobody else owns it.
+        unsafe { ort::Error::result_from_status(status) }.map_err(failed)
+    }
+
+    /// Collects the addresses of all views; refuses views that are not what `shapes` says.
+    fn note_addresses(
+        &mut self,
+        shapes: &BoundSignature,
+        inputs: &[View<'_>],
+        outputs: &[View<'_>],
+    ) -> Result<(), EngineError> {
+        self.addresses.clear();
+        if shapes.inputs.len() != inputs.len() || shapes.outputs.len() != outputs.len() {
+            return Err(EngineError::Shapes("another number of tensors than views".to_owned()));
+        }
+        let tensors = shapes.inputs.iter().chain(&shapes.outputs);
+        for (tensor, view) in tensors.zip(inputs.iter().chain(outputs)) {
+            let base = view.host().filter(|&base| is_aligned(base, tensor.dtype));
+            let base = base.filter(|_| view.bytes() as u64 == tensor.bytes).ok_or_else(|| {
+                EngineError::Shapes(format!("{}: memory that cannot be bound", tensor.name))
+            })?;
+            self.addresses.push(base.addr().get());
+        }
+        Ok(())
+    }
+
+    fn bind(
+        &self,
+        shapes: &BoundSignature,
+        inputs: &[View<'_>],
+        outputs: &[View<'_>],
+    ) -> ort::Result<IoBinding> {
+        let binding = self.session.create_binding()?;
+        let (input_names, output_names) = self.names.split_at(inputs.len());
+        for ((tensor, view), name) in shapes.inputs.iter().zip(inputs).zip(input_names) {
+            let value = Value::over(&self.memory, tensor, view)?;
+            // SAFETY: binding and value are alive, the name ends in NUL; the call keeps none of
+            // the three pointers (it counts a reference to the value's content).
+            let status = unsafe {
+                (ort::api().BindInput)(binding.ptr().cast_mut(), name.as_ptr(), value.0.as_ptr())
+            };
+            // SAFETY: the status was just given to us by the C API and nobody else owns it.
+            unsafe { ort::Error::result_from_status(status) }?;
+        }
+        for ((tensor, view), name) in shapes.outputs.iter().zip(outputs).zip(output_names) {
+            let value = Value::over(&self.memory, tensor, view)?;
+            // SAFETY: as for inputs.
+            let status = unsafe {
+                (ort::api().BindOutput)(binding.ptr().cast_mut(), name.as_ptr(), value.0.as_ptr())
+            };
+            // SAFETY: as for inputs.
+            unsafe { ort::Error::result_from_status(status) }?;
+        }
+        Ok(binding)
+    }
+
+    /// Drops the binding that was not used for longest, if there are as many as may be.
+    fn make_room(&mut self) {
+        if self.kept.len() < BINDINGS_MAX {
+            return;
+        }
+        let oldest = self.kept.iter().min_by_key(|(_, kept)| kept.last_run);
+        if let Some(oldest) = oldest.map(|(addresses, _)| addresses.clone()) {
+            self.kept.remove(&oldest);
+        }
+    }
+}
+
+fn failed(error: ort::Error) -> EngineError {
+    EngineError::Run(crate::file::one_line(error.message()))
+}
+
+/// A tensor over memory of ours, for as long as it takes to bind it.
+struct Value(NonNull<OrtValue>);
+
+impl Value {
+    fn over(memory: &MemoryInfo<'_>, tensor: &BoundTensor, view: &View<'_>) -> ort::Result<Value> {
+        let base = view.host().ok_or_else(|| ort::Error::new("not host memory"))?;
+        let shape = tensor.shape.iter().map(|&dim| i64::try_from(dim));
+        let shape = shape.collect::<Result<Vec<i64>, _>>().map_err(ort::Error::wrap)?;
+        let mut value: *mut OrtValue = std::ptr::null_mut();
+        // SAFETY: `base` is the start of `view.bytes()` mapped bytes; the call stores the address
+        // and reads nothing behind it. Shape and length are copied or checked against each other
+        // by the call. `value` is a place of ours for the result.
+        let status = unsafe {
+            (ort::api().CreateTensorWithDataAsOrtValue)(
+                memory.ptr(),
+                base.as_ptr().cast(),
+                view.bytes(),
+                shape.as_ptr(),
+                shape.len(),
+                element_type(tensor.dtype),
+                &raw mut value,
+            )
+        };
+        // SAFETY: the status was just given to us by the C API and nobody else owns it.
+        unsafe { ort::Error::result_from_status(status) }?;
+        NonNull::new(value).map(Value).ok_or_else(|| ort::Error::new("no tensor was made"))
+    }
+}
+
+impl Drop for Value {
+    fn drop(&mut self) {
+        // SAFETY: the value was made in `over`, is ours and is not used again. Its memory is not:
+        // ONNX Runtime does not free what it was given by address.
+        unsafe { (ort::api().ReleaseValue)(self.0.as_ptr()) };
+    }
+}
+
+fn element_type(dtype: DType) -> ONNXTensorElementDataType {
+    use ONNXTensorElementDataType as Onnx;
+    match dtype {
+        DType::Bool => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL,
+        DType::U8 => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8,
+        DType::I8 => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8,
+        DType::U16 => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT16,
+        DType::I16 => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT16,
+        DType::U32 => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT32,
+        DType::I32 => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32,
+        DType::U64 => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT64,
+        DType::I64 => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64,
+        DType::F16 => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16,
+        DType::Bf16 => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16,
+        DType::F32 => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
+        DType::F64 => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE,
+    }
+}
+
+/// Asks the library that ort opened from `path` for its version.
+pub(crate) fn library_version(path: &Path) -> Result<String, String> {
+    // SAFETY: ort has opened this library in this process and keeps it open: its start-up code has
+    // run, and this only counts another reference.
+    let library = unsafe { libloading::Library::new(path) }.map_err(|error| error.to_string())?;
+    type GetApiBase = unsafe extern "C" fn() -> *const OrtApiBase;
+    // SAFETY: the symbol has this type in every version of ONNX Runtime's C API.
+    let get_base: libloading::Symbol<'_, GetApiBase> =
+        unsafe { library.get(b"OrtGetApiBase") }.map_err(|error| error.to_string())?;
+    // SAFETY: it takes nothing and may be called at any time.
+    let base = unsafe { get_base() };
+    // SAFETY: the library returns null or a pointer to a table that lives as long as it is open.
+    let base = unsafe { base.as_ref() }.ok_or("the library has no API")?;
+    // SAFETY: as above; the call takes nothing.
+    let version = unsafe { (base.GetVersionString)() };
+    if version.is_null() {
+        return Err("the library has no version".to_owned());
+    }
+    // SAFETY: not null, and by its contract a text of the library's that ends in NUL.
+    let version = unsafe { CStr::from_ptr(version) };
+    Ok(version.to_string_lossy().into_owned())
+}

@@ -1,0 +1,152 @@
+//! The signature of a model from what its file declares.
+
+use std::collections::HashSet;
+
+use ferry_core::{BoundSignature, BoundTensor, DType, Dim, Signature, TensorSpec};
+use ferry_engine::EngineError;
+
+/// One tensor as a file declares it.
+#[derive(Clone, Debug)]
+pub(crate) struct Declared {
+    pub(crate) name: String,
+    pub(crate) dtype: DType,
+    pub(crate) dims: Vec<DeclaredDim>,
+}
+
+/// One dimension as a file declares it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum DeclaredDim {
+    Fixed(u64),
+    Named(String),
+    /// Open, and no name to tell which others it equals.
+    Unnamed,
+}
+
+impl DeclaredDim {
+    /// An open dimension; exporters write `""` and `"?"` where they have no name.
+    pub(crate) fn open(name: &str) -> DeclaredDim {
+        match name {
+            "" | "?" => DeclaredDim::Unnamed,
+            name => DeclaredDim::Named(name.to_owned()),
+        }
+    }
+}
+
+/// Gives every unnamed dimension a name of its own: `TENSOR.POSITION`.
+pub(crate) fn signature(inputs: &[Declared], outputs: &[Declared]) -> Signature {
+    let all = inputs.iter().chain(outputs);
+    let mut taken: HashSet<String> = all
+        .flat_map(|tensor| &tensor.dims)
+        .filter_map(
+            |dim| if let DeclaredDim::Named(name) = dim { Some(name.clone()) } else { None },
+        )
+        .collect();
+    let mut specs = |tensors: &[Declared]| {
+        tensors.iter().map(|tensor| spec(tensor, &mut taken)).collect::<Vec<_>>()
+    };
+    Signature { inputs: specs(inputs), outputs: specs(outputs) }
+}
+
+fn spec(tensor: &Declared, taken: &mut HashSet<String>) -> TensorSpec {
+    let mut dim = |(position, dim): (usize, &DeclaredDim)| match dim {
+        DeclaredDim::Fixed(size) => Dim::Fixed(*size),
+        DeclaredDim::Named(name) => Dim::Named(name.clone()),
+        DeclaredDim::Unnamed => {
+            let mut name = format!("{}.{position}", tensor.name);
+            while !taken.insert(name.clone()) {
+                name.push('\'');
+            }
+            Dim::Named(name)
+        }
+    };
+    let shape = tensor.dims.iter().enumerate().map(&mut dim).collect();
+    TensorSpec { name: tensor.name.clone(), dtype: tensor.dtype, shape }
+}
+
+/// The first output with a dimension that is open and that no input has, so that the shapes of the
+/// inputs do not tell it.
+pub(crate) fn output_of_unknown_shape(signature: &Signature) -> Option<&TensorSpec> {
+    let known = |dim: &Dim| match dim {
+        Dim::Fixed(_) => true,
+        open => signature.inputs.iter().any(|input| input.shape.contains(open)),
+    };
+    signature.outputs.iter().find(|output| !output.shape.iter().all(known))
+}
+
+/// Checks that `binding` is one of `signature`, as far as memory depends on it.
+pub(crate) fn check_binding(
+    signature: &Signature,
+    binding: &BoundSignature,
+) -> Result<(), EngineError> {
+    let pairs = [(&signature.inputs, &binding.inputs), (&signature.outputs, &binding.outputs)];
+    for (specs, bound) in pairs {
+        if specs.len() != bound.len() {
+            let what = format!("{} tensors, the model has {}", bound.len(), specs.len());
+            return Err(EngineError::Shapes(what));
+        }
+        for (spec, bound) in specs.iter().zip(bound) {
+            if !fits(spec, bound) {
+                let what = format!(
+                    "{} {} {:?} of {} bytes, the model has {spec}",
+                    bound.name, bound.dtype, bound.shape, bound.bytes
+                );
+                return Err(EngineError::Shapes(what));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn fits(spec: &TensorSpec, bound: &BoundTensor) -> bool {
+    let elements = bound.shape.iter().try_fold(1_u64, |all, &dim| all.checked_mul(dim));
+    let bytes = elements.and_then(|elements| elements.checked_mul(spec.dtype.bytes()));
+    let fixed = |(dim, size): (&Dim, &u64)| !matches!(dim, Dim::Fixed(fixed) if fixed != size);
+    spec.name == bound.name
+        && spec.dtype == bound.dtype
+        && spec.shape.len() == bound.shape.len()
+        && spec.shape.iter().zip(&bound.shape).all(fixed)
+        && bytes == Some(bound.bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tensor(name: &str, dims: &[DeclaredDim]) -> Declared {
+        Declared { name: name.into(), dtype: DType::F32, dims: dims.to_vec() }
+    }
+
+    fn named(name: &str) -> DeclaredDim {
+        DeclaredDim::open(name)
+    }
+
+    #[test]
+    fn unnamed_dimensions_get_names_of_their_own() {
+        let unnamed = DeclaredDim::Unnamed;
+        let inputs = [
+            tensor("x", &[unnamed.clone(), DeclaredDim::Fixed(3), unnamed.clone()]),
+            tensor("y", &[named("x.0"), named("n"), named("?")]),
+        ];
+        let made = signature(&inputs, &[tensor("z", &[named("n"), unnamed])]);
+        let text: Vec<String> =
+            made.inputs.iter().chain(&made.outputs).map(TensorSpec::to_string).collect();
+        assert_eq!(text, ["x FP32[x.0',3,x.2]", "y FP32[x.0,n,y.2]", "z FP32[n,z.1]"]);
+        assert_eq!(output_of_unknown_shape(&made).map(|spec| spec.name.as_str()), Some("z"));
+    }
+
+    #[test]
+    fn a_binding_of_another_model_is_refused() {
+        let model = signature(&[tensor("x", &[named("n")])], &[tensor("y", &[named("n")])]);
+        let right = model.bind(&[("x".into(), vec![5])]).unwrap();
+        check_binding(&model, &right).unwrap();
+        let mut wrong = right.clone();
+        wrong.outputs[0].bytes += 4;
+        check_binding(&model, &wrong).unwrap_err();
+        let mut wrong = right.clone();
+        wrong.inputs[0].dtype = DType::F64;
+        check_binding(&model, &wrong).unwrap_err();
+        let mut wrong = right;
+        wrong.outputs.clear();
+        check_binding(&model, &wrong).unwrap_err();
+    }
+}

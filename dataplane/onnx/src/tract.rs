@@ -1,0 +1,9 @@
+//! tract.
+
+mod engine;
+mod model;
+mod plan;
+
+pub use engine::TractEngine;
+pub(crate) use model::TRACT_VERSION;
+pub use model::TractModel;

@@ -1,0 +1,200 @@
+//! An ONNX file in tract, and its instances.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ferry_core::{BoundSignature, DType, Signature};
+use ferry_engine::EngineError;
+use tract_onnx::pb::ModelProto;
+use tract_onnx::prelude::InferenceModel;
+use tract_onnx::tract_hir::internal::format_err;
+
+use super::engine::TractEngine;
+use super::plan::{Plan, PlanOutput};
+use crate::file::{self, EXPORT_AGAIN, one_line, text_of, unusable};
+use crate::graph;
+use crate::signature::{Declared, DeclaredDim, signature};
+
+/// The version of the library that is built in.
+pub(crate) const TRACT_VERSION: &str = "0.23.9";
+
+/// How many plans a model with open dimensions keeps, one per set of shapes. Each may hold a
+/// reordered copy of the weights. Sessions of more shapes than these, used in turn, pay for the
+/// optimisation (a fraction of a second) again and again.
+const PLANS_MAX: usize = 8;
+
+/// What to do about an operator or a shape that tract does not know.
+const TRY_ONNX: &str =
+    "run dataplane/onnx/fetch-onnxruntime and use engine = \"onnx\", or export the model again";
+
+/// A loaded file, from which instances are made. They share plans, and so the weights.
+#[derive(Debug)]
+pub struct TractModel {
+    path: PathBuf,
+    signature: Signature,
+    /// The graph before it is optimised, kept only where there is more than one way to do it.
+    graph: Option<InferenceModel>,
+    /// The last used first.
+    plans: Mutex<Vec<Arc<Plan>>>,
+}
+
+impl TractModel {
+    /// Loads a file and optimises it, open dimensions taken as 1.
+    ///
+    /// # Errors
+    /// [`EngineError::Model`] if the file is not one that tract can run.
+    pub fn open(path: &Path) -> Result<Arc<TractModel>, EngineError> {
+        file::check(path)?;
+        let (proto, graph) = read(path).map_err(|why| unusable(path, why, EXPORT_AGAIN))?;
+        let declared = proto.graph.as_ref().map_or(Ok(Vec::new()), graph::inputs);
+        let inputs = declared.map_err(|why| unusable(path, why, EXPORT_AGAIN))?;
+        let open = inputs.iter().flat_map(|input| &input.dims).any(is_open);
+        let shapes: Vec<(DType, Vec<usize>)> = inputs.iter().map(with_ones).collect();
+        let plan = Plan::build(&graph, &shapes).map_err(|why| unusable(path, why, TRY_ONNX))?;
+        let outputs = outputs(path, &proto, &plan, open)?;
+        Ok(Arc::new(TractModel {
+            path: path.to_owned(),
+            signature: signature(&inputs, &outputs),
+            graph: open.then_some(graph),
+            plans: Mutex::new(vec![Arc::new(plan)]),
+        }))
+    }
+
+    /// What the model takes and gives.
+    pub fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    /// Makes an instance; it shares the weights of the others.
+    pub fn instance(self: &Arc<Self>) -> TractEngine {
+        TractEngine::new(Arc::clone(self))
+    }
+
+    /// The plan for the shapes of a session, made if it is not there. Two instances that meet new
+    /// shapes at once both make it, which does no harm.
+    pub(super) fn plan(&self, binding: &BoundSignature) -> Result<Arc<Plan>, EngineError> {
+        let known = {
+            let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+            let at = plans.iter().position(|plan| plan.is_for(binding));
+            at.and_then(|at| {
+                plans[..=at].rotate_right(1);
+                plans.first().cloned()
+            })
+        };
+        if let Some(plan) = known {
+            return Ok(plan);
+        }
+        let Some(graph) = &self.graph else {
+            let what = format!("{} has fixed shapes only", self.path.display());
+            return Err(EngineError::Shapes(what));
+        };
+        let shapes = binding.inputs.iter().map(|tensor| {
+            let shape = tensor.shape.iter().map(|&dim| usize::try_from(dim));
+            let shape = shape.collect::<Result<Vec<_>, _>>();
+            shape.map(|shape| (tensor.dtype, shape))
+        });
+        let shapes = shapes
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| EngineError::Shapes(error.to_string()))?;
+        let plan = Arc::new(Plan::build(graph, &shapes).map_err(EngineError::Shapes)?);
+        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        plans.insert(0, Arc::clone(&plan));
+        plans.truncate(PLANS_MAX);
+        Ok(plan)
+    }
+}
+
+fn is_open(dim: &DeclaredDim) -> bool {
+    !matches!(dim, DeclaredDim::Fixed(_))
+}
+
+fn with_ones(input: &Declared) -> (DType, Vec<usize>) {
+    let size = |dim: &DeclaredDim| match dim {
+        DeclaredDim::Fixed(size) => usize::try_from(*size).unwrap_or(usize::MAX),
+        DeclaredDim::Named(_) | DeclaredDim::Unnamed => 1,
+    };
+    (input.dtype, input.dims.iter().map(size).collect())
+}
+
+fn read(path: &Path) -> Result<(ModelProto, InferenceModel), String> {
+    let read = || {
+        let proto = graph::read(path)?;
+        let directory = path.parent().and_then(Path::to_str);
+        let parsed = tract_onnx::onnx()
+            .parse(&proto, directory)
+            .and_then(|parsed| match parsed.unresolved_inputs.as_slice() {
+                [] => Ok(parsed.model),
+                names => Err(format_err!("nothing gives {}", names.join(", "))),
+            })
+            .map_err(|error| format!("{error:#}"))?;
+        Ok((proto, parsed))
+    };
+    match catch_unwind(AssertUnwindSafe(read)) {
+        Ok(read) => read.map_err(|why: String| one_line(&why)),
+        Err(panic) => Err(format!("tract panicked: {}", one_line(&text_of(&*panic)))),
+    }
+}
+
+/// The outputs: as computed where all inputs are fixed, else as declared.
+fn outputs(
+    path: &Path,
+    proto: &ModelProto,
+    plan: &Plan,
+    open: bool,
+) -> Result<Vec<Declared>, EngineError> {
+    let declared = proto.graph.as_ref().map_or(&[][..], |graph| &graph.output);
+    if declared.is_empty() {
+        return Err(unusable(path, "the model has no outputs", EXPORT_AGAIN));
+    }
+    let output = |(value, computed): (&tract_onnx::pb::ValueInfoProto, &PlanOutput)| {
+        let name = value.name.clone();
+        let Some(shape) = &computed.shape else {
+            let why = format!("the size of output {name:?} depends on the values of the input");
+            let fix = "export the model without that last step, or with an output of fixed size";
+            return Err(unusable(path, why, fix));
+        };
+        let dtype = computed.dtype.ok_or_else(|| {
+            let why = format!("output {name:?} has elements that cannot be sent");
+            unusable(path, why, "export the model with plain numeric tensors")
+        })?;
+        let computed = || shape.iter().map(|&size| DeclaredDim::Fixed(size)).collect();
+        let unnamed = || shape.iter().map(|_| DeclaredDim::Unnamed).collect();
+        let dims = match graph::dims(value) {
+            _ if !open => computed(),
+            Some(dims) if dims.len() == shape.len() => dims,
+            _ => unnamed(),
+        };
+        Ok(Declared { name, dtype, dims })
+    };
+    declared.iter().zip(&plan.outputs).map(output).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use ferry_core::Dim;
+
+    use super::*;
+
+    /// Whether all dimensions of a model are fixed.
+    fn is_fixed(signature: &Signature) -> bool {
+        let all = signature.inputs.iter().chain(&signature.outputs);
+        all.flat_map(|tensor| &tensor.shape).all(|dim| matches!(dim, Dim::Fixed(_)))
+    }
+
+    #[test]
+    fn the_version_is_the_one_that_is_locked() {
+        let lock = concat!(env!("CARGO_MANIFEST_DIR"), "/../../Cargo.lock");
+        let lock = std::fs::read_to_string(lock).unwrap();
+        let entry = format!("name = \"tract-onnx\"\nversion = \"{TRACT_VERSION}\"\n");
+        assert!(lock.contains(&entry), "set TRACT_VERSION to the version in Cargo.lock");
+    }
+
+    #[test]
+    fn a_graph_of_fixed_shapes_is_not_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let written = ferry_zoo::write("digits", directory.path(), 1, &mut |_| {}).unwrap();
+        let model = TractModel::open(&written.model).unwrap();
+        assert_eq!(model.graph.is_none(), is_fixed(model.signature()));
+    }
+}

@@ -1,0 +1,122 @@
+//! Open dimensions, and elements that are no floats.
+
+use std::sync::Arc;
+
+use ferry_core::{DType, Dim};
+use ferry_engine::EngineError;
+use ferry_memory::PeerAccess;
+
+use crate::common::{BOTH, bytes_of, floats_of, model, run};
+use crate::tiny::{BOOL, D, FLOAT, INT64, file, onnx};
+
+/// `y = x · w` for any batch.
+fn batches() -> Vec<u8> {
+    onnx(
+        &[("MatMul", &["x", "w"], &["y"])],
+        &[("w", &[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])],
+        &[("x", FLOAT, &[D::Named("batch"), D::Of(2)])],
+        &[("y", FLOAT, &[D::Named("batch"), D::Of(3)])],
+    )
+}
+
+#[test]
+fn a_batch_of_any_size() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = file(directory.path(), "batch.onnx", &batches());
+    for choice in BOTH {
+        let model = model(choice, &path);
+        assert_eq!(model.signature().inputs[0].shape[0], Dim::Named("batch".into()));
+        let mut engine = model.instance().unwrap();
+        // More sizes than tract keeps plans for, and back.
+        for batch in (1..=10).chain([3, 1]) {
+            let bound = model.signature().bind(&[("x".into(), vec![batch, 2])]).unwrap();
+            let binding = Arc::new(bound);
+            assert_eq!(binding.outputs[0].shape, [batch, 3]);
+            let rows = usize::try_from(batch).unwrap();
+            let request = bytes_of(&[1.0, 10.0].repeat(rows));
+            let (reply, _) = run(&mut *engine, &binding, PeerAccess::None, &request).unwrap();
+            assert_eq!(floats_of(&reply), [41.0, 52.0, 63.0].repeat(rows), "{choice:?}");
+        }
+    }
+}
+
+#[test]
+fn unnamed_dimensions_are_named_alike() {
+    let directory = tempfile::tempdir().unwrap();
+    let content = onnx(
+        &[("Relu", &["x"], &["y"])],
+        &[],
+        &[("x", FLOAT, &[D::Open, D::Of(2)])],
+        &[("y", FLOAT, &[D::Open, D::Of(2)])],
+    );
+    let path = file(directory.path(), "open.onnx", &content);
+    for choice in BOTH {
+        let model = model(choice, &path);
+        let open = |name: &str| vec![Dim::Named(name.into()), Dim::Fixed(2)];
+        assert_eq!(model.signature().inputs[0].shape, open("x.0"));
+        assert_eq!(model.signature().outputs[0].shape, open("y.0"));
+        let mut engine = model.instance().unwrap();
+        let shapes = |rows| [("x".into(), vec![2, 2]), ("y".into(), vec![rows, 2])];
+        let right = Arc::new(model.signature().bind(&shapes(2)).unwrap());
+        let request = bytes_of(&[-1.0, 2.0, 3.0, -4.0]);
+        let (reply, _) = run(&mut *engine, &right, PeerAccess::None, &request).unwrap();
+        assert_eq!(floats_of(&reply), [0.0, 2.0, 3.0, 0.0]);
+        // The shape of the output is the client's guess: a wrong one is an error, and no write
+        // outside the reply.
+        for rows in [1, 3] {
+            let wrong = Arc::new(model.signature().bind(&shapes(rows)).unwrap());
+            let error = run(&mut *engine, &wrong, PeerAccess::None, &request).unwrap_err();
+            assert!(matches!(error, EngineError::Shapes(_) | EngineError::Run(_)), "{error:?}");
+        }
+        run(&mut *engine, &right, PeerAccess::None, &request).unwrap();
+    }
+}
+
+#[test]
+fn indices_are_taken_out_of_a_peers_reach() {
+    let directory = tempfile::tempdir().unwrap();
+    let content = onnx(
+        &[("Gather", &["table", "at"], &["y"]), ("Identity", &["at"], &["same"])],
+        &[("table", &[3], &[10.0, 20.0, 30.0])],
+        &[("at", INT64, &[D::Of(2)])],
+        &[("y", FLOAT, &[D::Of(2)]), ("same", INT64, &[D::Of(2)])],
+    );
+    let path = file(directory.path(), "gather.onnx", &content);
+    let indices = |a: i64, b: i64| [a.to_le_bytes(), b.to_le_bytes()].concat();
+    for choice in BOTH {
+        let model = model(choice, &path);
+        assert_eq!(model.signature().inputs[0].dtype, DType::I64);
+        let mut engine = model.instance().unwrap();
+        let binding = Arc::new(model.signature().bind(&[]).unwrap());
+        for peer in [PeerAccess::None, PeerAccess::Writes] {
+            let (reply, times) = run(&mut *engine, &binding, peer, &indices(2, 0)).unwrap();
+            assert_eq!(floats_of(&reply[..8]), [30.0, 10.0]);
+            assert_eq!(reply[64..], indices(2, 0));
+            if choice == BOTH[0] {
+                let copied = peer == PeerAccess::Writes;
+                assert_eq!(times.of(ferry_core::Stage::Preprocess).is_some(), copied);
+                assert_eq!(times.of(ferry_core::Stage::Postprocess).is_some(), copied);
+            }
+            let error = run(&mut *engine, &binding, peer, &indices(2, 1 << 40)).unwrap_err();
+            assert!(matches!(error, EngineError::Run(_)), "{choice:?}: {error:?}");
+        }
+    }
+}
+
+#[test]
+fn booleans_are_made_booleans() {
+    let directory = tempfile::tempdir().unwrap();
+    let shape = [D::Of(4)];
+    let content =
+        onnx(&[("Not", &["x"], &["y"])], &[], &[("x", BOOL, &shape)], &[("y", BOOL, &shape)]);
+    let path = file(directory.path(), "not.onnx", &content);
+    for choice in BOTH {
+        let model = model(choice, &path);
+        let binding = Arc::new(model.signature().bind(&[]).unwrap());
+        let mut engine = model.instance().unwrap();
+        for peer in [PeerAccess::None, PeerAccess::Writes] {
+            let (reply, _) = run(&mut *engine, &binding, peer, &[0, 1, 2, 255]).unwrap();
+            assert_eq!(reply, [1, 0, 0, 0], "{choice:?}");
+        }
+    }
+}

@@ -3,7 +3,7 @@
 //! A suite is a set of functions, one per clause of the seam's contract, and a macro that makes a
 //! test of each, so that a failure carries the name of the clause that is broken:
 //!
-//! ```ignore
+//! ```text
 //! fn open() -> ferry_conformance::ServerEnd { … }
 //! ferry_conformance::link_suite!(open);
 //! ```

@@ -1,12 +1,10 @@
 //! Driver and lane over a link that loses, delays, reorders, repeats and breaks.
 
-mod common;
-
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::*;
+use crate::common::*;
 use ferry_core::{Status, WaitPolicy};
 use ferry_transport::lane::LaneHandle;
 use ferry_transport::{Driver, DriverState, Ending, Faults, Faulty, LocalDoor, SubmitRefusal};

@@ -1,5 +1,4 @@
 //! What the tests of driver and lane share.
-#![expect(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -15,12 +14,12 @@ use ferry_transport::{
 };
 
 /// No test takes longer unless something hangs.
-pub const WATCHDOG: Duration = Duration::from_secs(60);
+pub(super) const WATCHDOG: Duration = Duration::from_secs(60);
 
-pub const TENSOR: Request = Request { kind: RequestKind::Tensor, batch: 1, priority: 0 };
-pub const PING: Request = Request { kind: RequestKind::Ping, batch: 1, priority: 0 };
+pub(super) const TENSOR: Request = Request { kind: RequestKind::Tensor, batch: 1, priority: 0 };
+pub(super) const PING: Request = Request { kind: RequestKind::Ping, batch: 1, priority: 0 };
 
-pub fn admission(session: u64, slots: u32) -> Admission {
+pub(super) fn admission(session: u64, slots: u32) -> Admission {
     Admission {
         session: SessionId(session),
         generation: Generation::FIRST,
@@ -32,10 +31,10 @@ pub fn admission(session: u64, slots: u32) -> Admission {
 
 /// Keeps every record.
 #[derive(Debug, Default)]
-pub struct Kept(Mutex<Vec<RequestRecord>>);
+pub(super) struct Kept(Mutex<Vec<RequestRecord>>);
 
 impl Kept {
-    pub fn all(&self) -> Vec<RequestRecord> {
+    pub(super) fn all(&self) -> Vec<RequestRecord> {
         self.0.lock().unwrap().clone()
     }
 }
@@ -47,7 +46,7 @@ impl RecordSink for Kept {
 }
 
 /// Answers with the request's payload, every byte plus one.
-pub struct PlusOne;
+pub(super) struct PlusOne;
 
 impl Handler for PlusOne {
     fn handle(&mut self, arrival: Arrival) -> Option<Departure> {
@@ -55,7 +54,7 @@ impl Handler for PlusOne {
     }
 }
 
-pub fn plus_one(arrival: Arrival) -> Departure {
+pub(super) fn plus_one(arrival: Arrival) -> Departure {
     let mut bytes = vec![0; arrival.payload_bytes];
     arrival.slot.request().copy_out(0, &mut bytes).unwrap();
     bytes.iter_mut().for_each(|byte| *byte = byte.wrapping_add(1));
@@ -65,7 +64,7 @@ pub fn plus_one(arrival: Arrival) -> Departure {
 }
 
 /// A lane over a local link.
-pub fn local_lane(
+pub(super) fn local_lane(
     in_flight_max: usize,
     handler: impl Handler + Send + 'static,
 ) -> (LaneHandle, LocalDoor) {
@@ -76,13 +75,13 @@ pub fn local_lane(
 }
 
 /// A session's driver, its slots, and what was recorded.
-pub struct Client {
-    pub driver: Driver,
-    pub table: Arc<SlotTable>,
-    pub kept: Arc<Kept>,
+pub(super) struct Client {
+    pub(super) driver: Driver,
+    pub(super) table: Arc<SlotTable>,
+    pub(super) kept: Arc<Kept>,
 }
 
-pub fn options(admission: &Admission) -> DriverOptions {
+pub(super) fn options(admission: &Admission) -> DriverOptions {
     DriverOptions {
         session: admission.session,
         generation: admission.generation,
@@ -93,7 +92,7 @@ pub fn options(admission: &Admission) -> DriverOptions {
     }
 }
 
-pub fn connect(door: &LocalDoor, admission: &Admission) -> Client {
+pub(super) fn connect(door: &LocalDoor, admission: &Admission) -> Client {
     let (session, generation) = (admission.session, admission.generation);
     let (link, table) = door.connect(session, generation, &admission.token).unwrap();
     let kept = Arc::new(Kept::default());
@@ -103,19 +102,19 @@ pub fn connect(door: &LocalDoor, admission: &Admission) -> Client {
 
 impl Client {
     /// Submits `len` bytes of `value`.
-    pub fn send(&mut self, value: u8, len: usize) -> u64 {
+    pub(super) fn send(&mut self, value: u8, len: usize) -> u64 {
         let slot = self.table.acquire().expect("a free slot");
         slot.request().copy_in(0, &vec![value; len]).unwrap();
         self.driver.submit(slot, len, TENSOR, Some(5)).unwrap()
     }
 
-    pub fn next(&mut self) -> Completion {
+    pub(super) fn next(&mut self) -> Completion {
         assert!(self.driver.wait(Some(Instant::now() + WATCHDOG)), "no completion");
         self.driver.take().unwrap()
     }
 }
 
-pub fn reply_of(done: &Completion) -> Vec<u8> {
+pub(super) fn reply_of(done: &Completion) -> Vec<u8> {
     assert_eq!(done.status, Status::Ok, "{done:?}");
     let mut bytes = vec![0; done.payload_bytes];
     done.slot.as_ref().unwrap().reply().copy_out(0, &mut bytes).unwrap();
@@ -123,7 +122,7 @@ pub fn reply_of(done: &Completion) -> Vec<u8> {
 }
 
 /// Waits until something is so.
-pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(super) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
         assert!(start.elapsed() < WATCHDOG, "waited in vain until {what}");

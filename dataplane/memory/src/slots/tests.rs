@@ -1,0 +1,68 @@
+use super::*;
+
+fn layout(slots: u32) -> SlotLayout {
+    SlotLayout { slots, request_bytes: 5000, reply_bytes: 10 }
+}
+
+#[test]
+fn a_slot_has_one_holder_and_comes_back() {
+    let table = SlotTable::private(layout(2)).unwrap();
+    let first = table.acquire().unwrap();
+    assert_eq!(first.index(), SlotIndex(0));
+    assert!(table.claim(SlotIndex(0)).is_none(), "held");
+    let second = table.claim(SlotIndex(1)).unwrap();
+    assert!(table.acquire().is_none(), "all held");
+    drop(first);
+    assert_eq!(table.free_slots(), 1);
+    assert_eq!(table.acquire().unwrap().index(), SlotIndex(0));
+    drop(second);
+    assert!(table.claim(SlotIndex(2)).is_none(), "no such slot");
+}
+
+#[test]
+fn a_retired_table_gives_out_nothing() {
+    let table = SlotTable::private(layout(2)).unwrap();
+    let held = table.acquire().unwrap();
+    table.retire();
+    drop(held);
+    assert!(table.is_retired());
+    assert!(table.acquire().is_none() && table.claim(SlotIndex(1)).is_none());
+}
+
+#[test]
+fn halves_do_not_overlap_and_are_as_long_as_agreed() {
+    let table = SlotTable::private(layout(2)).unwrap();
+    let (mut a, mut b) = (table.acquire().unwrap(), table.acquire().unwrap());
+    a.request_bytes_mut().unwrap().fill(1);
+    a.reply_bytes_mut().unwrap().fill(2);
+    b.request_bytes_mut().unwrap().fill(3);
+    b.reply_bytes_mut().unwrap().fill(4);
+    assert_eq!(a.request_bytes().unwrap(), vec![1; 5000]);
+    assert_eq!(a.reply_bytes().unwrap(), [2; 10]);
+    assert_eq!(b.request_bytes().unwrap(), vec![3; 5000]);
+    let mut out = [0; 4];
+    assert!(a.request().copy_out(4997, &mut out).is_err(), "past the end of the half");
+}
+
+#[test]
+fn what_a_peer_writes_is_never_a_slice() {
+    let backing: Arc<dyn Backing> = Arc::new(HeapBacking::new(1 << 16).unwrap());
+    let table = SlotTable::over(layout(1), PeerAccess::Writes, &Region::whole(backing)).unwrap();
+    let mut slot = table.acquire().unwrap();
+    assert!(slot.request_bytes().is_none() && slot.request_bytes_mut().is_none());
+    assert!(slot.reply_bytes().is_none() && slot.reply_bytes_mut().is_none());
+    slot.request().copy_in(3, &[7, 8]).unwrap();
+    let mut out = [0; 3];
+    slot.request().copy_out(2, &mut out).unwrap();
+    assert_eq!(out, [0, 7, 8]);
+}
+
+#[test]
+fn wrong_layouts_are_refused() {
+    assert!(SlotTable::private(layout(0)).is_err());
+    assert!(SlotTable::private(layout(65)).is_err());
+    let huge = SlotLayout { slots: 64, request_bytes: u64::MAX, reply_bytes: 1 };
+    assert!(SlotTable::private(huge).is_err());
+    let small: Arc<dyn Backing> = Arc::new(HeapBacking::new(4096).unwrap());
+    assert!(SlotTable::over(layout(1), PeerAccess::None, &Region::whole(small)).is_err());
+}

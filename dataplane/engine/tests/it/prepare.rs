@@ -162,14 +162,6 @@ fn formats() -> impl Strategy<Value = PixelFormat> {
     proptest::sample::select(PixelFormat::ALL.to_vec())
 }
 
-fn of_vision(format: PixelFormat) -> ferry_vision::PixelFormat {
-    match format {
-        PixelFormat::Rgb8 => ferry_vision::PixelFormat::Rgb8,
-        PixelFormat::Bgr8 => ferry_vision::PixelFormat::Bgr8,
-        PixelFormat::Gray8 => ferry_vision::PixelFormat::Gray8,
-    }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -189,7 +181,7 @@ proptest! {
         let mut client = client(if shared { PeerAccess::Writes } else { PeerAccess::None });
         let kind = RequestKind::Raw { width, height, format };
         let reply = run(&pool, &mut client, kind, &bytes);
-        match Pixels::new(width, height, of_vision(format), &bytes) {
+        match Pixels::new(width, height, format, &bytes) {
             Ok(pixels) => {
                 prop_assert_eq!(reply.status, Status::Ok);
                 prop_assert_eq!(payload(&reply), reference(pixels));

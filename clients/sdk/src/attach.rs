@@ -55,7 +55,7 @@ fn connect(server: &str, agreed: &Agreed) -> Result<(Box<dyn Link>, Arc<SlotTabl
                 endpoint,
                 *session,
                 *generation,
-                token,
+                *token,
                 &agreed.region,
                 deadline,
             );

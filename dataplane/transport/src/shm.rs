@@ -29,3 +29,6 @@ mod wire;
 pub use client::ShmClient;
 pub use layout::SessionLayout;
 pub use listener::ShmListener;
+
+#[cfg(test)]
+mod tests;

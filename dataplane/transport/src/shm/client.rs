@@ -1,21 +1,29 @@
 //! The client's end of the link.
 
+mod handshake;
+mod waker;
+
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ferry_core::{
-    Body, Endpoint, Frame, Generation, LinkKind, RegionDescriptor, SessionId, SlotIndex, Token,
+    Body, Endpoint, Frame, Generation, LinkKind, RegionDescriptor, SessionId, SlotIndex, Status,
+    Token,
 };
-use ferry_memory::ring::{ASLEEP, AWAKE, Consumer, Producer, SharedRing};
-use ferry_memory::{Bell, PeerAccess, SharedBacking, Slot, SlotTable, Word};
+use ferry_memory::ring::{ASLEEP, Consumer, Producer, SharedRing};
+use ferry_memory::{Bell, Slot, SlotTable};
 
-use super::layout::{Headers, SessionLayout, SessionMemory, Way};
+use self::handshake::Joined;
+use self::waker::ClientWaker;
+use super::layout::{Headers, Way};
 use super::wire::{self, Received};
+use crate::clock::between_ns;
+use crate::connect::ConnectError;
 use crate::link::{
     Capabilities, EVENTS_PER_POLL_MAX, Event, Events, Link, LinkError, Rejected, SERVER, Transfer,
-    Wake, Waker,
+    Waker,
 };
 
 /// The longest sleep without a look at the socket: how late a server's death is noticed. A look is
@@ -39,6 +47,8 @@ pub struct ShmClient {
     table: Arc<SlotTable>,
     /// By slot: the number of the request, and the slot that waits for its reply.
     in_flight: Vec<Option<(u64, Slot)>>,
+    /// Writes that are complete and not yet reported: request and duration in nanoseconds.
+    sent: VecDeque<(u64, u64)>,
     waker: Arc<ClientWaker>,
     lost: Loss,
     empty_polls: u32,
@@ -60,47 +70,32 @@ impl ShmClient {
     /// trusts its libraries, and so borrows their bytes.
     ///
     /// # Errors
-    /// [`LinkError`] if nobody listens, the proof is refused, what is handed over is not as
+    /// [`ConnectError`] if nobody listens, the proof is refused, what is handed over is not as
     /// described, or `deadline` passes.
     pub fn connect(
         endpoint: &Endpoint,
         session: SessionId,
         generation: Generation,
-        token: &Token,
+        token: Token,
         descriptor: &RegionDescriptor,
         deadline: Instant,
-    ) -> Result<(ShmClient, Arc<SlotTable>), LinkError> {
-        let Endpoint::Shm { socket: name } = endpoint else {
-            let error = "not the endpoint of a link shm";
-            return Err(LinkError::os(format!("connect to {endpoint:?}"), error));
-        };
-        let foreign = |error| LinkError::Protocol(with_source(&error));
-        let layout = SessionLayout::described(descriptor).map_err(foreign)?;
-        let socket = connect(name, deadline)?;
-        let hello = wire::bare(session, generation, Body::Hello { token: *token });
-        wire::send(socket.as_fd(), &hello).map_err(|errno| LinkError::os("send hello", errno))?;
-        wire::set_patience(&socket, deadline.saturating_duration_since(Instant::now()))?;
-        let (welcome, [memfd, bell]) = wire::receive_welcome(&socket)?;
-        if (welcome.session, welcome.generation) != (session, generation) {
-            return Err(LinkError::Protocol("welcomed to another session".into()));
-        }
-        let backing =
-            SharedBacking::import(memfd, layout.bytes(), layout.slots()).map_err(foreign)?;
-        let memory = SessionMemory::new(&Arc::new(backing), &layout).map_err(foreign)?;
-        let table = SlotTable::over(layout.slots(), PeerAccess::None, &memory.slots);
-        let table = table.map_err(foreign)?;
-        let sleeper = memory.replies.sleeper().clone();
+    ) -> Result<(ShmClient, Arc<SlotTable>), ConnectError> {
+        let hello = wire::bare(session, generation, Body::Hello { token });
+        let Joined { socket, bell, memory, table } =
+            handshake::join(endpoint, &hello, descriptor, deadline)?;
+        let slots = table.layout().slots as usize;
         let client = ShmClient {
             session,
             generation,
             socket,
-            bell: Bell::from(bell),
+            bell,
             headers: memory.headers,
+            waker: Arc::new(ClientWaker::new(memory.replies.sleeper().clone())),
             requests: Producer::new(memory.requests),
             replies: Consumer::new(memory.replies),
             table: Arc::clone(&table),
-            in_flight: (0..layout.slots().slots).map(|_| None).collect(),
-            waker: Arc::new(ClientWaker { sleeper, wanted: AtomicBool::new(false) }),
+            in_flight: (0..slots).map(|_| None).collect(),
+            sent: VecDeque::with_capacity(slots),
             lost: Loss::None,
             empty_polls: 0,
             looked: Instant::now(),
@@ -108,8 +103,9 @@ impl ShmClient {
         Ok((client, table))
     }
 
-    /// Says whether `transfer` may be sent, and as what.
-    fn check(&mut self, transfer: &Transfer) -> Result<SlotIndex, LinkError> {
+    /// Checks that `transfer` can be sent, and writes its header. Whether it keeps to what the
+    /// session agreed is for the server to say, who cannot believe a client anyway.
+    fn prepare(&mut self, transfer: &Transfer) -> Result<SlotIndex, LinkError> {
         if let Loss::Noticed(why) | Loss::Told(why) = &self.lost {
             return Err(why.clone());
         }
@@ -117,9 +113,8 @@ impl ShmClient {
             return Err(LinkError::NoPeer(transfer.peer));
         }
         let slot = transfer.slot.index();
-        let own = Arc::ptr_eq(transfer.slot.table(), &self.table);
-        if !own || !matches!(transfer.frame.body, Body::Request(_)) {
-            return Err(LinkError::Protocol("not a request in a slot of this session".into()));
+        if !Arc::ptr_eq(transfer.slot.table(), &self.table) {
+            return Err(LinkError::Protocol("the slot is of another session".into()));
         }
         if transfer.frame.payload_bytes > self.table.layout().request_bytes {
             return Err(LinkError::Protocol("the payload is longer than its slot".into()));
@@ -137,7 +132,6 @@ impl ShmClient {
         let broken = |what: &str| LinkError::Protocol(what.to_owned());
         let entry = self.replies.pop().map_err(|error| broken(&error.to_string()))?;
         let Some(entry) = entry else { return Ok(None) };
-        let seen = Instant::now();
         let known = u32::try_from(entry).ok().map(SlotIndex);
         let known = known.filter(|slot| slot.at() < self.in_flight.len());
         let slot = known.ok_or_else(|| broken("no such slot in the ring"))?;
@@ -151,8 +145,9 @@ impl ShmClient {
         }
         match self.in_flight[slot.at()].take() {
             Some((request, slot)) if request == frame.request => {
-                let visible = Instant::now();
-                Ok(Some(Event::Arrived { peer: SERVER, frame, slot, seen, visible }))
+                // One reading for both: nobody asks how long a client takes over a header.
+                let seen = Instant::now();
+                Ok(Some(Event::Arrived { peer: SERVER, frame, slot, seen, visible: seen }))
             }
             other => {
                 self.in_flight[slot.at()] = other;
@@ -195,38 +190,26 @@ impl ShmClient {
     }
 }
 
-fn connect(name: &str, deadline: Instant) -> Result<OwnedFd, LinkError> {
-    let refused = |errno: rustix::io::Errno| LinkError::os(format!("connect to {name:?}"), errno);
-    let socket = wire::socket().map_err(refused)?;
-    wire::set_patience(&socket, deadline.saturating_duration_since(Instant::now()))?;
-    rustix::net::connect(&socket, &wire::address(name)?).map_err(refused)?;
-    Ok(socket)
-}
-
-fn with_source(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    }
-}
-
 impl Link for ShmClient {
-    /// A write is complete when `submit` returns: there is nothing left to report.
+    /// A write is complete when the doorbell was written, within `submit`.
     fn capabilities(&self) -> Capabilities {
-        Capabilities { kind: LinkKind::Shm, one_sided: true, reports_completion: false }
+        Capabilities { kind: LinkKind::Shm, one_sided: true, reports_completion: true }
     }
 
     fn submit(&mut self, transfer: Transfer) -> Result<(), Rejected> {
-        let slot = match self.check(&transfer) {
+        let start = Instant::now();
+        let slot = match self.prepare(&transfer) {
             Ok(slot) => slot,
             Err(why) => return Err(Rejected { transfer: Box::new(transfer), why }),
         };
-        self.in_flight[slot.at()] = Some((transfer.frame.request, transfer.slot));
+        let request = transfer.frame.request;
+        self.in_flight[slot.at()] = Some((request, transfer.slot));
         let pushed = self.requests.push(u64::from(slot.0));
         debug_assert!(pushed.is_ok(), "there was room: {pushed:?}");
         if self.requests.must_wake() {
             self.bell.ring();
         }
+        self.sent.push_back((request, between_ns(start, Instant::now())));
         Ok(())
     }
 
@@ -235,6 +218,10 @@ impl Link for ShmClient {
             return;
         }
         let before = events.len();
+        while events.len() < before + EVENTS_PER_POLL_MAX {
+            let Some((request, elapsed_ns)) = self.sent.pop_front() else { break };
+            events.push(Event::Sent { peer: SERVER, request, elapsed_ns });
+        }
         while events.len() < before + EVENTS_PER_POLL_MAX {
             match self.next() {
                 Ok(Some(event)) => events.push(event),
@@ -253,13 +240,14 @@ impl Link for ShmClient {
     }
 
     fn park(&mut self, at_most: Duration) {
-        if matches!(self.lost, Loss::Noticed(_)) || self.waker.was_wanted() {
+        let told_all = self.sent.is_empty() && !matches!(self.lost, Loss::Noticed(_));
+        if !told_all || self.waker.was_wanted() {
             return;
         }
         // Anything but an armed, empty ring is for `poll` to see.
         if self.replies.arm() == Ok(true) {
             if !self.waker.was_wanted() {
-                self.waker.sleeper.wait(ASLEEP, at_most.min(SLICE));
+                self.waker.sleeper().wait(ASLEEP, at_most.min(SLICE));
             }
             self.replies.disarm();
         }
@@ -273,27 +261,10 @@ impl Link for ShmClient {
     }
 }
 
-/// Ends a client's sleep on the word that the server wakes, too.
-#[derive(Debug)]
-struct ClientWaker {
-    sleeper: Word,
-    /// Somebody wants the current or the next sleep to end.
-    wanted: AtomicBool,
-}
-
-impl ClientWaker {
-    fn was_wanted(&self) -> bool {
-        self.wanted.swap(false, Ordering::SeqCst)
-    }
-}
-
-impl Wake for ClientWaker {
-    fn wake(&self) {
-        // Store first, look after, as a producer does; the other side raises the word first and
-        // looks at `wanted` after.
-        self.wanted.store(true, Ordering::SeqCst);
-        if self.sleeper.cell().swap(AWAKE, Ordering::SeqCst) == ASLEEP {
-            self.sleeper.wake();
-        }
+impl Drop for ShmClient {
+    fn drop(&mut self) {
+        // Tells a client that left from one that died. The memory goes with the last slot.
+        let bye = Body::Bye { status: Status::SessionEnded };
+        wire::send(self.socket.as_fd(), &wire::bare(self.session, self.generation, bye)).ok();
     }
 }

@@ -10,10 +10,12 @@ use ferry_core::{Endpoint, LinkKind, RegionDescriptor, SessionId, Status, WaitPo
 use ferry_memory::PeerId;
 
 use super::door::Door;
-use super::notices::{LaneWaker, Notices};
+use super::notices::Notices;
 use super::seats::{SESSIONS_MAX, Seats};
 use super::session::Session;
 use crate::admitted::{Admission, Refusal};
+use crate::clock::between_ns;
+use crate::event::EventWaker;
 use crate::link::{
     AdmitError, Capabilities, EVENTS_PER_POLL_MAX, Event, Events, Link, LinkError, Listener,
     Rejected, Transfer, Waker,
@@ -42,6 +44,8 @@ pub struct ShmListener {
     /// What happened beside requests and was not told yet. The epoll is not asked for more while
     /// there is something here, which bounds it.
     outbox: VecDeque<Event>,
+    /// Writes that are complete and not yet reported: no more than there are slots in flight.
+    sent: VecDeque<Event>,
     /// Peers to cut off, found while their session was borrowed.
     broken: Vec<(PeerId, Refusal)>,
     empty_polls: u32,
@@ -65,6 +69,7 @@ impl ShmListener {
             hot: Vec::new(),
             turn: 0,
             outbox: VecDeque::new(),
+            sent: VecDeque::new(),
             broken: Vec::new(),
             empty_polls: 0,
             looked: Instant::now(),
@@ -84,6 +89,7 @@ impl ShmListener {
     /// memory when the last slot that somebody holds is dropped.
     fn retire(&mut self, peer: PeerId) -> Option<Session> {
         let session = self.seats.take(peer)?;
+        session.admitted.table.retire();
         if session.hot {
             self.hot.retain(|&other| other != peer);
         }
@@ -106,19 +112,19 @@ impl ShmListener {
     }
 
     /// Serves the sessions that are polled, until `events` has `most`.
-    fn serve(&mut self, events: &mut Events, most: usize) -> bool {
-        let mut found = false;
+    fn serve(&mut self, events: &mut Events, most: usize) -> Option<Instant> {
+        let mut found = None;
         let count = self.hot.len();
         let first = if self.turn < count { self.turn } else { 0 };
         for at in (first..count).chain(0..first) {
             let peer = self.hot[at];
             let Some(session) = self.seats.of(peer) else { continue };
             match session.serve(events, most) {
-                Ok(some) => found |= some,
+                Ok(seen) => found = seen.or(found),
                 Err(refusal) => self.broken.push((peer, refusal)),
             }
         }
-        if found {
+        if found.is_some() {
             self.turn = first + 1;
         }
         if !self.broken.is_empty() {
@@ -153,10 +159,11 @@ impl ShmListener {
         }
     }
 
+    /// Tells what happened beside requests.
     fn tell(&mut self, events: &mut Events, most: usize) {
-        while events.len() < most {
-            let Some(event) = self.outbox.pop_front() else { break };
-            events.push(event);
+        for queue in [&mut self.sent, &mut self.outbox] {
+            let room = most.saturating_sub(events.len()).min(queue.len());
+            events.extend(queue.drain(..room));
         }
     }
 }
@@ -172,13 +179,14 @@ fn linger(session: &Session, crowded: bool) -> Duration {
 }
 
 impl Link for ShmListener {
-    /// A write is complete when `submit` returns: there is nothing left to report.
+    /// A write is complete when the doorbell was written, within `submit`.
     fn capabilities(&self) -> Capabilities {
-        Capabilities { kind: LinkKind::Shm, one_sided: true, reports_completion: false }
+        Capabilities { kind: LinkKind::Shm, one_sided: true, reports_completion: true }
     }
 
     fn submit(&mut self, transfer: Transfer) -> Result<(), Rejected> {
-        let peer = transfer.peer;
+        let start = Instant::now();
+        let (peer, request) = (transfer.peer, transfer.frame.request);
         let Some(session) = self.seats.of(peer).filter(|session| session.socket.is_some()) else {
             let transfer = Box::new(transfer);
             return Err(Rejected { transfer, why: LinkError::NoPeer(peer) });
@@ -189,6 +197,8 @@ impl Link for ShmListener {
             return Err(Rejected { transfer: Box::new(transfer), why });
         }
         session.reply(transfer);
+        let elapsed_ns = between_ns(start, Instant::now());
+        self.sent.push_back(Event::Sent { peer, request, elapsed_ns });
         Ok(())
     }
 
@@ -200,29 +210,29 @@ impl Link for ShmListener {
         if self.outbox.is_empty() && (self.look_due || self.hot.is_empty()) {
             self.look_round();
         }
-        if !self.outbox.is_empty() {
-            self.tell(events, most);
-        }
+        self.tell(events, most);
         self.empty_polls = self.empty_polls.wrapping_add(1);
-        // After a request the clock is read at once: the lane may work on it for long.
-        if self.serve(events, most) || self.empty_polls.is_multiple_of(POLLS_PER_CLOCK) {
-            self.look_due |= self.looked.elapsed() >= LOOK_EVERY;
+        let read_clock = self.empty_polls.is_multiple_of(POLLS_PER_CLOCK);
+        // A request brings the time with it, and the lane may work on it for long.
+        let now = self.serve(events, most).or_else(|| read_clock.then(Instant::now));
+        if let Some(now) = now {
+            self.look_due |= now.saturating_duration_since(self.looked) >= LOOK_EVERY;
         }
     }
 
     fn park(&mut self, at_most: Duration) {
         self.arm(|_| true);
-        let something = !self.outbox.is_empty() || !self.hot.is_empty();
-        if something || !self.notices.waker().falls_asleep() {
+        let untold = !self.outbox.is_empty() || !self.sent.is_empty();
+        if untold || !self.hot.is_empty() || !self.notices.waker().lie_down() {
             return;
         }
         let patience = self.door.patience().unwrap_or(at_most);
         self.look(at_most.min(patience));
-        self.notices.waker().wakes_up();
+        self.notices.waker().get_up(false);
     }
 
     fn waker(&self) -> Waker {
-        Arc::<LaneWaker>::clone(self.notices.waker())
+        Arc::<EventWaker>::clone(self.notices.waker())
     }
 }
 

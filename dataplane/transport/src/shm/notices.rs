@@ -3,14 +3,14 @@
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use ferry_memory::{Bell, MemoryError, PeerId};
+use ferry_memory::PeerId;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::time::Timespec;
 
-use crate::link::{EVENTS_PER_POLL_MAX, LinkError, Wake};
+use crate::event::EventWaker;
+use crate::link::{EVENTS_PER_POLL_MAX, LinkError};
 
 /// Whom a notice is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,22 +70,21 @@ pub(super) struct Notices {
     epoll: OwnedFd,
     /// At most as many as one wait brings.
     ready: Vec<Notice>,
-    waker: Arc<LaneWaker>,
+    waker: Arc<EventWaker>,
 }
 
 impl Notices {
     pub(super) fn new() -> Result<Notices, LinkError> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)
             .map_err(|errno| LinkError::os("make an epoll", errno))?;
-        let waker = LaneWaker::new().map_err(|error| LinkError::os("make a waker", error))?;
-        let waker = Arc::new(waker);
+        let waker = EventWaker::new()?;
         let ready = Vec::with_capacity(EVENTS_PER_POLL_MAX);
         let notices = Notices { epoll, ready, waker };
-        notices.add(&notices.waker.bell, Notice::Waker)?;
+        notices.add(&*notices.waker, Notice::Waker)?;
         Ok(notices)
     }
 
-    pub(super) fn waker(&self) -> &Arc<LaneWaker> {
+    pub(super) fn waker(&self) -> &Arc<EventWaker> {
         &self.waker
     }
 
@@ -123,52 +122,10 @@ impl Notices {
     }
 }
 
-/// Ends a lane's sleep. No system call is made while the lane is awake.
-#[derive(Debug)]
-pub(super) struct LaneWaker {
-    bell: Bell,
-    /// Somebody wants the current or the next sleep to end.
-    wanted: AtomicBool,
-    /// The lane sleeps or is about to.
-    asleep: AtomicBool,
-}
-
-impl LaneWaker {
-    fn new() -> Result<LaneWaker, MemoryError> {
-        let (wanted, asleep) = (AtomicBool::new(false), AtomicBool::new(false));
-        Ok(LaneWaker { bell: Bell::new()?, wanted, asleep })
-    }
-
-    /// Before a sleep. False: somebody wants none.
-    pub(super) fn falls_asleep(&self) -> bool {
-        // Both sides store first and look after, in one total order: either this sees `wanted`, or
-        // `wake` sees `asleep` and rings.
-        self.asleep.store(true, Ordering::SeqCst);
-        if self.wanted.load(Ordering::SeqCst) {
-            self.wakes_up();
-            return false;
-        }
-        true
-    }
-
-    /// After a sleep.
-    pub(super) fn wakes_up(&self) {
-        self.asleep.store(false, Ordering::SeqCst);
-        self.wanted.store(false, Ordering::SeqCst);
-    }
-}
-
-impl Wake for LaneWaker {
-    fn wake(&self) {
-        self.wanted.store(true, Ordering::SeqCst);
-        if self.asleep.swap(false, Ordering::SeqCst) {
-            self.bell.ring();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use ferry_memory::Bell;
+
     use super::*;
 
     #[test]
@@ -203,13 +160,5 @@ mod tests {
         bell.ring();
         notices.wait(Duration::ZERO);
         assert_eq!(notices.take(), None, "not watched any more");
-    }
-
-    #[test]
-    fn a_wake_before_the_sleep_is_not_lost() {
-        let notices = Notices::new().unwrap();
-        notices.waker().wake();
-        assert!(!notices.waker().falls_asleep());
-        assert!(notices.waker().falls_asleep());
     }
 }

@@ -87,15 +87,20 @@ impl Session {
         self.memfd.is_none()
     }
 
-    /// Appends the requests that came, until `events` has `most`. True if there was one.
-    pub(super) fn serve(&mut self, events: &mut Events, most: usize) -> Result<bool, Refusal> {
-        let mut found = false;
+    /// Appends the requests that came, until `events` has `most`. Says when the last one
+    /// was seen, if there was one.
+    pub(super) fn serve(
+        &mut self,
+        events: &mut Events,
+        most: usize,
+    ) -> Result<Option<Instant>, Refusal> {
+        let mut found = None;
         while events.len() < most {
             let Some(entry) = self.requests.pop().map_err(|error| self.breach(error))? else {
                 break;
             };
             let seen = Instant::now();
-            found = true;
+            found = Some(seen);
             self.active = seen;
             events.push(self.arrived(entry, seen)?);
         }
@@ -110,10 +115,10 @@ impl Session {
         let unreadable = |_error| Refusal::Breach { session, what: "header cannot be read" };
         let header = self.headers.read(slot, Way::Request).map_err(unreadable)?;
         let frame = Frame::decode(&header)?;
-        if frame.slot != slot {
-            return Err(Refusal::Breach { session, what: "header and ring name two slots" });
-        }
-        let slot = self.admitted.accept(&frame)?;
+        self.admitted.check(&frame)?;
+        let named = frame.slot.0;
+        let claimed = self.admitted.table.claim(slot).filter(|_| named == slot.0);
+        let slot = claimed.ok_or(Refusal::Slot { session, slot: named })?;
         let invisible = |_error| Refusal::Breach { session, what: "payload cannot be seen" };
         slot.request().make_visible().map_err(invisible)?;
         let (peer, visible) = (self.admitted.peer, Instant::now());

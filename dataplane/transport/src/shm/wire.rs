@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use ferry_core::{Body, FRAME_BYTES, Frame, FrameError, Generation, SessionId, SlotIndex};
+use ferry_core::{Body, FRAME_BYTES, Frame, FrameError, Generation, SessionId, SlotIndex, Status};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
@@ -91,34 +91,25 @@ pub(super) fn send_welcome(
     rustix::net::sendmsg(socket, &[IoSlice::new(&header)], &mut control, flags).map(drop)
 }
 
+/// What a server answers to a hello.
+#[derive(Debug)]
+pub(super) enum Welcome {
+    /// The frame, and the descriptors of the memory and of the bell.
+    Accepted(Frame, [OwnedFd; WELCOME_FDS]),
+    /// A goodbye.
+    Refused(Status),
+    /// Something else.
+    Nonsense(String),
+}
+
 /// Waits for the welcome, as long as the socket's timeout lets it.
-pub(super) fn receive_welcome(socket: &OwnedFd) -> Result<(Frame, [OwnedFd; 2]), LinkError> {
+pub(super) fn receive_welcome(socket: &OwnedFd) -> Result<Welcome, Errno> {
     let mut header = [0; FRAME_BYTES];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(WELCOME_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let received = rustix::net::recvmsg(
-        socket,
-        &mut [IoSliceMut::new(&mut header)],
-        &mut control,
-        RecvFlags::CMSG_CLOEXEC,
-    );
-    let received = received.map_err(|errno| match errno {
-        Errno::AGAIN => LinkError::os("wait for the server's welcome", "no answer in time"),
-        errno => LinkError::os("wait for the server's welcome", errno),
-    })?;
-    if received.bytes == 0 {
-        return Err(LinkError::Closed);
-    }
-    let protocol = |what: &dyn std::fmt::Display| LinkError::Protocol(what.to_string());
-    if received.bytes != FRAME_BYTES {
-        return Err(protocol(&"the answer to the hello is not one frame"));
-    }
-    let frame = Frame::decode(&header).map_err(|error| protocol(&error))?;
-    match frame.body {
-        Body::Welcome => {}
-        Body::Bye { status } => return Err(LinkError::Bye(status)),
-        _ => return Err(protocol(&"the answer to the hello is no welcome")),
-    }
+    let mut into = [IoSliceMut::new(&mut header)];
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    let received = rustix::net::recvmsg(socket, &mut into, &mut control, flags)?;
     let fds: Vec<OwnedFd> = control
         .drain()
         .filter_map(|message| match message {
@@ -127,11 +118,24 @@ pub(super) fn receive_welcome(socket: &OwnedFd) -> Result<(Frame, [OwnedFd; 2]),
         })
         .flatten()
         .collect();
-    let cut = received.flags.contains(ReturnFlags::CTRUNC);
-    match <[OwnedFd; WELCOME_FDS]>::try_from(fds) {
-        Ok(fds) if !cut => Ok((frame, fds)),
-        _ => Err(protocol(&"the welcome came without its two descriptors")),
+    if received.bytes == 0 {
+        return Err(Errno::CONNRESET);
     }
+    let cut = received.flags.intersects(ReturnFlags::CTRUNC | ReturnFlags::TRUNC);
+    if cut || received.bytes != FRAME_BYTES {
+        return Ok(Welcome::Nonsense("an answer that is not one frame".into()));
+    }
+    let frame = match Frame::decode(&header) {
+        Ok(frame) => frame,
+        Err(error) => return Ok(Welcome::Nonsense(error.to_string())),
+    };
+    if let Body::Bye { status } = frame.body {
+        return Ok(Welcome::Refused(status));
+    }
+    Ok(match <[OwnedFd; WELCOME_FDS]>::try_from(fds) {
+        Ok(fds) => Welcome::Accepted(frame, fds),
+        Err(fds) => Welcome::Nonsense(format!("a welcome with {} descriptors", fds.len())),
+    })
 }
 
 /// Bounds connecting and the wait for the welcome.

@@ -77,7 +77,7 @@ impl ShmListener {
             Ok(peer) => self.join(peer, stranger.socket),
             Err(refusal) => {
                 // All that are refused are told the same.
-                let bye = Body::Bye { status: Status::BadRequest };
+                let bye = Body::Bye { status: Status::SessionEnded };
                 let bye = wire::bare(SessionId(0), Generation(0), bye);
                 let told = wire::send(stranger.socket.as_fd(), &bye);
                 tracing::debug!(%refusal, ?told, "connection refused");

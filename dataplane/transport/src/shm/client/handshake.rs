@@ -1,0 +1,77 @@
+//! From an endpoint and a token to mapped memory.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ferry_core::{Body, Endpoint, Frame, LinkKind, RegionDescriptor};
+use ferry_memory::{Bell, MemoryError, PeerAccess, SharedBacking, SlotTable};
+use rustix::io::Errno;
+
+use crate::connect::ConnectError;
+use crate::link::LinkError;
+use crate::shm::layout::{SessionLayout, SessionMemory};
+use crate::shm::wire::{self, Welcome};
+
+/// What a client has once it is connected.
+#[derive(Debug)]
+pub(super) struct Joined {
+    pub(super) socket: OwnedFd,
+    pub(super) bell: Bell,
+    pub(super) memory: SessionMemory,
+    pub(super) table: Arc<SlotTable>,
+}
+
+/// Proves the session by `hello` and maps what comes back, if it is as described.
+pub(super) fn join(
+    endpoint: &Endpoint,
+    hello: &Frame,
+    descriptor: &RegionDescriptor,
+    deadline: Instant,
+) -> Result<Joined, ConnectError> {
+    let Endpoint::Shm { socket: name } = endpoint else {
+        return Err(ConnectError::Address(endpoint.clone(), LinkKind::Shm));
+    };
+    let layout = SessionLayout::described(descriptor)?;
+    let unreachable = |why| ConnectError::Unreachable { address: name.clone(), why };
+    let os = |what: &str| {
+        let what = what.to_owned();
+        move |errno: Errno| unreachable(LinkError::os(what, errno))
+    };
+    let socket = wire::socket().map_err(os("make a socket"))?;
+    wire::set_patience(&socket, time_left(name, deadline)?)?;
+    rustix::net::connect(&socket, &wire::address(name)?).map_err(os("connect"))?;
+    wire::send(socket.as_fd(), hello).map_err(os("send the hello"))?;
+    wire::set_patience(&socket, time_left(name, deadline)?)?;
+    let protocol = |what: String| ConnectError::Protocol { address: name.clone(), what };
+    let (welcome, [memfd, bell]) = match wire::receive_welcome(&socket) {
+        Ok(Welcome::Accepted(frame, fds)) => (frame, fds),
+        Ok(Welcome::Refused(status)) => return Err(ConnectError::Refused(status)),
+        Ok(Welcome::Nonsense(what)) => return Err(protocol(what)),
+        Err(Errno::AGAIN) => return Err(ConnectError::Late(name.clone())),
+        Err(errno) => return Err(os("wait for the welcome")(errno)),
+    };
+    if (welcome.session, welcome.generation) != (hello.session, hello.generation)
+        || welcome.body != Body::Welcome
+    {
+        return Err(protocol("a welcome to another session".into()));
+    }
+    let (memory, table) = map(memfd, &layout)?;
+    Ok(Joined { socket, bell: Bell::from(bell), memory, table })
+}
+
+fn map(
+    memfd: OwnedFd,
+    layout: &SessionLayout,
+) -> Result<(SessionMemory, Arc<SlotTable>), MemoryError> {
+    let backing = SharedBacking::import(memfd, layout.bytes(), layout.slots())?;
+    let memory = SessionMemory::new(&Arc::new(backing), layout)?;
+    // The server writes only the reply half of a slot that is in flight, and is trusted to.
+    let table = SlotTable::over(layout.slots(), PeerAccess::None, &memory.slots)?;
+    Ok((memory, table))
+}
+
+fn time_left(name: &str, deadline: Instant) -> Result<Duration, ConnectError> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(ConnectError::Late(name.to_owned())) } else { Ok(left) }
+}

@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a helper of tests fails like a test")]
 
 mod common;
+mod hostile_tcp;
+mod hostile_zmq;
 
 use std::net::TcpListener;
 use std::time::{Duration, Instant};

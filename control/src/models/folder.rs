@@ -55,7 +55,7 @@ pub fn check_name(name: &str) -> Result<(), ApiError> {
 ///
 /// # Errors
 /// What the system says if the folder cannot be read.
-pub fn scan(folder: &Path) -> std::io::Result<Vec<Source>> {
+pub(super) fn scan(folder: &Path) -> std::io::Result<Vec<Source>> {
     let mut sources = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
@@ -110,7 +110,7 @@ fn versions(folder: &Path, sources: &mut Vec<Source>) {
 ///
 /// # Errors
 /// What the system says.
-pub fn sha256(file: &Path) -> std::io::Result<String> {
+pub(super) fn sha256(file: &Path) -> std::io::Result<String> {
     let mut file = std::fs::File::open(file)?;
     let mut hasher = Sha256::new();
     let mut chunk = vec![0; CHUNK_BYTES];

@@ -164,7 +164,9 @@ impl Server {
         }
         let health = writer.stop().await;
         tracing::info!(
-            rows_written = health.rows_written, rows_lost = health.rows_lost, "server ended"
+            rows_written = health.rows_written,
+            rows_lost = health.rows_lost,
+            "server ended"
         );
     }
 }

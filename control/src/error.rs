@@ -236,8 +236,7 @@ mod tests {
 
     #[test]
     fn a_quota_is_named_in_text_and_details() {
-        let error =
-            ApiError::Quota { tenant: "t".into(), quota: "slots", limit: 4, wanted: 6 };
+        let error = ApiError::Quota { tenant: "t".into(), quota: "slots", limit: 4, wanted: 6 };
         let status = tonic::Status::from(error);
         assert_eq!(status.code(), Code::ResourceExhausted);
         assert!(status.message().contains("slots is 4"), "{}", status.message());

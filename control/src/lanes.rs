@@ -3,11 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use ferry_core::{
-    Endpoint, Generation, RegionDescriptor, SessionId, Status, Token, Transport,
-};
+use ferry_core::{Endpoint, Generation, RegionDescriptor, SessionId, Status, Token, Transport};
 use ferry_memory::SlotTable;
-use ferry_transport::{AdmitError, Admission, LaneHandle, Link};
+use ferry_transport::{Admission, AdmitError, LaneHandle, Link};
 
 use crate::error::{ApiError, chain};
 use crate::routes::{Route, Routes};

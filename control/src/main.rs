@@ -4,7 +4,7 @@
 //! Exit codes: 0 after an orderly end, 1 if it failed, 64 if the options have no meaning.
 #![forbid(unsafe_code)]
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -51,7 +51,12 @@ fn main() -> ExitCode {
         Ok(filter) => filter,
         Err(error) => return complain(USAGE, &format!("--log {}: {error}", args.log)),
     };
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(colours)
+        .with_env_filter(filter)
+        .init();
     let config = match args.config() {
         Ok(config) => config,
         Err(error) => return complain(USAGE, &chain(&error)),
@@ -67,8 +72,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {
-    let (mut term, mut int) =
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     // First, so that a port in use is told before models are loaded.
     let listener = bind(&config).await?;
     let address = listener.local_addr()?;

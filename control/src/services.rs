@@ -17,8 +17,8 @@ use tonic::metadata::MetadataMap;
 pub use admin::AdminService;
 pub use inference::InferenceService;
 pub use local::LocalService;
-pub(crate) use models::loaded_event;
 pub use models::ModelsService;
+pub(crate) use models::loaded_event;
 pub use runs::RunsService;
 pub use sessions::SessionsService;
 

@@ -87,10 +87,9 @@ impl Models {
         let mut entries = self.entries();
         for source in &sources {
             let key = (source.name.clone(), source.version);
-            entries.entry(key).or_insert_with(|| Entry {
-                state: State::Available,
-                source: Some(source.clone()),
-            });
+            entries
+                .entry(key)
+                .or_insert_with(|| Entry { state: State::Available, source: Some(source.clone()) });
         }
         Ok(sources)
     }
@@ -115,19 +114,13 @@ impl Models {
             why: format!("the model folder cannot be read: {error}"),
         })?;
         let mut found = sources.into_iter().filter(|it| it.name == name);
-        let source = if version == 0 {
-            found.next_back()
-        } else {
-            found.find(|it| it.version == version)
-        };
+        let source =
+            if version == 0 { found.next_back() } else { found.find(|it| it.version == version) };
         let source = source.ok_or_else(|| self.unknown(name, version))?;
         self.load_source(source)
     }
 
-    fn load_source(
-        &self,
-        source: Source,
-    ) -> Result<(Arc<Served>, Option<Arc<Served>>), ApiError> {
+    fn load_source(&self, source: Source) -> Result<(Arc<Served>, Option<Arc<Served>>), ApiError> {
         let _one_at_a_time = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (source.name.clone(), source.version);
         let old = match self.entries().get(&key) {
@@ -148,7 +141,9 @@ impl Models {
         match loaded {
             Ok(served) => {
                 tracing::info!(
-                    model = served.name, version = served.version, engine = served.engine,
+                    model = served.name,
+                    version = served.version,
+                    engine = served.engine,
                     "model loaded"
                 );
                 let state = State::Loaded(Arc::clone(&served));
@@ -231,7 +226,8 @@ impl Models {
 
     /// The error for a model that is not there.
     pub fn unknown(&self, name: &str, version: u64) -> ApiError {
-        let label = if version == 0 { name.to_owned() } else { format!("{name} version {version}") };
+        let label =
+            if version == 0 { name.to_owned() } else { format!("{name} version {version}") };
         let all: Vec<String> =
             self.list().iter().map(|it| format!("{} version {}", it.name, it.version)).collect();
         let hint = format!("there are: {}", all.join(", "));

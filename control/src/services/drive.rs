@@ -119,11 +119,9 @@ pub(super) async fn start(
     let window = asked.window.max(1);
     let what = match &asked.info {
         Some(info) => ferry_core::Request::try_from(info)?,
-        None => ferry_core::Request {
-            kind: ferry_core::RequestKind::Tensor,
-            batch: 1,
-            priority: 0,
-        },
+        None => {
+            ferry_core::Request { kind: ferry_core::RequestKind::Tensor, batch: 1, priority: 0 }
+        }
     };
     let mut sessions = Vec::new();
     for _ in 0..asked.clients {
@@ -204,12 +202,7 @@ fn start_one(state: &Arc<State>, plan: &Arc<Plan>, opened: Opened, batches: Batc
 }
 
 /// The closed loop of one client.
-fn client(
-    state: &State,
-    plan: &Plan,
-    opened: &Opened,
-    batches: &Batches,
-) -> Result<(), ApiError> {
+fn client(state: &State, plan: &Plan, opened: &Opened, batches: &Batches) -> Result<(), ApiError> {
     let sink = Arc::new(Sink {
         warmup: plan.warmup,
         recorder: state.recorder.clone(),

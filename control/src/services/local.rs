@@ -91,11 +91,9 @@ fn infer(
     let bytes = inline::place(&slot, binding, request)?;
     let what = match &request.info {
         Some(info) => ferry_core::Request::try_from(info)?,
-        None => ferry_core::Request {
-            kind: ferry_core::RequestKind::Tensor,
-            batch: 1,
-            priority: 0,
-        },
+        None => {
+            ferry_core::Request { kind: ferry_core::RequestKind::Tensor, batch: 1, priority: 0 }
+        }
     };
     let fill_ns = crate::routes::ns(filling, Instant::now());
     driver
@@ -144,7 +142,8 @@ impl v1::local_server::Local for LocalService {
         let served = self.0.models.get(&request.model, request.version)?;
         inline::bind(&served, &request)?;
         let inputs = request.inputs.iter();
-        let shapes = inputs.map(|it| v1::TensorShape { name: it.name.clone(), shape: it.shape.clone() });
+        let shapes =
+            inputs.map(|it| v1::TensorShape { name: it.name.clone(), shape: it.shape.clone() });
         let asked = v1::OpenSessionRequest {
             model: request.model.clone(),
             version: request.version,

@@ -71,10 +71,7 @@ fn joined<T>(joined: Result<T, tokio::task::JoinError>) -> Result<T, ApiError> {
 
 #[tonic::async_trait]
 impl v1::models_server::Models for ModelsService {
-    async fn list(
-        &self,
-        request: Request<v1::ListModelsRequest>,
-    ) -> Reply<v1::ListModelsResponse> {
+    async fn list(&self, request: Request<v1::ListModelsRequest>) -> Reply<v1::ListModelsResponse> {
         tenant(&self.0, request.metadata())?;
         let models = self.0.models.list().iter().map(to_wire::model).collect();
         Ok(Response::new(v1::ListModelsResponse { models }))

@@ -134,12 +134,10 @@ impl Offer<'_> {
                 "ask for shm on one host, or for tcp; auto chooses",
             ),
             Transport::Grpc => Ok((transport, "asked for".into())),
-            Transport::Shm if has(transport) && !is_this_host(host_id) => {
-                refuse(
-                    "the client's host_id is not the server's, so that they cannot share memory",
-                    "run both on one host and in one network namespace, or ask for tcp",
-                )
-            }
+            Transport::Shm if has(transport) && !is_this_host(host_id) => refuse(
+                "the client's host_id is not the server's, so that they cannot share memory",
+                "run both on one host and in one network namespace, or ask for tcp",
+            ),
             _ if has(transport) => Ok((transport, "asked for".into())),
             _ => refuse(
                 "it has no lane on this server",

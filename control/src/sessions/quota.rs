@@ -82,6 +82,11 @@ impl Tenant {
         &self.name
     }
 
+    /// What it may hold.
+    pub fn quota(&self) -> Quota {
+        self.quota
+    }
+
     /// Takes room for a session of `slots` slots and `bytes` bytes.
     ///
     /// # Errors
@@ -145,14 +150,9 @@ pub struct Tenants {
 
 impl Tenants {
     /// Those of the configuration; with none, everybody is `default` and holds `quota`.
-    pub fn new(
-        configured: &[TenantConfig],
-        quota: Quota,
-        operator_key: Option<String>,
-    ) -> Tenants {
-        let one = |tenant: &TenantConfig| {
-            (tenant.key.clone(), Tenant::new(&tenant.name, tenant.quota))
-        };
+    pub fn new(configured: &[TenantConfig], quota: Quota, operator_key: Option<String>) -> Tenants {
+        let one =
+            |tenant: &TenantConfig| (tenant.key.clone(), Tenant::new(&tenant.name, tenant.quota));
         let by_key = configured.iter().map(one).collect();
         Tenants { by_key, everybody: Tenant::new("default", quota), operator_key }
     }

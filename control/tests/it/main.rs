@@ -1,0 +1,13 @@
+//! A real server on port 0, a raw gRPC client and the real links.
+#![forbid(unsafe_code)]
+
+mod binary;
+mod common;
+mod inline;
+mod leases;
+mod local;
+mod models;
+mod quotas;
+mod refused;
+mod runs;
+mod transports;

@@ -136,7 +136,7 @@ impl InferenceService {
             ApiError::Busy(why)
         })?;
         let payload_in = &request.payload;
-        slot.request().copy_in(0, payload_in).map_err(|_| {
+        slot.request().copy_in(0, payload_in).map_err(|_out_of_range| {
             let (has, room) = (payload_in.len(), session.agreed.layout.request_bytes);
             ApiError::field("payload", format!("{has} bytes; the session has room for {room}"))
         })?;

@@ -1,5 +1,6 @@
 //! A real server on port 0, a raw gRPC client and the real links.
 #![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 
 mod binary;
 mod common;

@@ -7,12 +7,11 @@ use tonic_types::StatusExt;
 
 use crate::common::{Running, ask};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_refusal_says_what_would_do() {
-    let server = Running::start(|config| config.lanes.zmq = 0).await;
+/// What is asked for, the code of the answer, and what its text has to say.
+fn cases() -> Vec<(v1::OpenSessionRequest, Code, &'static str)> {
     let base = || ask(Transport::Tcp, 64, 64);
     let shape = |name: &str| v1::TensorShape { name: name.into(), shape: vec![1, 2] };
-    let cases = [
+    vec![
         (
             v1::OpenSessionRequest { model: "ecko".into(), ..base() },
             Code::NotFound,
@@ -70,8 +69,13 @@ async fn every_refusal_says_what_would_do() {
             Code::InvalidArgument,
             "at most 256",
         ),
-    ];
-    for (asked, code, hint) in cases {
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_refusal_says_what_would_do() {
+    let server = Running::start(|config| config.lanes.zmq = 0).await;
+    for (asked, code, hint) in cases() {
         let status = server.open(asked.clone()).await.unwrap_err();
         assert_eq!(status.code(), code, "{asked:?}: {status:?}");
         assert!(status.message().contains(hint), "{hint}: {}", status.message());

@@ -1,105 +1,142 @@
-//! The composition root: the only place, with `engines`, that names links, engines and the store.
+//! The composition root: the only place that names concrete links, engines and stores.
 
-mod lanes;
-mod serve;
+mod engines;
+mod findings;
+mod links;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
-
-use anyhow::{Context, anyhow};
-use ferry_engine::RunOn;
-use tokio::task::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crate::clock::unix_ns;
 use crate::config::Config;
-use crate::engines::{OnnxLoader, echo};
-use crate::machine;
-use crate::models::{EngineChoice, Metadata, Models, Served};
+use crate::machine::{self, COMMIT, VERSION};
+use crate::models::{Metadata, Models, Served, State as ModelState};
 use crate::refusals::Refusals;
 use crate::runs::RunBook;
 use crate::services::loaded_event;
-use crate::sessions::{Sessions, Tenants, keep_leases};
+use crate::sessions::{Sessions, Tenants};
 use crate::state::State;
 use crate::store::{
-    Location, NewRun, Recorder, RunEnd, SqliteConfig, SqliteStore, TimingStore, Writer,
+    Location, NewRun, RunEnd, SqliteConfig, SqliteStore, StoreError, TimingStore, Writer,
     WriterConfig,
 };
-use crate::{findings, resources};
 
-/// Version of the built-in model `echo`.
-const ECHO_VERSION: u64 = 1;
+/// How long the last rows may take when the server ends.
+const FLUSH_WAIT: Duration = Duration::from_secs(10);
 
-/// A server, built and not serving yet.
+/// Why a server could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The address is taken, not of this machine, or not allowed.
+    #[error("cannot listen on {address}: {source}; {fix}")]
+    Listen {
+        /// The address.
+        address: String,
+        /// What to do.
+        fix: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The store's URL has no meaning.
+    #[error("--store: {0}")]
+    Location(String),
+    /// The store cannot be opened.
+    #[error("--store {url}")]
+    Store {
+        /// Its URL.
+        url: String,
+        /// Why.
+        #[source]
+        source: StoreError,
+    },
+    /// The model folder cannot be read.
+    #[error("--models {folder}: {source}; create the folder or name another")]
+    Models {
+        /// The folder.
+        folder: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The built-in model does not start.
+    #[error("start the model echo: {0}")]
+    Echo(String),
+    /// No thread or random number is left.
+    #[error("{0}")]
+    System(String),
+}
+
+/// A server that is ready to serve.
 #[derive(Debug)]
 pub struct Server {
-    state: Arc<State>,
+    pub(crate) state: Arc<State>,
     writer: Writer,
-    background: Vec<JoinHandle<()>>,
 }
 
 impl Server {
-    /// Builds everything but the control plane's socket: opens the store, starts the lanes, loads
-    /// the models. Takes as long as the models take.
+    /// Opens the store, loads the models, starts the lanes. A model or a link that does not start
+    /// is a finding, and the rest serves.
     ///
     /// # Errors
-    /// What has to be mended: the store, the model folder, the data plane's address.
-    pub async fn build(config: Config) -> anyhow::Result<Server> {
-        let loader = OnnxLoader::new(config.onnxruntime.clone());
-        let probe = loader.probe();
-        let libraries_json = libraries(&probe);
-        let machine = machine::describe();
-        let location: Location = config.store.parse().context("--store")?;
-        let store = SqliteStore::open(location, SqliteConfig::default())
-            .await
-            .with_context(|| format!("open the store {}", config.store))?;
+    /// [`BuildError`] if what was asked for by name is not there.
+    pub async fn build(config: Config) -> Result<Server, BuildError> {
+        let location: Location = config
+            .store
+            .parse()
+            .map_err(|error| BuildError::Location(crate::error::chain(&error)))?;
+        let refused = |source| BuildError::Store { url: config.store.clone(), source };
+        let store = SqliteStore::open(location, SqliteConfig::default()).await.map_err(refused)?;
         let store: Arc<dyn TimingStore> = Arc::new(store);
-        let own = own_run(&config, &machine, &libraries_json);
-        let own_run = store.start_run(&own).await.context("note the server's run")?;
+        let machine = machine::describe();
+        let libraries_json = engines::libraries_json(&config);
+        let run = NewRun {
+            name: "ferryd".into(),
+            kind: "serve".into(),
+            started_unix_ns: unix_ns(),
+            machine: machine.clone(),
+            git_commit: COMMIT.to_owned(),
+            options_json: options_json(&config),
+            libraries_json: libraries_json.clone(),
+            warmup: 0,
+            notes: String::new(),
+        };
+        let own_run = store.start_run(&run).await.map_err(refused)?;
         let (recorder, writer) =
             Writer::spawn(Arc::clone(&store), own_run, WriterConfig::default());
         let refusals = Arc::new(Refusals::new(recorder.clone()));
-        let (lanes, failed) = lanes::start(&config, &refusals)?;
-        let models = models(&config, loader, &recorder).await?;
-        let findings = findings::look(&lanes, &failed, &probe);
-        let tenants = Tenants::new(&config.tenants, config.quota, config.operator_key.clone());
+        let models = load_models(config.clone()).await?;
+        let (lanes, mut findings) = links::start(&config, &refusals)?;
+        findings.extend(findings::all(&config));
         let state = Arc::new(State {
-            sessions: Sessions::default(),
-            runs: RunBook::default(),
-            started: Instant::now(),
-            draining: AtomicBool::new(false),
-            config,
+            tenants: Tenants::new(&config.tenants, config.quota, config.operator_key.clone()),
             models,
+            sessions: Sessions::default(),
             lanes,
-            tenants,
             store,
             recorder,
             refusals,
             findings,
+            runs: RunBook::default(),
             machine,
             libraries_json,
             own_run,
+            started: Instant::now(),
+            draining: AtomicBool::new(false),
+            config,
         });
-        let every = state.config.sample_every;
-        let background = vec![
-            tokio::spawn(keep_leases(Arc::clone(&state))),
-            tokio::spawn(resources::keep(Arc::clone(&state), every)),
-        ];
-        Ok(Server { state, writer, background })
-    }
-
-    /// What the server is made of.
-    pub fn state(&self) -> &Arc<State> {
-        &self.state
-    }
-
-    /// Ends what `build` started: stores what waits, notes the end of the run.
-    async fn end(self) -> anyhow::Result<()> {
-        let Server { state, writer, background } = self;
-        for task in background {
-            task.abort();
+        for listed in state.models.list() {
+            if let ModelState::Loaded(served) = &listed.state {
+                state.recorder.event(loaded_event(served));
+            }
         }
+        tracing::info!(version = VERSION, commit = COMMIT, run = own_run, "server built");
+        Ok(Server { state, writer })
+    }
+
+    /// Ends everything that [`build`](Server::build) started: sessions, lanes, run and store. What
+    /// was in flight has been waited for before.
+    pub(crate) async fn end(self) {
+        let Server { state, writer } = self;
         for session in state.sessions.all() {
             let status = ferry_core::Status::Draining;
             crate::sessions::end(&state, &session, status, "server ended").await;
@@ -108,103 +145,67 @@ impl Server {
             let handle = lane.handle.clone();
             let stopped = tokio::task::spawn_blocking(move || handle.stop()).await;
             if !matches!(stopped, Ok(Ok(()))) {
-                tracing::warn!(lane = lane.name, "{stopped:?}");
+                tracing::warn!(lane = lane.name, "the lane did not stop: {stopped:?}");
             }
         }
         state.refusals.flush();
+        if let Err(error) = state.recorder.flush(FLUSH_WAIT).await {
+            tracing::error!(%error, "timings may be lost");
+        }
+        for (run, lost) in state.runs.take_going_on() {
+            let end = RunEnd { finished_unix_ns: unix_ns(), notes: None, lost };
+            if let Err(error) = state.store.finish_run(run, &end).await {
+                tracing::error!(run, %error, "the run's end is not stored");
+            }
+        }
+        let end = RunEnd { finished_unix_ns: unix_ns(), notes: None, lost: 0 };
+        if let Err(error) = state.store.finish_run(state.own_run, &end).await {
+            tracing::error!(%error, "the run's end is not stored");
+        }
         let health = writer.stop().await;
         tracing::info!(
             rows_written = health.rows_written,
             rows_lost = health.rows_lost,
-            "store closed"
+            "server ended"
         );
-        let end = RunEnd { finished_unix_ns: unix_ns(), notes: None, lost: 0 };
-        let finished = state.store.finish_run(state.own_run, &end).await;
-        state.store.close().await;
-        finished.context("note the end of the server's run")
     }
 }
 
-fn own_run(config: &Config, machine: &crate::store::Machine, libraries: &str) -> NewRun {
-    let options = serde_json::json!({
+/// The options of the server's run. Keys are left out.
+fn options_json(config: &Config) -> String {
+    let tenants: Vec<&str> = config.tenants.iter().map(|tenant| tenant.name.as_str()).collect();
+    serde_json::json!({
         "listen": config.listen,
-        "models": config.models,
-        "shm_lanes": config.lanes.shm,
-        "tcp_lanes": config.lanes.tcp,
-        "zmq_lanes": config.lanes.zmq,
-        "local_lanes": config.lanes.local,
-        "lease_seconds": config.lease.as_secs_f64(),
+        "data_host": config.data_host(),
+        "lanes": {
+            "shm": config.lanes.shm, "tcp": config.lanes.tcp,
+            "zmq": config.lanes.zmq, "local": config.lanes.local,
+        },
+        "lease_s": config.lease.as_secs_f64(),
         "queue": config.queue,
         "engine_threads": config.engine_threads,
-    });
-    NewRun {
-        name: "ferryd".into(),
-        kind: "serve".into(),
-        started_unix_ns: unix_ns(),
-        machine: machine.clone(),
-        git_commit: machine::COMMIT.into(),
-        options_json: options.to_string(),
-        libraries_json: libraries.to_owned(),
-        warmup: 0,
-        notes: String::new(),
-    }
+        "tenants": tenants,
+    })
+    .to_string()
 }
 
-fn libraries(onnx: &ferry_onnx::Probe) -> String {
-    let onnx = match onnx {
-        ferry_onnx::Probe::Found { version, .. } => Some(version.clone()),
-        ferry_onnx::Probe::Missing { .. } => None,
-    };
-    let zmq = ferry_transport::zmq::library_version();
-    serde_json::json!({ "ferryd": machine::VERSION, "onnxruntime": onnx, "zmq": zmq }).to_string()
+/// Loads everything. Blocks a thread of its own for as long as the engines take.
+async fn load_models(config: Config) -> Result<Models, BuildError> {
+    let loaded = tokio::task::spawn_blocking(move || {
+        let base = Metadata::unnamed(config.engine_threads, config.queue);
+        let loader = engines::loader(&config);
+        let models = Models::new(config.models.clone(), loader, base.clone());
+        models.add_built_in(echo(base)?);
+        models.load_all().map_err(|source| BuildError::Models {
+            folder: config.models.map(|it| it.display().to_string()).unwrap_or_default(),
+            source,
+        })?;
+        Ok(models)
+    });
+    loaded.await.map_err(|error| BuildError::System(error.to_string()))?
 }
 
-/// Loads `echo` and the model folder.
-async fn models(
-    config: &Config,
-    loader: OnnxLoader,
-    recorder: &Recorder,
-) -> anyhow::Result<Models> {
-    let base = Metadata {
-        description: String::new(),
-        engine: EngineChoice::Auto,
-        instances: 1,
-        threads: config.engine_threads,
-        queue: config.queue,
-        run: RunOn::Worker,
-        labels: Vec::new(),
-        picture: None,
-    };
-    let lanes = config.lanes;
-    let count = lanes.shm + lanes.tcp + lanes.zmq + lanes.local;
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let instances = usize::try_from(count).unwrap_or(usize::MAX).saturating_add(cores);
-    let metadata = Metadata {
-        description: "any bytes in, any bytes out: measures the way, not a model".into(),
-        instances,
-        run: RunOn::Lane,
-        ..base.clone()
-    };
-    let served = Served::start("echo", ECHO_VERSION, echo(instances), metadata, String::new())
-        .map_err(|why| anyhow!("start the model echo: {why}"))?;
-    recorder.event(loaded_event(&served));
-    let models = Models::new(config.models.clone(), Arc::new(loader), base);
-    models.add_built_in(served);
-    let folder = config.models.clone();
-    let models = tokio::task::spawn_blocking(move || {
-        let loaded = models.load_all();
-        loaded.map(|()| models)
-    });
-    let models = models.await.context("load the models")?.with_context(|| {
-        let folder = folder.as_deref().unwrap_or(Path::new(""));
-        format!("read the model folder {}; does --models name the right one?", folder.display())
-    })?;
-    for listed in models.list() {
-        if let crate::models::State::Loaded(served) = &listed.state
-            && served.name != "echo"
-        {
-            recorder.event(loaded_event(served));
-        }
-    }
-    Ok(models)
+fn echo(base: Metadata) -> Result<Arc<Served>, BuildError> {
+    let (instances, metadata) = engines::echo(base);
+    Served::start("echo", 1, instances, metadata, String::new()).map_err(BuildError::Echo)
 }

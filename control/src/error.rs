@@ -7,6 +7,10 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::store::{QueryError, StoreError};
 
+/// gRPC metadata of an error with the name of a [`Status`], where a request was served without
+/// success.
+pub const STATUS_METADATA: &str = "ferry-status";
+
 /// Why a call is refused: one variant per thing that a caller can do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
@@ -192,9 +196,10 @@ fn code_of(status: Status) -> Code {
         Status::Ok => Code::Ok,
         Status::BadRequest | Status::BadPicture => Code::InvalidArgument,
         Status::Overloaded => Code::ResourceExhausted,
-        Status::Draining | Status::LinkLost => Code::Unavailable,
+        Status::Draining => Code::Aborted,
+        Status::LinkLost => Code::Unavailable,
         Status::EngineFailed => Code::Internal,
-        Status::SessionEnded => Code::Aborted,
+        Status::SessionEnded => Code::NotFound,
         Status::Unsupported => Code::FailedPrecondition,
     }
 }
@@ -207,7 +212,7 @@ impl From<ApiError> for tonic::Status {
         if let ApiError::Request { status, .. } = error {
             // The exact outcome, where several share a code of gRPC.
             let name = tonic::metadata::MetadataValue::from_static(status.name());
-            made.metadata_mut().insert(ferry_proto::channel::STATUS_METADATA, name);
+            made.metadata_mut().insert(STATUS_METADATA, name);
         }
         made
     }

@@ -12,7 +12,7 @@ use crate::routes::{Note, Route, Routes};
 
 /// The handler of one lane. Its table of sessions is its own: no lock is taken for a request.
 #[derive(Debug)]
-pub struct LaneHandler {
+pub(crate) struct LaneHandler {
     link: &'static str,
     routes: Arc<Routes>,
     refusals: Arc<Refusals>,
@@ -63,7 +63,7 @@ impl ReplyTo for Back {
 
 impl LaneHandler {
     /// A handler that serves the sessions of `routes`. `link` is the lane's link by name.
-    pub fn new(
+    pub(crate) fn new(
         link: &'static str,
         routes: Arc<Routes>,
         refusals: Arc<Refusals>,

@@ -3,12 +3,26 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use ferry_core::{Endpoint, RegionDescriptor, SessionId, Status, Transport};
-use ferry_transport::link::AdmitError;
-use ferry_transport::{Admission, LaneHandle, LocalDoor};
+use ferry_core::{Endpoint, Generation, RegionDescriptor, SessionId, Status, Token, Transport};
+use ferry_memory::SlotTable;
+use ferry_transport::{Admission, AdmitError, LaneHandle, Link};
 
 use crate::error::{ApiError, chain};
 use crate::routes::{Route, Routes};
+
+/// Connects clients that live in the server itself.
+pub trait Door: Send + Sync + std::fmt::Debug {
+    /// The client's end of a session that was admitted, and its slots.
+    ///
+    /// # Errors
+    /// [`ApiError::Lane`] if the session is not there any more.
+    fn connect(
+        &self,
+        session: SessionId,
+        generation: Generation,
+        token: &Token,
+    ) -> Result<(Box<dyn Link>, Arc<SlotTable>), ApiError>;
+}
 
 /// A running lane.
 #[derive(Debug)]
@@ -23,8 +37,8 @@ pub struct Lane {
     pub handle: LaneHandle,
     /// What its handler knows.
     pub routes: Arc<Routes>,
-    /// Where clients inside this process come in; only the link `local` has one.
-    pub door: Option<LocalDoor>,
+    /// The way in for clients inside the server; only `local` has one.
+    pub door: Option<Arc<dyn Door>>,
     /// Sessions on it.
     pub sessions: AtomicU64,
 }

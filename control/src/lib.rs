@@ -1,13 +1,19 @@
-//! The gRPC server, the store and the composition root; the binary `ferryd`.
+//! The gRPC server, the store and the composition root; the binary ferryd.
+//!
+//! ```text
+//! services ── sessions ── lanes ── handler ── routes ── models (pools of engines)
+//!     └────── runs ────── store                    └─── recorder
+//! ```
+//!
+//! [`Server::build`] starts everything but the socket, [`Server::serve`] serves on one.
+
 #![forbid(unsafe_code)]
 
-pub mod app;
+mod app;
 mod clock;
 pub mod config;
-pub mod engines;
 pub mod error;
-pub mod findings;
-pub mod handler;
+mod handler;
 pub mod lanes;
 pub mod machine;
 pub mod models;
@@ -15,7 +21,12 @@ pub mod refusals;
 mod resources;
 pub mod routes;
 pub mod runs;
+mod serve;
 pub mod services;
 pub mod sessions;
 pub mod state;
 pub mod store;
+
+pub use app::{BuildError, Server};
+pub use config::{Config, ConfigError, Settings};
+pub use serve::bind;

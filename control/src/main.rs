@@ -1,107 +1,103 @@
-//! `ferryd`, the server.
+//! `ferryd`: serves models. The first line on stdout is `{"listening":"HOST:PORT"}`, once it does;
+//! nothing else is written there. The log goes to stderr.
+//!
+//! Exit codes: 0 after an orderly end, 1 if it failed, 64 if the options have no meaning.
 #![forbid(unsafe_code)]
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::Parser;
-use ferry_control::app::Server;
-use ferry_control::config::{Config, Settings};
-use tokio::net::TcpListener;
+use ferry_control::{Config, ConfigError, Server, Settings, bind};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-/// Exit code for wrong options: EX_USAGE of sysexits.
+/// The options have no meaning (`EX_USAGE` of sysexits).
 const USAGE: u8 = 64;
 
-/// Serves models: gRPC for control, a data plane of its own for tensors, SQL for the times.
-///
-/// The first line on stdout is {"listening":"HOST:PORT"}; the log goes to stderr. Exit codes:
-/// 0 ended as asked · 1 failed · 64 wrong options.
+/// Serves models: a gRPC control plane and a data plane beside it.
 #[derive(Debug, Parser)]
 #[command(name = "ferryd", version)]
 struct Args {
-    /// TOML file with the options below; the command line wins
+    /// TOML file with the options below as keys, and [tenants.NAME]; the command line wins
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// What is logged: error, warn, info, debug, trace, or a filter such as ferry_control=debug
-    #[arg(long, default_value = "info")]
+    #[arg(long, value_name = "FILTER", default_value = "info")]
     log: String,
     #[command(flatten)]
     settings: Settings,
+}
+
+impl Args {
+    fn config(self) -> Result<Config, ConfigError> {
+        let file = self.config.as_deref().map(Settings::read).transpose()?;
+        self.settings.over(file.unwrap_or_default())
+    }
 }
 
 fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {
-            let wrong = error.use_stderr();
+            let wanted = !error.use_stderr();
+            // Help and version on a closed terminal are nobody's loss.
             drop(error.print());
-            return if wrong { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+            return if wanted { ExitCode::SUCCESS } else { ExitCode::from(USAGE) };
         }
     };
-    let config = match configure(args) {
+    let filter = match EnvFilter::try_new(&args.log) {
+        Ok(filter) => filter,
+        Err(error) => return complain(USAGE, &format!("--log {}: {error}", args.log)),
+    };
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(colours)
+        .with_env_filter(filter)
+        .init();
+    let config = match args.config() {
         Ok(config) => config,
-        Err(error) => {
-            say(&error);
-            return ExitCode::from(USAGE);
-        }
+        Err(error) => return complain(USAGE, &chain(&error)),
     };
-    match run(config) {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(1, &format!("start the threads of the runtime: {error}")),
+    };
+    match runtime.block_on(run(config)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            say(&error);
-            ExitCode::FAILURE
-        }
+        Err(error) => complain(1, &format!("{error:#}")),
     }
 }
 
-/// Tells a person why there is no server.
-fn say(error: &anyhow::Error) {
-    // Nobody to tell is no reason for another exit code.
-    drop(writeln!(std::io::stderr().lock(), "ferryd: {error:#}"));
-}
-
-fn configure(args: Args) -> anyhow::Result<Config> {
-    let filter = EnvFilter::try_new(&args.log).context("--log")?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let file = match &args.config {
-        Some(path) => Settings::read(path)?,
-        None => Settings::default(),
+async fn run(config: Config) -> anyhow::Result<()> {
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    // First, so that a port in use is told before models are loaded.
+    let listener = bind(&config).await?;
+    let address = listener.local_addr()?;
+    let server = Server::build(config).await?;
+    let line = serde_json::json!({ "listening": address.to_string() });
+    let mut out = std::io::stdout();
+    writeln!(out, "{line}")?;
+    out.flush()?;
+    tracing::info!(%address, "serving");
+    let shutdown = async {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        tracing::info!("told to end: draining");
     };
-    Ok(args.settings.over(file)?)
+    server.serve(listener, shutdown).await
 }
 
-fn run(config: Config) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .thread_name("ferryd")
-        .build()
-        .context("start the runtime")?;
-    runtime.block_on(async {
-        // Before the models: an hour of loading must not end with a port in use.
-        let listener = TcpListener::bind(&config.listen).await.with_context(|| {
-            format!(
-                "listen on {}: is another server there? Stop it, or give --listen another port \
-                 (0 lets the system choose)",
-                config.listen
-            )
-        })?;
-        let address = listener.local_addr().context("read the address")?;
-        let (mut terminate, mut interrupt) =
-            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let server = Server::build(config).await?;
-        let ready = serde_json::json!({ "listening": address.to_string() });
-        writeln!(std::io::stdout().lock(), "{ready}").context("write stdout")?;
-        tracing::info!(%address, "serving");
-        let told = async move {
-            tokio::select! {
-                _ = terminate.recv() => tracing::info!("SIGTERM"),
-                _ = interrupt.recv() => tracing::info!("SIGINT"),
-            }
-        };
-        server.serve(listener, told).await
-    })
+fn chain(error: &dyn std::error::Error) -> String {
+    ferry_control::error::chain(error)
+}
+
+fn complain(code: u8, why: &str) -> ExitCode {
+    // Nobody reads a closed stderr.
+    drop(writeln!(std::io::stderr(), "ferryd: {why}"));
+    ExitCode::from(code)
 }

@@ -77,6 +77,7 @@ impl Route {
     ///
     /// # Errors
     /// The reply that says that the quota is used up.
+    #[expect(clippy::result_large_err, reason = "the other variant is larger still")]
     pub fn begin(&self, arrival: Arrival) -> Result<(Arrival, Note), Departure> {
         if let Err(limit) = self.tenant.begin() {
             let tenant = self.tenant.name();

@@ -45,6 +45,12 @@ impl RunBook {
         book.lost.remove(&run).unwrap_or(0)
     }
 
+    /// Every run that goes on, with what its clients lost; none does afterwards.
+    pub fn take_going_on(&self) -> Vec<(i64, u64)> {
+        let runs = self.going_on();
+        runs.into_iter().map(|run| (run, self.finished(run))).collect()
+    }
+
     /// Notes timings that a client had to drop.
     pub fn lost(&self, run: i64, rows: u64) {
         if rows > 0 {

@@ -22,11 +22,12 @@ pub(crate) use models::loaded_event;
 pub use runs::RunsService;
 pub use sessions::SessionsService;
 
-use ferry_proto::channel::KEY_METADATA;
-
 use crate::error::ApiError;
 use crate::sessions::{Caller, Tenant};
 use crate::state::State;
+
+/// gRPC metadata with a tenant's key, or the operator's.
+pub const KEY_METADATA: &str = "ferry-key";
 
 fn key(metadata: &MetadataMap) -> Option<&[u8]> {
     metadata.get(KEY_METADATA).map(|value| value.as_encoded_bytes())

@@ -6,7 +6,7 @@ mod open;
 mod quota;
 mod session;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ferry_core::{Generation, SessionId, Token};
@@ -22,10 +22,16 @@ use crate::error::ApiError;
 /// Most sessions of a server, whoever has them: each costs some kilobytes beside its slots.
 pub const SESSIONS_MAX: usize = 65_536;
 
+/// Ended sessions that are remembered, so that their clients can bring their last timings. One
+/// costs some 50 bytes; who ends as many within a heartbeat loses the timings of the first ones.
+const ENDED_MAX: usize = 4096;
+
 /// Every live session.
 #[derive(Debug, Default)]
 pub struct Sessions {
     live: Mutex<HashMap<SessionId, Arc<Session>>>,
+    /// The latest ones that ended, oldest first.
+    ended: Mutex<VecDeque<(SessionId, Token)>>,
 }
 
 impl Sessions {
@@ -49,7 +55,28 @@ impl Sessions {
 
     /// Forgets a session; `None` if somebody else did.
     pub fn remove(&self, id: SessionId) -> Option<Arc<Session>> {
-        self.live().remove(&id)
+        let removed = self.live().remove(&id)?;
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        if ended.len() >= ENDED_MAX {
+            ended.pop_front();
+        }
+        ended.push_back((id, *removed.token()));
+        Some(removed)
+    }
+
+    /// Checks that somebody owns a session, whatever its generation, or owned it when it ended a
+    /// short while ago: good for bringing timings, and for nothing else.
+    ///
+    /// # Errors
+    /// [`ApiError::Credentials`].
+    pub fn prove_owner(&self, id: SessionId, token: &Token) -> Result<(), ApiError> {
+        let live = self.find(id).map(|session| *session.token());
+        let secret = live.or_else(|| {
+            let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+            ended.iter().rev().find(|(known, _)| *known == id).map(|&(_, token)| token)
+        });
+        let fits = secret.unwrap_or(Token::new([0; Token::BYTES])).matches(token);
+        if secret.is_some() && fits { Ok(()) } else { Err(ApiError::Credentials) }
     }
 
     /// A session by its id alone: for operators and for the server itself.

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ferry_core::{SessionId, Status};
-use ferry_proto::{WireError, v1};
+use ferry_proto::v1;
 use tonic::{Request, Response};
 
 use super::{operator, to_wire};
@@ -13,7 +13,7 @@ use crate::error::ApiError;
 use crate::machine::{COMMIT, VERSION};
 use crate::sessions::end;
 use crate::state::State;
-use crate::store::StoreState;
+use crate::store::{StoreHealth, StoreState};
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -21,16 +21,19 @@ pub struct AdminService(pub Arc<State>);
 
 type Reply<T> = Result<Response<T>, tonic::Status>;
 
-fn store_status(state: &State) -> v1::StoreStatus {
-    let health = state.recorder.health();
-    let name = match health.state {
-        StoreState::Good => "ok",
-        StoreState::Failing => "failing",
-        StoreState::Stopped => "stopped",
-    };
+/// Longest wait of a drain.
+const DRAIN_MAX: Duration = Duration::from_secs(3600);
+
+fn store(state: &State) -> v1::StoreStatus {
+    let health: StoreHealth = state.recorder.health();
     v1::StoreStatus {
         url: state.config.store.clone(),
-        state: name.into(),
+        state: match health.state {
+            StoreState::Good => "ok",
+            StoreState::Failing => "failing",
+            StoreState::Stopped => "stopped",
+        }
+        .to_owned(),
         rows_written: health.rows_written,
         rows_lost: health.rows_lost,
         rows_queued: health.queue_len as u64,
@@ -38,34 +41,37 @@ fn store_status(state: &State) -> v1::StoreStatus {
     }
 }
 
-fn lane_status(lane: &crate::lanes::Lane) -> v1::LaneStatus {
-    let stats = lane.handle.stats();
-    v1::LaneStatus {
-        name: lane.name.clone(),
-        sessions: lane.sessions.load(Ordering::Relaxed),
-        arrivals: stats.arrivals,
-        replies: stats.replies,
-        refusals: stats.refusals,
-        alive: lane.handle.ended().is_none(),
-    }
+fn lanes(state: &State) -> Vec<v1::LaneStatus> {
+    let lane = |lane: &Arc<crate::lanes::Lane>| {
+        let stats = lane.handle.stats();
+        v1::LaneStatus {
+            name: lane.name.clone(),
+            sessions: lane.sessions.load(Ordering::Relaxed),
+            arrivals: stats.arrivals,
+            replies: stats.replies,
+            refusals: stats.refusals,
+            alive: lane.handle.ended().is_none(),
+        }
+    };
+    state.lanes.0.iter().map(lane).collect()
 }
 
 #[tonic::async_trait]
 impl v1::admin_server::Admin for AdminService {
     async fn status(&self, request: Request<v1::StatusRequest>) -> Reply<v1::StatusResponse> {
-        operator(&self.0, request.metadata())?;
         let state = &self.0;
-        let transports = state.transports().into_iter().map(|it| v1::Transport::from(it).into());
+        operator(state, request.metadata())?;
+        let transports = state.transports().into_iter();
         Ok(Response::new(v1::StatusResponse {
-            version: VERSION.into(),
-            commit: COMMIT.into(),
+            version: VERSION.to_owned(),
+            commit: COMMIT.to_owned(),
             uptime: Some(to_wire::duration(state.started.elapsed())),
             draining: state.takes_new().is_err(),
             sessions: state.sessions.count() as u64,
             requests_in_flight: state.in_flight(),
-            store: Some(store_status(state)),
-            lanes: state.lanes.0.iter().map(|lane| lane_status(lane)).collect(),
-            transports: transports.collect(),
+            store: Some(store(state)),
+            lanes: lanes(state),
+            transports: transports.map(|it| v1::Transport::from(it).into()).collect(),
             refusals: state.refusals.total(),
             run_id: state.own_run,
         }))
@@ -91,21 +97,26 @@ impl v1::admin_server::Admin for AdminService {
         let session = self.0.sessions.find(id).ok_or_else(|| ApiError::NotFound {
             kind: "session",
             name: id.to_string(),
-            hint: "see Admin.ListSessions".into(),
+            hint: "Admin.ListSessions shows those there are".into(),
         })?;
-        end(&self.0, &session, Status::SessionEnded, "evicted").await;
+        let state = Arc::clone(&self.0);
+        let ended =
+            tokio::spawn(
+                async move { end(&state, &session, Status::SessionEnded, "evicted").await },
+            );
+        ended.await.map_err(|error| ApiError::Internal(error.to_string()))?;
         Ok(Response::new(v1::EvictSessionResponse {}))
     }
 
     async fn drain(&self, request: Request<v1::DrainRequest>) -> Reply<v1::DrainResponse> {
         operator(&self.0, request.metadata())?;
-        let at_most = match request.into_inner().deadline {
+        let deadline = match request.into_inner().deadline {
             None => self.0.config.drain,
-            Some(deadline) => {
-                Duration::try_from(deadline).map_err(|why| WireError::invalid("deadline", why))?
-            }
+            Some(given) => Duration::try_from(given)
+                .map_err(|error| ApiError::field("deadline", error.to_string()))?
+                .min(DRAIN_MAX),
         };
-        let left = self.0.drain(at_most).await;
+        let left = self.0.drain(deadline).await;
         Ok(Response::new(v1::DrainResponse { drained: left == 0, requests_in_flight: left }))
     }
 

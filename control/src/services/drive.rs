@@ -1,245 +1,270 @@
-//! Closed-loop load over the local link, inside the server: `Local.Drive`.
+//! `Local.Drive`: closed-loop load inside the server.
 
-use std::sync::{Arc, Barrier, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use ferry_core::{Request, RequestRecord, Status};
-use ferry_proto::{append_row, v1};
-use ferry_transport::RecordSink;
+use ferry_core::session::SLOTS_MAX;
+use ferry_core::{RequestRecord, Status};
+use ferry_memory::SlotTable;
+use ferry_proto::{BATCH_ROWS_MAX, append_row, v1};
+use ferry_transport::{Driver, RecordSink};
 use tokio::sync::mpsc;
 
-use super::inline;
-use super::local::Inside;
-use crate::error::ApiError;
-use crate::sessions::{Tenant, end};
+use super::local::{batch_reference, connect, open_local, thread};
+use crate::error::{ApiError, chain};
+use crate::routes::ns;
+use crate::sessions::{Opened, Tenant, end};
 use crate::state::State;
 use crate::store::Recorder;
 
-/// Most clients of one call: each is a thread.
-const CLIENTS_MAX: u32 = 256;
+/// Most clients of one drive: each is a thread.
+const CLIENTS_MAX: u32 = 64;
 
-/// Most requests of one client.
+/// Most requests of one client: minutes at the highest rate.
 const REQUESTS_MAX: u64 = 100_000_000;
 
-/// Longest time that one call may load the server.
+/// Longest drive.
 const TIME_MAX: Duration = Duration::from_secs(600);
 
-/// How long one reply may take before its client stops.
-const REPLY_WITHIN: Duration = Duration::from_secs(60);
+/// Rows after which a batch is sent.
+const BATCH_ROWS: usize = 4096;
 
-/// Rows of one message.
-const ROWS_PER_BATCH: usize = 4096;
+/// Batches that wait for a slow caller.
+const BATCHES_WAITING_MAX: usize = 16;
 
-/// Messages that wait for a slow reader; then the load waits too.
-const BATCHES_WAITING: usize = 64;
-
-/// What is to be done, checked.
-#[derive(Clone, Debug)]
-pub(super) struct Plan {
-    asked: v1::DriveRequest,
-    what: Request,
-}
-
-impl Plan {
-    pub(super) fn check(asked: v1::DriveRequest) -> Result<Plan, ApiError> {
-        let what = inline::what(asked.info.as_ref())?;
-        let bounds = [
-            ("clients", u64::from(asked.clients), u64::from(CLIENTS_MAX)),
-            ("requests", asked.requests, REQUESTS_MAX),
-            ("window", u64::from(asked.window), u64::from(ferry_core::session::SLOTS_MAX)),
-        ];
-        for (field, given, most) in bounds {
-            if given == 0 || given > most {
-                return Err(ApiError::field(field, format!("{given}; allowed are 1 to {most}")));
-            }
-        }
-        if asked.warmup > REQUESTS_MAX {
-            return Err(ApiError::field("warmup", format!("at most {REQUESTS_MAX}")));
-        }
-        Ok(Plan { asked, what })
-    }
-
-    fn session(&self) -> v1::OpenSessionRequest {
-        let call = v1::InferRequest {
-            model: self.asked.model.clone(),
-            version: self.asked.version,
-            payload: self.asked.payload.clone(),
-            shapes: self.asked.shapes.clone(),
-            ..Default::default()
-        };
-        let mut session = inline::own_session(&call, v1::Transport::Local);
-        session.slots = self.asked.window;
-        session.run_id = self.asked.run_id;
-        session.wait = self.asked.wait;
-        session.request_bytes_min = session.request_bytes_min.max(self.asked.request_bytes_min);
-        session.client = "Drive".into();
-        session
-    }
-}
+/// How long a client waits for one reply before it looks whether it should stop.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 type Batches = mpsc::Sender<Result<v1::TimingBatch, tonic::Status>>;
 
-/// Takes the records of one client to the store and to the caller.
+/// What every client of one drive does.
 #[derive(Debug)]
-struct Report {
-    recorder: Recorder,
+struct Plan {
+    requests: u64,
     warmup: u64,
-    batch: Mutex<v1::TimingBatch>,
-    batches: Batches,
+    window: usize,
+    what: ferry_core::Request,
+    payload: Bytes,
+    run: i64,
+    deadline: Instant,
+    /// Somebody failed, or the caller is gone.
+    stop: AtomicBool,
 }
 
-impl Report {
-    /// Sends what there is. Waits for the reader. `false` if there is none.
-    fn send(&self) -> bool {
-        let mut batch = self.batch.lock().unwrap_or_else(PoisonError::into_inner);
-        if batch.request.is_empty() {
-            return !self.batches.is_closed();
-        }
-        let (session, run_id) = (batch.session.clone(), batch.run_id);
-        let next = v1::TimingBatch { session, run_id, ..Default::default() };
-        let full = std::mem::replace(&mut *batch, next);
-        drop(batch);
-        self.batches.blocking_send(Ok(full)).is_ok()
-    }
-
-    fn is_full(&self) -> bool {
-        let batch = self.batch.lock().unwrap_or_else(PoisonError::into_inner);
-        batch.request.len() >= ROWS_PER_BATCH
-    }
+/// Keeps what comes after the warm-up: for the store, and for the caller.
+#[derive(Debug)]
+struct Sink {
+    warmup: u64,
+    recorder: Recorder,
+    rows: Mutex<Vec<RequestRecord>>,
+    lost: AtomicU64,
 }
 
-impl RecordSink for Report {
+impl RecordSink for Sink {
     fn record(&self, record: RequestRecord) {
         if record.request <= self.warmup {
             return;
         }
         self.recorder.record(record);
-        let mut batch = self.batch.lock().unwrap_or_else(PoisonError::into_inner);
-        append_row(&mut batch, &record);
+        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        if rows.len() < BATCH_ROWS_MAX {
+            rows.push(record);
+        } else {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 
-/// Opens the sessions and starts a thread for each; what they measure comes by the receiver.
+impl Sink {
+    /// The rows so far as one batch, if there are at least `at_least`.
+    fn batch(&self, at_least: usize, session: v1::SessionRef, run: i64) -> Option<v1::TimingBatch> {
+        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        if rows.len() < at_least {
+            return None;
+        }
+        let taken = std::mem::take(&mut *rows);
+        drop(rows);
+        let mut batch = v1::TimingBatch {
+            session: Some(session),
+            run_id: run,
+            lost: self.lost.swap(0, Ordering::Relaxed),
+            ..v1::TimingBatch::default()
+        };
+        taken.iter().for_each(|row| append_row(&mut batch, row));
+        Some(batch)
+    }
+}
+
+fn check(asked: &v1::DriveRequest) -> Result<(), ApiError> {
+    let within = |field, value: u64, max: u64| {
+        let why = || ApiError::field(field, format!("{value}; allowed are 1 to {max}"));
+        (1..=max).contains(&value).then_some(()).ok_or_else(why)
+    };
+    within("clients", u64::from(asked.clients), u64::from(CLIENTS_MAX))?;
+    within("requests", asked.requests, REQUESTS_MAX)?;
+    within("window", u64::from(asked.window.max(1)), u64::from(SLOTS_MAX))?;
+    within("warmup", asked.warmup.max(1), REQUESTS_MAX)
+}
+
+/// Opens the sessions and starts a thread for each; the timings come as they are made. The
+/// sessions end with their threads, and these end when the caller goes away.
 pub(super) async fn start(
-    state: Arc<State>,
+    state: &Arc<State>,
     tenant: Arc<Tenant>,
-    plan: Plan,
+    asked: v1::DriveRequest,
 ) -> Result<mpsc::Receiver<Result<v1::TimingBatch, tonic::Status>>, ApiError> {
-    let (batches, receiver) = mpsc::channel(BATCHES_WAITING);
-    let mut clients = Vec::new();
-    for _ in 0..plan.asked.clients {
-        let report = Arc::new(Report {
-            recorder: state.recorder.clone(),
-            warmup: plan.asked.warmup,
-            batch: Mutex::default(),
-            batches: batches.clone(),
-        });
-        let sink = Arc::clone(&report) as Arc<dyn RecordSink>;
-        let opened = Inside::open(&state, Arc::clone(&tenant), plan.session(), sink).await;
-        match opened {
-            Ok(inside) => clients.push((inside, report)),
+    check(&asked)?;
+    let window = asked.window.max(1);
+    let what = match &asked.info {
+        Some(info) => ferry_core::Request::try_from(info)?,
+        None => {
+            ferry_core::Request { kind: ferry_core::RequestKind::Tensor, batch: 1, priority: 0 }
+        }
+    };
+    let mut sessions = Vec::new();
+    for _ in 0..asked.clients {
+        let one = v1::OpenSessionRequest {
+            model: asked.model.clone(),
+            version: asked.version,
+            wait: asked.wait,
+            slots: window,
+            shapes: asked.shapes.clone(),
+            request_bytes_min: asked.request_bytes_min.max(asked.payload.len() as u64),
+            run_id: asked.run_id,
+            ..v1::OpenSessionRequest::default()
+        };
+        match open_local(state, Arc::clone(&tenant), one).await {
+            Ok(opened) => sessions.push(opened),
             Err(error) => {
-                for (inside, _) in clients {
-                    end(&state, &inside.opened.session, Status::SessionEnded, "closed").await;
-                }
+                end_all(state, &sessions).await;
                 return Err(error);
             }
         }
     }
-    let barrier = Arc::new(Barrier::new(clients.len()));
-    for (number, (inside, report)) in clients.into_iter().enumerate() {
-        let client = Client {
-            inside,
-            report,
-            plan: plan.clone(),
-            state: Arc::clone(&state),
-            runtime: tokio::runtime::Handle::current(),
-        };
-        let barrier = Arc::clone(&barrier);
-        let spawned = std::thread::Builder::new()
-            .name(format!("ferry-drive-{number}"))
-            .spawn(move || client.run(&barrier));
-        if let Err(error) = spawned {
-            // Threads that wait at the barrier would wait for ever: a machine that has no thread
-            // left has to be told by its operator anyway.
-            return Err(ApiError::Internal(format!("start a thread: {error}")));
-        }
+    let mut payload = asked.payload;
+    if payload.is_empty()
+        && what.kind == ferry_core::RequestKind::Tensor
+        && let Some(first) = sessions.first()
+    {
+        let bytes = first.session.agreed.binding.request_bytes();
+        payload = vec![0; usize::try_from(bytes).unwrap_or(0)].into();
+    }
+    let plan = Arc::new(Plan {
+        requests: asked.requests,
+        warmup: asked.warmup,
+        window: window as usize,
+        what,
+        payload,
+        run: asked.run_id,
+        deadline: Instant::now() + TIME_MAX,
+        stop: AtomicBool::new(false),
+    });
+    let (sender, receiver) = mpsc::channel(BATCHES_WAITING_MAX);
+    for opened in sessions {
+        start_one(state, &plan, opened, sender.clone());
     }
     Ok(receiver)
 }
 
-struct Client {
-    inside: Inside,
-    report: Arc<Report>,
-    plan: Plan,
-    state: Arc<State>,
-    runtime: tokio::runtime::Handle,
+async fn end_all(state: &Arc<State>, sessions: &[Opened]) {
+    for opened in sessions {
+        end(state, &opened.session, Status::SessionEnded, "closed").await;
+    }
 }
 
-impl Client {
-    fn run(mut self, start: &Barrier) {
-        let session = Arc::clone(&self.inside.opened.session);
-        {
-            let mut batch = self.report.batch.lock().unwrap_or_else(PoisonError::into_inner);
-            batch.session = Some(v1::SessionRef { session_id: session.id.0, ..Default::default() });
-            batch.run_id = session.run;
+/// Starts one client; its session is kept while it runs, and ended when it is done.
+fn start_one(state: &Arc<State>, plan: &Arc<Plan>, opened: Opened, batches: Batches) {
+    let (state, plan) = (Arc::clone(state), Arc::clone(plan));
+    let runtime = tokio::runtime::Handle::current();
+    let (of_thread, session) = (Arc::clone(&state), Arc::clone(&opened.session));
+    let after = runtime.clone();
+    let failed = batches.clone();
+    let started = thread("ferry-drive", move || {
+        let outcome = client(&of_thread, &plan, &opened, &batches);
+        if let Err(error) = outcome {
+            plan.stop.store(true, Ordering::Relaxed);
+            // A caller that went away needs no error.
+            drop(batches.blocking_send(Err(error.into())));
         }
-        let payload = self.payload();
-        let loaded = self.load(&payload, self.plan.asked.warmup).and_then(|()| {
-            start.wait();
-            self.load(&payload, self.plan.asked.requests)
+        let session = Arc::clone(&opened.session);
+        after.spawn(async move {
+            end(&of_thread, &session, Status::SessionEnded, "closed").await;
         });
-        let Client { inside, report, state, runtime, .. } = self;
-        // The last record is handed over as the driver goes.
-        drop(inside);
-        report.send();
-        if let Err(text) = loaded {
-            let status = tonic::Status::internal(text);
-            drop(report.batches.blocking_send(Err(status)));
-        }
-        runtime.block_on(end(&state, &session, Status::SessionEnded, "closed"));
+    });
+    if let Err(error) = started {
+        runtime.spawn(async move {
+            end(&state, &session, Status::SessionEnded, "closed").await;
+            drop(failed.send(Err(error.into())).await);
+        });
     }
+}
 
-    /// What every request sends: the caller's bytes, or zeros as long as the tensors.
-    fn payload(&self) -> Bytes {
-        let bytes = self.inside.opened.session.agreed.binding.request_bytes();
-        match self.plan.asked.payload.is_empty() {
-            false => self.plan.asked.payload.clone(),
-            true => vec![0; usize::try_from(bytes).unwrap_or(0)].into(),
+/// The closed loop of one client.
+fn client(state: &State, plan: &Plan, opened: &Opened, batches: &Batches) -> Result<(), ApiError> {
+    let sink = Arc::new(Sink {
+        warmup: plan.warmup,
+        recorder: state.recorder.clone(),
+        rows: Mutex::default(),
+        lost: AtomicU64::new(0),
+    });
+    let (mut driver, table) = connect(opened, Arc::clone(&sink) as Arc<dyn RecordSink>)?;
+    let reference = || batch_reference(opened.session.id);
+    let all = plan.warmup.saturating_add(plan.requests);
+    let mut sent = 0_u64;
+    let mut kept = Instant::now();
+    while sent < all || driver.in_flight() > 0 {
+        while sent < all && (driver.in_flight() as usize) < plan.window {
+            if !submit(&mut driver, &table, plan)? {
+                break;
+            }
+            sent += 1;
+        }
+        driver.wait(Some(Instant::now() + LOOK_EVERY));
+        while let Some(done) = driver.take() {
+            drop(done);
+        }
+        if driver.state() != &ferry_transport::DriverState::Live {
+            let text = format!("the local link ended: {:?}", driver.state());
+            return Err(ApiError::Request { status: Status::SessionEnded, text });
+        }
+        if let Some(batch) = sink.batch(BATCH_ROWS, reference(), plan.run) {
+            // Waiting for the caller would be load that stops: what has no room is lost, counted.
+            give(batches, batch, &sink);
+        }
+        if kept.elapsed() > state.config.lease / 4 {
+            opened.session.keep(state.config.lease);
+            kept = Instant::now();
+        }
+        let over = Instant::now() >= plan.deadline;
+        if over || batches.is_closed() || plan.stop.load(Ordering::Relaxed) {
+            break;
         }
     }
+    driver.flush();
+    drop(driver);
+    if let Some(batch) = sink.batch(1, reference(), plan.run) {
+        drop(batches.blocking_send(Ok(batch)));
+    }
+    Ok(())
+}
 
-    /// Sends `requests` requests, a window of them in flight.
-    fn load(&mut self, payload: &Bytes, requests: u64) -> Result<(), String> {
-        let deadline = Instant::now() + TIME_MAX;
-        let (mut sent, mut done) = (0, 0);
-        while done < requests {
-            while sent < requests
-                && let Some(mut slot) = self.inside.table.acquire()
-            {
-                let filling = Instant::now();
-                let room = slot.request_bytes_mut().and_then(|it| it.get_mut(..payload.len()));
-                room.ok_or("the payload is longer than the slot")?.copy_from_slice(payload);
-                let fill_ns = u64::try_from(filling.elapsed().as_nanos()).ok();
-                let submitted =
-                    self.inside.driver.submit(slot, payload.len(), self.plan.what, fill_ns);
-                submitted.map_err(|error| error.why.to_string())?;
-                sent += 1;
-            }
-            if !self.inside.driver.wait(Some(Instant::now() + REPLY_WITHIN)) {
-                return Err(format!("no reply: {:?}", self.inside.driver.state()));
-            }
-            while self.inside.driver.take().is_some() {
-                done += 1;
-            }
-            if self.report.is_full() && !self.report.send() {
-                return Err("nobody reads the timings".into());
-            }
-            if Instant::now() >= deadline {
-                return Err(format!("the load took longer than {TIME_MAX:?}"));
-            }
-        }
-        Ok(())
+fn give(batches: &Batches, batch: v1::TimingBatch, sink: &Sink) {
+    if let Err(mpsc::error::TrySendError::Full(Ok(batch))) = batches.try_send(Ok(batch)) {
+        let rows = batch.request.len() as u64;
+        sink.lost.fetch_add(rows.saturating_add(batch.lost), Ordering::Relaxed);
     }
+}
+
+/// Fills a slot and sends it; `false` if none is free.
+fn submit(driver: &mut Driver, table: &Arc<SlotTable>, plan: &Plan) -> Result<bool, ApiError> {
+    let Some(slot) = table.acquire() else { return Ok(false) };
+    let filling = Instant::now();
+    slot.request().copy_in(0, &plan.payload).map_err(|error| ApiError::Internal(chain(&error)))?;
+    let fill_ns = ns(filling, Instant::now());
+    driver
+        .submit(slot, plan.payload.len(), plan.what, Some(fill_ns))
+        .map_err(|error| ApiError::Internal(error.why.to_string()))?;
+    Ok(true)
 }

@@ -1,88 +1,182 @@
-//! `ferry.v1.Inference`: the transport `grpc`.
+//! `ferry.v1.Inference`: the tensor inside the call.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
-use ferry_core::Status;
-use ferry_proto::{server_times_to_wire, v1};
+use bytes::Bytes;
+use ferry_core::{SessionId, Stage, StageTimes, Status, Transport};
+use ferry_memory::{Arrival, Departure, PeerId, ReplyTo, Slot};
+use ferry_proto::{WireError, server_times_to_wire, v1};
+use tokio::sync::oneshot;
 use tonic::{Request, Response};
 
-use super::{caller, inline};
-use crate::error::ApiError;
-use crate::sessions::{end, open};
+use super::{inline, tenant};
+use crate::error::{ApiError, chain};
+use crate::routes::{Note, Route, ns};
+use crate::sessions::Session;
 use crate::state::State;
 
 /// The service.
 #[derive(Clone, Debug)]
 pub struct InferenceService(pub Arc<State>);
 
-type Reply<T> = Result<Response<T>, tonic::Status>;
+/// The way back of one reply that comes from another thread.
+#[derive(Debug)]
+struct Waiting {
+    route: Arc<Route>,
+    note: Note,
+    caller: Mutex<Option<oneshot::Sender<Departure>>>,
+}
+
+impl ReplyTo for Waiting {
+    fn depart(&self, departure: Departure) {
+        self.route.finish(Some(self.note), &departure);
+        let caller = self.caller.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(caller) = caller {
+            // A caller that went away drops it, and the slot is free.
+            drop(caller.send(departure));
+        }
+    }
+}
+
+/// Serves a request that lies in its slot, on this thread where the model allows.
+pub(super) async fn serve(route: &Arc<Route>, arrival: Arrival) -> Result<Departure, ApiError> {
+    let (arrival, note) = match route.begin(arrival) {
+        Ok(let_in) => let_in,
+        Err(departure) => return Ok(departure),
+    };
+    let (sender, receiver) = oneshot::channel();
+    let caller = Mutex::new(Some(sender));
+    let waiting = Arc::new(Waiting { route: Arc::clone(route), note, caller });
+    if let Some(departure) = route.dispatch(arrival, waiting) {
+        route.finish(Some(note), &departure);
+        return Ok(departure);
+    }
+    let lost = |_| ApiError::Internal("the request was lost: see the server's log".into());
+    receiver.await.map_err(lost)
+}
+
+/// The durations of a reply whose call began at `seen`.
+pub(super) fn server_times(departure: &Departure) -> StageTimes {
+    let mut times = departure.times;
+    times.set(Stage::Receive, ns(departure.seen, departure.visible));
+    times.set(Stage::Server, ns(departure.seen, Instant::now()));
+    times
+}
+
+/// The reply's payload, or the error that it is.
+pub(super) fn payload(departure: &Departure) -> Result<Bytes, ApiError> {
+    let all = departure.slot.reply_bytes().unwrap_or_default();
+    let bytes = all.get(..departure.payload_bytes).unwrap_or_default();
+    if departure.status == Status::Ok {
+        return Ok(Bytes::copy_from_slice(bytes));
+    }
+    let text = String::from_utf8_lossy(bytes).into_owned();
+    Err(ApiError::Request { status: departure.status, text })
+}
+
+/// A request that came in a call, in its slot.
+pub(super) fn arrival(
+    slot: Slot,
+    session: SessionId,
+    generation: ferry_core::Generation,
+    request: &v1::InferRequest,
+    payload_bytes: usize,
+    seen: Instant,
+) -> Result<Arrival, ApiError> {
+    let what = ferry_core::Request::try_from(request.info.as_ref().unwrap_or(&DEFAULT_INFO))?;
+    Ok(Arrival {
+        peer: PeerId(0),
+        session,
+        generation,
+        request: request.request,
+        what,
+        payload_bytes,
+        slot,
+        seen,
+        visible: Instant::now(),
+    })
+}
+
+/// What a request is that does not say: input tensors.
+static DEFAULT_INFO: v1::RequestInfo = v1::RequestInfo {
+    kind: v1::RequestKind::Tensor as i32,
+    batch: 1,
+    priority: 0,
+    width: 0,
+    height: 0,
+    format: 0,
+};
 
 impl InferenceService {
-    /// A call with a session: nothing is made anew.
+    fn prove(&self, reference: &v1::SessionRef) -> Result<Arc<Session>, ApiError> {
+        let (id, token, generation) = reference.parts()?;
+        let proved = self.0.sessions.prove(id, &token, generation);
+        if let Err(error) = &proved {
+            self.0.refusals.note("grpc", "credentials", Some(id), None, error);
+        }
+        proved
+    }
+
     async fn with_session(
         &self,
         reference: &v1::SessionRef,
-        call: &v1::InferRequest,
+        request: &v1::InferRequest,
+        seen: Instant,
     ) -> Result<v1::InferResponse, ApiError> {
-        let (id, token, generation) = reference.parts()?;
-        let proved = self.0.sessions.prove(id, &token, generation);
-        let session = proved.inspect_err(|error| {
-            self.0.refusals.note("grpc", "credentials", Some(id), None, error);
+        let session = self.prove(reference)?;
+        let table = session.inline_slots().ok_or_else(|| ApiError::Transport {
+            transport: Transport::Grpc,
+            why: format!("the session was opened with {}", session.agreed.transport),
+            fix: "send the request there, or open a session with grpc".into(),
         })?;
-        self.0.takes_new()?;
-        let what = inline::what(call.info.as_ref())?;
-        let answer = inline::serve(&session, call.request, what, &call.payload).await?;
+        let slot = table.acquire().ok_or_else(|| {
+            let slots = session.agreed.layout.slots;
+            let why = format!("all {slots} slots of the session are in flight: wait, or open more");
+            ApiError::Busy(why)
+        })?;
+        let payload_in = &request.payload;
+        slot.request().copy_in(0, payload_in).map_err(|_out_of_range| {
+            let (has, room) = (payload_in.len(), session.agreed.layout.request_bytes);
+            ApiError::field("payload", format!("{has} bytes; the session has room for {room}"))
+        })?;
+        let generation = session.generation();
+        let arrival = arrival(slot, session.id, generation, request, payload_in.len(), seen)?;
+        let departure = serve(&session.route(), arrival).await?;
+        let payload = payload(&departure)?;
         Ok(v1::InferResponse {
-            payload: answer.payload,
-            server_times: server_times_to_wire(&answer.times),
-            session_id: id.0,
-            ..Default::default()
-        })
-    }
-
-    /// A call without one opens a session for itself: the same checks, quotas and rows.
-    async fn without_session(
-        &self,
-        caller: crate::sessions::Caller,
-        call: &v1::InferRequest,
-    ) -> Result<v1::InferResponse, ApiError> {
-        let what = inline::what(call.info.as_ref())?;
-        let asked = inline::own_session(call, v1::Transport::Grpc);
-        let opened = open(&self.0, caller, asked).await?;
-        let session = opened.session;
-        let served = async {
-            let payload = inline::payload(call, &session.agreed.binding)?;
-            inline::serve(&session, 1, what, &payload).await
-        };
-        let served = served.await;
-        end(&self.0, &session, Status::SessionEnded, "closed").await;
-        let answer = served?;
-        Ok(v1::InferResponse {
-            outputs: inline::outputs(&answer.payload, &session.agreed.binding),
-            server_times: server_times_to_wire(&answer.times),
-            model: session.served.name.clone(),
-            version: session.served.version,
-            engine: session.served.engine.to_owned(),
+            payload,
+            server_times: server_times_to_wire(&server_times(&departure)),
             session_id: session.id.0,
-            ..Default::default()
+            ..v1::InferResponse::default()
         })
     }
 }
 
 #[tonic::async_trait]
 impl v1::inference_server::Inference for InferenceService {
-    async fn infer(&self, request: Request<v1::InferRequest>) -> Reply<v1::InferResponse> {
+    async fn infer(
+        &self,
+        request: Request<v1::InferRequest>,
+    ) -> Result<Response<v1::InferResponse>, tonic::Status> {
+        let seen = Instant::now();
+        if self.0.takes_new().is_err() {
+            let text = "the server is draining: use another one".to_owned();
+            return Err(ApiError::Request { status: Status::Draining, text }.into());
+        }
         let answer = match &request.get_ref().session {
-            Some(reference) => self.with_session(reference, request.get_ref()).await?,
+            Some(reference) => self.with_session(reference, request.get_ref(), seen).await,
+            None if request.get_ref().model.is_empty() => {
+                Err(WireError::Missing("session or model").into())
+            }
             None => {
-                let caller = caller(&self.0, request.metadata())?;
-                let (service, call) = (self.clone(), request.into_inner());
-                // To the end even if the caller goes away: the session is not left to its lease.
-                let served =
-                    tokio::spawn(async move { service.without_session(caller, &call).await });
-                served.await.map_err(|error| ApiError::Internal(error.to_string()))??
+                let tenant = tenant(&self.0, request.metadata())?;
+                inline::infer(&self.0, tenant, request.get_ref(), seen).await
             }
         };
-        Ok(Response::new(answer))
+        answer.map(Response::new).map_err(|error| {
+            tracing::debug!(error = chain(&error), "a call of Infer failed");
+            error.into()
+        })
     }
 }

@@ -1,189 +1,125 @@
-//! One request whose tensors came inside a call.
+//! A request without a session: a model and its inputs by name, all in one call.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
-use ferry_core::{BoundSignature, BoundTensor, Request, Stage, StageTimes, Status};
-use ferry_memory::{Arrival, Departure, PeerId, ReplyTo};
-use ferry_proto::{WireError, v1};
-use tokio::sync::oneshot;
+use ferry_core::{BoundSignature, DType, Generation, SessionId, SlotLayout};
+use ferry_memory::{Slot, SlotTable};
+use ferry_proto::{WireError, server_times_to_wire, v1};
 
-use crate::error::ApiError;
-use crate::routes::{Note, Route, ns};
-use crate::sessions::Session;
+use super::inference::{arrival, payload, serve, server_times};
+use crate::error::{ApiError, chain};
+use crate::models::Served;
+use crate::routes::{Meter, Route};
+use crate::sessions::{REPLY_BYTES_MIN, Tenant};
+use crate::state::State;
 
-/// A served request.
-#[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) payload: Bytes,
-    pub(super) times: StageTimes,
-}
-
-/// The way back of one request.
-#[derive(Debug)]
-struct Back {
-    route: Arc<Route>,
-    note: Note,
-    sender: Mutex<Option<oneshot::Sender<Departure>>>,
-}
-
-impl ReplyTo for Back {
-    fn depart(&self, departure: Departure) {
-        self.route.finish(Some(self.note), &departure);
-        let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(sender) = sender {
-            // A caller that is gone does not read it; the slot is free all the same.
-            drop(sender.send(departure));
-        }
-    }
-}
-
-/// What was asked beside the payload; a plain tensor where nothing is said.
-pub(super) fn what(info: Option<&v1::RequestInfo>) -> Result<Request, WireError> {
-    Request::try_from(info.unwrap_or(&v1::RequestInfo::default()))
-}
-
-/// Serves one request of a session whose tensors come in calls.
-pub(super) async fn serve(
-    session: &Session,
-    request: u64,
-    what: Request,
-    payload: &[u8],
-) -> Result<Answer, ApiError> {
-    let seen = Instant::now();
-    let table = session.inline_slots().ok_or_else(|| {
-        let transport = session.agreed.transport;
-        ApiError::field("session", format!("it is of transport {transport}, not of grpc"))
-    })?;
-    let slot = table.acquire().ok_or_else(|| {
-        let slots = session.agreed.layout.slots;
-        ApiError::Busy(format!("all {slots} slots of the session are in flight; open with more"))
-    })?;
-    slot.request().copy_in(0, payload).map_err(|_outside| {
-        let room = slot.request().bytes();
-        ApiError::field("payload", format!("{} bytes; the slot has {room}", payload.len()))
-    })?;
-    let route = session.route();
-    let arrival = Arrival {
-        peer: PeerId(0),
-        session: session.id,
-        generation: route.generation,
-        request,
-        what,
-        payload_bytes: payload.len(),
-        slot,
-        seen,
-        visible: Instant::now(),
-    };
-    let departure = match route.begin(arrival) {
-        Err(departure) => departure,
-        Ok((arrival, note)) => {
-            let (sender, receiver) = oneshot::channel();
-            let sender = Mutex::new(Some(sender));
-            let back = Arc::new(Back { route: Arc::clone(&route), note, sender });
-            match route.dispatch(arrival, back) {
-                Some(departure) => {
-                    route.finish(Some(note), &departure);
-                    departure
-                }
-                None => receiver.await.map_err(|_dropped| {
-                    ApiError::Internal("the model dropped the request without an answer".into())
-                })?,
-            }
-        }
-    };
-    answer(&departure)
-}
-
-fn answer(departure: &Departure) -> Result<Answer, ApiError> {
-    let whole = departure.slot.reply_bytes().unwrap_or_default();
-    let payload = whole.get(..departure.payload_bytes).unwrap_or_default();
-    if departure.status != Status::Ok {
-        let text = String::from_utf8_lossy(payload).into_owned();
-        return Err(ApiError::Request { status: departure.status, text });
-    }
-    let payload = Bytes::copy_from_slice(payload);
-    let mut times = departure.times;
-    times.set(Stage::Receive, ns(departure.seen, departure.visible));
-    times.set(Stage::Server, ns(departure.seen, Instant::now()));
-    Ok(Answer { payload, times })
-}
-
-/// The session that a call without one opens for itself: shapes from its inputs, room for its
-/// payload.
-pub(super) fn own_session(
-    call: &v1::InferRequest,
-    transport: v1::Transport,
-) -> v1::OpenSessionRequest {
-    let frame = u32::from(ferry_core::frame::VERSION);
-    let given =
-        |it: &v1::InlineTensor| v1::TensorShape { name: it.name.clone(), shape: it.shape.clone() };
-    let inputs = call.inputs.iter().map(given);
-    let mut asked = v1::OpenSessionRequest {
-        protocol_min: frame,
-        protocol_max: frame,
-        model: call.model.clone(),
-        version: call.version,
+/// Serves one request. It has no session, so that its timings are in the reply and not in the
+/// store.
+pub(super) async fn infer(
+    state: &State,
+    tenant: Arc<Tenant>,
+    request: &v1::InferRequest,
+    seen: Instant,
+) -> Result<v1::InferResponse, ApiError> {
+    let served = state.models.get(&request.model, request.version)?;
+    let binding = bind(&served, request)?;
+    let layout = SlotLayout {
         slots: 1,
-        shapes: inputs.chain(call.shapes.iter().cloned()).collect(),
-        request_bytes_min: call.payload.len() as u64,
-        client: "Infer".into(),
-        ..Default::default()
+        request_bytes: binding.request_bytes().max(request.payload.len() as u64),
+        reply_bytes: binding.reply_bytes().max(REPLY_BYTES_MIN),
     };
-    asked.set_transport(transport);
-    asked
+    // For as long as the call lasts, it counts as a session of one slot.
+    let bytes = SlotTable::bytes(&layout).map_err(|error| ApiError::Busy(chain(&error)))?;
+    let _held = tenant.reserve(1, bytes as u64)?;
+    let table = SlotTable::private(layout).map_err(|error| ApiError::Busy(chain(&error)))?;
+    let slot = table.acquire().ok_or_else(|| ApiError::Internal("a new table is full".into()))?;
+    let payload_bytes = place(&slot, &binding, request)?;
+    let route = Arc::new(Route {
+        served: Arc::downgrade(&served),
+        binding: Arc::new(binding),
+        generation: Generation::FIRST,
+        tenant,
+        meter: Arc::new(Meter::default()),
+        recording: None,
+    });
+    let generation = Generation::FIRST;
+    let arrival = arrival(slot, SessionId(0), generation, request, payload_bytes, seen)?;
+    let departure = serve(&route, arrival).await?;
+    let whole = payload(&departure)?;
+    Ok(v1::InferResponse {
+        outputs: outputs(&route.binding, &whole),
+        server_times: server_times_to_wire(&server_times(&departure)),
+        model: served.name.clone(),
+        version: served.version,
+        engine: served.engine.to_owned(),
+        ..v1::InferResponse::default()
+    })
 }
 
-/// The payload of a call: as it is, or made from its inputs by name.
-pub(super) fn payload(
-    call: &v1::InferRequest,
+/// Chooses the open dimensions: by the inputs themselves, and by the shapes that are given.
+pub(super) fn bind(
+    served: &Served,
+    request: &v1::InferRequest,
+) -> Result<BoundSignature, ApiError> {
+    let given = request.shapes.iter().map(|it| (it.name.clone(), it.shape.clone()));
+    let inputs = request.inputs.iter().map(|it| (it.name.clone(), it.shape.clone()));
+    let shapes: Vec<(String, Vec<u64>)> = given.chain(inputs).collect();
+    Ok(served.signature().bind(&shapes)?)
+}
+
+/// Copies the inputs to their places, or the payload as it is; how many bytes that makes.
+pub(super) fn place(
+    slot: &Slot,
     binding: &BoundSignature,
-) -> Result<Bytes, ApiError> {
-    if call.inputs.is_empty() {
-        return Ok(call.payload.clone());
+    request: &v1::InferRequest,
+) -> Result<usize, ApiError> {
+    let copied = |at: usize, bytes: &[u8]| {
+        slot.request().copy_in(at, bytes).map_err(|error| ApiError::Internal(chain(&error)))
+    };
+    if request.inputs.is_empty() {
+        copied(0, &request.payload)?;
+        return Ok(request.payload.len());
     }
-    let bytes = usize::try_from(binding.request_bytes()).unwrap_or(usize::MAX);
-    let mut payload = vec![0; bytes];
     for wanted in &binding.inputs {
-        let given = call.inputs.iter().find(|input| input.name == wanted.name);
-        let given = given.ok_or_else(|| {
-            ApiError::field("inputs", format!("input {:?} is missing", wanted.name))
-        })?;
-        check(given, wanted)?;
-        let at = usize::try_from(wanted.offset).unwrap_or(usize::MAX);
-        let room = at.checked_add(given.contents.len()).and_then(|end| payload.get_mut(at..end));
-        room.ok_or_else(|| ApiError::Internal("a tensor outside its payload".into()))?
-            .copy_from_slice(&given.contents);
+        let mut all = request.inputs.iter().filter(|it| it.name == wanted.name);
+        let (Some(input), None) = (all.next(), all.next()) else {
+            let why = format!("the model wants {:?} exactly once", wanted.name);
+            return Err(ApiError::field("inputs", why));
+        };
+        let dtype: DType =
+            input.datatype.parse().map_err(|why| WireError::invalid("inputs.datatype", why))?;
+        if dtype != wanted.dtype || input.contents.len() as u64 != wanted.bytes {
+            let why = format!(
+                "{:?} is {} of {} bytes; the model wants {} {:?}, {} bytes",
+                input.name,
+                dtype,
+                input.contents.len(),
+                wanted.dtype,
+                wanted.shape,
+                wanted.bytes
+            );
+            return Err(ApiError::field("inputs", why));
+        }
+        let at = usize::try_from(wanted.offset)
+            .map_err(|error| ApiError::Internal(error.to_string()))?;
+        copied(at, &input.contents)?;
     }
-    Ok(payload.into())
+    let bytes = binding.request_bytes();
+    usize::try_from(bytes).map_err(|error| ApiError::Internal(error.to_string()))
 }
 
-fn check(given: &v1::InlineTensor, wanted: &BoundTensor) -> Result<(), ApiError> {
-    let name = &wanted.name;
-    if given.datatype != wanted.dtype.name() {
-        let why = format!("input {name:?} is {}, given is {:?}", wanted.dtype, given.datatype);
-        return Err(ApiError::field("inputs", why));
-    }
-    if given.contents.len() as u64 != wanted.bytes {
-        let (has, wants) = (given.contents.len(), wanted.bytes);
-        let why = format!("input {name:?} has {has} bytes, its shape needs {wants}");
-        return Err(ApiError::field("inputs", why));
-    }
-    Ok(())
-}
-
-/// The outputs by name.
-pub(super) fn outputs(payload: &Bytes, binding: &BoundSignature) -> Vec<v1::InlineTensor> {
-    let tensor = |tensor: &BoundTensor| {
-        let at = usize::try_from(tensor.offset).unwrap_or(usize::MAX).min(payload.len());
-        let end = usize::try_from(tensor.offset + tensor.bytes).unwrap_or(usize::MAX);
-        v1::InlineTensor {
+/// The outputs, each a part of the payload that is not copied again.
+pub(super) fn outputs(binding: &BoundSignature, whole: &bytes::Bytes) -> Vec<v1::InlineTensor> {
+    let part = |tensor: &ferry_core::BoundTensor| {
+        let from = usize::try_from(tensor.offset).ok()?;
+        let to = from.checked_add(usize::try_from(tensor.bytes).ok()?)?;
+        (to <= whole.len()).then(|| v1::InlineTensor {
             name: tensor.name.clone(),
             datatype: tensor.dtype.name().to_owned(),
             shape: tensor.shape.clone(),
-            contents: payload.slice(at..end.min(payload.len())),
-        }
+            contents: whole.slice(from..to),
+        })
     };
-    binding.outputs.iter().map(tensor).collect()
+    binding.outputs.iter().filter_map(part).collect()
 }

@@ -1,146 +1,127 @@
-//! `ferry.v1.Local`: the link `local`, driven inside the server.
+//! `ferry.v1.Local`: the client end of the link `local`, inside the server.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use ferry_core::{Request as What, Status, WaitPolicy};
+use ferry_core::{RequestRecord, SessionId, Status};
 use ferry_memory::SlotTable;
-use ferry_proto::{server_times_to_wire, stages_to_wire, v1};
-use ferry_transport::{Driver, DriverOptions, DriverState, Ending, RecordSink, UnixClock};
+use ferry_proto::{server_times_to_wire, v1};
+use ferry_transport::{Driver, DriverOptions, RecordSink, UnixClock};
+use tokio::sync::oneshot;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response};
 
 use super::{drive, inline, tenant};
-use crate::error::{ApiError, chain};
+use crate::error::ApiError;
+use crate::machine::VERSION;
 use crate::sessions::{Caller, Opened, Place, Tenant, end, open};
 use crate::state::State;
+use crate::store::Recorder;
 
-/// How long a request may take.
-const REPLY_WITHIN: Duration = Duration::from_secs(60);
+/// Longest that one request of `Local.Infer` may take.
+const INFER_MAX: Duration = Duration::from_secs(120);
 
 /// The service.
 #[derive(Clone, Debug)]
 pub struct LocalService(pub Arc<State>);
 
-type Reply<T> = Result<Response<T>, tonic::Status>;
-
-/// A session of the server with itself.
+/// Records straight into the store: client and server are one process.
 #[derive(Debug)]
-pub(super) struct Inside {
-    pub(super) opened: Opened,
-    pub(super) driver: Driver,
-    pub(super) table: Arc<SlotTable>,
-}
+pub(super) struct StoreSink(pub(super) Recorder);
 
-impl Inside {
-    /// Opens a session and connects its client's end. Its records go to `sink`.
-    pub(super) async fn open(
-        state: &Arc<State>,
-        tenant: Arc<Tenant>,
-        mut asked: v1::OpenSessionRequest,
-        sink: Arc<dyn RecordSink>,
-    ) -> Result<Inside, ApiError> {
-        asked.client_records = true;
-        let wait = WaitPolicy::from(asked.wait());
-        let caller = Caller { tenant, is_inside: true };
-        let opened = open(state, caller, asked).await?;
-        match Inside::connect(&opened, wait, sink) {
-            Ok((driver, table)) => Ok(Inside { opened, driver, table }),
-            Err(error) => {
-                end(state, &opened.session, Status::SessionEnded, "not_connected").await;
-                Err(error)
-            }
-        }
-    }
-
-    fn connect(
-        opened: &Opened,
-        wait: WaitPolicy,
-        sink: Arc<dyn RecordSink>,
-    ) -> Result<(Driver, Arc<SlotTable>), ApiError> {
-        let session = &opened.session;
-        let Place::Lane(lane) = &session.place else {
-            return Err(ApiError::Internal("a local session without a lane".into()));
-        };
-        let door = lane.door.as_ref();
-        let door = door.ok_or_else(|| ApiError::Internal("a local lane without a door".into()))?;
-        let generation = session.generation();
-        let connected = door.connect(session.id, generation, opened.token());
-        let (client, table) = connected
-            .map_err(|error| ApiError::Lane { lane: lane.name.clone(), why: chain(&error) })?;
-        let options = DriverOptions {
-            session: session.id,
-            generation,
-            run: session.run,
-            wait,
-            first_request: 1,
-            clock: UnixClock::read(),
-        };
-        Ok((Driver::new(Box::new(client), options, sink), table))
-    }
-
-    /// Sends one request and waits. Blocks.
-    fn infer(&mut self, what: What, payload: &[u8]) -> Result<inline::Answer, ApiError> {
-        let filling = Instant::now();
-        let full = || ApiError::Internal("a new session has no free slot".into());
-        let mut slot = self.table.acquire().ok_or_else(full)?;
-        let room = slot.request_bytes_mut().and_then(|room| room.get_mut(..payload.len()));
-        room.ok_or_else(|| ApiError::field("payload", "it is longer than the slot"))?
-            .copy_from_slice(payload);
-        let fill_ns = u64::try_from(filling.elapsed().as_nanos()).ok();
-        let submitted = self.driver.submit(slot, payload.len(), what, fill_ns);
-        submitted.map_err(|error| ApiError::Internal(chain(&error)))?;
-        if !self.driver.wait(Some(Instant::now() + REPLY_WITHIN)) {
-            let text = match self.driver.state() {
-                DriverState::Live => format!("no reply within {REPLY_WITHIN:?}"),
-                DriverState::Lost(why) => why.to_string(),
-            };
-            return Err(ApiError::Request { status: Status::LinkLost, text });
-        }
-        let done = self.driver.take().ok_or_else(full)?;
-        let whole = done.slot.as_ref().and_then(|slot| slot.reply_bytes()).unwrap_or_default();
-        let payload = whole.get(..done.payload_bytes).unwrap_or_default();
-        if done.ending != Ending::Replied || done.status != Status::Ok {
-            let text = String::from_utf8_lossy(payload).into_owned();
-            return Err(ApiError::Request { status: done.status, text });
-        }
-        Ok(inline::Answer { payload: Bytes::copy_from_slice(payload), times: done.times })
+impl RecordSink for StoreSink {
+    fn record(&self, record: RequestRecord) {
+        self.0.record(record);
     }
 }
 
-async fn infer(
-    state: Arc<State>,
+/// Opens a session over the local link, as the server's own client.
+pub(super) async fn open_local(
+    state: &Arc<State>,
     tenant: Arc<Tenant>,
-    call: v1::InferRequest,
+    mut asked: v1::OpenSessionRequest,
+) -> Result<Opened, ApiError> {
+    let version = u32::from(ferry_core::frame::VERSION);
+    (asked.protocol_min, asked.protocol_max) = (version, version);
+    asked.set_transport(v1::Transport::Local);
+    asked.client_records = true;
+    asked.client = format!("ferryd {VERSION}");
+    open(state, Caller { tenant, is_inside: true }, asked).await
+}
+
+/// Connects the client's end of a session that was opened by [`open_local`].
+pub(super) fn connect(
+    opened: &Opened,
+    sink: Arc<dyn RecordSink>,
+) -> Result<(Driver, Arc<SlotTable>), ApiError> {
+    let session = &opened.session;
+    let gone = |why: &str| ApiError::Internal(format!("connect the local link: {why}"));
+    let Place::Lane(lane) = &session.place else { return Err(gone("it has no lane")) };
+    let door = lane.door.as_ref().ok_or_else(|| gone("its lane has no door"))?;
+    let (link, table) = door.connect(session.id, session.generation(), opened.token())?;
+    let options = DriverOptions {
+        session: session.id,
+        generation: session.generation(),
+        run: session.run,
+        wait: session.agreed.wait,
+        first_request: 1,
+        clock: UnixClock::read(),
+    };
+    Ok((Driver::new(link, options, sink), table))
+}
+
+/// Starts a named thread: a driver waits by blocking its own.
+pub(super) fn thread(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), ApiError> {
+    let builder = std::thread::Builder::new().name(name.to_owned());
+    let started = builder.spawn(body);
+    started.map(drop).map_err(|error| ApiError::Internal(format!("start a thread: {error}")))
+}
+
+/// One request, on the calling thread.
+fn infer(
+    opened: &Opened,
+    request: &v1::InferRequest,
+    recorder: Recorder,
 ) -> Result<v1::InferResponse, ApiError> {
-    if call.session.is_some() {
-        return Err(ApiError::field("session", "the local link opens its own; leave it out"));
-    }
-    let what = inline::what(call.info.as_ref())?;
-    let asked = inline::own_session(&call, v1::Transport::Local);
-    let sink = Arc::new(state.recorder.clone());
-    let mut inside = Inside::open(&state, tenant, asked, sink).await?;
-    let session = Arc::clone(&inside.opened.session);
-    let payload = inline::payload(&call, &session.agreed.binding);
-    let served = match payload {
-        Err(error) => Err(error),
-        Ok(payload) => {
-            let served = tokio::task::spawn_blocking(move || inside.infer(what, &payload)).await;
-            served.unwrap_or_else(|error| Err(ApiError::Internal(error.to_string())))
+    let (mut driver, table) = connect(opened, Arc::new(StoreSink(recorder)))?;
+    let internal = |why: &str| ApiError::Internal(why.to_owned());
+    let filling = Instant::now();
+    let slot = table.acquire().ok_or_else(|| internal("a new session has no free slot"))?;
+    let binding = &opened.session.agreed.binding;
+    let bytes = inline::place(&slot, binding, request)?;
+    let what = match &request.info {
+        Some(info) => ferry_core::Request::try_from(info)?,
+        None => {
+            ferry_core::Request { kind: ferry_core::RequestKind::Tensor, batch: 1, priority: 0 }
         }
     };
-    end(&state, &session, Status::SessionEnded, "closed").await;
-    let answer = served?;
+    let fill_ns = crate::routes::ns(filling, Instant::now());
+    driver
+        .submit(slot, bytes, what, Some(fill_ns))
+        .map_err(|error| ApiError::Internal(error.why.to_string()))?;
+    driver.wait(Some(Instant::now() + INFER_MAX));
+    let done = driver.take().ok_or_else(|| internal("no reply in time"))?;
+    let slot = done.slot.as_ref().ok_or_else(|| internal("the link was lost"))?;
+    let payload = slot.reply_bytes().unwrap_or_default();
+    let payload = payload.get(..done.payload_bytes).unwrap_or_default();
+    if done.status != Status::Ok {
+        let text = String::from_utf8_lossy(payload).into_owned();
+        return Err(ApiError::Request { status: done.status, text });
+    }
+    let whole = bytes::Bytes::copy_from_slice(payload);
+    let served = &opened.session.served;
     Ok(v1::InferResponse {
-        outputs: inline::outputs(&answer.payload, &session.agreed.binding),
-        server_times: server_times_to_wire(&answer.times),
-        stages: stages_to_wire(&answer.times),
-        model: session.served.name.clone(),
-        version: session.served.version,
-        engine: session.served.engine.to_owned(),
-        session_id: session.id.0,
-        ..Default::default()
+        outputs: inline::outputs(binding, &whole),
+        payload: whole,
+        server_times: server_times_to_wire(&done.times),
+        model: served.name.clone(),
+        version: served.version,
+        engine: served.engine.to_owned(),
+        stages: ferry_core::Stage::ALL
+            .iter()
+            .map(|&stage| done.times.of(stage).map_or(0, |ns| ns.saturating_add(1)))
+            .collect(),
+        session_id: opened.session.id.0,
     })
 }
 
@@ -148,18 +129,57 @@ async fn infer(
 impl v1::local_server::Local for LocalService {
     type DriveStream = ReceiverStream<Result<v1::TimingBatch, tonic::Status>>;
 
-    async fn infer(&self, request: Request<v1::InferRequest>) -> Reply<v1::InferResponse> {
+    async fn infer(
+        &self,
+        request: Request<v1::InferRequest>,
+    ) -> Result<Response<v1::InferResponse>, tonic::Status> {
         let tenant = tenant(&self.0, request.metadata())?;
-        // To the end even if the caller goes away: the session is not left to its lease.
-        let served = tokio::spawn(infer(Arc::clone(&self.0), tenant, request.into_inner())).await;
-        let served = served.map_err(|error| ApiError::Internal(error.to_string()))??;
-        Ok(Response::new(served))
+        let request = request.into_inner();
+        if request.session.is_some() {
+            let why = "the local link opens a session of its own: leave it out";
+            return Err(ApiError::field("session", why).into());
+        }
+        let served = self.0.models.get(&request.model, request.version)?;
+        inline::bind(&served, &request)?;
+        let inputs = request.inputs.iter();
+        let shapes =
+            inputs.map(|it| v1::TensorShape { name: it.name.clone(), shape: it.shape.clone() });
+        let asked = v1::OpenSessionRequest {
+            model: request.model.clone(),
+            version: request.version,
+            slots: 1,
+            shapes: request.shapes.iter().cloned().chain(shapes).collect(),
+            request_bytes_min: request.payload.len() as u64,
+            ..v1::OpenSessionRequest::default()
+        };
+        let opened = Arc::new(open_local(&self.0, tenant, asked).await?);
+        let (sender, receiver) = oneshot::channel();
+        let (of_thread, recorder) = (Arc::clone(&opened), self.0.recorder.clone());
+        let started = thread("ferry-local-in", move || {
+            // A caller that went away needs no answer.
+            drop(sender.send(infer(&of_thread, &request, recorder)));
+        });
+        let answer = match started {
+            Ok(()) => receiver.await.unwrap_or_else(|_| {
+                Err(ApiError::Internal("the thread of the local link panicked".into()))
+            }),
+            Err(error) => Err(error),
+        };
+        end(&self.0, &opened.session, Status::SessionEnded, "closed").await;
+        Ok(Response::new(answer?))
     }
 
-    async fn drive(&self, request: Request<v1::DriveRequest>) -> Reply<Self::DriveStream> {
+    async fn drive(
+        &self,
+        request: Request<v1::DriveRequest>,
+    ) -> Result<Response<Self::DriveStream>, tonic::Status> {
         let tenant = tenant(&self.0, request.metadata())?;
-        let plan = drive::Plan::check(request.into_inner())?;
-        let batches = drive::start(Arc::clone(&self.0), tenant, plan).await?;
-        Ok(Response::new(ReceiverStream::new(batches)))
+        let stream = drive::start(&self.0, tenant, request.into_inner()).await?;
+        Ok(Response::new(ReceiverStream::new(stream)))
     }
+}
+
+/// No session is proved by its number: only the server's own are told apart by it.
+pub(super) fn batch_reference(id: SessionId) -> v1::SessionRef {
+    v1::SessionRef { session_id: id.0, ..v1::SessionRef::default() }
 }

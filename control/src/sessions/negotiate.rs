@@ -72,7 +72,7 @@ impl Offer<'_> {
         let shapes: Vec<(String, Vec<u64>)> =
             asked.shapes.iter().map(|it| (it.name.clone(), it.shape.clone())).collect();
         let binding = served.signature().bind(&shapes)?;
-        let layout = self.layout(asked, &binding)?;
+        let layout = self.layout(asked, &binding, transport)?;
         Ok(Agreed { protocol, transport, reason, wait, binding: Arc::new(binding), layout })
     }
 
@@ -80,6 +80,7 @@ impl Offer<'_> {
         &self,
         asked: &v1::OpenSessionRequest,
         binding: &BoundSignature,
+        transport: Transport,
     ) -> Result<SlotLayout, ApiError> {
         let slots = if asked.slots == 0 { SLOTS_DEFAULT } else { asked.slots };
         if slots > SLOTS_MAX {
@@ -93,9 +94,19 @@ impl Offer<'_> {
             );
             return Err(ApiError::field("request_bytes_min", why));
         }
+        let request_bytes = binding.request_bytes().max(asked.request_bytes_min);
+        if transport == Transport::Zmq && request_bytes > self.request_bytes_max {
+            let why = format!(
+                "a request has {request_bytes} bytes, and libzmq was told that none has more than \
+                 {}",
+                self.request_bytes_max
+            );
+            let fix = "raise request-bytes-max, or ask for tcp or shm".to_owned();
+            return Err(ApiError::Transport { transport, why, fix });
+        }
         Ok(SlotLayout {
             slots,
-            request_bytes: binding.request_bytes().max(asked.request_bytes_min),
+            request_bytes,
             reply_bytes: binding.reply_bytes().max(REPLY_BYTES_MIN),
         })
     }
@@ -123,7 +134,7 @@ impl Offer<'_> {
                 "ask for shm on one host, or for tcp; auto chooses",
             ),
             Transport::Grpc => Ok((transport, "asked for".into())),
-            Transport::Shm if has(transport) && !ferry_memory::is_this_host(host_id) => refuse(
+            Transport::Shm if has(transport) && !is_this_host(host_id) => refuse(
                 "the client's host_id is not the server's, so that they cannot share memory",
                 "run both on one host and in one network namespace, or ask for tcp",
             ),
@@ -137,7 +148,7 @@ impl Offer<'_> {
 
     fn choose(&self, host_id: &str) -> Result<(Transport, String), ApiError> {
         let has = |transport| self.transports.contains(&transport);
-        let same = ferry_memory::is_this_host(host_id);
+        let same = is_this_host(host_id);
         if same && has(Transport::Shm) {
             let reason = "client and server share a host: shared memory is the fastest";
             return Ok((Transport::Shm, reason.into()));
@@ -149,6 +160,12 @@ impl Offer<'_> {
             None => (Transport::Grpc, format!("{not_shm}, and there is no other lane than gRPC")),
         })
     }
+}
+
+/// Whether a client that calls its host `id` can share memory with this process. It may lie about
+/// it and gains nothing: the socket is where it is.
+fn is_this_host(id: &str) -> bool {
+    ferry_memory::host_id().is_some_and(|own| own == id)
 }
 
 fn protocol(min: u32, max: u32) -> Result<u16, ApiError> {

@@ -82,6 +82,11 @@ impl Tenant {
         &self.name
     }
 
+    /// What it may hold.
+    pub fn quota(&self) -> Quota {
+        self.quota
+    }
+
     /// Takes room for a session of `slots` slots and `bytes` bytes.
     ///
     /// # Errors

@@ -97,9 +97,3 @@ impl Recorder {
         tokio::time::timeout(wait, answer).await.map_err(|_elapsed| FlushError::Late(wait))?
     }
 }
-
-impl ferry_transport::RecordSink for Recorder {
-    fn record(&self, record: RequestRecord) {
-        Recorder::record(self, record);
-    }
-}

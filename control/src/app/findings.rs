@@ -1,0 +1,95 @@
+//! What was looked for on this machine, beside the lanes.
+
+use ferry_onnx::Probe;
+use ferry_proto::v1;
+use rustix::process::{Resource, getrlimit};
+
+use super::engines;
+use crate::config::Config;
+
+fn finding(area: &str, name: &str, outcome: Result<String, (String, &str)>) -> v1::Finding {
+    let (usable, detail, fix) = match outcome {
+        Ok(detail) => (true, detail, ""),
+        Err((why, fix)) => (false, why, fix),
+    };
+    let (area, name, fix) = (area.to_owned(), name.to_owned(), fix.to_owned());
+    v1::Finding { area, name, usable, detail, fix }
+}
+
+/// Everything but the lanes.
+pub(super) fn all(config: &Config) -> Vec<v1::Finding> {
+    let mut all = vec![onnxruntime(config)];
+    all.push(finding("engine", "tract", Ok("part of this build".into())));
+    all.push(finding("engine", "echo", Ok("part of this build".into())));
+    all.push(finding("transport", "grpc", Ok("the control plane itself".into())));
+    for name in ["rdma", "gdr", "cuda-ipc"] {
+        let why = "not in this build".to_owned();
+        all.push(finding("transport", name, Err((why, "use shm on one host, tcp otherwise"))));
+    }
+    all.push(finding("device", "gpu", Err(("not in this build".into(), "models run on the CPU"))));
+    all.push(memfd());
+    all.push(eventfd());
+    all.push(futex());
+    all.push(memlock());
+    all.push(descriptors());
+    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    all.push(finding("limit", "cores", Ok(format!("{cores} that this process may use"))));
+    all
+}
+
+fn onnxruntime(config: &Config) -> v1::Finding {
+    match engines::probe(config) {
+        Probe::Found { path, version } => {
+            finding("engine", "onnx", Ok(format!("ONNX Runtime {version} in {}", path.display())))
+        }
+        Probe::Missing { why, fix } => finding("engine", "onnx", Err((why, &fix))),
+    }
+}
+
+fn memfd() -> v1::Finding {
+    let outcome = match rustix::fs::memfd_create("ferry-probe", rustix::fs::MemfdFlags::CLOEXEC) {
+        Ok(_) => Ok("anonymous shared memory can be made".into()),
+        Err(error) => Err((error.to_string(), "shm needs a system that allows memfd_create")),
+    };
+    finding("limit", "memfd", outcome)
+}
+
+fn eventfd() -> v1::Finding {
+    let outcome = match rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC) {
+        Ok(_) => Ok("threads can be woken by a descriptor".into()),
+        Err(error) => Err((error.to_string(), "raise the limit of descriptors (ulimit -n)")),
+    };
+    finding("limit", "eventfd", outcome)
+}
+
+fn futex() -> v1::Finding {
+    let word = std::sync::atomic::AtomicU32::new(0);
+    let woken = rustix::thread::futex::wake(&word, rustix::thread::futex::Flags::empty(), 1);
+    let outcome = match woken {
+        Ok(_) => Ok("threads of two processes can wait for one word".into()),
+        Err(error) => Err((error.to_string(), "clients of shm have to use the wait policy spin")),
+    };
+    finding("limit", "futex", outcome)
+}
+
+fn memlock() -> v1::Finding {
+    let limit = getrlimit(Resource::Memlock).current;
+    let text = limit.map_or("unlimited".to_owned(), |bytes| format!("{bytes} bytes"));
+    finding("limit", "memlock", Ok(format!("{text} can be pinned; nothing in this build does")))
+}
+
+fn descriptors() -> v1::Finding {
+    /// Descriptors that a session may take on its lane, with room.
+    const PER_SESSION: u64 = 4;
+    /// As many sessions as a server has to bear.
+    const SESSIONS: u64 = 1000;
+    let outcome = match getrlimit(Resource::Nofile).current {
+        Some(limit) if limit < PER_SESSION * SESSIONS => Err((
+            format!("{limit} descriptors, enough for some {} sessions", limit / PER_SESSION),
+            "raise it before the start: ulimit -n 65536",
+        )),
+        Some(limit) => Ok(format!("{limit} descriptors")),
+        None => Ok("unlimited descriptors".into()),
+    };
+    finding("limit", "descriptors", outcome)
+}

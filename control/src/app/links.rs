@@ -1,0 +1,187 @@
+//! Starts the lanes.
+
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use ferry_core::{Generation, SessionId, Token, Transport, WaitPolicy};
+use ferry_memory::{ReplyTo, SlotTable};
+use ferry_proto::v1;
+use ferry_transport::{
+    Handler, LaneOptions, Link, LinkError, Listener, LocalDoor, ShmListener, TcpListenerLink,
+    TcpOptions, ZmqListenerLink, ZmqOptions, lane, local,
+};
+
+use super::BuildError;
+use crate::config::Config;
+use crate::error::{ApiError, chain};
+use crate::handler::LaneHandler;
+use crate::lanes::{Door, Lane, Lanes};
+use crate::refusals::Refusals;
+use crate::routes::Routes;
+
+/// Most requests that one lane has with its models: 64 sessions with all 64 slots full, at some
+/// 250 bytes each.
+const IN_FLIGHT_MAX: usize = 4096;
+
+/// Most sessions of one tcp or zmq lane: the default quota of a tenant, four times.
+const SESSIONS_MAX: usize = 16_384;
+
+/// Makes a link on the lane's thread.
+type Make = Box<dyn FnOnce() -> Result<Box<dyn Listener>, LinkError> + Send>;
+
+/// Starts every lane that is asked for. One that does not start is a finding.
+pub(super) fn start(
+    config: &Config,
+    refusals: &Arc<Refusals>,
+) -> Result<(Lanes, Vec<v1::Finding>), BuildError> {
+    let counts = config.lanes;
+    let mut lanes = Lanes::default();
+    let mut findings = Vec::new();
+    for (transport, count) in [
+        (Transport::Shm, counts.shm),
+        (Transport::Tcp, counts.tcp),
+        (Transport::Zmq, counts.zmq),
+        (Transport::Local, counts.local),
+    ] {
+        let mut failed = None;
+        for number in 0..count {
+            match one(config, transport, number, refusals)? {
+                Ok(lane) => lanes.0.push(Arc::new(lane)),
+                Err(why) => failed = Some(why),
+            }
+        }
+        findings.push(finding(transport, count, failed));
+    }
+    Ok((lanes, findings))
+}
+
+fn finding(transport: Transport, count: u32, failed: Option<String>) -> v1::Finding {
+    let name = transport.name();
+    let (detail, fix) = match (&failed, count) {
+        (Some(why), _) => (why.clone(), fix(transport)),
+        (None, 0) => ("turned off".into(), format!("start the server with --{name}-lanes 1")),
+        (None, _) => (format!("{count} lanes"), String::new()),
+    };
+    if let Some(why) = &failed {
+        tracing::error!(transport = name, why, fix, "a lane did not start");
+    }
+    let usable = failed.is_none() && count > 0;
+    v1::Finding { area: "transport".into(), name: name.into(), usable, detail, fix }
+}
+
+fn fix(transport: Transport) -> String {
+    match transport {
+        Transport::Tcp | Transport::Zmq => {
+            "give --data-host an address of this machine that clients reach".into()
+        }
+        _ => "raise the limits of descriptors and threads (ulimit -n, ulimit -u)".into(),
+    }
+}
+
+/// Starts one lane; the inner error says why its link cannot be.
+fn one(
+    config: &Config,
+    transport: Transport,
+    number: u32,
+    refusals: &Arc<Refusals>,
+) -> Result<Result<Lane, String>, BuildError> {
+    let name = format!("ferry-{transport}-{number}");
+    let (make, door) = match transport {
+        Transport::Shm => (shm()?, None),
+        Transport::Tcp => match data_address(config) {
+            Ok(address) => (tcp(address), None),
+            Err(why) => return Ok(Err(why)),
+        },
+        Transport::Zmq => match data_address(config) {
+            Ok(address) => (zmq(address, config.request_bytes_max), None),
+            Err(why) => return Ok(Err(why)),
+        },
+        _ => {
+            let (listener, door) = local::listener();
+            let make: Make = Box::new(move || Ok(Box::new(listener)));
+            let door = Way { lane: name.clone(), door };
+            (make, Some(Arc::new(door) as Arc<dyn Door>))
+        }
+    };
+    let options = LaneOptions {
+        name: name.clone(),
+        // A session that asks for it gets it; a lane without one sleeps.
+        most_eager: WaitPolicy::Spin,
+        in_flight_max: IN_FLIGHT_MAX,
+    };
+    let routes = Arc::new(Routes::default());
+    let (of_handler, refusals) = (Arc::clone(&routes), Arc::clone(refusals));
+    let spawned = lane::spawn(options, move |outbox| {
+        let link = make()?;
+        let back = Arc::clone(outbox) as Arc<dyn ReplyTo>;
+        let handler = LaneHandler::new(transport.name(), of_handler, refusals, back);
+        Ok((link, Box::new(handler) as Box<dyn Handler>))
+    });
+    Ok(spawned.map_err(|error| chain(&error)).map(|handle| Lane {
+        name,
+        transport,
+        endpoint: handle.endpoint().clone(),
+        handle,
+        routes,
+        door,
+        sessions: AtomicU64::new(0),
+    }))
+}
+
+fn shm() -> Result<Make, BuildError> {
+    let mut random = [0_u8; 16];
+    getrandom::fill(&mut random)
+        .map_err(|error| BuildError::System(format!("no randomness: {error}")))?;
+    let socket = format!("ferry-{:032x}", u128::from_ne_bytes(random));
+    Ok(Box::new(move || Ok(Box::new(ShmListener::bind(&socket)?))))
+}
+
+fn tcp(address: SocketAddr) -> Make {
+    Box::new(move || {
+        let listener = TcpListener::bind(address)
+            .map_err(|error| LinkError::os(format!("bind {address}"), error))?;
+        let options = TcpOptions { sessions_max: SESSIONS_MAX, ..TcpOptions::default() };
+        Ok(Box::new(TcpListenerLink::new(listener, options)?))
+    })
+}
+
+fn zmq(address: SocketAddr, request_bytes_max: u64) -> Make {
+    Box::new(move || {
+        let options = ZmqOptions { sessions_max: SESSIONS_MAX, request_bytes_max };
+        Ok(Box::new(ZmqListenerLink::bind(address, options)?))
+    })
+}
+
+/// Where tcp and zmq bind, at a port of the system's choice. What is bound is what is announced,
+/// so that it has to be an address that a client can use.
+fn data_address(config: &Config) -> Result<SocketAddr, String> {
+    let host = config.data_host().trim_start_matches('[').trim_end_matches(']');
+    let mut found = (host, 0).to_socket_addrs().map_err(|error| format!("{host}: {error}"))?;
+    let first = found.next().ok_or_else(|| format!("{host} has no address"))?;
+    if first.ip().is_unspecified() {
+        return Err(format!("{host} is every address of this machine and none to connect to"));
+    }
+    Ok(first)
+}
+
+/// The way into a local lane.
+#[derive(Debug)]
+struct Way {
+    lane: String,
+    door: LocalDoor,
+}
+
+impl Door for Way {
+    fn connect(
+        &self,
+        session: SessionId,
+        generation: Generation,
+        token: &Token,
+    ) -> Result<(Box<dyn Link>, Arc<SlotTable>), ApiError> {
+        let connected = self.door.connect(session, generation, token);
+        let (link, table) = connected
+            .map_err(|error| ApiError::Lane { lane: self.lane.clone(), why: error.to_string() })?;
+        Ok((Box::new(link), table))
+    }
+}

@@ -1,0 +1,48 @@
+use super::*;
+
+fn parse(text: &str) -> Result<Settings, String> {
+    toml::from_str(text).map_err(|error: toml::de::Error| error.to_string())
+}
+
+#[test]
+fn the_command_line_wins_and_the_rest_is_the_default() {
+    let file = parse("listen = '0.0.0.0:1'\nqueue = 7\nlease-seconds = 0.5").unwrap();
+    let cli = Settings { listen: Some("127.0.0.1:0".into()), ..Settings::default() };
+    let config = cli.over(file).unwrap();
+    assert_eq!(config.listen, "127.0.0.1:0");
+    assert_eq!((config.queue, config.lease), (7, Duration::from_millis(500)));
+    assert_eq!(config.lanes, Config::default().lanes);
+    assert_eq!(config.data_host(), "127.0.0.1");
+}
+
+#[test]
+fn unknown_keys_are_refused_with_the_known_ones() {
+    let error = parse("lissen = 'x'").unwrap_err();
+    assert!(error.contains("lissen") && error.contains("`listen`"), "{error}");
+    let error = parse("[tenants.a]\nkey = 'k'\nquota = 3").unwrap_err();
+    assert!(error.contains("quota-slots"), "{error}");
+}
+
+#[test]
+fn values_without_a_meaning_are_named() {
+    for text in [
+        "listen = '7077'",
+        "queue = 0",
+        "lease-seconds = 0",
+        "lease-seconds = -1.0",
+        "shm-lanes = 65",
+        "[tenants.a]\nkey = ''",
+        "[tenants.a]\nkey = 'k'\n[tenants.b]\nkey = 'k'",
+    ] {
+        let error = Settings::default().over(parse(text).unwrap()).unwrap_err();
+        assert!(matches!(error, ConfigError::Value { .. }), "{text}: {error}");
+    }
+}
+
+#[test]
+fn tenants_inherit_the_quotas_that_they_do_not_name() {
+    let file = "quota-slots = 9\n[tenants.a]\nkey = 'k'\nquota-sessions = 3";
+    let config = Settings::default().over(parse(file).unwrap()).unwrap();
+    let tenant = &config.tenants[0];
+    assert_eq!((tenant.quota.sessions, tenant.quota.slots), (3, 9));
+}

@@ -1,0 +1,180 @@
+//! The binary itself: its first line, its signals, its exit codes.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Instant;
+
+use ferry_core::{Status, Transport};
+use ferry_proto::v1::sessions_client::SessionsClient;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::common::{Client, LONG, ask};
+
+struct Ferryd {
+    child: Child,
+    address: String,
+}
+
+fn command(folder: &Path, listen: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ferryd"));
+    command.current_dir(folder).args(["--listen", listen, "--store", "sqlite:f.db"]);
+    command.args(["--log", "warn"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+impl Ferryd {
+    fn start(folder: &Path) -> Ferryd {
+        let mut child = command(folder, "127.0.0.1:0").spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let address = json["listening"].as_str().unwrap().to_owned();
+        Ferryd { child, address }
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().try_into().unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + LONG;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "it does not end");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Ferryd {
+    fn drop(&mut self) {
+        // Ended already, except where a test failed.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_under_load_answers_what_was_accepted_and_ends_with_0() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut ferryd = Ferryd::start(folder.path());
+    let url = format!("http://{}", ferryd.address);
+    let mut sessions = SessionsClient::connect(url).await.unwrap();
+    let mut threads = Vec::new();
+    let (served, seen) = std::sync::mpsc::sync_channel(1024);
+    for transport in [Transport::Shm, Transport::Tcp, Transport::Zmq] {
+        let opened = sessions.open(ask(transport, 4096, 4096)).await.unwrap().into_inner();
+        let served = served.clone();
+        threads.push(tokio::task::spawn_blocking(move || {
+            let mut client = Client::connect(&opened);
+            let (mut answered, mut told) = (0_u64, false);
+            while !told {
+                let (status, _) = client.infer(&[1; 4096]);
+                match status {
+                    Status::Ok => answered += 1,
+                    Status::Draining | Status::LinkLost => told = true,
+                    other => panic!("{other}"),
+                }
+                if answered == 100 {
+                    served.send(()).unwrap();
+                }
+            }
+            answered
+        }));
+    }
+    for _ in 0..3 {
+        seen.recv_timeout(LONG).unwrap();
+    }
+    ferryd.signal(Signal::TERM);
+    assert_eq!(ferryd.wait().code(), Some(0));
+    let mut answered = 0;
+    for thread in threads {
+        answered += thread.await.unwrap();
+    }
+    let rows = stored(folder.path()).await;
+    assert!(rows >= answered, "{rows} rows for {answered} answers");
+}
+
+/// Rows of ended runs in the store that the server left behind.
+async fn stored(folder: &Path) -> u64 {
+    use ferry_control::store::{
+        Cell, Location, QueryLimits, SqliteConfig, SqliteStore, TimingStore,
+    };
+    let url = format!("sqlite:{}", folder.join("f.db").display());
+    let location: Location = url.parse().unwrap();
+    let store = SqliteStore::open(location, SqliteConfig::default()).await.unwrap();
+    let sql = "SELECT count(*) FROM request_rows JOIN runs ON runs.id = run_id \
+               WHERE finished_unix_ns IS NOT NULL";
+    let rows = store.query(sql, QueryLimits::default()).await.unwrap().all().await.unwrap();
+    store.close().await;
+    match rows[0][0] {
+        Cell::Integer(count) => count.try_into().unwrap(),
+        ref other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn sigint_ends_it_too_and_nothing_else_is_on_stdout() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut ferryd = Ferryd::start(folder.path());
+    ferryd.signal(Signal::INT);
+    assert_eq!(ferryd.wait().code(), Some(0));
+    let mut rest = String::new();
+    let mut out = BufReader::new(ferryd.child.stdout.take().unwrap());
+    assert_eq!(out.read_line(&mut rest).unwrap(), 0, "{rest}");
+    let sockets = std::fs::read_to_string("/proc/net/unix").unwrap();
+    let pid_free = !sockets.contains(&format!("ferry-{}", ferryd.child.id()));
+    assert!(pid_free, "no socket is left");
+}
+
+#[test]
+fn a_port_in_use_is_named_with_the_fix() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output = command(folder.path(), &address).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains(&address) && text.contains("--listen"), "{text}");
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn options_without_a_meaning_end_with_64() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("c.toml");
+    std::fs::write(&config, "lisen = '127.0.0.1:0'").unwrap();
+    for (args, hint) in [
+        (vec!["--queue", "0"], "at least 1"),
+        (vec!["--no-such-option"], "no-such-option"),
+        (vec!["--config", config.to_str().unwrap()], "`listen`"),
+        (vec!["--config", "missing.toml"], "missing.toml"),
+        (vec!["--log", "a=b=c"], "--log"),
+    ] {
+        let output = command(folder.path(), "127.0.0.1:0").args(&args).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(64), "{args:?}: {text}");
+        assert!(text.contains(hint), "{args:?}: {text}");
+    }
+}
+
+#[test]
+fn a_store_or_model_folder_that_is_not_there_ends_with_1_and_the_fix() {
+    let folder = tempfile::tempdir().unwrap();
+    for (args, hint) in [
+        (["--store", "sqlite:none/f.db"], "--store"),
+        (["--store", "postgres://x"], "sqlite:PATH"),
+        (["--models", "none"], "--models none"),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ferryd"));
+        command.current_dir(folder.path()).args(["--listen", "127.0.0.1:0"]).args(args);
+        let output = command.output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {text}");
+        assert!(text.contains(hint), "{args:?}: {text}");
+    }
+}

@@ -1,0 +1,198 @@
+//! A server, a client of its control plane, and the client's end of a session.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use ferry_control::state::State;
+use ferry_control::{Config, Server, bind};
+use ferry_core::{
+    Endpoint, Generation, RegionDescriptor, Request, RequestKind, RequestRecord, SessionId,
+    SlotLayout, Status, Token, Transport, WaitPolicy,
+};
+use ferry_memory::SlotTable;
+use ferry_proto::v1;
+use ferry_proto::v1::sessions_client::SessionsClient;
+use ferry_transport::{
+    Driver, DriverOptions, Link, RecordSink, ShmClient, TcpClient, UnixClock, ZmqClient,
+};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tonic::transport::Channel;
+
+/// A watchdog, and no more: nothing here takes as long.
+pub(crate) const LONG: Duration = Duration::from_secs(30);
+
+/// A server that runs.
+pub(crate) struct Running {
+    pub(crate) state: Arc<State>,
+    pub(crate) channel: Channel,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<anyhow::Result<()>>,
+}
+
+/// What is served where a test does not say otherwise: a store in memory, small limits.
+pub(crate) fn config() -> Config {
+    Config {
+        listen: "127.0.0.1:0".into(),
+        store: "sqlite::memory:".into(),
+        sample_every: Duration::ZERO,
+        ..Config::default()
+    }
+}
+
+impl Running {
+    pub(crate) async fn start(edit: impl FnOnce(&mut Config)) -> Running {
+        let mut config = config();
+        edit(&mut config);
+        let listener = bind(&config).await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let server = Server::build(config).await.unwrap();
+        let state = Arc::clone(server.state());
+        let (stop, stopped) = oneshot::channel();
+        let shutdown = async { drop(stopped.await) };
+        let task = tokio::spawn(server.serve(listener, shutdown));
+        let channel = Channel::from_shared(url.clone()).unwrap().connect().await.unwrap();
+        Running { state, channel, stop, task }
+    }
+
+    pub(crate) fn sessions(&self) -> SessionsClient<Channel> {
+        SessionsClient::new(self.channel.clone())
+    }
+
+    pub(crate) async fn open(
+        &self,
+        asked: v1::OpenSessionRequest,
+    ) -> Result<v1::OpenSessionResponse, tonic::Status> {
+        self.sessions().open(asked).await.map(tonic::Response::into_inner)
+    }
+
+    /// A session that is connected.
+    pub(crate) async fn client(&self, asked: v1::OpenSessionRequest) -> Client {
+        Client::connect(&self.open(asked).await.unwrap())
+    }
+
+    pub(crate) async fn stop(self) {
+        drop(self.stop);
+        tokio::time::timeout(LONG, self.task).await.unwrap().unwrap().unwrap();
+    }
+}
+
+/// Asks for a session with `echo`.
+pub(crate) fn ask(transport: Transport, bytes_in: u64, bytes_out: u64) -> v1::OpenSessionRequest {
+    let shape = |name: &str, size| v1::TensorShape { name: name.into(), shape: vec![size] };
+    v1::OpenSessionRequest {
+        protocol_min: 1,
+        protocol_max: 1,
+        model: "echo".into(),
+        transport: v1::Transport::from(transport).into(),
+        wait: v1::WaitPolicy::Block.into(),
+        shapes: vec![shape("input", bytes_in), shape("output", bytes_out)],
+        client: "test".into(),
+        host_id: ferry_memory::host_id().unwrap(),
+        ..v1::OpenSessionRequest::default()
+    }
+}
+
+/// Keeps the records of a client.
+#[derive(Debug, Default)]
+pub(crate) struct Records(pub(crate) Mutex<Vec<RequestRecord>>);
+
+impl RecordSink for Records {
+    fn record(&self, record: RequestRecord) {
+        self.0.lock().unwrap().push(record);
+    }
+}
+
+/// The client's end of a session.
+pub(crate) struct Client {
+    pub(crate) driver: Driver,
+    pub(crate) table: Arc<SlotTable>,
+    pub(crate) reference: v1::SessionRef,
+    pub(crate) records: Arc<Records>,
+}
+
+pub(crate) const TENSOR: Request = Request { kind: RequestKind::Tensor, batch: 1, priority: 0 };
+
+/// Connects the link of a session; the reason if it is refused.
+pub(crate) fn link(
+    opened: &v1::OpenSessionResponse,
+    token: Token,
+) -> Result<(Box<dyn Link>, Arc<SlotTable>), String> {
+    let (session, _, generation) = opened.session.as_ref().unwrap().parts().unwrap();
+    let endpoint = Endpoint::try_from(opened.endpoint.clone().unwrap()).unwrap();
+    let layout = SlotLayout::from(opened.layout.unwrap());
+    let region: RegionDescriptor = opened.regions[0].with_layout(layout).unwrap();
+    let late = Instant::now() + LONG;
+    fn boxed<L: Link + 'static>(
+        connected: Result<(L, Arc<SlotTable>), impl std::fmt::Display>,
+    ) -> Result<(Box<dyn Link>, Arc<SlotTable>), String> {
+        let (link, table) = connected.map_err(|error| error.to_string())?;
+        Ok((Box::new(link), table))
+    }
+    match endpoint {
+        Endpoint::Shm { .. } => {
+            boxed(ShmClient::connect(&endpoint, session, generation, token, &region, late))
+        }
+        Endpoint::Tcp { .. } => {
+            boxed(TcpClient::connect(&endpoint, session, generation, token, layout, late))
+        }
+        Endpoint::Zmq { .. } => {
+            boxed(ZmqClient::connect(&endpoint, session, generation, token, layout, late))
+        }
+        other => panic!("no link for {other:?}"),
+    }
+}
+
+impl Client {
+    pub(crate) fn connect(opened: &v1::OpenSessionResponse) -> Client {
+        let reference = opened.session.clone().unwrap();
+        let (session, token, generation) = reference.parts().unwrap();
+        let (link, table) = link(opened, token).unwrap();
+        let options = driver_options(session, generation, opened.run_id);
+        let records = Arc::new(Records::default());
+        let sink = Arc::clone(&records) as Arc<dyn RecordSink>;
+        Client { driver: Driver::new(link, options, sink), table, reference, records }
+    }
+
+    /// Sends one request without waiting.
+    pub(crate) fn send(&mut self, payload: &[u8]) -> u64 {
+        let slot = self.table.acquire().expect("a free slot");
+        slot.request().copy_in(0, payload).unwrap();
+        self.driver.submit(slot, payload.len(), TENSOR, Some(1)).unwrap()
+    }
+
+    /// Waits for one reply: its status and its payload. A lost link has the status `link_lost`.
+    pub(crate) fn reply(&mut self) -> (Status, Vec<u8>) {
+        tokio::task::block_in_place(|| self.driver.wait(Some(Instant::now() + LONG)));
+        let done = self.driver.take().expect("a reply in time");
+        let mut payload = vec![0; done.payload_bytes];
+        if let Some(slot) = &done.slot {
+            slot.reply().copy_out(0, &mut payload).unwrap();
+        }
+        (done.status, payload)
+    }
+
+    pub(crate) fn infer(&mut self, payload: &[u8]) -> (Status, Vec<u8>) {
+        self.send(payload);
+        self.reply()
+    }
+}
+
+fn driver_options(session: SessionId, generation: Generation, run: i64) -> DriverOptions {
+    let (wait, clock) = (WaitPolicy::Block, UnixClock::read());
+    DriverOptions { session, generation, run, wait, first_request: 1, clock }
+}
+
+/// What `echo` makes of `input`.
+pub(crate) fn echoed(input: &[u8], bytes_out: usize) -> Vec<u8> {
+    input.iter().copied().cycle().take(bytes_out).collect()
+}
+
+/// Looks until it is so.
+pub(crate) async fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LONG;
+    while !is() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}

@@ -1,0 +1,120 @@
+//! The transport `grpc`: tensors inside the call.
+
+use ferry_core::Transport;
+use ferry_proto::v1;
+use ferry_proto::v1::inference_client::InferenceClient;
+use tonic::Code;
+
+use crate::common::{Running, ask, echoed, until};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_carries_its_payload_in_the_call() {
+    let server = Running::start(|_| {}).await;
+    let opened = server.open(ask(Transport::Grpc, 600_000, 4000)).await.unwrap();
+    assert_eq!(opened.transport(), v1::Transport::Grpc);
+    let mut inference = InferenceClient::new(server.channel.clone());
+    for round in 1..=20_u8 {
+        let payload = vec![round; 600_000];
+        let request = v1::InferRequest {
+            session: opened.session.clone(),
+            payload: payload.clone().into(),
+            request: u64::from(round),
+            ..Default::default()
+        };
+        let answer = inference.infer(request).await.unwrap().into_inner();
+        assert_eq!(answer.payload, echoed(&payload, 4000));
+        let times = ferry_proto::server_times_from_wire(&answer.server_times).unwrap();
+        let of = |stage| times.of(stage).unwrap_or(0);
+        let parts = of(ferry_core::Stage::Receive) + of(ferry_core::Stage::Infer);
+        assert!(parts > 0 && parts <= of(ferry_core::Stage::Server), "{times:?}");
+    }
+    let mut long = v1::InferRequest { session: opened.session.clone(), ..Default::default() };
+    long.payload = vec![0; 600_001].into();
+    let refused = inference.infer(long).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().contains("600000"), "{}", refused.message());
+    let mut short = v1::InferRequest { session: opened.session, ..Default::default() };
+    short.payload = vec![0; 1].into();
+    let refused = inference.infer(short).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert_eq!(refused.metadata().get("ferry-status").unwrap(), "bad_request");
+    let session = server.state.sessions.all().remove(0);
+    assert_eq!(session.inline_slots().unwrap().free_slots(), 2, "every slot came back");
+    assert_eq!(session.meter.in_flight(), 0);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_without_a_session_names_model_and_inputs() {
+    let server = Running::start(|_| {}).await;
+    let mut inference = InferenceClient::new(server.channel.clone());
+    let input = |name: &str, datatype: &str, bytes: usize| v1::InlineTensor {
+        name: name.into(),
+        datatype: datatype.into(),
+        shape: vec![5],
+        contents: vec![7; bytes].into(),
+    };
+    let request = |inputs: Vec<v1::InlineTensor>| v1::InferRequest {
+        model: "echo".into(),
+        inputs,
+        shapes: vec![v1::TensorShape { name: "output".into(), shape: vec![12] }],
+        ..Default::default()
+    };
+    let good = request(vec![input("input", "UINT8", 5)]);
+    let answer = inference.infer(good).await.unwrap().into_inner();
+    assert_eq!(answer.outputs.len(), 1);
+    assert_eq!((answer.outputs[0].name.as_str(), &answer.outputs[0].shape), ("output", &vec![12]));
+    assert_eq!(answer.outputs[0].contents, vec![7; 12]);
+    assert_eq!((answer.model.as_str(), answer.engine.as_str()), ("echo", "echo"));
+    for bad in [
+        vec![input("input", "FP32", 5)],
+        vec![input("input", "UINT8", 4)],
+        vec![input("other", "UINT8", 5)],
+        vec![input("input", "UINT8", 5), input("input", "UINT8", 5)],
+        vec![input("input", "WRONG", 5)],
+    ] {
+        let refused = inference.infer(request(bad)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+    }
+    let nothing = inference.infer(v1::InferRequest::default()).await.unwrap_err();
+    assert_eq!(nothing.code(), Code::InvalidArgument);
+    let tenant = server.state.tenants.find(None).unwrap();
+    let all = tenant.quota();
+    assert!(tenant.reserve(all.slots, all.bytes).is_ok(), "nothing is held after the calls");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_of_a_lane_is_not_served_in_calls() {
+    let server = Running::start(|_| {}).await;
+    let opened = server.open(ask(Transport::Tcp, 8, 8)).await.unwrap();
+    let mut inference = InferenceClient::new(server.channel.clone());
+    let request = v1::InferRequest { session: opened.session, ..Default::default() };
+    let refused = inference.infer(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains("opened with tcp"), "{}", refused.message());
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_and_reflection_are_there_and_health_flips_on_the_drain() {
+    use tonic_health::pb::health_client::HealthClient;
+    use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
+    let server = Running::start(|_| {}).await;
+    let mut health = HealthClient::new(server.channel.clone());
+    let names = ["", "ferry.v1.Sessions", "ferry.v1.Inference", "ferry.v1.Admin"];
+    for name in names {
+        let request = HealthCheckRequest { service: name.into() };
+        let answer = health.check(request).await.unwrap().into_inner();
+        assert_eq!(answer.status(), ServingStatus::Serving, "{name}");
+    }
+    let request = HealthCheckRequest { service: "ferry.v1.Sessions".into() };
+    let mut watch = health.watch(request).await.unwrap().into_inner();
+    assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
+    let seen = tokio::spawn(async move { watch.message().await.unwrap().unwrap().status() });
+    let state = std::sync::Arc::clone(&server.state);
+    let stopping = tokio::spawn(server.stop());
+    assert_eq!(seen.await.unwrap(), ServingStatus::NotServing);
+    stopping.await.unwrap();
+    until("it drained", || state.takes_new().is_err()).await;
+}

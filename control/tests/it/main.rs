@@ -1,0 +1,14 @@
+//! A real server on port 0, a raw gRPC client and the real links.
+#![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
+
+mod binary;
+mod common;
+mod inline;
+mod leases;
+mod local;
+mod models;
+mod quotas;
+mod refused;
+mod runs;
+mod transports;

@@ -1,0 +1,124 @@
+//! Every line that scripts outside the project call, as it is typed.
+
+use std::fs;
+
+use ferry_zoo::digits::demo_jpeg;
+
+use crate::server::{Server, run, text};
+
+const TRANSPORTS: [&str; 5] = ["local", "shm", "tcp", "zmq", "grpc"];
+const STAGES: [&str; 7] = ["p50", "p90", "p99", "p999", "max", "mean", "cov"];
+
+#[test]
+fn a_picture_is_answered_over_every_transport_and_written_as_npy() {
+    let server = Server::start(&[], |_| {});
+    let image = server.path("models").join(demo_jpeg().file_name);
+    let mut files = Vec::new();
+    for transport in TRANSPORTS {
+        let folder = server.path(transport);
+        let words = ["infer", "--model", "digits", "--transport", transport, "--image"];
+        let words = [&words[..], &[image.to_str().unwrap(), "--output"]].concat();
+        let answer = &server.json(&[&words[..], &[folder.to_str().unwrap()]].concat())[0];
+        assert_eq!(answer["transport"], transport);
+        assert_eq!(answer["top"][0]["label"], demo_jpeg().label.to_string(), "{transport}");
+        assert!(answer["total_ns"].as_u64().unwrap() > 0);
+        assert!(answer["stages"]["copy_in"].is_null(), "no device: absent, not 0");
+        files.push(fs::read(folder.join("output.npy")).unwrap());
+    }
+    assert!(files.iter().all(|file| *file == files[0]), "one picture, one answer");
+}
+
+#[test]
+fn tensors_go_in_and_come_out_the_same_over_every_transport() {
+    let server = Server::start(&[], |_| {});
+    let input = server.path("x.npy");
+    let values: Vec<u8> = (0..64_u8).flat_map(|i| (f32::from(i) / 64.0).to_le_bytes()).collect();
+    let mut file = b"\x93NUMPY\x01\x00".to_vec();
+    let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 1, 8, 8), }\n";
+    file.extend(u16::try_from(header.len()).unwrap().to_le_bytes());
+    file.extend(header.as_bytes());
+    file.extend(values);
+    fs::write(&input, file).unwrap();
+    let named = format!("input={}", input.display());
+    let mut answers = Vec::new();
+    for transport in TRANSPORTS {
+        let folder = server.path(&format!("out-{transport}"));
+        let words = ["infer", "--model", "digits", "--transport", transport, "--input", &named];
+        server.json(&[&words[..], &["--output", folder.to_str().unwrap()]].concat());
+        answers.push(fs::read(folder.join("output.npy")).unwrap());
+    }
+    assert!(answers.iter().all(|answer| *answer == answers[0]));
+}
+
+#[test]
+fn a_bench_prints_one_object_per_transport_and_sql_finds_every_request() {
+    let server = Server::start(&[], |_| {});
+    let lines = server.json(&[
+        "bench",
+        "--model",
+        "echo",
+        "--transport",
+        "local,shm,tcp,zmq,grpc",
+        "--clients",
+        "2",
+        "--requests",
+        "40",
+        "--warmup",
+        "5",
+        "--wait",
+        "block",
+        "--in-bytes",
+        "5000",
+        "--out-bytes",
+        "100",
+    ]);
+    assert_eq!(lines.len(), TRANSPORTS.len());
+    for (line, transport) in lines.iter().zip(TRANSPORTS) {
+        assert_eq!(line["transport"], transport);
+        assert_eq!((&line["model"], &line["clients"]), (&"echo".into(), &2.into()));
+        assert_eq!((&line["requests"], &line["errors"]), (&80.into(), &0.into()), "{line}");
+        assert!(line["throughput_rps"].as_f64().unwrap() > 0.0);
+        for key in STAGES {
+            assert!(line["total_ns"][key].is_number(), "{transport} total_ns.{key}: {line}");
+            assert!(line["stages"]["infer"][key].is_number(), "{transport} infer.{key}");
+        }
+        let run_id = line["run_id"].as_i64().unwrap();
+        let sql = format!(
+            "SELECT count(*) AS n, count(total_ns) AS totals, count(copy_in_ns) AS copies, \
+             min(unattributed_ns) AS least FROM requests WHERE run_id = {run_id} \
+             AND transport = '{transport}'"
+        );
+        let rows = server.json(&["sql", "--store", &server.store(), &sql]);
+        assert_eq!((&rows[0]["n"], &rows[0]["totals"]), (&80.into(), &80.into()), "{transport}");
+        assert_eq!(rows[0]["copies"], 0, "absent stages are NULL");
+        assert!(rows[0]["least"].as_i64().unwrap() >= 0);
+    }
+    let runs = server.json(&["runs", "list"]);
+    assert!(runs.len() > TRANSPORTS.len(), "the server's own, and one for each");
+    let (a, b) = (lines[1]["run_id"].to_string(), lines[2]["run_id"].to_string());
+    assert!(server.ferry(&["runs", "show", &a]).status.success());
+    assert!(server.ferry(&["runs", "compare", &a, &b]).status.success());
+}
+
+#[test]
+fn the_other_commands_answer() {
+    let server = Server::start(&[], |_| {});
+    let models = server.json(&["models"]);
+    let names: Vec<_> = models.iter().map(|model| model["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["digits", "echo"]);
+    let findings = server.json(&["doctor"]);
+    let usable = |name: &str| {
+        let mut all = findings.iter();
+        all.find(|it| it["name"] == name).is_some_and(|it| it["usable"] == true)
+    };
+    assert!(TRANSPORTS.iter().all(|transport| usable(transport)), "{findings:?}");
+    assert!(!usable("rdma"), "said, with what to do");
+    assert!(server.json(&["sessions"]).is_empty());
+    let rows = server.json(&["sql", "SELECT 1 AS one, NULL AS none"]);
+    assert_eq!(rows, [serde_json::json!({ "one": 1, "none": null })]);
+    let out = server.path("zoo");
+    let written = server.json(&["zoo", "write", "digits", "--out", out.to_str().unwrap()]);
+    assert!(out.join("digits.onnx").exists() && written[0]["bytes"].is_u64());
+    let help = text(&run(&["--help"], None).stdout);
+    assert!(help.contains("Exit codes"), "{help}");
+}

@@ -1,0 +1,117 @@
+//! Servers that end and sessions that are taken away.
+
+use std::time::{Duration, Instant};
+
+use ferry_client::blocking::{Client, Session};
+use ferry_client::{Error, Transport};
+use rustix::process::Signal;
+
+use crate::server::Server;
+
+const TRANSPORTS: [Transport; 4] =
+    [Transport::Shm, Transport::Tcp, Transport::Zmq, Transport::Grpc];
+
+fn echo(client: &Client, transport: Transport) -> Session {
+    let session = client.session("echo").transport(transport).slots(1);
+    session.shape("input", &[64]).shape("output", &[64]).open().unwrap()
+}
+
+fn once(session: &mut Session, value: u8) -> Result<(), Error> {
+    let mut slot = session.slot()?;
+    slot.input_mut(0)?.fill(value);
+    let reply = session.infer(slot)?;
+    assert_eq!(reply.output(0)?, [value; 64]);
+    Ok(())
+}
+
+#[test]
+fn a_session_that_was_evicted_is_opened_again_by_the_next_slot() {
+    let server = Server::start(&[], |_| {});
+    let client = Client::connect(&server.url).unwrap();
+    for transport in TRANSPORTS {
+        let mut session = echo(&client, transport);
+        once(&mut session, 1).unwrap();
+        let id = session.agreed().session().to_string();
+        assert!(server.ferry(&["sessions", "evict", &id]).status.success());
+        let deadline = Instant::now() + Duration::from_secs(30);
+        // The first request may find out that the session has ended; the next one must work.
+        while once(&mut session, 2).is_err() {
+            assert!(Instant::now() < deadline, "{transport} never came back");
+        }
+        assert_ne!(session.agreed().session().to_string(), id, "{transport}: a new session");
+    }
+}
+
+#[test]
+fn a_killed_server_is_noticed_and_its_successor_found() {
+    for transport in TRANSPORTS {
+        let mut server = Server::start(&[], |_| {});
+        let address = server.url.trim_start_matches("http://").to_owned();
+        let client = Client::connect(&server.url).unwrap();
+        let mut session = echo(&client, transport);
+        once(&mut session, 1).unwrap();
+        server.signal(Signal::KILL);
+        server.wait();
+        assert!(once(&mut session, 2).is_err(), "{transport}: nobody can have answered");
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("models")).unwrap();
+        let _successor = Server::on(&address, &[], folder);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while let Err(error) = once(&mut session, 3) {
+            assert!(Instant::now() < deadline, "{transport}: {error}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+#[test]
+fn a_drain_answers_what_was_accepted_and_ends_the_run() {
+    let mut server = Server::start(&[], |_| {});
+    let client = Client::connect(&server.url).unwrap();
+    let mut session = echo(&client, Transport::Shm);
+    once(&mut session, 1).unwrap();
+    let mut answered = 1;
+    server.signal(Signal::TERM);
+    let refused = loop {
+        match once(&mut session, 2) {
+            Ok(()) => answered += 1,
+            Err(error) => break error,
+        }
+    };
+    // Told, or cut off after the drain: never left waiting.
+    assert!(matches!(refused, Error::Request { .. } | Error::LinkLost(_) | Error::Refused { .. }));
+    assert!(answered > 0);
+    drop(session);
+    assert_eq!(server.wait(), Some(0), "an asked-for end");
+    let sql =
+        "SELECT count(*) AS n FROM runs WHERE kind = 'serve' AND finished_unix_ns IS NOT NULL";
+    assert_eq!(server.json(&["sql", "--store", &server.store(), sql])[0]["n"], 1);
+}
+
+#[test]
+fn clients_that_vanish_leave_nothing_behind() {
+    let server = Server::start(&["--lease-seconds", "1"], |_| {});
+    let files = || std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap().count();
+    let client = Client::connect(&server.url).unwrap();
+    let before = files();
+    for transport in TRANSPORTS {
+        let mut bench = std::process::Command::new(crate::server::ferry_path())
+            .args(["bench", "--server", &server.url, "--model", "echo", "--clients", "4"])
+            .args(["--requests", "1000000", "--transport", transport.name()])
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while server.json(&["sessions"]).len() < 4 {
+            assert!(Instant::now() < deadline, "{transport}: no sessions");
+        }
+        bench.kill().unwrap();
+        bench.wait().unwrap();
+        while !server.json(&["sessions"]).is_empty() || files() > before {
+            assert!(Instant::now() < deadline, "{transport}: {} files, were {before}", files());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+    drop(client);
+}

@@ -1,0 +1,8 @@
+//! The real `ferry` against the real `ferryd`, as a person and as a script would use them.
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
+mod accuracy;
+mod bad_input;
+mod contract;
+mod death;
+mod server;

@@ -1,0 +1,127 @@
+//! A server of a test's own, and the command line.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// How long a server may take to end; only a guard.
+const END_WITHIN: Duration = Duration::from_secs(30);
+
+pub(crate) fn ferry_path() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_ferry"))
+}
+
+fn ferryd_path() -> PathBuf {
+    let path = ferry_path().with_file_name("ferryd");
+    assert!(path.exists(), "ferryd is missing: run `cargo build -p ferry-control` in this profile");
+    path
+}
+
+/// Starts ferryd with these options; the caller reads its output.
+pub(crate) fn ferryd(options: &[&str]) -> Command {
+    let mut command = Command::new(ferryd_path());
+    command.args(options).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// A running ferryd with a folder of its own; both are gone when it is dropped.
+pub(crate) struct Server {
+    child: Child,
+    pub(crate) url: String,
+    pub(crate) folder: tempfile::TempDir,
+}
+
+impl Server {
+    /// With the digit classifier, and whatever `prepare` puts into the model folder.
+    pub(crate) fn start(options: &[&str], prepare: impl FnOnce(&Path)) -> Server {
+        let folder = tempfile::tempdir().unwrap();
+        let models = folder.path().join("models");
+        ferry_zoo::write("digits", &models, 1, &mut |_| {}).unwrap();
+        prepare(&models);
+        Server::on("127.0.0.1:0", options, folder)
+    }
+
+    pub(crate) fn on(listen: &str, options: &[&str], folder: tempfile::TempDir) -> Server {
+        let store = format!("sqlite:{}", folder.path().join("runs.db").display());
+        let models = folder.path().join("models");
+        let mut command = ferryd(&["--listen", listen, "--log", "error", "--store", &store]);
+        let mut child = command
+            .arg("--models")
+            .arg(models)
+            .args(options)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let ready: Value = serde_json::from_str(&line).expect("the first line is JSON");
+        let url = format!("http://{}", ready["listening"].as_str().unwrap());
+        Server { child, url, folder }
+    }
+
+    pub(crate) fn store(&self) -> String {
+        format!("sqlite:{}", self.folder.path().join("runs.db").display())
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(self.pid()).unwrap()).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// Waits for the end; the exit code.
+    pub(crate) fn wait(&mut self) -> Option<i32> {
+        let deadline = Instant::now() + END_WITHIN;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(Instant::now() < deadline, "the server does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Runs `ferry` with `--server` and gives what it printed.
+    pub(crate) fn ferry(&self, words: &[&str]) -> Output {
+        run(words, Some(&self.url))
+    }
+
+    /// The JSON lines of a command that must succeed.
+    pub(crate) fn json(&self, words: &[&str]) -> Vec<Value> {
+        let output = self.ferry(&[words, &["--json"]].concat());
+        let (out, err) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "{words:?}: {err}");
+        out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Runs `ferry`.
+pub(crate) fn run(words: &[&str], server: Option<&str>) -> Output {
+    let mut command = Command::new(ferry_path());
+    command.args(words).env_remove("FERRY_KEY").env_remove("FERRY_SERVER");
+    if let Some(url) = server {
+        command.env("FERRY_SERVER", url);
+    }
+    command.output().unwrap()
+}
+
+pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

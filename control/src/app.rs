@@ -25,6 +25,10 @@ use crate::store::{
 /// How long the last rows may take when the server ends.
 const FLUSH_WAIT: Duration = Duration::from_secs(10);
 
+/// How long the last replies may take from a link into the hands of the kernel, if their clients
+/// read: ending a session cuts off what its link still holds, and no link says how much that is.
+const LAST_REPLIES: Duration = Duration::from_millis(100);
+
 /// Why a server could not be built.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
@@ -137,6 +141,9 @@ impl Server {
     /// was in flight has been waited for before.
     pub(crate) async fn end(self) {
         let Server { state, writer } = self;
+        if state.sessions.count() > 0 {
+            tokio::time::sleep(LAST_REPLIES).await;
+        }
         for session in state.sessions.all() {
             let status = ferry_core::Status::Draining;
             crate::sessions::end(&state, &session, status, "server ended").await;

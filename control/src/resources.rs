@@ -7,8 +7,8 @@ use crate::machine::sample;
 use crate::state::State;
 use crate::store::Event;
 
-/// Samples until it is aborted. What sampling itself costs is logged at the first sample: it is
-/// two reads of `/proc`, some 50 µs each second by default.
+/// Samples until it is aborted. What sampling itself costs is measured and logged at the first
+/// sample: it is two reads of `/proc`, some 100 µs each second by default.
 pub(crate) async fn keep(state: Arc<State>, every: Duration) {
     if every.is_zero() {
         return;

@@ -71,9 +71,7 @@ impl State {
 
     /// Requests that are being served, on lanes and in calls.
     pub fn in_flight(&self) -> u64 {
-        let sessions = self.sessions.all();
-        let served: u64 = sessions.iter().map(|session| session.meter.in_flight()).sum();
-        served.max(self.lanes.in_flight())
+        self.tenants.in_flight().max(self.lanes.in_flight())
     }
 
     /// Refuses what is new, and waits for at most `at_most` for what is in flight; how much of

@@ -153,6 +153,8 @@ impl v1::local_server::Local for LocalService {
             ..v1::OpenSessionRequest::default()
         };
         let opened = Arc::new(open_local(&self.0, tenant, asked).await?);
+        // Nobody sends heartbeats for it.
+        opened.session.keep(INFER_MAX);
         let (sender, receiver) = oneshot::channel();
         let (of_thread, recorder) = (Arc::clone(&opened), self.0.recorder.clone());
         let started = thread("ferry-local-in", move || {

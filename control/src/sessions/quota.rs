@@ -127,7 +127,7 @@ impl Tenant {
 
     /// Notes that a request is served.
     pub fn end(&self) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.in_flight.fetch_sub(1, Ordering::Release);
     }
 }
 
@@ -155,6 +155,12 @@ impl Tenants {
             |tenant: &TenantConfig| (tenant.key.clone(), Tenant::new(&tenant.name, tenant.quota));
         let by_key = configured.iter().map(one).collect();
         Tenants { by_key, everybody: Tenant::new("default", quota), operator_key }
+    }
+
+    /// Requests of all tenants that are being served, on lanes and in calls.
+    pub fn in_flight(&self) -> u64 {
+        let all = self.by_key.iter().map(|(_, tenant)| tenant).chain([&self.everybody]);
+        all.map(|tenant| tenant.in_flight.load(Ordering::Acquire)).sum()
     }
 
     /// Whether this is the operator's key. Without tenants everybody is an operator.

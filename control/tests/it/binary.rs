@@ -6,10 +6,11 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Instant;
 
 use ferry_core::{Status, Transport};
+use ferry_proto::v1;
 use ferry_proto::v1::sessions_client::SessionsClient;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::common::{Client, LONG, ask};
+use crate::common::{Client, LONG, ask, until};
 
 struct Ferryd {
     child: Child,
@@ -25,7 +26,11 @@ fn command(folder: &Path, listen: &str) -> Command {
 
 impl Ferryd {
     fn start(folder: &Path) -> Ferryd {
-        let mut child = command(folder, "127.0.0.1:0").spawn().unwrap();
+        Ferryd::spawn(&mut command(folder, "127.0.0.1:0"))
+    }
+
+    fn spawn(command: &mut Command) -> Ferryd {
+        let mut child = command.spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
         let json: serde_json::Value = serde_json::from_str(&line).unwrap();
@@ -97,6 +102,48 @@ async fn sigterm_under_load_answers_what_was_accepted_and_ends_with_0() {
     }
     let rows = stored(folder.path()).await;
     assert!(rows >= answered, "{rows} rows for {answered} answers");
+}
+
+/// What a process holds: descriptors, and mappings of memory that sessions share.
+fn held(ferryd: &Ferryd) -> (usize, usize) {
+    let proc = format!("/proc/{}", ferryd.child.id());
+    let maps = std::fs::read_to_string(format!("{proc}/maps")).unwrap();
+    let shared = maps.lines().filter(|line| line.contains("memfd:ferry")).count();
+    (std::fs::read_dir(format!("{proc}/fd")).unwrap().count(), shared)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn expired_sessions_leave_no_descriptor_and_no_mapping() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("c.toml");
+    std::fs::write(&config, "lease-seconds = 0.5\nshm-lanes = 1").unwrap();
+    let mut command = command(folder.path(), "127.0.0.1:0");
+    let ferryd = Ferryd::spawn(command.arg("--config").arg(&config));
+    let url = format!("http://{}", ferryd.address);
+    let mut sessions = SessionsClient::connect(url).await.unwrap();
+    // What is made once is made before the count: threads of the runtime, the first connection.
+    let warm = sessions.open(ask(Transport::Tcp, 64, 64)).await.unwrap().into_inner();
+    drop(Client::connect(&warm));
+    let close = v1::CloseSessionRequest { session: warm.session };
+    sessions.close(close).await.unwrap();
+    let before = held(&ferryd);
+    let mut clients = Vec::new();
+    for transport in [Transport::Shm, Transport::Tcp, Transport::Zmq].repeat(5) {
+        let opened = sessions.open(ask(transport, 4096, 4096)).await.unwrap().into_inner();
+        let mut client = Client::connect(&opened);
+        assert_eq!(client.infer(&[1; 4096]).0, Status::Ok);
+        clients.push(client);
+    }
+    let during = held(&ferryd);
+    assert!(during.0 > before.0 && during.1 >= 5, "{before:?} {during:?}");
+    // The clients hold their ends, as a client does that hangs, and send no heartbeat.
+    until("all that is the server's is back", || {
+        let now = held(&ferryd);
+        now.1 == before.1 && now.0 < during.0
+    })
+    .await;
+    drop(clients);
+    until("the last descriptors are back", || held(&ferryd).0 <= before.0).await;
 }
 
 /// Rows of ended runs in the store that the server left behind.

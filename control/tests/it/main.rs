@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 
+mod admin;
 mod binary;
 mod common;
 mod inline;

@@ -1,0 +1,69 @@
+//! What an operator sees.
+
+use ferry_core::{Status, Transport};
+use ferry_proto::v1;
+use ferry_proto::v1::admin_client::AdminClient;
+
+use crate::common::{Running, ask};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_tells_sessions_lanes_transports_and_the_store() {
+    let server = Running::start(|config| config.lanes.zmq = 0).await;
+    let mut client = server.client(ask(Transport::Shm, 64, 64)).await;
+    for _ in 0..3 {
+        assert_eq!(client.infer(&[1; 64]).0, Status::Ok);
+    }
+    server.state.recorder.flush(crate::common::LONG).await.unwrap();
+    let mut admin = AdminClient::new(server.channel.clone());
+    let status = admin.status(v1::StatusRequest {}).await.unwrap().into_inner();
+    assert_eq!((status.sessions, status.requests_in_flight, status.refusals), (1, 0, 0));
+    assert!(status.run_id > 0 && !status.draining && !status.commit.is_empty());
+    let store = status.store.as_ref().unwrap();
+    assert_eq!((store.state.as_str(), store.rows_written, store.rows_lost), ("ok", 3, 0));
+    let names: Vec<_> = status.transports().collect();
+    let all = [v1::Transport::Local, v1::Transport::Shm, v1::Transport::Tcp, v1::Transport::Grpc];
+    assert_eq!(names, all);
+    let shm = status.lanes.iter().filter(|lane| lane.name.starts_with("ferry-shm"));
+    let (arrivals, replies) = shm.fold((0, 0), |sum, it| (sum.0 + it.arrivals, sum.1 + it.replies));
+    assert_eq!((arrivals, replies), (3, 3));
+    assert!(status.lanes.iter().all(|lane| lane.alive));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_name_what_is_missing_with_the_fix() {
+    let server = Running::start(|config| {
+        config.lanes.zmq = 0;
+        config.data_host = Some("0.0.0.0".into());
+        config.onnxruntime = Some("/nowhere/libonnxruntime.so".into());
+    })
+    .await;
+    let mut admin = AdminClient::new(server.channel.clone());
+    let devices = admin.devices(v1::DevicesRequest {}).await.unwrap().into_inner();
+    let find = |area: &str, name: &str| {
+        let mut all = devices.findings.iter().filter(|it| (it.area == area) & (it.name == name));
+        let one = all.next().unwrap_or_else(|| panic!("no finding {area} {name}"));
+        assert!(all.next().is_none(), "{area} {name} twice");
+        one
+    };
+    for (area, name) in
+        [("transport", "shm"), ("transport", "grpc"), ("engine", "echo"), ("limit", "memfd")]
+    {
+        assert!(find(area, name).usable, "{area} {name}");
+    }
+    for (area, name) in [
+        ("transport", "tcp"),
+        ("transport", "zmq"),
+        ("transport", "rdma"),
+        ("engine", "onnx"),
+        ("device", "gpu"),
+    ] {
+        let finding = find(area, name);
+        assert!(!finding.usable && !finding.fix.is_empty(), "{finding:?}");
+    }
+    assert!(find("transport", "tcp").fix.contains("--data-host"));
+    assert!(find("engine", "onnx").detail.contains("/nowhere"));
+    let refused = server.open(ask(Transport::Tcp, 64, 64)).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+    server.stop().await;
+}

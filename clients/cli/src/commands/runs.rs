@@ -37,8 +37,9 @@ pub(crate) fn run(args: &RunsArgs, printer: &Printer) -> Result<(), Failure> {
             sql::print(&sql::ask(&client, &stages, ROWS_MAX)?, printer)
         }
         RunsVerb::Compare { run_a, run_b } => {
-            let query =
-                format!("SELECT * FROM run_comparison WHERE run_a = {run_a} AND run_b = {run_b}");
+            let query = format!(
+                "SELECT * FROM run_comparison WHERE base_run_id = {run_a} AND run_id = {run_b}"
+            );
             sql::print(&sql::ask(&client, &query, ROWS_MAX)?, printer)
         }
     }

@@ -37,8 +37,14 @@ pub(crate) fn run(args: &RunsArgs, printer: &Printer) -> Result<(), Failure> {
             sql::print(&sql::ask(&client, &stages, ROWS_MAX)?, printer)
         }
         RunsVerb::Compare { run_a, run_b } => {
+            // The view `run_comparison` pairs equal transports; a bench's runs have one each, and
+            // people compare those.
             let query = format!(
-                "SELECT * FROM run_comparison WHERE base_run_id = {run_a} AND run_id = {run_b}"
+                "SELECT a.model, a.transport AS base_transport, b.transport, \
+                 a.p50_ns AS base_p50_ns, b.p50_ns, 1.0 * b.p50_ns / a.p50_ns AS p50_ratio, \
+                 a.p99_ns AS base_p99_ns, b.p99_ns, 1.0 * b.p99_ns / a.p99_ns AS p99_ratio \
+                 FROM transport_percentiles AS a JOIN transport_percentiles AS b \
+                 ON a.model = b.model WHERE a.run_id = {run_a} AND b.run_id = {run_b}"
             );
             sql::print(&sql::ask(&client, &query, ROWS_MAX)?, printer)
         }

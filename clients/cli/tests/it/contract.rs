@@ -97,7 +97,8 @@ fn a_bench_prints_one_object_per_transport_and_sql_finds_every_request() {
     assert!(runs.len() > TRANSPORTS.len(), "the server's own, and one for each");
     let (a, b) = (lines[1]["run_id"].to_string(), lines[2]["run_id"].to_string());
     assert!(server.ferry(&["runs", "show", &a]).status.success());
-    assert!(server.ferry(&["runs", "compare", &a, &b]).status.success());
+    let compared = server.json(&["runs", "compare", &a, &b]);
+    assert!(compared[0]["p50_ratio"].as_f64().unwrap() > 0.0, "{compared:?}");
 }
 
 #[test]

@@ -18,8 +18,16 @@ struct Onnx {
     library: Search,
 }
 
+/// Where the project's script puts ONNX Runtime, below the folder of the project.
+const FETCHED: &str = ".cache/onnxruntime/1.30.0/libonnxruntime.so";
+
+/// The operator's path alone; else where the script puts the library: below the working folder, or
+/// below one of the folders above the binary.
 fn search(config: &Config) -> Search {
-    Search { explicit: config.onnxruntime.clone(), ..Search::default() }
+    let binary = std::env::current_exe().unwrap_or_default();
+    let above = binary.ancestors().skip(1).map(|folder| folder.join(FETCHED));
+    let candidates = std::iter::once(FETCHED.into()).chain(above).collect();
+    Search { explicit: config.onnxruntime.clone(), candidates }
 }
 
 /// What loads the files of the model folder.

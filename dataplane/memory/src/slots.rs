@@ -110,9 +110,38 @@ impl SlotTable {
                 })
             })
             .collect::<Result<Vec<_>, MemoryError>>()?;
+        Ok(Self::of(layout, peer, halves))
+    }
+
+    /// Slots whose halves the caller has placed: one request and one reply region for each, as
+    /// long as the layout says. For links that need something around them, such as room for a
+    /// header in front.
+    ///
+    /// # Errors
+    /// [`MemoryError::Layout`] if the layout is wrong or the regions are not what it says.
+    pub fn placed(
+        layout: SlotLayout,
+        peer: PeerAccess,
+        halves: impl IntoIterator<Item = (Region, Region)>,
+    ) -> Result<Arc<SlotTable>, MemoryError> {
+        strides(&layout)?;
+        let halves: Vec<_> =
+            halves.into_iter().map(|(request, reply)| Halves { request, reply }).collect();
+        let fits = |half: &Halves| {
+            let bytes = (half.request.bytes() as u64, half.reply.bytes() as u64);
+            bytes == (layout.request_bytes, layout.reply_bytes)
+        };
+        if halves.len() != layout.slots as usize || !halves.iter().all(fits) {
+            let what = format!("regions that are not the {} halves of {layout:?}", halves.len());
+            return Err(MemoryError::Layout { what });
+        }
+        Ok(Self::of(layout, peer, halves))
+    }
+
+    fn of(layout: SlotLayout, peer: PeerAccess, halves: Vec<Halves>) -> Arc<SlotTable> {
         let free = u64::MAX >> (64 - layout.slots);
         let (free, retired) = (AtomicU64::new(free), AtomicBool::new(false));
-        Ok(Arc::new(SlotTable { layout, peer, halves, free, retired }))
+        Arc::new(SlotTable { layout, peer, halves, free, retired })
     }
 
     /// The agreed sizes.

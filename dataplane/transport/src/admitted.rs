@@ -5,6 +5,8 @@ use std::sync::Arc;
 use ferry_core::{Body, Frame, FrameError, Generation, SessionId, SlotLayout, Token, WaitPolicy};
 use ferry_memory::{PeerId, Slot, SlotTable};
 
+pub use crate::roster::{is_goodbye, status_for};
+
 /// What control tells a link about a session that was opened.
 #[derive(Clone, Debug)]
 pub struct Admission {

@@ -53,10 +53,13 @@ pub enum ConnectError {
 
 /// The session as its client knows it, with what is in flight.
 #[derive(Debug)]
-pub(crate) struct Own {
-    pub(crate) session: SessionId,
-    pub(crate) generation: Generation,
-    pub(crate) layout: SlotLayout,
+pub struct Own {
+    /// Its name.
+    pub session: SessionId,
+    /// Its lease.
+    pub generation: Generation,
+    /// Its slots.
+    pub layout: SlotLayout,
     table: Arc<SlotTable>,
     /// One entry per slot of the session.
     in_flight: Vec<Option<InFlight>>,
@@ -69,25 +72,33 @@ struct InFlight {
 }
 
 impl Own {
-    /// The session, and the table of its client's slots.
-    pub(crate) fn new(
+    /// The session, with slots in private memory.
+    ///
+    /// # Errors
+    /// [`MemoryError`] if the layout is wrong or memory short.
+    pub fn private(
         session: SessionId,
         generation: Generation,
         layout: SlotLayout,
     ) -> Result<(Own, Arc<SlotTable>), MemoryError> {
         let table = SlotTable::private(layout)?;
+        Ok((Own::over(session, generation, Arc::clone(&table)), table))
+    }
+
+    /// The session, with slots that the link has made.
+    pub fn over(session: SessionId, generation: Generation, table: Arc<SlotTable>) -> Own {
+        let layout = *table.layout();
         let in_flight = std::iter::repeat_with(|| None).take(layout.slots as usize).collect();
-        let own = Own { session, generation, layout, table: Arc::clone(&table), in_flight };
-        Ok((own, table))
+        Own { session, generation, layout, table, in_flight }
     }
 
     /// The first frame.
-    pub(crate) fn hello(&self, token: Token) -> Frame {
+    pub fn hello(&self, token: Token) -> Frame {
         self.frame(Body::Hello { token })
     }
 
     /// The last frame.
-    pub(crate) fn bye(&self) -> Frame {
+    pub fn bye(&self) -> Frame {
         self.frame(Body::Bye { status: Status::SessionEnded })
     }
 
@@ -97,7 +108,10 @@ impl Own {
     }
 
     /// What the answer to the hello means.
-    pub(crate) fn welcomed(
+    ///
+    /// # Errors
+    /// [`ConnectError::Refused`] or [`ConnectError::Protocol`].
+    pub fn welcomed(
         &self,
         answer: Result<Frame, FrameError>,
         address: &str,
@@ -123,18 +137,22 @@ impl Own {
         Outgoing::new(transfer, Half::Request, &self.table)
     }
 
-    pub(crate) fn is_of_lease(&self, frame: &Frame) -> bool {
+    /// Whether the frame names this lease.
+    pub fn is_of_lease(&self, frame: &Frame) -> bool {
         (frame.session, frame.generation) == (self.session, self.generation)
     }
 
     /// Keeps the slot of a request that was sent until its reply comes.
-    pub(crate) fn keep(&mut self, request: u64, slot: Slot) {
+    pub fn keep(&mut self, request: u64, slot: Slot) {
         let at = slot.index().at();
         self.in_flight[at] = Some(InFlight { request, slot });
     }
 
     /// Checks that `frame` is a reply to a request in flight that fits its slot; gives the slot.
-    pub(crate) fn accept(&mut self, frame: &Frame) -> Result<Slot, Refusal> {
+    ///
+    /// # Errors
+    /// [`Refusal`] says which rule it breaks.
+    pub fn accept(&mut self, frame: &Frame) -> Result<Slot, Refusal> {
         let session = self.session;
         if frame.session != session {
             return Err(Refusal::Session { named: frame.session, own: session });
@@ -156,7 +174,7 @@ impl Own {
     }
 
     /// Every slot that waits for a reply; none does afterwards.
-    pub(crate) fn abandon(&mut self) -> impl Iterator<Item = Slot> + '_ {
+    pub fn abandon(&mut self) -> impl Iterator<Item = Slot> + '_ {
         self.in_flight.iter_mut().filter_map(|entry| entry.take().map(|held| held.slot))
     }
 }

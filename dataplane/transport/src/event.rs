@@ -13,7 +13,7 @@ use crate::link::{LinkError, Wake};
 ///
 /// While the owner is awake, [`wake`](Wake::wake) is two atomic accesses and no system call.
 #[derive(Debug)]
-pub(crate) struct EventWaker {
+pub struct EventWaker {
     fd: OwnedFd,
     /// Somebody woke since the owner last went to sleep.
     woken: AtomicBool,
@@ -22,7 +22,11 @@ pub(crate) struct EventWaker {
 }
 
 impl EventWaker {
-    pub(crate) fn new() -> Result<Arc<EventWaker>, LinkError> {
+    /// An eventfd of its own.
+    ///
+    /// # Errors
+    /// [`LinkError::Os`] if descriptors are short.
+    pub fn new() -> Result<Arc<EventWaker>, LinkError> {
         let fd = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)
             .map_err(|errno| LinkError::os("make an eventfd", errno))?;
         let (woken, asleep) = (AtomicBool::new(false), AtomicBool::new(false));
@@ -33,7 +37,7 @@ impl EventWaker {
     ///
     /// The owner stores `asleep` and then reads `woken`; a waker stores `woken` and then reads
     /// `asleep`. All four are sequentially consistent, so at least one sees the other.
-    pub(crate) fn lie_down(&self) -> bool {
+    pub fn lie_down(&self) -> bool {
         self.asleep.store(true, Ordering::SeqCst);
         if self.woken.swap(false, Ordering::SeqCst) {
             self.asleep.store(false, Ordering::SeqCst);
@@ -44,7 +48,7 @@ impl EventWaker {
 
     /// Ends what [`lie_down`](EventWaker::lie_down) announced. `rung` says that the eventfd was
     /// seen readable and is to be emptied.
-    pub(crate) fn get_up(&self, rung: bool) {
+    pub fn get_up(&self, rung: bool) {
         self.asleep.store(false, Ordering::SeqCst);
         self.woken.store(false, Ordering::SeqCst);
         if rung {
@@ -56,7 +60,7 @@ impl EventWaker {
 
 impl EventWaker {
     /// Sleeps with nothing else to wait for.
-    pub(crate) fn doze(&self, at_most: Duration) {
+    pub fn doze(&self, at_most: Duration) {
         if !self.lie_down() {
             return;
         }

@@ -7,7 +7,7 @@ mod bell;
 pub mod clock;
 pub mod connect;
 pub mod driver;
-mod event;
+pub mod event;
 pub mod faulty;
 pub mod lane;
 pub mod link;

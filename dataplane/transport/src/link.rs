@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ferry_core::{Endpoint, Frame, LinkKind, RegionDescriptor, SessionId, Status};
+use ferry_core::{Attachment, Endpoint, Frame, LinkKind, RegionDescriptor, SessionId, Status};
 use ferry_memory::{MemoryError, PeerId, Slot};
 
 use crate::admitted::{Admission, Refusal};
@@ -53,6 +53,22 @@ pub trait Listener: Link {
     /// # Errors
     /// [`AdmitError`] if memory is short or the session is there already.
     fn admit(&mut self, admission: Admission) -> Result<RegionDescriptor, AdmitError>;
+
+    /// Connects the two ends of a session on links where the server has to know the client's end.
+    /// May be called again with another address until the client has joined. Answers how the
+    /// session's memory is reached from now on.
+    ///
+    /// # Errors
+    /// [`AdmitError::NotAttachable`] on links whose clients connect by themselves,
+    /// [`AdmitError::Attach`] with what the device says.
+    fn attach(
+        &mut self,
+        session: SessionId,
+        attachment: &Attachment,
+    ) -> Result<RegionDescriptor, AdmitError> {
+        let _ = attachment;
+        Err(AdmitError::NotAttachable(session))
+    }
 
     /// Ends a session on this link: its peer can place no byte any more that anybody reads, and
     /// its memory is not used again. Tells the peer `status` where the link can. Nothing happens
@@ -193,6 +209,12 @@ pub enum AdmitError {
     /// The link has as many sessions as it takes.
     #[error("the link has its {0} sessions; close some or raise the limit")]
     Full(usize),
+    /// The link's clients connect by themselves, or the session is not there.
+    #[error("session {0} is not on this link, or its link is not attached over the control plane")]
+    NotAttachable(SessionId),
+    /// The client's end does not fit, or the device refused.
+    #[error("connect to the client's end: {0}")]
+    Attach(LinkError),
     /// The lane that owns the link did not answer.
     #[error(transparent)]
     Lane(#[from] LaneError),

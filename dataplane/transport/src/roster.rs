@@ -128,7 +128,7 @@ pub(crate) fn goodbye(admitted: Option<&Admitted>, status: Status) -> Frame {
 }
 
 /// The status of a goodbye of the peer's own lease; others are for `accept` to refuse.
-pub(crate) fn is_goodbye(frame: &Frame, admitted: &Admitted) -> Option<Status> {
+pub fn is_goodbye(frame: &Frame, admitted: &Admitted) -> Option<Status> {
     let own = (admitted.admission.session, admitted.admission.generation);
     match frame.body {
         Body::Bye { status } if (frame.session, frame.generation) == own => Some(status),
@@ -137,7 +137,7 @@ pub(crate) fn is_goodbye(frame: &Frame, admitted: &Admitted) -> Option<Status> {
 }
 
 /// What the refused peer is told. Says no more than the peer knows.
-pub(crate) fn status_for(refusal: &Refusal) -> Status {
+pub fn status_for(refusal: &Refusal) -> Status {
     match refusal {
         Refusal::Credentials(_) | Refusal::Generation { .. } => Status::SessionEnded,
         _ => Status::BadRequest,

@@ -66,3 +66,22 @@ fn wrong_layouts_are_refused() {
     let small: Arc<dyn Backing> = Arc::new(HeapBacking::new(4096).unwrap());
     assert!(SlotTable::over(layout(1), PeerAccess::None, &Region::whole(small)).is_err());
 }
+
+#[test]
+fn placed_halves_must_be_what_the_layout_says() {
+    let layout = SlotLayout { slots: 2, request_bytes: 100, reply_bytes: 10 };
+    let region = Region::whole(Arc::new(HeapBacking::new(8192).unwrap()));
+    let pair = |at: usize, reply: usize| {
+        (region.part(at, 100).unwrap(), region.part(at + 128, reply).unwrap())
+    };
+    let table = SlotTable::placed(layout, PeerAccess::None, [pair(0, 10), pair(4096, 10)]).unwrap();
+    let mut slot = table.claim(SlotIndex(1)).unwrap();
+    slot.request_bytes_mut().unwrap().fill(7);
+    let mut seen = [0; 100];
+    region.view().copy_out(4096, &mut seen).unwrap();
+    assert_eq!(seen, [7; 100]);
+    let short = SlotTable::placed(layout, PeerAccess::None, [pair(0, 10), pair(4096, 9)]);
+    assert!(matches!(short, Err(MemoryError::Layout { .. })));
+    let few = SlotTable::placed(layout, PeerAccess::None, [pair(0, 10)]);
+    assert!(matches!(few, Err(MemoryError::Layout { .. })));
+}

@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
-use ferry_core::{Endpoint, RegionDescriptor, SessionId, Status};
+use ferry_core::{Attachment, Endpoint, RegionDescriptor, SessionId, Status};
 
 use super::stats::Counters;
 use super::{LaneError, LaneStats};
@@ -26,6 +26,7 @@ const ANSWER: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) enum Command {
     Admit(Admission, SyncSender<Result<RegionDescriptor, AdmitError>>),
+    Attach(SessionId, Box<Attachment>, SyncSender<Result<RegionDescriptor, AdmitError>>),
     Evict(SessionId, Status, SyncSender<()>),
     Drain(SyncSender<()>),
     Stop,
@@ -119,6 +120,18 @@ impl LaneHandle {
     /// What the link says, or [`AdmitError::Lane`].
     pub fn admit(&self, admission: Admission) -> Result<RegionDescriptor, AdmitError> {
         self.ask(|answer| Command::Admit(admission, answer))?
+    }
+
+    /// Tells the link of the client's end of an admitted session. Waits for the lane's answer.
+    ///
+    /// # Errors
+    /// What the link says, or [`AdmitError::Lane`].
+    pub fn attach(
+        &self,
+        session: SessionId,
+        attachment: Attachment,
+    ) -> Result<RegionDescriptor, AdmitError> {
+        self.ask(|answer| Command::Attach(session, Box::new(attachment), answer))?
     }
 
     /// Ends a session on the link, and tells its client `status`. Replies that are still to come

@@ -256,6 +256,9 @@ impl Lane {
             // Who asked may have given up waiting: an answer without a receiver is dropped.
             match command {
                 Command::Admit(admission, answer) => drop(answer.send(self.admit(admission))),
+                Command::Attach(session, attachment, answer) => {
+                    drop(answer.send(self.link.attach(session, &attachment)));
+                }
                 Command::Evict(session, status, answer) => {
                     self.evict(session, status);
                     let _heard = answer.send(());

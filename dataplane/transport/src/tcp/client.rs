@@ -58,7 +58,7 @@ impl TcpClient {
         let resolved = address
             .to_socket_addrs()
             .map_err(|error| unreachable(address, LinkError::os("resolve", error)))?;
-        let (own, table) = Own::new(session, generation, layout)?;
+        let (own, table) = Own::private(session, generation, layout)?;
         let stream = reach(resolved, address, deadline)?;
         greet(&stream, &own, token, address, deadline)?;
         let client = TcpClient {

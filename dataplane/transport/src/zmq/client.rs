@@ -61,7 +61,7 @@ impl ZmqClient {
         if address.contains('\0') {
             return Err(wrong());
         }
-        let (own, table) = Own::new(session, generation, layout)?;
+        let (own, table) = Own::private(session, generation, layout)?;
         let longest = part_bytes_max(layout.reply_bytes);
         let mut socket = ZmqSocket::new(SocketType::DEALER, longest, address.contains('['))?;
         socket.socket().connect(address).map_err(|_unusable| wrong())?;

@@ -46,6 +46,11 @@ impl HeapBacking {
         })?;
         Ok(HeapBacking { base, bytes })
     }
+
+    /// The first byte.
+    pub(crate) fn base(&self) -> NonNull<u8> {
+        self.base
+    }
 }
 
 impl Drop for HeapBacking {

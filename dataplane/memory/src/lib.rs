@@ -4,6 +4,7 @@
 //! process or a device may write. Outside it there are only copies in, copies out, and borrows
 //! that exist while a [`Slot`] is held.
 
+pub mod arena;
 pub mod backing;
 pub mod bell;
 pub mod exchange;
@@ -15,6 +16,7 @@ pub mod shared;
 pub mod slots;
 pub mod word;
 
+pub use arena::Arena;
 pub use backing::{Backing, MemoryError};
 pub use bell::Bell;
 pub use exchange::{Arrival, Departure, PeerId, ReplyTo};

@@ -1,0 +1,158 @@
+//! How a session's memory is divided, and what the immediate of a write says.
+
+use ferry_core::session::SLOTS_MAX;
+use ferry_core::{FRAME_BYTES, Generation, SlotIndex};
+use ferry_memory::slots::HALF_ALIGN_BYTES;
+use ferry_memory::{MemoryError, Region};
+
+/// Room in front of each payload, so that the payload stays page-aligned: the header ends where
+/// the payload begins, and one write carries both.
+const HEADROOM_BYTES: usize = HALF_ALIGN_BYTES;
+
+/// The slot of an immediate that means the control area.
+const CONTROL: u32 = 0xff;
+
+/// One direction of a session: an area per slot, each a header with its payload right behind, and
+/// one for the frames that belong to no request (hello, welcome, goodbye).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Areas {
+    slots: u32,
+    payload_bytes: usize,
+    stride: usize,
+}
+
+/// Names an area.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Area {
+    /// Of this slot.
+    Slot(SlotIndex),
+    /// Of frames that belong to no request.
+    Control,
+}
+
+impl Areas {
+    /// The areas of `slots` payloads of this length.
+    ///
+    /// # Errors
+    /// [`MemoryError::Layout`] if that is nothing, or more than this machine can address.
+    pub(crate) fn new(slots: u32, payload_bytes: u64) -> Result<Areas, MemoryError> {
+        let wrong = || MemoryError::Layout {
+            what: format!(
+                "{slots} slots of {payload_bytes} bytes: 1 to {SLOTS_MAX} fit, of memory's size"
+            ),
+        };
+        let payload = usize::try_from(payload_bytes.max(1)).map_err(|_too_long| wrong())?;
+        let stride = payload
+            .checked_next_multiple_of(HALF_ALIGN_BYTES)
+            .and_then(|bytes| bytes.checked_add(HEADROOM_BYTES))
+            .ok_or_else(wrong)?;
+        let total =
+            stride.checked_mul(slots as usize).and_then(|all| all.checked_add(HEADROOM_BYTES));
+        // A write's length is 32 bits.
+        let fits = u32::try_from(stride).is_ok() && total.is_some();
+        if slots == 0 || slots > SLOTS_MAX || !fits {
+            return Err(wrong());
+        }
+        let payload_bytes = usize::try_from(payload_bytes).map_err(|_too_long| wrong())?;
+        Ok(Areas { slots, payload_bytes, stride })
+    }
+
+    /// How many slots.
+    pub(crate) fn slots(&self) -> u32 {
+        self.slots
+    }
+
+    /// Bytes of all areas together.
+    pub(crate) fn bytes(&self) -> usize {
+        self.stride * self.slots as usize + HEADROOM_BYTES
+    }
+
+    /// Where an area's header begins. A slot that does not exist has none.
+    pub(crate) fn header_at(&self, area: Area) -> Option<usize> {
+        let number = match area {
+            Area::Slot(slot) if slot.0 < self.slots => slot.at(),
+            Area::Slot(_) => return None,
+            Area::Control => self.slots as usize,
+        };
+        Some(number * self.stride + HEADROOM_BYTES - FRAME_BYTES)
+    }
+
+    /// The payloads of all slots, in order.
+    ///
+    /// # Errors
+    /// [`MemoryError::OutOfRange`] if the region is shorter than [`bytes`](Areas::bytes).
+    pub(crate) fn payloads(&self, region: &Region) -> Result<Vec<Region>, MemoryError> {
+        (0..self.slots as usize)
+            .map(|slot| region.part(slot * self.stride + HEADROOM_BYTES, self.payload_bytes))
+            .collect()
+    }
+}
+
+/// What travels in an immediate: the low 24 bits of the generation, and the area.
+pub(crate) fn immediate(generation: Generation, area: Area) -> u32 {
+    let area = match area {
+        // A slot that does not exist stays one.
+        Area::Slot(slot) => slot.0.min(CONTROL - 1),
+        Area::Control => CONTROL,
+    };
+    generation.0 << 8 | area
+}
+
+/// What an immediate says: the area, and whether it is of `generation`.
+pub(crate) fn read_immediate(immediate: u32, generation: Generation) -> (Area, bool) {
+    let area = match immediate & 0xff {
+        CONTROL => Area::Control,
+        slot => Area::Slot(SlotIndex(slot)),
+    };
+    (area, immediate >> 8 == generation.0 & 0x00ff_ffff)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use ferry_memory::HeapBacking;
+
+    use super::*;
+
+    #[test]
+    fn a_header_ends_where_its_payload_begins() {
+        let areas = Areas::new(3, 5000).unwrap();
+        let region = Region::whole(Arc::new(HeapBacking::new(areas.bytes()).unwrap()));
+        let payloads = areas.payloads(&region).unwrap();
+        assert_eq!(payloads.len(), 3);
+        for (slot, payload) in (0_u32..).zip(&payloads) {
+            let header = areas.header_at(Area::Slot(SlotIndex(slot))).unwrap();
+            let behind = region.part(header + FRAME_BYTES, 5000).unwrap();
+            assert_eq!(behind.view().host(), payload.view().host());
+            assert_eq!(payload.bytes(), 5000);
+            assert_eq!((header + FRAME_BYTES) % HALF_ALIGN_BYTES, 0);
+        }
+        let control = areas.header_at(Area::Control).unwrap();
+        assert_eq!(control + FRAME_BYTES, areas.bytes());
+        assert_eq!(areas.header_at(Area::Slot(SlotIndex(3))), None);
+    }
+
+    #[test]
+    fn sizes_that_cannot_be_are_refused() {
+        for (slots, bytes) in [(0, 10), (65, 10), (1, u64::MAX), (64, 1 << 32), (2, u64::MAX / 2)] {
+            assert!(Areas::new(slots, bytes).is_err(), "{slots} of {bytes}");
+        }
+        assert_eq!(Areas::new(1, 0).unwrap().bytes(), 3 * 4096);
+    }
+
+    #[test]
+    fn immediates_come_back() {
+        for generation in [1, 0x00ff_ffff, 0x0100_0000, u32::MAX] {
+            let generation = Generation(generation);
+            for area in [Area::Control, Area::Slot(SlotIndex(0)), Area::Slot(SlotIndex(63))] {
+                let sent = immediate(generation, area);
+                assert_eq!(read_immediate(sent, generation), (area, true));
+                let other = Generation(generation.0 ^ 1);
+                assert_eq!(read_immediate(sent, other), (area, false));
+            }
+        }
+        let none = immediate(Generation(1), Area::Slot(SlotIndex(4000)));
+        assert_eq!(read_immediate(none, Generation(1)), (Area::Slot(SlotIndex(0xfe)), true));
+    }
+}

@@ -1,0 +1,289 @@
+//! The client's end.
+
+mod setup;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ferry_core::{Body, FRAME_BYTES, Frame, FrameError, SlotIndex};
+use ferry_memory::Slot;
+use ferry_transport::connect::Own;
+use ferry_transport::event::EventWaker;
+use ferry_transport::link::{EVENTS_PER_POLL_MAX, SERVER};
+use ferry_transport::{
+    Capabilities, Event, Events, Link, LinkError, Refusal, Rejected, Transfer, Waker,
+};
+
+use crate::areas::{Area, read_immediate};
+use crate::health::Health;
+use crate::port::Port;
+use crate::verbs::{Completion, CompletionQueue, Operation};
+use crate::wait::{CAPABILITIES, sleep};
+use crate::wire::{Task, Wire, read_task_id};
+
+/// How long the end of a client waits for its goodbye to be sent and its queue pair to be flushed.
+const DROP_WITHIN: Duration = Duration::from_secs(1);
+
+/// The client's end of the `rdma` link: one queue pair for one session.
+#[derive(Debug)]
+pub struct RdmaClient {
+    // Dropped first: its queue pair belongs to what follows.
+    wire: Wire,
+    queue: Arc<CompletionQueue>,
+    port: Port,
+    own: Own,
+    slots: Arc<ferry_memory::SlotTable>,
+    /// Requests whose completion is still to come, by slot.
+    posted: Vec<Option<Posted>>,
+    /// Replies that came before the completion of their request's write.
+    early: Vec<Option<(Frame, Instant)>>,
+    /// The server's answer to the hello.
+    welcome: Option<Result<Frame, FrameError>>,
+    is_joined: bool,
+    health: Health,
+    gone: bool,
+    scratch: Vec<Completion>,
+    pending: VecDeque<Event>,
+    waker: Arc<EventWaker>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Posted {
+    request: u64,
+    since: Instant,
+}
+
+impl RdmaClient {
+    fn drain(&mut self) {
+        while !self.gone && self.pending.len() < EVENTS_PER_POLL_MAX {
+            let mut scratch = std::mem::take(&mut self.scratch);
+            let polled = self.queue.poll(&mut scratch);
+            let seen = Instant::now();
+            for completion in scratch.drain(..) {
+                self.complete(&completion, seen);
+            }
+            self.scratch = scratch;
+            match polled {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(error) => return self.end(error.into()),
+            }
+        }
+    }
+
+    fn complete(&mut self, completion: &Completion, seen: Instant) {
+        let (serial, task) = read_task_id(completion.id);
+        if serial != self.wire.serial() || self.gone {
+            return;
+        }
+        if let Err(why) = self.wire.complete(task, completion) {
+            let why = self.health.explain(why);
+            self.wire.abandon();
+            return self.end(why);
+        }
+        match (task, completion.operation) {
+            (Task::Receive, Operation::WrittenWithImmediate(immediate)) => {
+                self.hear(immediate, completion.bytes, seen);
+            }
+            (Task::Receive, _) => self.breach("a message that is not a write with an immediate"),
+            (Task::Slot(slot), _) => self.sent(slot),
+            (Task::Control | Task::Window, _) => {}
+        }
+    }
+
+    /// The server has written `bytes` bytes and this immediate.
+    fn hear(&mut self, immediate: u32, bytes: u32, seen: Instant) {
+        let (area, is_of_lease) = read_immediate(immediate, self.own.generation);
+        let Some(header) = self.wire.header(area).filter(|_| is_of_lease) else {
+            return self.breach("an immediate that names no slot of this lease");
+        };
+        let frame = Frame::decode(&header);
+        if !self.is_joined {
+            if area == Area::Control {
+                self.welcome = Some(frame);
+            }
+            return;
+        }
+        let frame = match frame {
+            Ok(frame) => frame,
+            Err(error) => return self.refuse(error.into()),
+        };
+        if u64::from(bytes) != (FRAME_BYTES as u64).saturating_add(frame.payload_bytes) {
+            return self.breach("the length of a write is not that of its frame");
+        }
+        match area {
+            Area::Control => match frame.body {
+                Body::Bye { status } if self.own.is_of_lease(&frame) => {
+                    self.end(LinkError::Bye(status));
+                }
+                _ => self.breach("a control frame that is no goodbye"),
+            },
+            Area::Slot(slot) => self.hear_reply(slot, frame, seen),
+        }
+    }
+
+    fn hear_reply(&mut self, slot: SlotIndex, frame: Frame, seen: Instant) {
+        if frame.slot != slot {
+            return self.breach("an immediate names another slot than its frame");
+        }
+        if self.posted.get(slot.at()).is_some_and(Option::is_some) {
+            // The device has still to say that it is done with the request's memory.
+            self.early[slot.at()] = Some((frame, seen));
+            return;
+        }
+        self.arrive(frame, seen);
+    }
+
+    fn arrive(&mut self, frame: Frame, seen: Instant) {
+        match self.own.accept(&frame) {
+            Ok(slot) => {
+                let visible = Instant::now();
+                self.pending.push_back(Event::Arrived { peer: SERVER, frame, slot, seen, visible });
+            }
+            Err(refusal) => self.refuse(refusal),
+        }
+    }
+
+    /// The write of a request is complete.
+    fn sent(&mut self, slot: u32) {
+        let at = slot as usize;
+        if let Some(posted) = self.posted.get_mut(at).and_then(Option::take) {
+            let elapsed_ns = u64::try_from(posted.since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            let request = posted.request;
+            self.pending.push_back(Event::Sent { peer: SERVER, request, elapsed_ns });
+        }
+        if let Some((frame, seen)) = self.early.get_mut(at).and_then(Option::take) {
+            self.arrive(frame, seen);
+        }
+    }
+
+    fn breach(&mut self, what: &'static str) {
+        self.refuse(Refusal::Breach { session: self.own.session, what });
+    }
+
+    fn refuse(&mut self, refusal: Refusal) {
+        let why = LinkError::Protocol(refusal.to_string());
+        self.pending.push_back(Event::Refused(refusal));
+        self.end(why);
+    }
+
+    /// The connection is of no more use: gives back every slot in flight.
+    fn end(&mut self, why: LinkError) {
+        if self.gone {
+            return;
+        }
+        self.gone = true;
+        self.wire.close(None);
+        if !self.is_joined {
+            // Another way may be tried.
+            return;
+        }
+        self.slots.retire();
+        let slots: Vec<Slot> = self.own.abandon().collect();
+        let session = Some(self.own.session);
+        self.pending.push_back(Event::Gone { peer: SERVER, session, why, slots });
+    }
+
+    fn check_health(&mut self) {
+        if let Some(why) = self.health.check(self.port.device(), self.port.number) {
+            self.wire.abandon();
+            self.end(why);
+        }
+    }
+
+    fn post(&mut self, transfer: Transfer) -> Result<(), Rejected> {
+        let reject = |transfer: Transfer, why| Rejected { transfer: Box::new(transfer), why };
+        if self.gone {
+            return Err(reject(transfer, LinkError::Closed));
+        }
+        if transfer.peer != SERVER {
+            let why = LinkError::NoPeer(transfer.peer);
+            return Err(reject(transfer, why));
+        }
+        let Transfer { frame, slot, .. } = &transfer;
+        if !Arc::ptr_eq(slot.table(), &self.slots) {
+            return Err(reject(transfer, LinkError::os("send", "the slot is of another session")));
+        }
+        let payload = usize::try_from(frame.payload_bytes).unwrap_or(usize::MAX);
+        if payload > slot.request().bytes() {
+            return Err(reject(transfer, LinkError::os("send", "the payload is not in the slot")));
+        }
+        let (from, since) = (slot.index(), Instant::now());
+        let sent = self.wire.send(frame, payload, Area::Slot(from), Area::Slot(frame.slot));
+        if let Err(why) = sent {
+            return Err(reject(transfer, why));
+        }
+        let request = transfer.frame.request;
+        self.posted[from.at()] = Some(Posted { request, since });
+        self.own.keep(request, transfer.slot);
+        Ok(())
+    }
+}
+
+impl Link for RdmaClient {
+    fn capabilities(&self) -> Capabilities {
+        CAPABILITIES
+    }
+
+    fn submit(&mut self, transfer: Transfer) -> Result<(), Rejected> {
+        self.post(transfer)
+    }
+
+    fn poll(&mut self, events: &mut Events) {
+        self.drain();
+        if !self.gone && self.health.is_due() {
+            self.check_health();
+        }
+        let count = self.pending.len().min(EVENTS_PER_POLL_MAX);
+        events.extend(self.pending.drain(..count));
+    }
+
+    fn park(&mut self, at_most: Duration) {
+        if self.gone && self.pending.is_empty() {
+            return self.waker.doze(at_most);
+        }
+        if !self.pending.is_empty() || !self.waker.lie_down() {
+            return;
+        }
+        let armed = self.queue.arm();
+        // What came before the queue was armed is not announced.
+        self.drain();
+        if armed.is_err() || !self.pending.is_empty() || self.gone {
+            return self.waker.get_up(false);
+        }
+        let woken = sleep(&self.waker, &self.queue, self.port.device(), at_most);
+        self.waker.get_up(woken.waker);
+        if woken.device {
+            self.check_health();
+        }
+    }
+
+    fn waker(&self) -> Waker {
+        Arc::clone(&self.waker) as Waker
+    }
+}
+
+impl Drop for RdmaClient {
+    /// Says goodbye, so that the server need not wait to find out, and leaves nothing posted.
+    fn drop(&mut self) {
+        self.slots.retire();
+        let bye = self.own.bye();
+        self.wire.close((!self.gone && self.is_joined).then_some(&bye));
+        self.gone = true;
+        let until = Instant::now() + DROP_WITHIN;
+        let mut completions = Vec::new();
+        while !self.wire.has_closed(Instant::now()) && Instant::now() < until {
+            if self.queue.poll(&mut completions).is_err() {
+                return;
+            }
+            for completion in completions.drain(..) {
+                let (serial, task) = read_task_id(completion.id);
+                if serial == self.wire.serial() && self.wire.complete(task, &completion).is_err() {
+                    self.wire.abandon();
+                }
+            }
+            std::thread::yield_now();
+        }
+    }
+}

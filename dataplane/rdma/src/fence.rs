@@ -1,0 +1,223 @@
+//! Keeping a peer from memory that is not its own any more.
+
+use std::sync::Arc;
+
+use ferry_memory::Region;
+use ferry_transport::{AdmitError, LinkError};
+
+use crate::options::Fence;
+use crate::pool::{Pool, Registered, own};
+use crate::probe::WindowProbe;
+use crate::verbs::{Access, Domain, QueuePair, Rts, VerbsError, Window};
+
+/// How the inboxes of a port are fenced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fencing {
+    /// A window per lease into a registration that many sessions share.
+    SharedWindow,
+    /// A window per lease into a registration of its own: the device does not check a window's
+    /// bounds, so that nobody else's memory may lie in the same registration.
+    OwnWindow,
+    /// A registration per lease.
+    OwnRegistration,
+}
+
+impl Fencing {
+    /// By what the options want and the probe found.
+    ///
+    /// # Errors
+    /// [`LinkError::Os`] if windows are wanted and there are none that hold.
+    pub fn choose(wanted: Fence, probe: &WindowProbe) -> Result<Fencing, LinkError> {
+        match (wanted, probe) {
+            (Fence::Registration, _) | (Fence::Auto, WindowProbe::None(_)) => {
+                Ok(Fencing::OwnRegistration)
+            }
+            (_, WindowProbe::Hold) => Ok(Fencing::SharedWindow),
+            (_, WindowProbe::Unbounded) => Ok(Fencing::OwnWindow),
+            (Fence::Window, WindowProbe::None(why)) => Err(LinkError::os(
+                "use memory windows",
+                format!("{why}; use the fence `registration` or `auto`"),
+            )),
+        }
+    }
+
+    /// For people and SQL.
+    pub fn name(self) -> &'static str {
+        match self {
+            Fencing::SharedWindow => "window",
+            Fencing::OwnWindow => "window over a registration of its own",
+            Fencing::OwnRegistration => "registration",
+        }
+    }
+}
+
+/// Where the sessions of a port get their memory.
+#[derive(Debug)]
+pub struct Memory {
+    domain: Arc<Domain>,
+    fencing: Fencing,
+    inboxes: Pool,
+    outboxes: Pool,
+}
+
+/// The memory of one end of a session.
+#[derive(Debug)]
+pub struct Leased {
+    /// What its queue pair must belong to.
+    pub domain: Arc<Domain>,
+    /// What the peer writes.
+    pub inbox: Inbox,
+    /// What we send.
+    pub outbox: Registered,
+}
+
+impl Memory {
+    /// Without any memory yet.
+    pub fn new(domain: &Arc<Domain>, fencing: Fencing) -> Memory {
+        Memory {
+            domain: Arc::clone(domain),
+            fencing,
+            inboxes: Pool::new(domain, Access::Windowed),
+            outboxes: Pool::new(domain, Access::Source),
+        }
+    }
+
+    /// How inboxes are fenced.
+    pub fn fencing(&self) -> Fencing {
+        self.fencing
+    }
+
+    /// Memory for one lease.
+    ///
+    /// # Errors
+    /// [`AdmitError`] if memory, registrations or windows are short.
+    pub fn lease(&mut self, inbox_bytes: usize, outbox_bytes: usize) -> Result<Leased, AdmitError> {
+        if self.fencing == Fencing::OwnRegistration {
+            // A registration's key is good for every queue pair of its domain, and keys can be
+            // guessed: the lease is a domain of its own.
+            let domain = Domain::new(self.domain.device()).map_err(refused)?;
+            let memory = own(&domain, inbox_bytes, Access::RemoteWrite)?;
+            let outbox = own(&domain, outbox_bytes, Access::Source)?;
+            return Ok(Leased { domain, inbox: Inbox { memory, key: Key::Registration }, outbox });
+        }
+        let memory = match self.fencing {
+            Fencing::SharedWindow => self.inboxes.lease(inbox_bytes)?,
+            _ => own(&self.domain, inbox_bytes, Access::Windowed)?,
+        };
+        let window = new_window(&self.domain, &memory).map_err(AdmitError::Attach)?;
+        let inbox = Inbox { memory, key: Key::Window { window, is_bound: false } };
+        let outbox = self.outboxes.lease(outbox_bytes)?;
+        Ok(Leased { domain: Arc::clone(&self.domain), inbox, outbox })
+    }
+
+    /// Gives back what nobody uses.
+    pub fn trim(&mut self) {
+        self.inboxes.trim();
+        self.outboxes.trim();
+    }
+}
+
+fn refused(error: VerbsError) -> AdmitError {
+    AdmitError::Attach(error.into())
+}
+
+/// Memory that one peer may write, during one lease.
+#[derive(Debug)]
+pub struct Inbox {
+    memory: Registered,
+    key: Key,
+}
+
+#[derive(Debug)]
+enum Key {
+    /// Of the registration. Goes with it.
+    Registration,
+    /// Of a window.
+    Window { window: Window, is_bound: bool },
+    /// Taken back.
+    Gone,
+}
+
+impl Inbox {
+    /// The memory.
+    pub fn region(&self) -> &Region {
+        &self.memory.region
+    }
+
+    /// Of its first byte.
+    pub fn address(&self) -> u64 {
+        self.region().view().host().map_or(0, |base| base.as_ptr() as u64)
+    }
+
+    /// What the peer presents; of use once [`is_open`](Inbox::is_open).
+    pub fn key(&self) -> u32 {
+        match &self.key {
+            Key::Registration => self.memory.registration.remote_key(),
+            Key::Window { window, .. } => window.key(),
+            Key::Gone => 0,
+        }
+    }
+
+    /// Lets the peer of `pair` write. `true` if a work request was posted for it, whose completion
+    /// [`bound`](Inbox::bound) is to be told of.
+    ///
+    /// # Errors
+    /// [`LinkError`] with what the device says.
+    pub fn open(&mut self, pair: &QueuePair<Rts>, id: u64) -> Result<bool, LinkError> {
+        let (address, bytes) = (self.address(), self.region().bytes() as u64);
+        let Key::Window { window, .. } = &mut self.key else { return Ok(false) };
+        pair.bind(id, window, address, bytes)?;
+        Ok(true)
+    }
+
+    /// The work request of [`open`](Inbox::open) is complete.
+    pub fn bound(&mut self) {
+        if let Key::Window { is_bound, .. } = &mut self.key {
+            *is_bound = true;
+        }
+    }
+
+    /// Whether the peer can write.
+    pub fn is_open(&self) -> bool {
+        !matches!(self.key, Key::Gone | Key::Window { is_bound: false, .. })
+    }
+
+    /// Takes the peer's key back. `true` if a work request was posted for it.
+    ///
+    /// # Errors
+    /// [`LinkError`] if nothing can be posted any more.
+    pub fn close(&mut self, pair: &QueuePair<Rts>, id: u64) -> Result<bool, LinkError> {
+        match &self.key {
+            Key::Window { window, is_bound: true } => {
+                pair.invalidate(id, window)?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Frees the window, bound or not: its key is of no use afterwards. A registration's own key
+    /// goes with this value.
+    pub fn drop_window(&mut self) {
+        if matches!(self.key, Key::Window { .. }) {
+            self.key = Key::Gone;
+        }
+    }
+
+    /// Starts again with a new window, before the queue pair of the old one is reset.
+    ///
+    /// # Errors
+    /// [`LinkError`] if the device has no more windows.
+    pub fn forget_binding(&mut self, domain: &Arc<Domain>) -> Result<(), LinkError> {
+        if matches!(self.key, Key::Window { .. }) {
+            self.key = Key::Gone;
+            let window = new_window(domain, &self.memory)?;
+            self.key = Key::Window { window, is_bound: false };
+        }
+        Ok(())
+    }
+}
+
+fn new_window(domain: &Arc<Domain>, memory: &Registered) -> Result<Window, LinkError> {
+    Ok(Window::new(domain, Arc::clone(&memory.registration))?)
+}

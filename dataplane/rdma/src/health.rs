@@ -1,0 +1,97 @@
+//! What happens to a device beside completions.
+
+use std::time::{Duration, Instant};
+
+use ferry_transport::LinkError;
+
+use crate::verbs::{Device, DeviceEvent};
+
+/// How many polls pass between two looks at the device: one system call per 4,096 polls.
+const POLLS_PER_LOOK: u32 = 4096;
+
+/// How long a port may be down before its sessions are given up: as long as the device sends a
+/// write again. A shorter gap costs retransmissions and nothing else.
+const DOWN_MAX: Duration = Duration::from_secs(2);
+
+/// Most events that one look takes.
+const EVENTS_MAX: usize = 64;
+
+/// What is known of a device's trouble.
+#[derive(Debug, Default)]
+pub(crate) struct Health {
+    polls: u32,
+    down_since: Option<Instant>,
+    fatal: Option<LinkError>,
+    offenders: Vec<u32>,
+}
+
+impl Health {
+    /// Whether the device is to be looked at; to be asked once per poll.
+    pub(crate) fn is_due(&mut self) -> bool {
+        self.polls = self.polls.wrapping_add(1);
+        self.polls.is_multiple_of(POLLS_PER_LOOK) || self.down_since.is_some()
+    }
+
+    /// Takes what the device has to say; the reason if no session on it can go on.
+    pub(crate) fn check(&mut self, device: &Device, port: u8) -> Option<LinkError> {
+        for _ in 0..EVENTS_MAX {
+            let Some(event) = device.next_event() else { break };
+            self.note(event, device.name());
+        }
+        if self.fatal.is_some() {
+            return self.fatal.clone();
+        }
+        let since = self.down_since?;
+        if device.port(port).is_ok_and(|now| now.active) {
+            self.down_since = None;
+            return None;
+        }
+        (since.elapsed() > DOWN_MAX).then(|| {
+            LinkError::os(
+                format!("use port {port} of {}", device.name()),
+                "it has been down for 2 s; bring its network device or cable up again",
+            )
+        })
+    }
+
+    fn note(&mut self, event: DeviceEvent, device: &str) {
+        tracing::warn!(device, ?event, "RDMA device event");
+        match event {
+            DeviceEvent::PortDown => self.down_since = self.down_since.or(Some(Instant::now())),
+            DeviceEvent::PortActive => self.down_since = None,
+            DeviceEvent::DeviceFatal => {
+                self.fatal = Some(LinkError::os(
+                    format!("use {device}"),
+                    "the device failed or was taken away",
+                ));
+            }
+            DeviceEvent::CompletionQueueError => {
+                self.fatal = Some(LinkError::os(
+                    format!("use {device}"),
+                    "its completion queue overran or broke",
+                ));
+            }
+            DeviceEvent::AccessError { queue_pair } if self.offenders.len() < EVENTS_MAX => {
+                self.offenders.push(queue_pair);
+            }
+            DeviceEvent::AccessError { .. }
+            | DeviceEvent::QueuePairFatal { .. }
+            | DeviceEvent::Other(_) => {}
+        }
+    }
+
+    /// Queue pairs whose peers wrote where they may not.
+    pub(crate) fn take_offenders(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.offenders)
+    }
+
+    /// Why a connection failed, with what is known of the port.
+    pub(crate) fn explain(&self, why: LinkError) -> LinkError {
+        match (why, self.down_since) {
+            (LinkError::Os { what, error }, Some(_)) => {
+                LinkError::Os { what, error: format!("{error}; the port is down") }
+            }
+            (why, _) => why,
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! The link `rdma`: tensors arrive by RDMA writes in memory that was registered once.
+//!
+//! One reliable connection per session. A request is one `RDMA_WRITE_WITH_IMM` of header and
+//! payload into its slot at the server, a reply one into its slot at the client. The immediate
+//! says which slot and which generation. What each end may write is fenced by a memory window or
+//! a registration of the lease's own, see [`fence`].
+#![deny(unsafe_code)]
+
+mod areas;
+mod client;
+pub mod fence;
+mod gids;
+mod health;
+mod listener;
+mod options;
+mod pool;
+mod port;
+pub mod probe;
+mod session;
+#[expect(unsafe_code, reason = "the fence around libibverbs")]
+pub mod verbs;
+mod wait;
+mod wire;
+
+pub use client::RdmaClient;
+pub use listener::RdmaListener;
+pub use options::{Fence, RdmaOptions};

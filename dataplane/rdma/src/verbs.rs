@@ -1,0 +1,60 @@
+//! The fence around libibverbs: every `unsafe` of this crate is in here.
+//!
+//! Objects own what they wrap and keep what it needs: a queue pair its completion queue and its
+//! protection domain, a registration its memory. Nothing here panics when a device is taken away:
+//! what cannot be destroyed any more is logged and left to the kernel, which frees it with the
+//! process.
+
+mod completion;
+mod device;
+mod memory;
+mod queue_pair;
+mod status;
+
+pub use completion::{Completion, CompletionQueue, Operation};
+pub use device::{Device, DeviceEvent, DeviceFacts, LinkLayer, PortFacts};
+pub use memory::{Access, Domain, Registration, Window};
+pub use queue_pair::{Depth, Init, Path, QueuePair, Rts, Write};
+pub use status::CompletionStatus;
+
+/// A verb that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{verb}: {error}")]
+pub struct VerbsError {
+    /// The function of libibverbs.
+    pub verb: &'static str,
+    /// What it said.
+    pub error: std::io::Error,
+}
+
+impl VerbsError {
+    /// By `errno`, for verbs that return a null pointer or -1.
+    fn last(verb: &'static str) -> VerbsError {
+        VerbsError { verb, error: std::io::Error::last_os_error() }
+    }
+
+    /// `Ok` for 0, else the error that the verb returned.
+    fn check(verb: &'static str, returned: i32) -> Result<(), VerbsError> {
+        match returned {
+            0 => Ok(()),
+            -1 => Err(VerbsError::last(verb)),
+            errno => Err(VerbsError {
+                verb,
+                error: std::io::Error::from_raw_os_error(errno.saturating_abs()),
+            }),
+        }
+    }
+
+    /// For destructors: there is nobody to tell.
+    fn log(verb: &'static str, returned: i32) {
+        if let Err(error) = VerbsError::check(verb, returned) {
+            tracing::error!(%error, "left to the kernel, which frees it with the process");
+        }
+    }
+}
+
+impl From<VerbsError> for ferry_transport::LinkError {
+    fn from(error: VerbsError) -> Self {
+        ferry_transport::LinkError::os(error.verb, error.error)
+    }
+}

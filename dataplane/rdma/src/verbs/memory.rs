@@ -1,0 +1,214 @@
+//! Protection domains, registrations and memory windows.
+
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use ferry_memory::Region;
+use rdma_mummy_sys as sys;
+
+use super::{Device, VerbsError};
+
+/// What belongs together: only queue pairs of a domain can use its registrations.
+#[derive(Debug)]
+pub struct Domain {
+    raw: NonNull<sys::ibv_pd>,
+    device: Arc<Device>,
+}
+
+// SAFETY: libibverbs objects may be used from any thread; the pointer goes to the library only.
+unsafe impl Send for Domain {}
+// SAFETY: as above.
+unsafe impl Sync for Domain {}
+
+impl Domain {
+    /// A new domain.
+    ///
+    /// # Errors
+    /// [`VerbsError`] if the device has no more.
+    pub fn new(device: &Arc<Device>) -> Result<Arc<Domain>, VerbsError> {
+        // SAFETY: the context is open.
+        let raw = unsafe { sys::ibv_alloc_pd(device.context()) };
+        let raw = NonNull::new(raw).ok_or_else(|| VerbsError::last("ibv_alloc_pd"))?;
+        Ok(Arc::new(Domain { raw, device: Arc::clone(device) }))
+    }
+
+    /// The device that it is on.
+    pub fn device(&self) -> &Arc<Device> {
+        &self.device
+    }
+
+    pub(super) fn raw(&self) -> *mut sys::ibv_pd {
+        self.raw.as_ptr()
+    }
+}
+
+impl Drop for Domain {
+    fn drop(&mut self) {
+        // SAFETY: everything made in the domain keeps it, so it is the last.
+        VerbsError::log("ibv_dealloc_pd", unsafe { sys::ibv_dealloc_pd(self.raw()) });
+    }
+}
+
+/// Who may do what with a registration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// The device reads it for this process: what is sent. Relaxed ordering where offered.
+    Source,
+    /// The peer writes it by the registration's own key.
+    RemoteWrite,
+    /// The peer writes it by the key of a window that is bound to it.
+    Windowed,
+}
+
+impl Access {
+    fn flags(self) -> u32 {
+        use sys::ibv_access_flags as flag;
+        let flags = match self {
+            // An optional flag: kernels and devices that do not know it leave it out.
+            Access::Source => flag::IBV_ACCESS_LOCAL_WRITE | flag::IBV_ACCESS_RELAXED_ORDERING,
+            // Header and payload arrive by one key, and a header is never written out of order.
+            Access::RemoteWrite => flag::IBV_ACCESS_LOCAL_WRITE | flag::IBV_ACCESS_REMOTE_WRITE,
+            Access::Windowed => flag::IBV_ACCESS_LOCAL_WRITE | flag::IBV_ACCESS_MW_BIND,
+        };
+        flags.0
+    }
+}
+
+/// Memory that the device knows. Keeps the memory mapped.
+#[derive(Debug)]
+pub struct Registration {
+    raw: NonNull<sys::ibv_mr>,
+    region: Region,
+    domain: Arc<Domain>,
+}
+
+// SAFETY: as for `Domain`.
+unsafe impl Send for Registration {}
+// SAFETY: as for `Domain`.
+unsafe impl Sync for Registration {}
+
+impl Registration {
+    /// Registers all of a region.
+    ///
+    /// The peer or the device may write the memory from now on: it is only ever used as a view,
+    /// or in a slot table whose [`PeerAccess`](ferry_memory::PeerAccess) says so.
+    ///
+    /// # Errors
+    /// [`VerbsError`]: out of memory (12) mostly means that the limit of locked memory is reached.
+    pub fn new(
+        domain: &Arc<Domain>,
+        region: Region,
+        access: Access,
+    ) -> Result<Registration, VerbsError> {
+        let base = region.view().host().ok_or(VerbsError {
+            verb: "ibv_reg_mr",
+            error: std::io::Error::other("the region is not host memory"),
+        })?;
+        let (address, flags) = (base.as_ptr(), access.flags());
+        // SAFETY: the range is mapped for as long as `region` lives, which this value keeps; the
+        // contract above says who may touch it.
+        let raw = unsafe {
+            sys::ibv_reg_mr_iova2(
+                domain.raw(),
+                address.cast(),
+                region.bytes(),
+                address as u64,
+                flags,
+            )
+        };
+        let raw = NonNull::new(raw).ok_or_else(|| VerbsError::last("ibv_reg_mr"))?;
+        Ok(Registration { raw, region, domain: Arc::clone(domain) })
+    }
+
+    /// The key of this process's own work requests.
+    pub fn local_key(&self) -> u32 {
+        // SAFETY: the registration is alive.
+        unsafe { self.raw.as_ref().lkey }
+    }
+
+    /// The key that a peer presents; of use only with [`Access::RemoteWrite`].
+    pub fn remote_key(&self) -> u32 {
+        // SAFETY: the registration is alive.
+        unsafe { self.raw.as_ref().rkey }
+    }
+
+    /// The region that was registered.
+    pub fn region(&self) -> &Region {
+        &self.region
+    }
+
+    pub(super) fn raw(&self) -> *mut sys::ibv_mr {
+        self.raw.as_ptr()
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        // SAFETY: windows over it are gone: they keep the registration. The memory is still there.
+        let returned = unsafe { sys::ibv_dereg_mr(self.raw()) };
+        VerbsError::log("ibv_dereg_mr", returned);
+        if returned != 0 {
+            // The device may still reach the pages: they are never used for anything else.
+            std::mem::forget(self.region.clone());
+        }
+        let _kept_until_here = &self.domain;
+    }
+}
+
+/// A type-2 memory window: a key of its own to a part of a registration, good for one queue pair,
+/// that can be taken back at once without touching the registration.
+#[derive(Debug)]
+pub struct Window {
+    raw: NonNull<sys::ibv_mw>,
+    key: u32,
+    registration: Arc<Registration>,
+}
+
+// SAFETY: as for `Domain`.
+unsafe impl Send for Window {}
+
+impl Window {
+    /// A window that is not bound yet, to be used with `registration`.
+    ///
+    /// # Errors
+    /// [`VerbsError`] if the device has no windows, or no more of them.
+    pub fn new(
+        domain: &Arc<Domain>,
+        registration: Arc<Registration>,
+    ) -> Result<Window, VerbsError> {
+        // SAFETY: the domain is alive.
+        let raw = unsafe { sys::ibv_alloc_mw(domain.raw(), sys::ibv_mw_type::IBV_MW_TYPE_2) };
+        let raw = NonNull::new(raw).ok_or_else(|| VerbsError::last("ibv_alloc_mw"))?;
+        // SAFETY: the window was just made.
+        let key = unsafe { raw.as_ref().rkey };
+        Ok(Window { raw, key, registration })
+    }
+
+    /// The key of the present binding.
+    pub fn key(&self) -> u32 {
+        self.key
+    }
+
+    /// The key for the next binding. Its low 8 bits are the consumer's to choose, so that the key
+    /// of the last binding is of no use with the next one.
+    pub(super) fn next_key(&mut self) -> u32 {
+        self.key = (self.key & !0xff) | (self.key.wrapping_add(1) & 0xff);
+        self.key
+    }
+
+    pub(super) fn registration(&self) -> &Registration {
+        &self.registration
+    }
+
+    pub(super) fn raw(&self) -> *mut sys::ibv_mw {
+        self.raw.as_ptr()
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        // SAFETY: freed once. Whoever owns a queue pair and its window drops the window first:
+        // the other order hangs for a minute on Soft-RoCE.
+        VerbsError::log("ibv_dealloc_mw", unsafe { sys::ibv_dealloc_mw(self.raw()) });
+    }
+}

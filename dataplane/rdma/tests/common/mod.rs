@@ -1,0 +1,97 @@
+//! A listener whose attachments come from another thread, as a lane's do.
+
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::time::Duration;
+
+use ferry_core::{Attachment, Endpoint, RegionDescriptor, SessionId, Status};
+use ferry_rdma::{RdmaListener, RdmaOptions};
+use ferry_transport::{
+    Admission, AdmitError, Capabilities, ConnectError, Events, Link, LinkError, Listener, Rejected,
+    Transfer, Waker,
+};
+
+/// The device under test.
+pub fn options() -> RdmaOptions {
+    RdmaOptions { device: std::env::var("FERRY_RDMA_DEVICE").ok(), ..RdmaOptions::default() }
+}
+
+type Answer = SyncSender<Result<RegionDescriptor, AdmitError>>;
+type Ask = (SessionId, Attachment, Answer);
+
+/// The way to the listener's `attach`.
+#[derive(Debug)]
+pub struct Door {
+    asks: Sender<Ask>,
+    waker: Waker,
+}
+
+impl Door {
+    /// Asks the listener, which must be polled meanwhile.
+    pub fn attach(
+        &self,
+        session: SessionId,
+        attachment: &Attachment,
+    ) -> Result<RegionDescriptor, ConnectError> {
+        let (answer, answered) = sync_channel(1);
+        let gone =
+            |error: &dyn std::fmt::Display| ConnectError::Link(LinkError::os("attach", error));
+        self.asks.send((session, attachment.clone(), answer)).map_err(|error| gone(&error))?;
+        self.waker.wake();
+        let answer =
+            answered.recv_timeout(Duration::from_secs(20)).map_err(|error| gone(&error))?;
+        answer.map_err(|error| gone(&format!("{error:?}")))
+    }
+}
+
+#[derive(Debug)]
+struct Attachable {
+    inner: RdmaListener,
+    asks: Receiver<Ask>,
+}
+
+/// Splits a listener into itself and the way to its `attach`.
+pub fn attachable(inner: RdmaListener) -> (Box<dyn Listener>, Door) {
+    let (send, asks) = channel();
+    let door = Door { asks: send, waker: inner.waker() };
+    (Box::new(Attachable { inner, asks }), door)
+}
+
+impl Link for Attachable {
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+
+    fn submit(&mut self, transfer: Transfer) -> Result<(), Rejected> {
+        self.inner.submit(transfer)
+    }
+
+    fn poll(&mut self, events: &mut Events) {
+        for (session, attachment, answer) in self.asks.try_iter() {
+            // Who asked may be gone.
+            drop(answer.send(self.inner.attach(session, &attachment)));
+        }
+        self.inner.poll(events);
+    }
+
+    fn park(&mut self, at_most: Duration) {
+        self.inner.park(at_most);
+    }
+
+    fn waker(&self) -> Waker {
+        self.inner.waker()
+    }
+}
+
+impl Listener for Attachable {
+    fn endpoint(&self) -> Endpoint {
+        self.inner.endpoint()
+    }
+
+    fn admit(&mut self, admission: Admission) -> Result<RegionDescriptor, AdmitError> {
+        self.inner.admit(admission)
+    }
+
+    fn evict(&mut self, session: SessionId, status: Status) {
+        self.inner.evict(session, status);
+    }
+}

@@ -179,7 +179,6 @@ impl RdmaClient {
             // Another way may be tried.
             return;
         }
-        self.slots.retire();
         let slots: Vec<Slot> = self.own.abandon().collect();
         let session = Some(self.own.session);
         self.pending.push_back(Event::Gone { peer: SERVER, session, why, slots });
@@ -210,7 +209,7 @@ impl RdmaClient {
             return Err(reject(transfer, LinkError::os("send", "the payload is not in the slot")));
         }
         let (from, since) = (slot.index(), Instant::now());
-        let sent = self.wire.send(frame, payload, Area::Slot(from), Area::Slot(frame.slot));
+        let sent = self.wire.send(frame, payload, Area::Slot(from));
         if let Err(why) = sent {
             return Err(reject(transfer, why));
         }
@@ -267,7 +266,6 @@ impl Link for RdmaClient {
 impl Drop for RdmaClient {
     /// Says goodbye, so that the server need not wait to find out, and leaves nothing posted.
     fn drop(&mut self) {
-        self.slots.retire();
         let bye = self.own.bye();
         self.wire.close((!self.gone && self.is_joined).then_some(&bye));
         self.gone = true;

@@ -27,7 +27,7 @@ impl Fencing {
     ///
     /// # Errors
     /// [`LinkError::Os`] if windows are wanted and there are none that hold.
-    pub fn choose(wanted: Fence, probe: &WindowProbe) -> Result<Fencing, LinkError> {
+    pub(crate) fn choose(wanted: Fence, probe: &WindowProbe) -> Result<Fencing, LinkError> {
         match (wanted, probe) {
             (Fence::Registration, _) | (Fence::Auto, WindowProbe::None(_)) => {
                 Ok(Fencing::OwnRegistration)
@@ -42,7 +42,7 @@ impl Fencing {
     }
 
     /// For people and SQL.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Fencing::SharedWindow => "window",
             Fencing::OwnWindow => "window over a registration of its own",
@@ -53,7 +53,7 @@ impl Fencing {
 
 /// Where the sessions of a port get their memory.
 #[derive(Debug)]
-pub struct Memory {
+pub(crate) struct Memory {
     domain: Arc<Domain>,
     fencing: Fencing,
     inboxes: Pool,
@@ -62,7 +62,7 @@ pub struct Memory {
 
 /// The memory of one end of a session.
 #[derive(Debug)]
-pub struct Leased {
+pub(crate) struct Leased {
     /// What its queue pair must belong to.
     pub domain: Arc<Domain>,
     /// What the peer writes.
@@ -73,7 +73,7 @@ pub struct Leased {
 
 impl Memory {
     /// Without any memory yet.
-    pub fn new(domain: &Arc<Domain>, fencing: Fencing) -> Memory {
+    pub(crate) fn new(domain: &Arc<Domain>, fencing: Fencing) -> Memory {
         Memory {
             domain: Arc::clone(domain),
             fencing,
@@ -83,7 +83,7 @@ impl Memory {
     }
 
     /// How inboxes are fenced.
-    pub fn fencing(&self) -> Fencing {
+    pub(crate) fn fencing(&self) -> Fencing {
         self.fencing
     }
 
@@ -91,7 +91,11 @@ impl Memory {
     ///
     /// # Errors
     /// [`AdmitError`] if memory, registrations or windows are short.
-    pub fn lease(&mut self, inbox_bytes: usize, outbox_bytes: usize) -> Result<Leased, AdmitError> {
+    pub(crate) fn lease(
+        &mut self,
+        inbox_bytes: usize,
+        outbox_bytes: usize,
+    ) -> Result<Leased, AdmitError> {
         if self.fencing == Fencing::OwnRegistration {
             // A registration's key is good for every queue pair of its domain, and keys can be
             // guessed: the lease is a domain of its own.
@@ -111,7 +115,7 @@ impl Memory {
     }
 
     /// Gives back what nobody uses.
-    pub fn trim(&mut self) {
+    pub(crate) fn trim(&mut self) {
         self.inboxes.trim();
         self.outboxes.trim();
     }
@@ -123,7 +127,7 @@ fn refused(error: VerbsError) -> AdmitError {
 
 /// Memory that one peer may write, during one lease.
 #[derive(Debug)]
-pub struct Inbox {
+pub(crate) struct Inbox {
     memory: Registered,
     key: Key,
 }
@@ -140,17 +144,17 @@ enum Key {
 
 impl Inbox {
     /// The memory.
-    pub fn region(&self) -> &Region {
+    pub(crate) fn region(&self) -> &Region {
         &self.memory.region
     }
 
     /// Of its first byte.
-    pub fn address(&self) -> u64 {
+    pub(crate) fn address(&self) -> u64 {
         self.region().view().host().map_or(0, |base| base.as_ptr() as u64)
     }
 
     /// What the peer presents; of use once [`is_open`](Inbox::is_open).
-    pub fn key(&self) -> u32 {
+    pub(crate) fn key(&self) -> u32 {
         match &self.key {
             Key::Registration => self.memory.registration.remote_key(),
             Key::Window { window, .. } => window.key(),
@@ -163,7 +167,7 @@ impl Inbox {
     ///
     /// # Errors
     /// [`LinkError`] with what the device says.
-    pub fn open(&mut self, pair: &QueuePair<Rts>, id: u64) -> Result<bool, LinkError> {
+    pub(crate) fn open(&mut self, pair: &QueuePair<Rts>, id: u64) -> Result<bool, LinkError> {
         let (address, bytes) = (self.address(), self.region().bytes() as u64);
         let Key::Window { window, .. } = &mut self.key else { return Ok(false) };
         pair.bind(id, window, address, bytes)?;
@@ -171,14 +175,14 @@ impl Inbox {
     }
 
     /// The work request of [`open`](Inbox::open) is complete.
-    pub fn bound(&mut self) {
+    pub(crate) fn bound(&mut self) {
         if let Key::Window { is_bound, .. } = &mut self.key {
             *is_bound = true;
         }
     }
 
     /// Whether the peer can write.
-    pub fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         !matches!(self.key, Key::Gone | Key::Window { is_bound: false, .. })
     }
 
@@ -186,7 +190,7 @@ impl Inbox {
     ///
     /// # Errors
     /// [`LinkError`] if nothing can be posted any more.
-    pub fn close(&mut self, pair: &QueuePair<Rts>, id: u64) -> Result<bool, LinkError> {
+    pub(crate) fn close(&mut self, pair: &QueuePair<Rts>, id: u64) -> Result<bool, LinkError> {
         match &self.key {
             Key::Window { window, is_bound: true } => {
                 pair.invalidate(id, window)?;
@@ -198,7 +202,7 @@ impl Inbox {
 
     /// Frees the window, bound or not: its key is of no use afterwards. A registration's own key
     /// goes with this value.
-    pub fn drop_window(&mut self) {
+    pub(crate) fn drop_window(&mut self) {
         if matches!(self.key, Key::Window { .. }) {
             self.key = Key::Gone;
         }
@@ -208,7 +212,7 @@ impl Inbox {
     ///
     /// # Errors
     /// [`LinkError`] if the device has no more windows.
-    pub fn forget_binding(&mut self, domain: &Arc<Domain>) -> Result<(), LinkError> {
+    pub(crate) fn forget_binding(&mut self, domain: &Arc<Domain>) -> Result<(), LinkError> {
         if matches!(self.key, Key::Window { .. }) {
             self.key = Key::Gone;
             let window = new_window(domain, &self.memory)?;

@@ -3,19 +3,19 @@
 //! One reliable connection per session. A request is one `RDMA_WRITE_WITH_IMM` of header and
 //! payload into its slot at the server, a reply one into its slot at the client. The immediate
 //! says which slot and which generation. What each end may write is fenced by a memory window or
-//! a registration of the lease's own, see [`fence`].
+//! a registration of the lease's own, see [`Fencing`].
 #![deny(unsafe_code)]
 
 mod areas;
 mod client;
-pub mod fence;
+mod fence;
 mod gids;
 mod health;
 mod listener;
 mod options;
 mod pool;
 mod port;
-pub mod probe;
+mod probe;
 mod session;
 #[expect(unsafe_code, reason = "the fence around libibverbs")]
 pub mod verbs;
@@ -23,5 +23,7 @@ mod wait;
 mod wire;
 
 pub use client::RdmaClient;
+pub use fence::Fencing;
 pub use listener::RdmaListener;
 pub use options::{Fence, RdmaOptions};
+pub use probe::WindowProbe;

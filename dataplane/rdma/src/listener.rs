@@ -171,7 +171,7 @@ impl RdmaListener {
             Heard::Hello => {
                 let (peer, id) = (session.peer(), session.id());
                 let welcome = session.control(Body::Welcome);
-                match session.wire.send(&welcome, 0, Area::Control, Area::Control) {
+                match session.wire.send(&welcome, 0, Area::Control) {
                     Ok(()) => self.pending.push_back(Event::Joined { peer, session: id }),
                     Err(why) => self.fail(serial, why),
                 }
@@ -180,6 +180,14 @@ impl RdmaListener {
                 self.pending.push_back(session.gone(LinkError::Bye(status)));
                 session.end(None);
                 self.closing += 1;
+            }
+            Heard::Refused(refusal) if session.stand == Stand::Expected => {
+                // Whoever it is has proved nothing; the owner can still attach and join.
+                let bye = session.control(Body::Bye { status: status_for(&refusal) });
+                self.pending.push_back(Event::Refused(refusal));
+                if let Err(why) = session.wire.send(&bye, 0, Area::Control) {
+                    self.fail(serial, why);
+                }
             }
             Heard::Refused(refusal) => {
                 let (status, why) = (status_for(&refusal), refusal.to_string());

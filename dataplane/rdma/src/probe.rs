@@ -45,7 +45,7 @@ impl std::fmt::Display for WindowProbe {
 }
 
 /// Tries the windows of a port's device with two queue pairs connected to each other.
-pub fn probe(port: &Port) -> WindowProbe {
+pub(crate) fn probe(port: &Port) -> WindowProbe {
     if !port.facts.windows_2b || port.facts.windows_max == 0 {
         return WindowProbe::None("the device has no windows of type 2B".into());
     }

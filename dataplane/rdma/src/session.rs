@@ -124,14 +124,14 @@ impl Session {
     }
 
     fn hear_request(&mut self, slot: SlotIndex, frame: Frame, seen: Instant) -> Heard {
+        if let Err(refusal) = self.admitted.check(&frame) {
+            return Heard::Refused(refusal);
+        }
         if frame.slot != slot {
-            return self.breach("an immediate names another slot than its frame");
+            return Heard::Refused(Refusal::Slot { session: self.id(), slot: frame.slot.0 });
         }
         if self.replies[slot.at()].is_none() {
             return self.accept(&frame, seen);
-        }
-        if let Err(refusal) = self.admitted.check(&frame) {
-            return Heard::Refused(refusal);
         }
         match self.early[slot.at()].replace((frame, seen)) {
             None => Heard::Nothing,
@@ -182,7 +182,7 @@ impl Session {
             return Err(reject(transfer, LinkError::os("send", "the payload is not in the slot")));
         }
         let (area, since) = (Area::Slot(slot.index()), Instant::now());
-        if let Err(why) = self.wire.send(frame, payload, area, area) {
+        if let Err(why) = self.wire.send(frame, payload, area) {
             return Err(reject(transfer, why));
         }
         let (request, at) = (frame.request, slot.index().at());

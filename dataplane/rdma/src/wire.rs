@@ -262,8 +262,8 @@ impl Wire {
         SlotTable::placed(layout, ferry_memory::PeerAccess::Writes, halves)
     }
 
-    /// Sends a frame: the header is put in front of the payload that lies in area `from` already,
-    /// and both go to the peer's area `to` in one write.
+    /// Sends a frame: the header is put in front of the payload that lies in the area already, and
+    /// both go to the same area of the peer's in one write.
     ///
     /// # Errors
     /// [`LinkError`]; nothing was sent.
@@ -271,19 +271,16 @@ impl Wire {
         &mut self,
         frame: &Frame,
         payload_bytes: usize,
-        from: Area,
-        to: Area,
+        area: Area,
     ) -> Result<(), LinkError> {
         let Pair::Connected(pair, peer) = &self.pair else { return Err(LinkError::Closed) };
         let no_area = || LinkError::os("send", "no such slot");
-        let at = self.outbox_areas.header_at(from).ok_or_else(no_area)?;
-        // A slot that does not exist has no memory: its frame goes where it came from.
-        let remote = self.outbox_areas.header_at(to).unwrap_or(at);
+        let at = self.outbox_areas.header_at(area).ok_or_else(no_area)?;
         let header = frame.encode();
         let view = self.outbox.region.view();
         view.copy_in(at, &header).map_err(|error| LinkError::os("write the header", error))?;
         let bytes = u32::try_from(FRAME_BYTES + payload_bytes).unwrap_or(u32::MAX);
-        let task = match from {
+        let task = match area {
             Area::Slot(slot) => Task::Slot(slot.0),
             Area::Control => Task::Control,
         };
@@ -292,9 +289,9 @@ impl Wire {
             address: address_of(&self.outbox.region) + at as u64,
             bytes,
             local_key: self.outbox.registration.local_key(),
-            remote_address: peer.address.wrapping_add(remote as u64),
+            remote_address: peer.address.wrapping_add(at as u64),
             remote_key: peer.remote_key,
-            immediate: immediate(frame.generation, to),
+            immediate: immediate(frame.generation, area),
         })?;
         self.sends += 1;
         Ok(())
@@ -349,7 +346,7 @@ impl Wire {
         let until = Instant::now() + CLOSING_STEP;
         if let Some(bye) = bye {
             // A peer that cannot be told finds out by itself.
-            let _untold = self.send(bye, 0, Area::Control, Area::Control);
+            let _untold = self.send(bye, 0, Area::Control);
         }
         if let Pair::Connected(pair, _) = &self.pair
             && self.inbox.close(pair, task_id(self.serial, Task::Window)).unwrap_or(false)

@@ -128,7 +128,7 @@ impl RdmaClient {
     /// Says hello and waits for the answer.
     fn greet(&mut self, token: Token, address: &str, until: Instant) -> Result<(), ConnectError> {
         let hello = self.own.hello(token);
-        self.wire.send(&hello, 0, Area::Control, Area::Control)?;
+        self.wire.send(&hello, 0, Area::Control)?;
         self.welcome = None;
         while Instant::now() < until {
             self.drain();

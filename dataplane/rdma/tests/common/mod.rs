@@ -1,17 +1,18 @@
 //! A listener whose attachments come from another thread, as a lane's do.
 
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 use ferry_core::{Attachment, Endpoint, RegionDescriptor, SessionId, Status};
 use ferry_rdma::{RdmaListener, RdmaOptions};
 use ferry_transport::{
-    Admission, AdmitError, Capabilities, ConnectError, Events, Link, LinkError, Listener, Rejected,
-    Transfer, Waker,
+    Admission, AdmitError, Capabilities, ConnectError, Event, Events, Link, LinkError, Listener,
+    Refusal, Rejected, Transfer, Waker,
 };
 
 /// The device under test.
-pub fn options() -> RdmaOptions {
+#[expect(clippy::disallowed_methods, reason = "tests have no main: this is their door")]
+pub(crate) fn options() -> RdmaOptions {
     RdmaOptions { device: std::env::var("FERRY_RDMA_DEVICE").ok(), ..RdmaOptions::default() }
 }
 
@@ -20,14 +21,14 @@ type Ask = (SessionId, Attachment, Answer);
 
 /// The way to the listener's `attach`.
 #[derive(Debug)]
-pub struct Door {
-    asks: Sender<Ask>,
+pub(crate) struct Door {
+    asks: SyncSender<Ask>,
     waker: Waker,
 }
 
 impl Door {
     /// Asks the listener, which must be polled meanwhile.
-    pub fn attach(
+    pub(crate) fn attach(
         &self,
         session: SessionId,
         attachment: &Attachment,
@@ -50,8 +51,8 @@ struct Attachable {
 }
 
 /// Splits a listener into itself and the way to its `attach`.
-pub fn attachable(inner: RdmaListener) -> (Box<dyn Listener>, Door) {
-    let (send, asks) = channel();
+pub(crate) fn attachable(inner: RdmaListener) -> (Box<dyn Listener>, Door) {
+    let (send, asks) = sync_channel(64);
     let door = Door { asks: send, waker: inner.waker() };
     (Box::new(Attachable { inner, asks }), door)
 }
@@ -67,8 +68,13 @@ impl Link for Attachable {
 
     fn poll(&mut self, events: &mut Events) {
         for (session, attachment, answer) in self.asks.try_iter() {
+            let attached = self.inner.attach(session, &attachment);
+            if matches!(attached, Err(AdmitError::NotAttachable(_))) {
+                // As the control plane counts it.
+                events.push(Event::Refused(Refusal::Credentials(session)));
+            }
             // Who asked may be gone.
-            drop(answer.send(self.inner.attach(session, &attachment)));
+            drop(answer.send(attached));
         }
         self.inner.poll(events);
     }

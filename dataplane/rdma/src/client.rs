@@ -266,6 +266,8 @@ impl Link for RdmaClient {
 impl Drop for RdmaClient {
     /// Says goodbye, so that the server need not wait to find out, and leaves nothing posted.
     fn drop(&mut self) {
+        // A server that has ended the session does not answer any more.
+        self.drain();
         let bye = self.own.bye();
         self.wire.close((!self.gone && self.is_joined).then_some(&bye));
         self.gone = true;

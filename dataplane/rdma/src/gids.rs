@@ -121,6 +121,9 @@ fn read_table(class: &Path, device: &str, port: u8) -> Vec<GidEntry> {
     let text = |path: &Path| std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
     let entry = |index: u32| {
         let address: Ipv6Addr = text(&port.join("gids").join(index.to_string()))?.parse().ok()?;
+        if address.is_unspecified() {
+            return None;
+        }
         let attributes = port.join("gid_attrs");
         let kind = match text(&attributes.join("types").join(index.to_string()))?.as_str() {
             "IB/RoCE v1" => GidKind::Plain,
@@ -139,8 +142,7 @@ fn read_table(class: &Path, device: &str, port: u8) -> Vec<GidEntry> {
             is_up: state.is_some_and(|state| state == "up" || state == "unknown"),
         })
     };
-    let used = |entry: &GidEntry| entry.gid.0.iter().any(|&byte| byte != 0);
-    (0..TABLE_MAX).filter_map(entry).filter(used).collect()
+    (0..TABLE_MAX).filter_map(entry).collect()
 }
 
 #[cfg(test)]

@@ -23,6 +23,8 @@ pub(crate) struct Health {
     down_since: Option<Instant>,
     fatal: Option<LinkError>,
     offenders: Vec<u32>,
+    /// The port's addresses have changed.
+    moved: bool,
 }
 
 impl Health {
@@ -58,7 +60,8 @@ impl Health {
         tracing::warn!(device, ?event, "RDMA device event");
         match event {
             DeviceEvent::PortDown => self.down_since = self.down_since.or(Some(Instant::now())),
-            DeviceEvent::PortActive => self.down_since = None,
+            DeviceEvent::PortActive => (self.down_since, self.moved) = (None, true),
+            DeviceEvent::AddressChange => self.moved = true,
             DeviceEvent::DeviceFatal => {
                 self.fatal = Some(LinkError::os(
                     format!("use {device}"),
@@ -83,6 +86,11 @@ impl Health {
     /// Queue pairs whose peers wrote where they may not.
     pub(crate) fn take_offenders(&mut self) -> Vec<u32> {
         std::mem::take(&mut self.offenders)
+    }
+
+    /// Whether the addresses changed since this was asked last.
+    pub(crate) fn take_moved(&mut self) -> bool {
+        std::mem::take(&mut self.moved)
     }
 
     /// Why a connection failed, with what is known of the port.

@@ -251,6 +251,9 @@ impl RdmaListener {
         if let Some(why) = self.health.check(self.port.device(), self.port.number) {
             self.end_all(&why);
         }
+        if self.health.take_moved() {
+            self.port.refresh();
+        }
         for queue_pair in self.health.take_offenders() {
             let offender = self.sessions.iter().find(|(_, session)| {
                 session.stand == Stand::Joined && session.wire.identity().0 == queue_pair

@@ -19,6 +19,8 @@ pub(crate) struct Port {
     pub(crate) number: u8,
     pub(crate) now: PortFacts,
     gid_index: Option<u8>,
+    /// The table as it was read last: some hundred small files.
+    table: Vec<GidEntry>,
 }
 
 impl Port {
@@ -65,7 +67,9 @@ impl Port {
             let now = device.port(number)?;
             if now.active {
                 let (domain, gid_index) = (Domain::new(&device)?, options.gid_index);
-                return Ok(Port { domain, facts, number, now, gid_index });
+                let mut port = Port { domain, facts, number, now, gid_index, table: Vec::new() };
+                port.refresh();
+                return Ok(port);
             }
             state = now.state;
         }
@@ -84,11 +88,15 @@ impl Port {
     /// The addresses to use, best first, for a peer at `towards` where that is known.
     pub(crate) fn addresses(&self, towards: Option<IpAddr>) -> Vec<(Rank, GidEntry)> {
         let source = towards.and_then(gids::source_towards);
-        let mut table = gids::table(self.device().name(), self.number);
+        gids::ranked(self.table.clone(), self.is_ethernet(), source)
+    }
+
+    /// Reads the table of addresses again: after the device said that it has changed.
+    pub(crate) fn refresh(&mut self) {
+        self.table = gids::table(self.device().name(), self.number);
         if let Some(index) = self.gid_index {
-            table.retain(|entry| entry.index == index);
+            self.table.retain(|entry| entry.index == index);
         }
-        gids::ranked(table, self.is_ethernet(), source)
     }
 
     /// Our end of a connection, as the peer must know it.

@@ -85,6 +85,8 @@ pub enum DeviceEvent {
     PortDown,
     /// A port came up.
     PortActive,
+    /// A port's table of addresses has changed.
+    AddressChange,
     /// This queue pair's peer wrote where it may not.
     AccessError {
         /// The queue pair's number.
@@ -245,6 +247,8 @@ fn read_event(event: &RawEvent) -> DeviceEvent {
         DeviceEvent::PortDown
     } else if is(kind::IBV_EVENT_PORT_ACTIVE) {
         DeviceEvent::PortActive
+    } else if is(kind::IBV_EVENT_GID_CHANGE) || is(kind::IBV_EVENT_LID_CHANGE) {
+        DeviceEvent::AddressChange
     } else if is(kind::IBV_EVENT_QP_ACCESS_ERR) {
         DeviceEvent::AccessError { queue_pair: number() }
     } else if is(kind::IBV_EVENT_QP_FATAL) || is(kind::IBV_EVENT_QP_REQ_ERR) {

@@ -5,6 +5,8 @@ mod settings;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ferry_rdma::RdmaOptions;
+
 use crate::sessions::{Quota, TenantConfig};
 
 pub use settings::{ConfigError, Settings};
@@ -24,6 +26,8 @@ pub struct Config {
     pub onnxruntime: Option<PathBuf>,
     /// Lanes of each link.
     pub lanes: LaneCounts,
+    /// The RDMA device, and how it is used.
+    pub rdma: RdmaOptions,
     /// How long a session lives without a heartbeat.
     pub lease: Duration,
     /// Most requests that wait for a model, where its metadata does not say.
@@ -55,6 +59,8 @@ pub struct LaneCounts {
     pub tcp: u32,
     /// ZeroMQ.
     pub zmq: u32,
+    /// RDMA.
+    pub rdma: u32,
     /// In process.
     pub local: u32,
 }
@@ -70,7 +76,8 @@ impl Default for Config {
             store: "sqlite:ferry.sqlite".into(),
             models: None,
             onnxruntime: None,
-            lanes: LaneCounts { shm: 2, tcp: 2, zmq: 1, local: 1 },
+            lanes: LaneCounts { shm: 2, tcp: 2, zmq: 1, rdma: 1, local: 1 },
+            rdma: RdmaOptions::default(),
             lease: Duration::from_secs(30),
             queue: 64,
             engine_threads: 1,

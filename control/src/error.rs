@@ -106,6 +106,9 @@ pub enum ApiError {
         /// What the server says of it.
         text: String,
     },
+    /// A session whose client does not attach over the control plane, or not any more.
+    #[error("{0}")]
+    NotAttachable(String),
     /// A lane does not do its work.
     #[error("lane {lane}: {why}")]
     Lane {
@@ -138,9 +141,10 @@ impl ApiError {
                 Code::InvalidArgument
             }
             ApiError::NotFound { .. } => Code::NotFound,
-            ApiError::Model { .. } | ApiError::Transport { .. } | ApiError::Protocol { .. } => {
-                Code::FailedPrecondition
-            }
+            ApiError::Model { .. }
+            | ApiError::Transport { .. }
+            | ApiError::Protocol { .. }
+            | ApiError::NotAttachable(_) => Code::FailedPrecondition,
             ApiError::Quota { .. } | ApiError::Busy(_) => Code::ResourceExhausted,
             ApiError::Credentials | ApiError::Key => Code::Unauthenticated,
             ApiError::NotOperator => Code::PermissionDenied,

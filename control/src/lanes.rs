@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use ferry_core::{Endpoint, Generation, RegionDescriptor, SessionId, Status, Token, Transport};
+use ferry_core::{
+    Attachment, Endpoint, Generation, RegionDescriptor, SessionId, Status, Token, Transport,
+};
 use ferry_memory::SlotTable;
 use ferry_transport::{Admission, AdmitError, LaneHandle, Link};
 
@@ -71,6 +73,21 @@ impl Lane {
         }
     }
 
+    /// Tells the lane's link of the client's end of a session.
+    ///
+    /// # Errors
+    /// [`ApiError`] with what the lane or its link says.
+    pub async fn attach(
+        self: &Arc<Self>,
+        session: SessionId,
+        attachment: Attachment,
+    ) -> Result<RegionDescriptor, ApiError> {
+        let handle = self.handle.clone();
+        let attached = tokio::task::spawn_blocking(move || handle.attach(session, attachment));
+        let attached = attached.await.map_err(|error| ApiError::Internal(error.to_string()))?;
+        attached.map_err(|error| self.error(error))
+    }
+
     /// Takes a session off the lane: its memory goes, and its client is told `status`.
     pub async fn evict(self: &Arc<Self>, session: SessionId, status: Status) {
         let handle = self.handle.clone();
@@ -91,6 +108,7 @@ impl Lane {
                 let why = chain(&error);
                 ApiError::Busy(format!("{why}; ask for fewer slots, or close sessions"))
             }
+            AdmitError::NotAttachable(_) => ApiError::NotAttachable(chain(&error)),
             AdmitError::Full(_) => ApiError::Busy(format!("lane {lane}: {error}")),
             _ => ApiError::Lane { lane, why: chain(&error) },
         }

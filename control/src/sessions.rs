@@ -13,7 +13,7 @@ use ferry_core::{Generation, SessionId, Token};
 
 pub use expiry::keep as keep_leases;
 pub use negotiate::{Agreed, Offer, REPLY_BYTES_MIN, SLOTS_DEFAULT};
-pub use open::{Caller, Opened, end, open, resume};
+pub use open::{Caller, Opened, attach, end, open, resume};
 pub use quota::{Quota, Reservation, Tenant, TenantConfig, Tenants};
 pub use session::{Place, Session};
 

@@ -13,6 +13,7 @@ pub mod v1 {
 pub mod channel;
 mod error;
 mod model;
+mod rdma;
 mod session;
 mod timing;
 

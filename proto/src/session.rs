@@ -1,7 +1,7 @@
 //! Sessions, endpoints and regions, to the wire and back.
 
 use bytes::Bytes;
-use ferry_core::{Endpoint, Generation, RegionDescriptor, SessionId, SlotLayout, Token};
+use ferry_core::{Endpoint, Generation, QueuePair, RegionDescriptor, SessionId, SlotLayout, Token};
 
 use crate::error::WireError;
 use crate::v1;
@@ -50,8 +50,8 @@ impl From<v1::SlotLayout> for SlotLayout {
 }
 
 impl v1::Endpoint {
-    /// The endpoint on the wire; `local` has none.
-    pub fn of(endpoint: &Endpoint) -> Option<v1::Endpoint> {
+    /// The endpoint on the wire; `local` has none, and that of `rdma` is the region's queue pair.
+    pub fn of(endpoint: &Endpoint, region: &RegionDescriptor) -> Option<v1::Endpoint> {
         use v1::endpoint::Kind;
         let kind = match endpoint {
             Endpoint::Local => return None,
@@ -59,48 +59,60 @@ impl v1::Endpoint {
             Endpoint::Tcp { address } => Kind::TcpAddress(address.clone()),
             Endpoint::Zmq { address } => Kind::ZmqAddress(address.clone()),
             Endpoint::Grpc => Kind::Grpc(true),
+            Endpoint::Rdma => match region {
+                RegionDescriptor::Remote { queue_pair, .. } => Kind::QueuePair(queue_pair.into()),
+                _ => return None,
+            },
         };
         Some(v1::Endpoint { kind: Some(kind) })
     }
-}
 
-impl TryFrom<v1::Endpoint> for Endpoint {
-    type Error = WireError;
-
-    fn try_from(endpoint: v1::Endpoint) -> Result<Self, WireError> {
+    /// The endpoint, and the queue pair where it is one.
+    ///
+    /// # Errors
+    /// [`WireError`] for what is missing or makes no sense.
+    pub fn parts(self) -> Result<(Endpoint, Option<QueuePair>), WireError> {
         use v1::endpoint::Kind;
-        match endpoint.kind.ok_or(WireError::Missing("endpoint.kind"))? {
-            Kind::ShmSocket(socket) => Ok(Endpoint::Shm { socket }),
-            Kind::TcpAddress(address) => Ok(Endpoint::Tcp { address }),
-            Kind::ZmqAddress(address) => Ok(Endpoint::Zmq { address }),
-            Kind::Grpc(_) => Ok(Endpoint::Grpc),
-            Kind::QueuePair(_) => Err(WireError::NotHere("a queue pair")),
-        }
-    }
-}
-
-impl From<&RegionDescriptor> for v1::RegionDescriptor {
-    fn from(region: &RegionDescriptor) -> Self {
-        use v1::region_descriptor::Kind;
-        let kind = match region {
-            RegionDescriptor::Framed => Kind::Framed(true),
-            RegionDescriptor::Memfd { bytes, .. } => Kind::Memfd(v1::Memfd { bytes: *bytes }),
+        let endpoint = match self.kind.ok_or(WireError::Missing("endpoint.kind"))? {
+            Kind::ShmSocket(socket) => Endpoint::Shm { socket },
+            Kind::TcpAddress(address) => Endpoint::Tcp { address },
+            Kind::ZmqAddress(address) => Endpoint::Zmq { address },
+            Kind::Grpc(_) => Endpoint::Grpc,
+            Kind::QueuePair(pair) => return Ok((Endpoint::Rdma, Some(pair.try_into()?))),
         };
-        v1::RegionDescriptor { kind: Some(kind) }
+        Ok((endpoint, None))
     }
 }
 
 impl v1::RegionDescriptor {
-    /// The descriptor; the layout of the session completes it.
+    /// The descriptor on the wire; `None` for memory that is not reachable yet.
+    pub fn of(region: &RegionDescriptor) -> Option<v1::RegionDescriptor> {
+        use v1::region_descriptor::Kind;
+        let kind = match region {
+            RegionDescriptor::Framed => Kind::Framed(true),
+            RegionDescriptor::Memfd { bytes, .. } => Kind::Memfd(v1::Memfd { bytes: *bytes }),
+            RegionDescriptor::Remote { key, .. } => Kind::MemoryKey((*key)?.into()),
+        };
+        Some(v1::RegionDescriptor { kind: Some(kind) })
+    }
+
+    /// The descriptor; the layout of the session and the endpoint's queue pair complete it.
     ///
     /// # Errors
     /// [`WireError`] for a kind of memory that this build cannot reach.
-    pub fn with_layout(&self, layout: SlotLayout) -> Result<RegionDescriptor, WireError> {
+    pub fn complete(
+        &self,
+        layout: SlotLayout,
+        queue_pair: Option<&QueuePair>,
+    ) -> Result<RegionDescriptor, WireError> {
         use v1::region_descriptor::Kind;
         match self.kind.as_ref().ok_or(WireError::Missing("region.kind"))? {
             Kind::Framed(_) => Ok(RegionDescriptor::Framed),
             Kind::Memfd(memfd) => Ok(RegionDescriptor::Memfd { bytes: memfd.bytes, layout }),
-            Kind::MemoryKey(_) => Err(WireError::NotHere("a memory key")),
+            Kind::MemoryKey(key) => Ok(RegionDescriptor::Remote {
+                queue_pair: queue_pair.ok_or(WireError::Missing("endpoint.queue_pair"))?.clone(),
+                key: Some((*key).try_into()?),
+            }),
             Kind::GpuHandle(_) => Err(WireError::NotHere("a GPU handle")),
         }
     }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
-use ferry_client::{Transport, WaitPolicy};
+use ferry_client::{SessionBuilder, Transport, WaitPolicy};
 
 /// Exit codes, for `--help`.
 const EXIT_CODES: &str = "Exit codes: 0 done · 1 failed · 2 wrong usage · 3 the server cannot be \
@@ -51,6 +51,31 @@ pub(crate) struct Server {
     pub(crate) key: Option<String>,
 }
 
+/// Which RDMA device this end uses.
+#[derive(Clone, Debug, Default, Group)]
+pub(crate) struct RdmaArgs {
+    /// RDMA device of this host, for --transport rdma [default: the first with an active port].
+    #[arg(long, value_name = "NAME", env = "FERRY_RDMA_DEVICE")]
+    pub(crate) rdma_device: Option<String>,
+    /// Entry of its port's table of addresses [default: by rank, see ferry doctor].
+    #[arg(long, value_name = "INDEX", env = "FERRY_RDMA_GID_INDEX")]
+    pub(crate) rdma_gid_index: Option<u8>,
+}
+
+impl RdmaArgs {
+    /// Tells a session what was chosen.
+    pub(crate) fn apply<'c, C>(&self, builder: SessionBuilder<'c, C>) -> SessionBuilder<'c, C> {
+        let builder = match &self.rdma_device {
+            Some(device) => builder.rdma_device(device),
+            None => builder,
+        };
+        match self.rdma_gid_index {
+            Some(index) => builder.rdma_gid_index(index),
+            None => builder,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum PictureKind {
     /// The file as it is; the server decodes it.
@@ -93,6 +118,8 @@ pub(crate) struct InferArgs {
     /// Give up after this many seconds.
     #[arg(long, default_value_t = 60)]
     pub(crate) timeout_s: u64,
+    #[command(flatten)]
+    pub(crate) rdma: RdmaArgs,
 }
 
 #[derive(Debug, Group)]
@@ -135,6 +162,8 @@ pub(crate) struct BenchArgs {
     /// Bytes of a reply, for the model `echo`.
     #[arg(long, default_value_t = 4_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) out_bytes: u64,
+    #[command(flatten)]
+    pub(crate) rdma: RdmaArgs,
     /// Sends this picture instead of tensors.
     #[arg(long, value_name = "FILE")]
     pub(crate) image: Option<PathBuf>,

@@ -60,14 +60,31 @@ impl Agreed {
         Agreed::parse(opened).map_err(Error::answer("open a session"))
     }
 
+    /// How the session's memory is reached once the server knows this end.
+    pub(crate) fn attached(
+        &self,
+        told: v1::AttachSessionResponse,
+    ) -> Result<RegionDescriptor, Error> {
+        let read = |told: v1::AttachSessionResponse| {
+            let endpoint = told.endpoint.ok_or(WireError::Missing("endpoint"))?;
+            let (_, queue_pair) = endpoint.parts()?;
+            let region = told.regions.first().ok_or(WireError::Missing("regions"))?;
+            region.complete(self.layout, queue_pair.as_ref())
+        };
+        read(told).map_err(Error::answer("attach the session"))
+    }
+
     fn parse(opened: v1::OpenSessionResponse) -> Result<Agreed, WireError> {
         let transport = opened.transport().named().ok_or(WireError::Missing("transport"))?;
         let reference = opened.session.ok_or(WireError::Missing("session"))?;
         let (session, token, generation) = reference.parts()?;
         let layout: SlotLayout = opened.layout.ok_or(WireError::Missing("layout"))?.into();
-        let region = match opened.regions.first() {
-            Some(region) => region.with_layout(layout)?,
-            None => RegionDescriptor::Framed,
+        let endpoint = opened.endpoint.ok_or(WireError::Missing("endpoint"))?;
+        let (endpoint, queue_pair) = endpoint.parts()?;
+        let region = match (opened.regions.first(), queue_pair) {
+            (Some(region), queue_pair) => region.complete(layout, queue_pair.as_ref())?,
+            (None, Some(queue_pair)) => RegionDescriptor::Remote { queue_pair, key: None },
+            (None, None) => RegionDescriptor::Framed,
         };
         let lease = opened.lease.ok_or(WireError::Missing("lease"))?;
         let signature = opened.signature.ok_or(WireError::Missing("signature"))?;
@@ -81,7 +98,7 @@ impl Agreed {
             session,
             token,
             generation,
-            endpoint: opened.endpoint.ok_or(WireError::Missing("endpoint"))?.try_into()?,
+            endpoint,
             region,
             transport,
             transport_reason: opened.transport_reason,

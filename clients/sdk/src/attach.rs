@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ferry_core::{Endpoint, Transport};
+use ferry_core::{Attachment, Endpoint, RegionDescriptor, Transport};
 use ferry_memory::SlotTable;
+use ferry_rdma::RdmaClient;
 use ferry_transport::shm::ShmClient;
 use ferry_transport::tcp::TcpClient;
 use ferry_transport::zmq::ZmqClient;
-use ferry_transport::{Driver, DriverOptions, Link, RecordSink, UnixClock};
+use ferry_transport::{Driver, DriverOptions, Link, LinkError, RecordSink, UnixClock};
 
 use crate::agreed::Agreed;
 use crate::error::Error;
@@ -18,6 +19,13 @@ use crate::options::Options;
 /// How long the data plane may take to be connected.
 const ATTACH_WITHIN: Duration = Duration::from_secs(5);
 
+/// How long a data plane over RDMA may take: several pairs of addresses may have to be tried, and
+/// a device gives up a way that leads nowhere after a second or two.
+const ATTACH_RDMA_WITHIN: Duration = Duration::from_secs(12);
+
+/// Tells the server of this end over the control plane, where a link needs that.
+pub(crate) type Tell<'a> = dyn Fn(&Attachment) -> Result<RegionDescriptor, Error> + 'a;
+
 /// A connected session: what drives it, and its slots.
 #[derive(Debug)]
 pub(crate) struct Attached {
@@ -25,15 +33,17 @@ pub(crate) struct Attached {
     pub(crate) table: Arc<SlotTable>,
 }
 
-/// Connects the data plane of a session. Blocks for at most [`ATTACH_WITHIN`].
+/// Connects the data plane of a session. Blocks for at most
+/// [`ATTACH_WITHIN`], over RDMA [`ATTACH_RDMA_WITHIN`].
 pub(crate) fn attach(
     server: &str,
     agreed: &Agreed,
     options: &Options,
     first_request: u64,
     sink: Arc<dyn RecordSink>,
+    tell: &Tell<'_>,
 ) -> Result<Attached, Error> {
-    let (link, table) = connect(server, agreed)?;
+    let (link, table) = connect(server, agreed, options, tell)?;
     let options = DriverOptions {
         session: agreed.session,
         generation: agreed.generation,
@@ -45,7 +55,12 @@ pub(crate) fn attach(
     Ok(Attached { driver: Driver::new(link, options, sink), table })
 }
 
-fn connect(server: &str, agreed: &Agreed) -> Result<(Box<dyn Link>, Arc<SlotTable>), Error> {
+fn connect(
+    server: &str,
+    agreed: &Agreed,
+    options: &Options,
+    tell: &Tell<'_>,
+) -> Result<(Box<dyn Link>, Arc<SlotTable>), Error> {
     let Agreed { endpoint, session, generation, token, layout, .. } = agreed;
     let deadline = Instant::now() + ATTACH_WITHIN;
     let transport: Transport = agreed.transport;
@@ -69,6 +84,25 @@ fn connect(server: &str, agreed: &Agreed) -> Result<(Box<dyn Link>, Arc<SlotTabl
         Endpoint::Zmq { .. } => {
             let connected =
                 ZmqClient::connect(endpoint, *session, *generation, *token, *layout, deadline);
+            boxed(transport, connected)
+        }
+        Endpoint::Rdma => {
+            let deadline = Instant::now() + ATTACH_RDMA_WITHIN;
+            let mut attach = |attachment: &Attachment| {
+                tell(attachment).map_err(|error| {
+                    LinkError::os("tell the server of this end", chain(&error)).into()
+                })
+            };
+            let connected = RdmaClient::connect(
+                &options.rdma,
+                *session,
+                *generation,
+                *token,
+                *layout,
+                &agreed.region,
+                &mut attach,
+                deadline,
+            );
             boxed(transport, connected)
         }
         Endpoint::Grpc => {

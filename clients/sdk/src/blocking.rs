@@ -254,7 +254,8 @@ fn bring_up(
     let keeper = &client.inner.keeper;
     let gone = keeper.hold(agreed);
     let sink = SessionSink::new(options, &keeper.recorder);
-    match attach(&client.inner.server, agreed, options, first_request, sink) {
+    let tell = |attachment: &_| client.run(client.inner.tell(agreed, attachment));
+    match attach(&client.inner.server, agreed, options, first_request, sink, &tell) {
         Ok(Attached { driver, table }) => Ok((driver, table, gone)),
         Err(error) => {
             // The server has made the session: free it now, not when its lease ends.

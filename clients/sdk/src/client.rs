@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use ferry_core::{Attachment, RegionDescriptor};
 use ferry_proto::v1;
 use ferry_proto::v1::sessions_client::SessionsClient;
 
@@ -63,6 +64,18 @@ impl Client {
         let mut sessions = SessionsClient::new(self.channel());
         let opened = sessions.open(options.to_wire()).await;
         Agreed::from_wire(opened.map_err(Error::refused("open a session"))?.into_inner())
+    }
+
+    /// Tells the server of this end of a session; how its memory is reached.
+    pub(crate) async fn tell(
+        &self,
+        agreed: &Agreed,
+        attachment: &Attachment,
+    ) -> Result<RegionDescriptor, Error> {
+        let request = v1::AttachSessionRequest::new(agreed.to_ref(), attachment);
+        let mut sessions = SessionsClient::new(self.channel());
+        let told = sessions.attach(request).await.map_err(Error::refused("attach the session"))?;
+        agreed.attached(told.into_inner())
     }
 
     /// Takes a session up again, or opens a new one if the server does not know it any more.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ferry_core::{Transport, WaitPolicy};
 use ferry_proto::v1;
+use ferry_rdma::RdmaOptions;
 use ferry_transport::RecordSink;
 
 /// Everything that a session can be asked for. Made by [`SessionBuilder`].
@@ -22,6 +23,7 @@ pub struct Options {
     pub(crate) warmup: u64,
     pub(crate) observer: Option<Arc<dyn RecordSink>>,
     pub(crate) timeout: Duration,
+    pub(crate) rdma: RdmaOptions,
 }
 
 /// How long a request may take before the caller gets an error: the slowest model of the reference
@@ -43,6 +45,7 @@ impl Options {
             warmup: 0,
             observer: None,
             timeout: TIMEOUT,
+            rdma: RdmaOptions::default(),
         }
     }
 
@@ -141,6 +144,20 @@ impl<C> SessionBuilder<'_, C> {
     /// `reply` stage arrives with the next reply.
     pub fn observer(mut self, observer: Arc<dyn RecordSink>) -> Self {
         self.options.observer = Some(observer);
+        self
+    }
+
+    /// The device for the transport `rdma`, as `ibv_devices` shows it; the first with an active
+    /// port if not said.
+    pub fn rdma_device(mut self, device: &str) -> Self {
+        self.options.rdma.device = Some(device.to_owned());
+        self
+    }
+
+    /// Entry of the port's table of addresses for the transport `rdma`; chosen by rank if not
+    /// said.
+    pub fn rdma_gid_index(mut self, index: u8) -> Self {
+        self.options.rdma.gid_index = Some(index);
         self
     }
 

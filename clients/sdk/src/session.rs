@@ -160,10 +160,14 @@ async fn bring_up(
     let agreed = Arc::new(agreed);
     let attaching = {
         let (server, agreed) = (Arc::clone(&client.server), Arc::clone(&agreed));
-        let options = options.clone();
+        let (options, control) = (options.clone(), client.clone());
+        let runtime = tokio::runtime::Handle::current();
         let sink = SessionSink::new(&options, &client.keeper.recorder);
         // Connecting blocks for as long as the peer takes.
-        tokio::task::spawn_blocking(move || attach(&server, &agreed, &options, first_request, sink))
+        tokio::task::spawn_blocking(move || {
+            let tell = |attachment: &_| runtime.block_on(control.tell(&agreed, attachment));
+            attach(&server, &agreed, &options, first_request, sink, &tell)
+        })
     };
     let attached = attaching.await.unwrap_or_else(|panicked| {
         let source = std::io::Error::other(panicked);

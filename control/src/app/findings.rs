@@ -22,7 +22,7 @@ pub(super) fn all(config: &Config) -> Vec<v1::Finding> {
     all.push(finding("engine", "tract", Ok("part of this build".into())));
     all.push(finding("engine", "echo", Ok("part of this build".into())));
     all.push(finding("transport", "grpc", Ok("the control plane itself".into())));
-    for name in ["rdma", "gdr", "cuda-ipc"] {
+    for name in ["gdr", "cuda-ipc"] {
         let why = "not in this build".to_owned();
         all.push(finding("transport", name, Err((why, "use shm on one host, tcp otherwise"))));
     }

@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicU64;
 use ferry_core::{Generation, SessionId, Token, Transport, WaitPolicy};
 use ferry_memory::{ReplyTo, SlotTable};
 use ferry_proto::v1;
+use ferry_rdma::{RdmaListener, RdmaOptions};
 use ferry_transport::{
     Handler, LaneOptions, Link, LinkError, Listener, LocalDoor, ShmListener, TcpListenerLink,
     TcpOptions, ZmqListenerLink, ZmqOptions, lane, local,
@@ -42,6 +43,7 @@ pub(super) fn start(
         (Transport::Shm, counts.shm),
         (Transport::Tcp, counts.tcp),
         (Transport::Zmq, counts.zmq),
+        (Transport::Rdma, counts.rdma),
         (Transport::Local, counts.local),
     ] {
         let mut failed = None;
@@ -63,7 +65,7 @@ fn finding(transport: Transport, count: u32, failed: Option<String>) -> v1::Find
         (None, 0) => ("turned off".into(), format!("start the server with --{name}-lanes 1")),
         (None, _) => (format!("{count} lanes"), String::new()),
     };
-    if let Some(why) = &failed {
+    if let Some(why) = failed.as_ref().filter(|_| transport != Transport::Rdma) {
         tracing::error!(transport = name, why, fix, "a lane did not start");
     }
     let usable = failed.is_none() && count > 0;
@@ -75,6 +77,7 @@ fn fix(transport: Transport) -> String {
         Transport::Tcp | Transport::Zmq => {
             "give --data-host an address of this machine that clients reach".into()
         }
+        Transport::Rdma => "see `ferry doctor` for what RDMA needs on this machine".into(),
         _ => "raise the limits of descriptors and threads (ulimit -n, ulimit -u)".into(),
     }
 }
@@ -97,6 +100,7 @@ fn one(
             Ok(address) => (zmq(address, config.request_bytes_max), None),
             Err(why) => return Ok(Err(why)),
         },
+        Transport::Rdma => (rdma(config.rdma.clone()), None),
         _ => {
             let (listener, door) = local::listener();
             let make: Make = Box::new(move || Ok(Box::new(listener)));
@@ -151,6 +155,10 @@ fn zmq(address: SocketAddr, request_bytes_max: u64) -> Make {
         let options = ZmqOptions { sessions_max: SESSIONS_MAX, request_bytes_max };
         Ok(Box::new(ZmqListenerLink::bind(address, options)?))
     })
+}
+
+fn rdma(options: RdmaOptions) -> Make {
+    Box::new(move || Ok(Box::new(RdmaListener::open(options)?)))
 }
 
 /// Where tcp and zmq bind, at a port of the system's choice. What is bound is what is announced,

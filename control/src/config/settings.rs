@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ferry_rdma::{Fence, RdmaOptions};
 use serde::Deserialize;
 
 use super::{Config, LANES_MAX, LaneCounts};
@@ -37,6 +38,19 @@ pub struct Settings {
     /// Threads that serve zmq; 0 turns it off
     #[arg(long, value_name = "N")]
     pub zmq_lanes: Option<u32>,
+    /// Threads that serve rdma; 0 turns it off
+    #[arg(long, value_name = "N")]
+    pub rdma_lanes: Option<u32>,
+    /// RDMA device, as ibv_devices shows it [default: the first with an active port]
+    #[arg(long, value_name = "NAME")]
+    pub rdma_device: Option<String>,
+    /// Entry of the RDMA port's table of addresses [default: by rank, see ferry doctor]
+    #[arg(long, value_name = "INDEX")]
+    pub rdma_gid_index: Option<u8>,
+    /// How RDMA clients are kept from memory that is not theirs any more: auto, window or
+    /// registration
+    #[arg(long, value_name = "FENCE")]
+    pub rdma_fence: Option<String>,
     /// Threads that serve the in-process link; 0 turns it off
     #[arg(long, value_name = "N")]
     pub local_lanes: Option<u32>,
@@ -177,7 +191,14 @@ impl Settings {
                 shm: lanes("shm-lanes", self.shm_lanes, file.shm_lanes, base.lanes.shm)?,
                 tcp: lanes("tcp-lanes", self.tcp_lanes, file.tcp_lanes, base.lanes.tcp)?,
                 zmq: lanes("zmq-lanes", self.zmq_lanes, file.zmq_lanes, base.lanes.zmq)?,
+                rdma: lanes("rdma-lanes", self.rdma_lanes, file.rdma_lanes, base.lanes.rdma)?,
                 local: lanes("local-lanes", self.local_lanes, file.local_lanes, base.lanes.local)?,
+            },
+            rdma: RdmaOptions {
+                device: self.rdma_device.or(file.rdma_device),
+                gid_index: self.rdma_gid_index.or(file.rdma_gid_index),
+                fence: fence(self.rdma_fence.or(file.rdma_fence))?,
+                ..base.rdma
             },
             lease: seconds("lease-seconds", self.lease_seconds.or(file.lease_seconds), base.lease)?,
             queue: at_least_1("queue", self.queue.or(file.queue).unwrap_or(base.queue))?,
@@ -211,6 +232,17 @@ fn listen(listen: String) -> Result<String, ConfigError> {
     match listen.rsplit_once(':') {
         Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(listen),
         _ => Err(bad("listen", format!("{listen:?} is not HOST:PORT, such as 127.0.0.1:7077"))),
+    }
+}
+
+fn fence(name: Option<String>) -> Result<Fence, ConfigError> {
+    match name.as_deref() {
+        None | Some("auto") => Ok(Fence::Auto),
+        Some("window") => Ok(Fence::Window),
+        Some("registration") => Ok(Fence::Registration),
+        Some(other) => {
+            Err(bad("rdma-fence", format!("{other}; there are auto, window and registration")))
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use tonic::{Request, Response};
 
 use super::{caller, to_wire};
 use crate::error::ApiError;
-use crate::sessions::{Opened, end, open, resume};
+use crate::sessions::{Opened, attach, end, open, resume};
 use crate::state::State;
 
 /// Most sessions of one heartbeat.
@@ -104,6 +104,23 @@ impl v1::sessions_server::Sessions for SessionsService {
         let resumed = whole(async move { resume(&state, id, &token, generation).await }).await;
         match resumed {
             Ok(opened) => Ok(self.opened(&opened)),
+            Err(error) => Err(self.refuse(&reference, error)),
+        }
+    }
+
+    async fn attach(
+        &self,
+        request: Request<v1::AttachSessionRequest>,
+    ) -> Reply<v1::AttachSessionResponse> {
+        let request = request.into_inner();
+        let reference = reference(request.session.as_ref())?.clone();
+        let (id, token, generation) = reference.parts()?;
+        let attachment = request.attachment()?;
+        let state = Arc::clone(&self.0);
+        let attached =
+            whole(async move { attach(&state, id, &token, generation, attachment).await }).await;
+        match attached {
+            Ok(region) => Ok(Response::new(to_wire::attached(&region))),
             Err(error) => Err(self.refuse(&reference, error)),
         }
     }

@@ -1,5 +1,6 @@
 //! What this crate knows, as messages.
 
+use ferry_core::{Endpoint, RegionDescriptor};
 use ferry_proto::v1;
 
 use crate::models::{Listed, Metadata, Served, State};
@@ -65,8 +66,8 @@ pub(super) fn opened(opened: &Opened, lease: std::time::Duration) -> v1::OpenSes
         protocol: u32::from(agreed.protocol),
         transport: v1::Transport::from(agreed.transport).into(),
         transport_reason: agreed.reason.clone(),
-        endpoint: v1::Endpoint::of(&opened.endpoint),
-        regions: vec![(&opened.region).into()],
+        endpoint: v1::Endpoint::of(&opened.endpoint, &opened.region),
+        regions: v1::RegionDescriptor::of(&opened.region).into_iter().collect(),
         layout: Some(agreed.layout.into()),
         signature: Some((&*agreed.binding).into()),
         lease: Some(duration(lease)),
@@ -76,6 +77,14 @@ pub(super) fn opened(opened: &Opened, lease: std::time::Duration) -> v1::OpenSes
         takes_pictures: served.takes_pictures(),
         labels: served.metadata.labels.clone(),
         run_id: session.run,
+    }
+}
+
+/// How a session's memory is reached once both ends know each other.
+pub(super) fn attached(region: &RegionDescriptor) -> v1::AttachSessionResponse {
+    v1::AttachSessionResponse {
+        endpoint: v1::Endpoint::of(&Endpoint::Rdma, region),
+        regions: v1::RegionDescriptor::of(region).into_iter().collect(),
     }
 }
 

@@ -129,7 +129,7 @@ impl Offer<'_> {
                 "it lives inside the server's process",
                 "use `ferry bench --transport local`, which drives it there (service Local)",
             ),
-            Transport::Rdma | Transport::Gdr | Transport::CudaIpc => refuse(
+            Transport::Gdr | Transport::CudaIpc => refuse(
                 "it is not in this build",
                 "ask for shm on one host, or for tcp; auto chooses",
             ),

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use ferry_core::{
-    Endpoint, Generation, HostMemory, Placement, RegionDescriptor, SessionId, Status, Token,
-    Transport,
+    Attachment, Endpoint, Generation, HostMemory, Placement, RegionDescriptor, SessionId, Status,
+    Token, Transport,
 };
 use ferry_memory::SlotTable;
 use ferry_proto::v1;
@@ -156,6 +156,33 @@ async fn admit(session: &Session) -> Result<(Endpoint, RegionDescriptor), ApiErr
     };
     let region = lane.admit(admission, session.route()).await?;
     Ok((lane.endpoint.clone(), region))
+}
+
+/// Tells a session's link of its client's end.
+///
+/// # Errors
+/// [`ApiError`] if the proof does not fit, or the link cannot reach the client's end.
+pub async fn attach(
+    state: &Arc<State>,
+    id: SessionId,
+    token: &Token,
+    generation: Generation,
+    attachment: Attachment,
+) -> Result<RegionDescriptor, ApiError> {
+    let session = state.sessions.prove(id, token, generation)?;
+    let _turn = session.turn.lock().await;
+    {
+        let lease = session.lease();
+        if lease.over || lease.generation != generation {
+            return Err(ApiError::Credentials);
+        }
+    }
+    match &session.place {
+        Place::Lane(lane) => lane.attach(id, attachment).await,
+        Place::Inline(_) => Err(ApiError::NotAttachable(
+            "a session of the transport grpc has no link to attach to".into(),
+        )),
+    }
 }
 
 async fn take_off(session: &Session, status: Status) {

@@ -121,7 +121,7 @@ pub(crate) fn link(
     let (session, _, generation) = opened.session.as_ref().unwrap().parts().unwrap();
     let endpoint = Endpoint::try_from(opened.endpoint.clone().unwrap()).unwrap();
     let layout = SlotLayout::from(opened.layout.unwrap());
-    let region: RegionDescriptor = opened.regions[0].with_layout(layout).unwrap();
+    let region: RegionDescriptor = opened.regions[0].complete(layout, None).unwrap();
     let late = Instant::now() + LONG;
     fn boxed<L: Link + 'static>(
         connected: Result<(L, Arc<SlotTable>), impl std::fmt::Display>,

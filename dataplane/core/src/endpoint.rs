@@ -100,6 +100,31 @@ pub struct QueuePair {
     pub rd_atomic_max: u8,
     /// Reads and atomics that it serves at once.
     pub dest_rd_atomic_max: u8,
+    /// When a write that is not acknowledged is sent again.
+    pub retry: Retry,
+}
+
+/// How often and how soon a write is sent again, in the codes of `ibv_qp_attr`. The server's are
+/// used at both ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// How long the device waits for an acknowledgement: 4.096 µs · 2^code, 1 to 31. Devices may
+    /// take up to four times as long.
+    pub ack_timeout: u8,
+    /// How often a write is sent again before the peer counts as gone, 0 to 7.
+    pub count: u8,
+    /// How often a write is sent again to a peer with no receive posted, 0 to 7.
+    pub rnr_count: u8,
+    /// What a peer without a receive asks us to wait, a code of 0 to 31.
+    pub min_rnr_timer: u8,
+}
+
+impl Default for Retry {
+    /// 67 ms, 7 times: some 0.5 to 2 s until a peer is given up. Receives are posted ahead of the
+    /// credits that allow a write, so an honest peer never needs the receiver-not-ready retry.
+    fn default() -> Retry {
+        Retry { ack_timeout: 14, count: 7, rnr_count: 1, min_rnr_timer: 12 }
+    }
 }
 
 /// Memory of the peer that writes may go to.

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ferry_core::{Attachment, Body, Endpoint, RegionDescriptor, SessionId, Status};
+use ferry_core::{Attachment, Body, Endpoint, RegionDescriptor, Retry, SessionId, Status};
 use ferry_memory::PeerId;
 use ferry_transport::admitted::status_for;
 use ferry_transport::event::EventWaker;
@@ -289,7 +289,7 @@ impl RdmaListener {
         let (_, own) = own.ok_or_else(|| {
             LinkError::Protocol(format!("{} is not a GID of this server", attachment.server_gid))
         })?;
-        let path = self.port.path(own, &attachment.queue_pair, gid);
+        let path = self.port.path(own, &attachment.queue_pair, gid, Retry::default());
         let Some(mut session) = self.sessions.remove(&serial) else {
             return Err(LinkError::Closed);
         };

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ferry_core::endpoint::GIDS_MAX;
-use ferry_core::{Gid, QueuePair};
+use ferry_core::{Gid, QueuePair, Retry};
 use ferry_transport::LinkError;
 
 use crate::gids::{self, GidEntry, Rank};
@@ -110,11 +110,12 @@ impl Port {
             // No reads and no atomics are used; some devices want one all the same.
             rd_atomic_max: 1,
             dest_rd_atomic_max: 1,
+            retry: Retry::default(),
         }
     }
 
     /// The way from `own` to the peer's `gid`.
-    pub(crate) fn path(&self, own: &GidEntry, peer: &QueuePair, gid: Gid) -> Path {
+    pub(crate) fn path(&self, own: &GidEntry, peer: &QueuePair, gid: Gid, retry: Retry) -> Path {
         // On InfiniBand a local identifier leads there within the subnet, without a global header.
         let same_subnet = own.gid.0[..8] == gid.0[..8];
         Path {
@@ -128,6 +129,7 @@ impl Port {
             mtu_bytes: self.now.mtu_bytes.min(peer.path_mtu_bytes),
             dest_rd_atomic: 1,
             rd_atomic: 1,
+            retry,
         }
     }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ferry_core::Gid;
+use ferry_core::{Gid, Retry};
 use ferry_memory::Region;
 use ferry_transport::LinkError;
 
@@ -109,7 +109,7 @@ impl Rig {
         })?;
         let to = |number, psn| {
             let gids: [Gid; 1] = [own.gid];
-            port.path(own, &port.end(number, psn, &gids), own.gid)
+            port.path(own, &port.end(number, psn, &gids), own.gid, Retry::default())
         };
         let (to_writer, to_target) =
             (to(writer.number(), writer_psn), to(target.number(), target_psn));

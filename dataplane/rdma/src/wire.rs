@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ferry_core::{FRAME_BYTES, Frame, MemoryKey};
-use ferry_memory::{MemoryError, Region, SlotTable};
+use ferry_memory::{MemoryError, PeerAccess, Region, SlotTable};
 use ferry_transport::LinkError;
 
 use crate::areas::{Area, Areas, immediate};
@@ -255,11 +255,12 @@ impl Wire {
     ) -> Result<Arc<SlotTable>, MemoryError> {
         let inbox = self.inbox_areas.payloads(self.inbox.region())?;
         let outbox = self.outbox_areas.payloads(&self.outbox.region)?;
-        let halves: Vec<(Region, Region)> = match requests {
-            Requests::Arrive => inbox.into_iter().zip(outbox).collect(),
-            Requests::Depart => outbox.into_iter().zip(inbox).collect(),
+        let (halves, peer): (Vec<(Region, Region)>, _) = match requests {
+            Requests::Arrive => (inbox.into_iter().zip(outbox).collect(), PeerAccess::Writes),
+            // A client trusts the server that it asked, as on every link.
+            Requests::Depart => (outbox.into_iter().zip(inbox).collect(), PeerAccess::None),
         };
-        SlotTable::placed(layout, ferry_memory::PeerAccess::Writes, halves)
+        SlotTable::placed(layout, peer, halves)
     }
 
     /// Sends a frame: the header is put in front of the payload that lies in the area already, and

@@ -3,7 +3,7 @@
 use ferry_client::blocking::Client;
 use ferry_client::{Error, SessionBuilder, Slot, v1};
 
-use crate::args::BenchArgs;
+use crate::args::{BenchArgs, RdmaArgs};
 use crate::control;
 use crate::failure::Failure;
 use crate::picture::Picture;
@@ -16,6 +16,7 @@ pub(crate) struct Work {
     pub(crate) shapes: Vec<(String, Vec<u64>)>,
     pub(crate) priority: u8,
     payload: Payload,
+    rdma: RdmaArgs,
 }
 
 #[derive(Debug)]
@@ -46,6 +47,7 @@ impl Work {
         client.run(control::models(client).get(get))?;
         Ok(Work {
             payload,
+            rdma: args.rdma.clone(),
             ..Work::echo(&args.model, args.version, args.in_bytes, args.out_bytes, args.priority)
         })
     }
@@ -65,12 +67,13 @@ impl Work {
             _ => Vec::new(),
         };
         let model = model.to_owned();
-        Work { model, version, shapes, priority, payload: Payload::Pattern }
+        let rdma = RdmaArgs::default();
+        Work { model, version, shapes, priority, payload: Payload::Pattern, rdma }
     }
 
     /// Asks for room and shapes.
     pub(crate) fn ask<'c, C>(&self, builder: SessionBuilder<'c, C>) -> SessionBuilder<'c, C> {
-        let builder = builder.version(self.version);
+        let builder = self.rdma.apply(builder.version(self.version));
         let builder =
             self.shapes.iter().fold(builder, |builder, (name, shape)| builder.shape(name, shape));
         match &self.payload {

@@ -100,7 +100,7 @@ fn through(
             .iter()
             .fold(builder, |builder, (name, tensor)| builder.shape(name, &tensor.shape)),
     };
-    let mut session: Session = builder.open()?;
+    let mut session: Session = args.rdma.apply(builder).open()?;
     let mut slot = session.slot()?;
     fill(&mut slot, session.agreed().signature.clone(), input)?;
     slot.set_priority(args.priority);

@@ -102,7 +102,7 @@ impl RdmaClient {
         attach: &mut Attach<'_>,
         until: Instant,
     ) -> Result<(), ConnectError> {
-        let path = self.port.path(&way.own, server, way.server);
+        let path = self.port.path(&way.own, server, way.server, server.retry);
         self.gone = false;
         self.wire.reset(&self.port, number)?;
         let (number, first_psn) = self.wire.identity();

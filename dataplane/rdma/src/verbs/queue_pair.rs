@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use ferry_core::Gid;
+use ferry_core::{Gid, Retry};
 use rdma_mummy_sys as sys;
 use sys::ibv_qp_attr_mask as mask;
 
@@ -23,20 +23,6 @@ pub struct Rtr;
 /// Receives and sends.
 #[derive(Debug)]
 pub struct Rts;
-
-/// How long the device waits for an acknowledgement: 4.096 µs · 2^14 = 67 ms. Devices may take up
-/// to four times as long.
-const ACK_TIMEOUT: u8 = 14;
-
-/// How often a write is sent again before the peer counts as gone: the most there is, some 0.5 s.
-const RETRIES: u8 = 7;
-
-/// How often a write is sent again to a peer with no receive posted. Receives are posted ahead of
-/// the credits that allow a write, so an honest peer never needs it.
-const RNR_RETRIES: u8 = 1;
-
-/// What a peer without a receive asks us to wait: code 12 is 0.64 ms.
-const RNR_TIMER: u8 = 12;
 
 /// Room in the queues of a queue pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +58,8 @@ pub struct Path {
     pub dest_rd_atomic: u8,
     /// Reads and atomics that we start at once.
     pub rd_atomic: u8,
+    /// When a write is sent again.
+    pub retry: Retry,
 }
 
 /// One write, header and payload in one piece of local memory.
@@ -197,7 +185,7 @@ impl QueuePair<Init> {
         attr.dest_qp_num = path.queue_pair;
         attr.rq_psn = path.first_psn;
         attr.max_dest_rd_atomic = path.dest_rd_atomic;
-        attr.min_rnr_timer = RNR_TIMER;
+        attr.min_rnr_timer = path.retry.min_rnr_timer;
         attr.ah_attr.port_num = path.port;
         attr.ah_attr.dlid = path.lid;
         attr.ah_attr.is_global = u8::from(path.is_global);
@@ -226,9 +214,9 @@ impl QueuePair<Rtr> {
         let mut attr = blank();
         attr.qp_state = sys::ibv_qp_state::IBV_QPS_RTS;
         attr.sq_psn = first_psn;
-        attr.timeout = ACK_TIMEOUT;
-        attr.retry_cnt = RETRIES;
-        attr.rnr_retry = RNR_RETRIES;
+        attr.timeout = path.retry.ack_timeout;
+        attr.retry_cnt = path.retry.count;
+        attr.rnr_retry = path.retry.rnr_count;
         attr.max_rd_atomic = path.rd_atomic;
         self.modify(
             attr,

@@ -15,7 +15,7 @@ const CONTROL: u32 = 0xff;
 /// One direction of a session: an area per slot, each a header with its payload right behind, and
 /// one for the frames that belong to no request (hello, welcome, goodbye).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Areas {
+pub struct Areas {
     slots: u32,
     payload_bytes: usize,
     stride: usize,
@@ -23,7 +23,7 @@ pub(crate) struct Areas {
 
 /// Names an area.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Area {
+pub enum Area {
     /// Of this slot.
     Slot(SlotIndex),
     /// Of frames that belong to no request.
@@ -35,7 +35,7 @@ impl Areas {
     ///
     /// # Errors
     /// [`MemoryError::Layout`] if that is nothing, or more than this machine can address.
-    pub(crate) fn new(slots: u32, payload_bytes: u64) -> Result<Areas, MemoryError> {
+    pub fn new(slots: u32, payload_bytes: u64) -> Result<Areas, MemoryError> {
         let wrong = || MemoryError::Layout {
             what: format!(
                 "{slots} slots of {payload_bytes} bytes: 1 to {SLOTS_MAX} fit, of memory's size"
@@ -58,17 +58,17 @@ impl Areas {
     }
 
     /// How many slots.
-    pub(crate) fn slots(&self) -> u32 {
+    pub fn slots(&self) -> u32 {
         self.slots
     }
 
     /// Bytes of all areas together.
-    pub(crate) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.stride * self.slots as usize + HEADROOM_BYTES
     }
 
     /// Where an area's header begins. A slot that does not exist has none.
-    pub(crate) fn header_at(&self, area: Area) -> Option<usize> {
+    pub fn header_at(&self, area: Area) -> Option<usize> {
         let number = match area {
             Area::Slot(slot) if slot.0 < self.slots => slot.at(),
             Area::Slot(_) => return None,
@@ -81,7 +81,7 @@ impl Areas {
     ///
     /// # Errors
     /// [`MemoryError::OutOfRange`] if the region is shorter than [`bytes`](Areas::bytes).
-    pub(crate) fn payloads(&self, region: &Region) -> Result<Vec<Region>, MemoryError> {
+    pub fn payloads(&self, region: &Region) -> Result<Vec<Region>, MemoryError> {
         (0..self.slots as usize)
             .map(|slot| region.part(slot * self.stride + HEADROOM_BYTES, self.payload_bytes))
             .collect()
@@ -89,7 +89,7 @@ impl Areas {
 }
 
 /// What travels in an immediate: the low 24 bits of the generation, and the area.
-pub(crate) fn immediate(generation: Generation, area: Area) -> u32 {
+pub fn immediate(generation: Generation, area: Area) -> u32 {
     let area = match area {
         // A slot that does not exist stays one.
         Area::Slot(slot) => slot.0.min(CONTROL - 1),
@@ -99,7 +99,7 @@ pub(crate) fn immediate(generation: Generation, area: Area) -> u32 {
 }
 
 /// What an immediate says: the area, and whether it is of `generation`.
-pub(crate) fn read_immediate(immediate: u32, generation: Generation) -> (Area, bool) {
+pub fn read_immediate(immediate: u32, generation: Generation) -> (Area, bool) {
     let area = match immediate & 0xff {
         CONTROL => Area::Control,
         slot => Area::Slot(SlotIndex(slot)),

@@ -14,7 +14,7 @@ const TABLE_MAX: u32 = 256;
 
 /// How packets with a GID travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum GidKind {
+pub enum GidKind {
     /// InfiniBand, or RoCEv1: Ethernet frames that no router takes. The kernel does not tell them
     /// apart; the port's link layer does.
     Plain,
@@ -26,22 +26,22 @@ pub(crate) enum GidKind {
 
 /// One entry of a port's table.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct GidEntry {
+pub struct GidEntry {
     /// Its place in the table.
-    pub(crate) index: u8,
+    pub index: u8,
     /// The identifier.
-    pub(crate) gid: Gid,
+    pub gid: Gid,
     /// How its packets travel.
-    pub(crate) kind: GidKind,
+    pub kind: GidKind,
     /// The network device that it belongs to; `None` on InfiniBand.
-    pub(crate) device: Option<String>,
+    pub device: Option<String>,
     /// Whether that device is up.
-    pub(crate) is_up: bool,
+    pub is_up: bool,
 }
 
 /// How well an entry suits, best first. The order is the rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Rank {
+pub enum Rank {
     /// The address that packets to the peer leave from, on a device that is up.
     RoutesToPeer,
     /// RoCEv2 with an IPv4 address, on a device that is up.
@@ -73,7 +73,7 @@ impl fmt::Display for Rank {
 }
 
 /// How an entry ranks. `source` is the address from which packets to the peer would leave.
-pub(crate) fn rank(entry: &GidEntry, is_ethernet: bool, source: Option<IpAddr>) -> Rank {
+pub fn rank(entry: &GidEntry, is_ethernet: bool, source: Option<IpAddr>) -> Rank {
     let address = entry.gid.address();
     match entry.kind {
         GidKind::Other => Rank::Unusable,
@@ -90,7 +90,7 @@ pub(crate) fn rank(entry: &GidEntry, is_ethernet: bool, source: Option<IpAddr>) 
 }
 
 /// The usable entries, best first; among equals, the lower index.
-pub(crate) fn ranked(
+pub fn ranked(
     mut table: Vec<GidEntry>,
     is_ethernet: bool,
     source: Option<IpAddr>,
@@ -101,7 +101,7 @@ pub(crate) fn ranked(
 }
 
 /// The address that packets to `peer` leave from; `None` where no route leads.
-pub(crate) fn source_towards(peer: IpAddr) -> Option<IpAddr> {
+pub fn source_towards(peer: IpAddr) -> Option<IpAddr> {
     let any: IpAddr = match peer {
         IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
@@ -112,7 +112,7 @@ pub(crate) fn source_towards(peer: IpAddr) -> Option<IpAddr> {
 }
 
 /// The table of a port as the kernel shows it, without its empty entries.
-pub(crate) fn table(device: &str, port: u8) -> Vec<GidEntry> {
+pub fn table(device: &str, port: u8) -> Vec<GidEntry> {
     read_table(Path::new("/sys/class"), device, port)
 }
 

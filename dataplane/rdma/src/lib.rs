@@ -6,10 +6,10 @@
 //! a registration of the lease's own, see [`Fencing`].
 #![deny(unsafe_code)]
 
-mod areas;
+pub mod areas;
 mod client;
 mod fence;
-mod gids;
+pub mod gids;
 mod health;
 mod listener;
 mod options;

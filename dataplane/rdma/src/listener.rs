@@ -19,7 +19,7 @@ use crate::fence::{Fencing, Memory};
 use crate::health::Health;
 use crate::options::RdmaOptions;
 use crate::port::Port;
-use crate::probe::probe;
+use crate::probe::{WindowProbe, probe};
 use crate::session::{Heard, Session, Stand};
 use crate::verbs::{Completion, CompletionQueue, Operation};
 use crate::wait::{CAPABILITIES, sleep};
@@ -66,7 +66,11 @@ impl RdmaListener {
     pub fn open(options: RdmaOptions) -> Result<RdmaListener, LinkError> {
         let port = Port::open(&options)?;
         port.log();
-        let probed = probe(&port);
+        let mut probed = probe(&port);
+        if options.trust_window_bounds && probed == WindowProbe::Unbounded {
+            tracing::warn!("window bounds are trusted, and the device does not check them");
+            probed = WindowProbe::Hold;
+        }
         let fencing = Fencing::choose(options.fence, &probed)?;
         tracing::info!(
             device = port.device().name(), windows = %probed, fence = fencing.name(),

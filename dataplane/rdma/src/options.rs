@@ -23,6 +23,10 @@ pub struct RdmaOptions {
     pub gid_index: Option<u8>,
     /// Of the server's memory. A client's memory always has a registration of its own.
     pub fence: Fence,
+    /// Lets sessions share a registration although the device does not check a window's bounds.
+    /// Only for tests of the fence: a tenant could write into another's memory.
+    #[doc(hidden)]
+    pub trust_window_bounds: bool,
     /// Most sessions of one listener.
     pub sessions_max: usize,
     /// Frames up to this many bytes, header included, are handed to the device in the work
@@ -39,6 +43,7 @@ impl Default for RdmaOptions {
             port: None,
             gid_index: None,
             fence: Fence::Auto,
+            trust_window_bounds: false,
             sessions_max: 4096,
             inline_bytes: 192,
         }

@@ -1,15 +1,12 @@
-//! The link rdma keeps the contract of links. Needs a device: `./test rdma` runs it, on Soft-RoCE
-//! in a virtual machine or on the device that FERRY_RDMA_DEVICE names.
-#![expect(clippy::unwrap_used, reason = "helpers of tests; a failure is a failed test")]
-
-mod common;
+//! The link keeps the contract of links, with each fence.
 
 use std::time::{Duration, Instant};
 
-use common::{attachable, options};
 use ferry_conformance::{ClientEnd, ServerEnd};
 use ferry_rdma::{Fence, RdmaClient, RdmaListener};
 use ferry_transport::Admission;
+
+use crate::door::{attachable, options};
 
 fn open(fence: Fence) -> ServerEnd {
     let listener = RdmaListener::open(ferry_rdma::RdmaOptions { fence, ..options() }).unwrap();

@@ -1,0 +1,237 @@
+//! A peer that posts whatever it likes: the client that no honest program is.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ferry_core::{
+    Attachment, Body, Frame, Generation, MemoryKey, QueuePair as Pair, RegionDescriptor, Retry,
+    SessionId, SlotIndex, SlotLayout, Token, WaitPolicy,
+};
+use ferry_memory::{HeapBacking, Region};
+use ferry_rdma::RdmaListener;
+use ferry_rdma::areas::{Area, Areas, immediate};
+use ferry_rdma::gids::{self, GidEntry};
+use ferry_rdma::verbs::{
+    Access, CompletionQueue, CompletionStatus, Depth, Device, Domain, Path, QueuePair,
+    Registration, Rts, Write,
+};
+use ferry_transport::{Admission, Event, Listener};
+
+use crate::door::options;
+
+/// What every forbidden write writes.
+pub(crate) const MARK: u8 = 0xEE;
+
+/// How long the device may take for one step.
+const STEP: Duration = Duration::from_secs(20);
+
+/// Two slots of 3,000 bytes in, 1,000 out.
+pub(crate) const LAYOUT: SlotLayout =
+    SlotLayout { slots: 2, request_bytes: 3000, reply_bytes: 1000 };
+
+pub(crate) fn admission(session: u64, generation: u32) -> Admission {
+    Admission {
+        session: SessionId(session),
+        generation: Generation(generation),
+        token: Token::new([7; 32]),
+        layout: LAYOUT,
+        wait: WaitPolicy::Spin,
+    }
+}
+
+/// The device that peers are on; opened once.
+pub(crate) struct Host {
+    device: Arc<Device>,
+    domain: Arc<Domain>,
+    own: GidEntry,
+    /// What peers send from, and where they get replies: one peer at a time.
+    source: Registration,
+    inbox: Registration,
+}
+
+impl Host {
+    pub(crate) fn open() -> Host {
+        let name = options().device.unwrap_or_else(|| Device::names().unwrap().remove(0));
+        let device = Arc::new(Device::open(&name).unwrap());
+        let domain = Domain::new(&device).unwrap();
+        let ranked = gids::ranked(gids::table(&name, 1), true, None);
+        let own = ranked.first().expect("an address").1.clone();
+        let register = |bytes, access| {
+            let region = Region::whole(Arc::new(HeapBacking::new(bytes).unwrap()));
+            Registration::new(&domain, region, access).unwrap()
+        };
+        let replies = Areas::new(LAYOUT.slots, LAYOUT.reply_bytes).unwrap();
+        let (source, inbox) =
+            (register(64 << 10, Access::Source), register(replies.bytes(), Access::RemoteWrite));
+        Host { device, domain, own, source, inbox }
+    }
+}
+
+/// One session of a peer.
+pub(crate) struct Peer<'h> {
+    host: &'h Host,
+    pub(crate) admission: Admission,
+    /// The server's memory of this session.
+    pub(crate) key: MemoryKey,
+    pair: QueuePair<Rts>,
+    queue: Arc<CompletionQueue>,
+    posted: Cell<u64>,
+}
+
+impl<'h> Peer<'h> {
+    /// Admits a session, attaches to it, and joins if `joins`.
+    pub(crate) fn open(
+        host: &'h Host,
+        listener: &mut RdmaListener,
+        admission: Admission,
+        joins: bool,
+    ) -> Peer<'h> {
+        let told = listener.admit(admission.clone()).unwrap();
+        let RegionDescriptor::Remote { queue_pair: server, .. } = told else { panic!("{told:?}") };
+        let queue = CompletionQueue::new(&host.device, 64).unwrap();
+        let depth = Depth { send: 16, receive: 8, inline_bytes: 0 };
+        let pair = QueuePair::new(&host.domain, &queue, depth).unwrap().init(1).unwrap();
+        pair.receive(0, 8).unwrap();
+        let memory = &host.inbox;
+        // Gives up at once: a session that is gone does not answer.
+        let retry = Retry { ack_timeout: 12, count: 1, rnr_count: 0, min_rnr_timer: 1 };
+        let attachment = Attachment {
+            queue_pair: Pair {
+                number: pair.number(),
+                first_psn: 17,
+                gids: vec![host.own.gid],
+                lid: 0,
+                path_mtu_bytes: 4096,
+                rd_atomic_max: 1,
+                dest_rd_atomic_max: 1,
+                retry,
+            },
+            key: MemoryKey {
+                address: memory.address(0),
+                remote_key: memory.remote_key(),
+                bytes: memory.region().bytes() as u64,
+            },
+            server_gid: server.gids[0],
+        };
+        let told = listener.attach(admission.session, &attachment).unwrap();
+        let RegionDescriptor::Remote { key: Some(key), .. } = told else { panic!("{told:?}") };
+        let path = Path {
+            port: 1,
+            gid_index: host.own.index,
+            gid: server.gids[0],
+            lid: server.lid,
+            is_global: true,
+            queue_pair: server.number,
+            first_psn: server.first_psn,
+            mtu_bytes: server.path_mtu_bytes,
+            dest_rd_atomic: 1,
+            rd_atomic: 1,
+            retry,
+        };
+        let pair = pair.ready_to_receive(&path).unwrap().ready_to_send(&path, 17).unwrap();
+        let posted = Cell::new(0);
+        let peer = Peer { host, admission, key, pair, queue, posted };
+        if joins {
+            peer.hello();
+            let joined = |event: &Event| matches!(event, Event::Joined { .. });
+            until(listener, joined);
+        }
+        peer
+    }
+
+    fn frame(&self, slot: u32, payload_bytes: u64, body: Body) -> Frame {
+        let Admission { session, generation, .. } = self.admission;
+        Frame { session, generation, slot: SlotIndex(slot), request: 1, payload_bytes, body }
+    }
+
+    /// Says hello, as an honest client does.
+    pub(crate) fn hello(&self) {
+        let frame = self.frame(0, 0, Body::Hello { token: self.admission.token });
+        self.post_frame(&frame, Area::Control, 0);
+    }
+
+    /// Sends a request of `payload` marked bytes, as an honest client does.
+    pub(crate) fn request(&self, slot: u32, payload: usize) {
+        let request =
+            ferry_core::Request { kind: ferry_core::RequestKind::Tensor, batch: 1, priority: 0 };
+        let frame = self.frame(slot, payload as u64, Body::Request(request));
+        self.post_frame(&frame, Area::Slot(SlotIndex(slot)), payload);
+    }
+
+    fn post_frame(&self, frame: &Frame, area: Area, payload: usize) {
+        let areas = Areas::new(LAYOUT.slots, LAYOUT.request_bytes).unwrap();
+        let header = frame.encode();
+        let view = self.host.source.region().view();
+        view.copy_in(0, &header).unwrap();
+        view.copy_in(header.len(), &vec![MARK; payload]).unwrap();
+        let at = areas.header_at(area).unwrap() as u64;
+        let bytes = header.len() + payload;
+        self.post(
+            self.key.address + at,
+            self.key.remote_key,
+            bytes,
+            immediate(frame.generation, area),
+        );
+    }
+
+    /// Posts a write of what lies in the source.
+    pub(crate) fn post(&self, address: u64, key: u32, bytes: usize, immediate: u32) {
+        self.posted.set(self.posted.get() + 1);
+        self.pair
+            .write(&Write {
+                id: self.posted.get(),
+                address: self.host.source.address(0),
+                bytes: u32::try_from(bytes).unwrap(),
+                local_key: self.host.source.local_key(),
+                remote_address: address,
+                remote_key: key,
+                immediate,
+            })
+            .unwrap();
+    }
+
+    /// Writes marks to an address with a key; how it ended. The listener is polled meanwhile.
+    pub(crate) fn strike(
+        &self,
+        listener: &mut RdmaListener,
+        address: u64,
+        key: u32,
+        bytes: usize,
+    ) -> CompletionStatus {
+        self.host.source.region().view().copy_in(0, &vec![MARK; bytes]).unwrap();
+        self.post(address, key, bytes, 0xffff_ff00);
+        self.ended(listener)
+    }
+
+    /// How the last write ended.
+    pub(crate) fn ended(&self, listener: &mut RdmaListener) -> CompletionStatus {
+        let (start, mut done, mut events) = (Instant::now(), Vec::new(), Vec::new());
+        while start.elapsed() < STEP {
+            self.queue.poll(&mut done).unwrap();
+            if let Some(done) = done.iter().find(|done| done.id == self.posted.get()) {
+                return done.status;
+            }
+            done.clear();
+            poll(listener, &mut events);
+        }
+        panic!("a write did not complete");
+    }
+}
+
+/// Lets the listener work.
+pub(crate) fn poll(listener: &mut RdmaListener, events: &mut Vec<Event>) {
+    use ferry_transport::Link;
+    listener.poll(events);
+    std::thread::yield_now();
+}
+
+/// Lets the listener work until something has happened; everything that did.
+pub(crate) fn until(listener: &mut RdmaListener, what: impl Fn(&Event) -> bool) -> Vec<Event> {
+    let (start, mut events) = (Instant::now(), Vec::new());
+    while !events.iter().any(&what) {
+        assert!(start.elapsed() < STEP, "waited in vain; seen: {events:?}");
+        poll(listener, &mut events);
+    }
+    events
+}

@@ -179,7 +179,7 @@ pub(crate) struct BenchArgs {
     /// Measures our links beside bare references, interleaved, with a server of its own.
     #[arg(long)]
     pub(crate) floor: bool,
-    /// Only these links, for `--floor`: shm, tcp, zmq, grpc.
+    /// Only these links, for `--floor`: shm, tcp, zmq, grpc; or rdma beside perftest.
     #[arg(long = "link", value_delimiter = ',', requires = "floor")]
     pub(crate) links: Vec<String>,
 }

@@ -80,8 +80,7 @@ impl Client {
 
     /// Takes a session up again, or opens a new one if the server does not know it any more.
     pub(crate) async fn resume(&self, old: &Agreed, options: &Options) -> Result<Agreed, Error> {
-        let request =
-            v1::ResumeSessionRequest { session: Some(old.to_ref()), ..Default::default() };
+        let request = v1::ResumeSessionRequest { session: Some(old.to_ref()) };
         let mut sessions = SessionsClient::new(self.channel());
         let resumed = sessions.resume(request).await;
         match resumed.map_err(Error::refused("resume the session")) {

@@ -26,9 +26,9 @@ const COPY_FOR: Duration = Duration::from_millis(500);
 
 pub(super) fn run(client: &Client, plan: &Plan, printer: &Printer) -> Result<(), Failure> {
     let mut rows = Vec::new();
-    let small = crew(client, SMALL_BYTES, SMALL_BYTES, SMALL_REQUESTS)?;
+    let small = shm(client, SMALL_BYTES, SMALL_BYTES, SMALL_REQUESTS)?;
     let in_bytes = plan.in_bytes as u64;
-    let large = crew(client, in_bytes, plan.out_bytes as u64, LARGE_REQUESTS)?;
+    let large = shm(client, in_bytes, plan.out_bytes as u64, LARGE_REQUESTS)?;
     for ((bytes, out), rate) in
         [((SMALL_BYTES, SMALL_BYTES), small), ((in_bytes, plan.out_bytes as u64), large)]
     {
@@ -64,23 +64,28 @@ pub(super) fn run(client: &Client, plan: &Plan, printer: &Printer) -> Result<(),
     printer.table(&head, &rows)
 }
 
-fn crew(client: &Client, in_bytes: u64, out_bytes: u64, requests: u64) -> Result<f64, Failure> {
+fn shm(client: &Client, in_bytes: u64, out_bytes: u64, requests: u64) -> Result<f64, Failure> {
+    rate(client, Transport::Shm, (CLIENTS, WINDOW, in_bytes, out_bytes), requests)
+}
+
+/// Requests per second of so many clients with so many requests in flight each, of so many bytes in
+/// and out.
+pub(super) fn rate(
+    client: &Client,
+    transport: Transport,
+    (clients, window, in_bytes, out_bytes): (u32, u32, u64, u64),
+    requests: u64,
+) -> Result<f64, Failure> {
+    let warmup = WARM_UP.min(requests / 10);
     let start = v1::StartRunRequest {
         name: "floor".into(),
         kind: "floor".into(),
-        warmup: WARM_UP,
+        warmup,
         ..Default::default()
     };
     let run_id = client.run(control::runs(client).start(start))?.into_inner().run_id;
-    let load = Load {
-        transport: Transport::Shm,
-        run_id,
-        clients: CLIENTS,
-        window: WINDOW,
-        wait: WaitPolicy::Spin,
-        warmup: WARM_UP,
-        record: true,
-    };
+    let load =
+        Load { transport, run_id, clients, window, wait: WaitPolicy::Spin, warmup, record: true };
     let work = Arc::new(Work::echo("echo", 0, in_bytes, out_bytes, 0));
     let mut crew = Crew::gather(client, load, work)?;
     crew.round(requests)?;

@@ -9,6 +9,7 @@ mod bare_shm;
 mod load;
 mod ours;
 mod pair;
+mod rdma;
 mod server;
 mod sessions;
 
@@ -36,6 +37,10 @@ const GOALS: [(&str, WaitPolicy, Option<u64>, Option<f64>); 6] = [
 ];
 
 pub(crate) fn run(args: &BenchArgs, printer: &Printer) -> Result<(), Failure> {
+    let is_rdma = |name: &str| name == Transport::Rdma.name();
+    if args.transports.contains(&Transport::Rdma) || args.links.iter().any(|link| is_rdma(link)) {
+        return rdma::run(&OwnServer::start()?.connect()?, args, printer);
+    }
     let links = links(args)?;
     let plan = Plan::from_args(args);
     let server = OwnServer::start()?;

@@ -26,6 +26,28 @@ impl Ours {
         wait: WaitPolicy,
         tally: Option<&Arc<Tally>>,
     ) -> Result<Ours, Failure> {
+        let sink = tally.map(|tally| Arc::clone(tally) as Arc<dyn RecordSink>);
+        Ours::make(client, plan, transport, wait, sink)
+    }
+
+    /// As [`open`](Ours::open), with any observer.
+    pub(super) fn open_with(
+        client: &Client,
+        plan: &Plan,
+        transport: Transport,
+        wait: WaitPolicy,
+        sink: Arc<dyn RecordSink>,
+    ) -> Result<Ours, Failure> {
+        Ours::make(client, plan, transport, wait, Some(sink))
+    }
+
+    fn make(
+        client: &Client,
+        plan: &Plan,
+        transport: Transport,
+        wait: WaitPolicy,
+        sink: Option<Arc<dyn RecordSink>>,
+    ) -> Result<Ours, Failure> {
         let mut builder = client
             .session("echo")
             .transport(transport)
@@ -33,9 +55,9 @@ impl Ours {
             .slots(1)
             .shape("input", &[plan.in_bytes as u64])
             .shape("output", &[plan.out_bytes as u64])
-            .record(tally.is_some());
-        if let Some(tally) = tally {
-            builder = builder.observer(Arc::clone(tally) as Arc<dyn RecordSink>);
+            .record(sink.is_some());
+        if let Some(sink) = sink {
+            builder = builder.observer(sink);
         }
         let source = pattern(plan.in_bytes);
         let mut ours = Ours { session: builder.open()?, source };

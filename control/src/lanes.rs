@@ -143,7 +143,8 @@ impl Lanes {
     /// # Errors
     /// [`MemoryError::Layout`] if there are none, or more than this machine can address.
     pub fn bytes(&self, transport: Transport, layout: &SlotLayout) -> Result<usize, MemoryError> {
-        let measure = self.of(transport).next().map_or(SlotTable::bytes as Measure, |it| it.measure);
+        let measure =
+            self.of(transport).next().map_or(SlotTable::bytes as Measure, |it| it.measure);
         measure(layout)
     }
 

@@ -130,7 +130,11 @@ fn one(
         name,
         transport,
         endpoint: handle.endpoint().clone(),
-        measure: if transport == Transport::Rdma { rdma_bytes as Measure } else { SlotTable::bytes },
+        measure: if transport == Transport::Rdma {
+            rdma_bytes as Measure
+        } else {
+            SlotTable::bytes
+        },
         handle,
         routes,
         door,

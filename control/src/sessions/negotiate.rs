@@ -148,10 +148,8 @@ impl Offer<'_> {
     /// Why a transport of this build has no lane here, as far as it was found at the start.
     fn no_lane(&self, transport: Transport) -> ApiError {
         let name = transport.name();
-        let found = self
-            .findings
-            .iter()
-            .find(|it| it.area == "transport" && it.name == name && !it.usable);
+        let found =
+            self.findings.iter().find(|it| it.area == "transport" && it.name == name && !it.usable);
         // A lane that started and died is told in the log alone.
         let (why, fix) = match found {
             Some(found) => (found.detail.as_str(), found.fix.as_str()),

@@ -119,7 +119,7 @@ pub(crate) fn link(
     token: Token,
 ) -> Result<(Box<dyn Link>, Arc<SlotTable>), String> {
     let (session, _, generation) = opened.session.as_ref().unwrap().parts().unwrap();
-    let endpoint = Endpoint::try_from(opened.endpoint.clone().unwrap()).unwrap();
+    let (endpoint, _) = opened.endpoint.clone().unwrap().parts().unwrap();
     let layout = SlotLayout::from(opened.layout.unwrap());
     let region: RegionDescriptor = opened.regions[0].complete(layout, None).unwrap();
     let late = Instant::now() + LONG;

@@ -126,6 +126,8 @@ impl Server {
             own_run,
             started: Instant::now(),
             draining: AtomicBool::new(false),
+            runtime: tokio::runtime::Handle::current(),
+            restart: tokio::sync::Notify::new(),
             config,
         });
         for listed in state.models.list() {

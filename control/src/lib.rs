@@ -12,6 +12,7 @@
 mod app;
 mod clock;
 pub mod config;
+mod control_plane;
 pub mod error;
 mod handler;
 pub mod lanes;

@@ -1,12 +1,16 @@
 //! `ferryd`: serves models. The first line on stdout is `{"listening":"HOST:PORT"}`, once it does;
 //! nothing else is written there. The log goes to stderr.
 //!
+//! SIGTERM and SIGINT drain and end it. SIGHUP restarts the control plane alone: every connection
+//! of gRPC is cut, and sessions go on.
+//!
 //! Exit codes: 0 after an orderly end, 1 if it failed, 64 if the options have no meaning.
 #![forbid(unsafe_code)]
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
 use ferry_control::{Config, ConfigError, Server, Settings, bind};
@@ -82,6 +86,13 @@ async fn run(config: Config) -> anyhow::Result<()> {
     writeln!(out, "{line}")?;
     out.flush()?;
     tracing::info!(%address, "serving");
+    let mut hup = signal(SignalKind::hangup())?;
+    let state = Arc::clone(server.state());
+    tokio::spawn(async move {
+        while hup.recv().await.is_some() {
+            state.restart.notify_one();
+        }
+    });
     let shutdown = async {
         tokio::select! {
             _ = term.recv() => {}

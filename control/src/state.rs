@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 use ferry_core::Transport;
 use ferry_proto::v1;
 
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+
 use crate::config::Config;
 use crate::error::ApiError;
 use crate::lanes::Lanes;
@@ -52,6 +55,10 @@ pub struct State {
     pub started: Instant,
     /// Nothing new is taken.
     pub draining: AtomicBool,
+    /// Where work runs that is finished even if the control plane is restarted meanwhile.
+    pub runtime: Handle,
+    /// To be notified when the control plane is to be restarted.
+    pub restart: Notify,
 }
 
 impl State {

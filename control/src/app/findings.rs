@@ -27,10 +27,16 @@ pub(super) fn all(config: &Config) -> Vec<v1::Finding> {
         all.push(finding("transport", name, Err((why, "use shm on one host, tcp otherwise"))));
     }
     all.push(finding("device", "gpu", Err(("not in this build".into(), "models run on the CPU"))));
+    all.extend(ferry_rdma::survey(&config.rdma).into_iter().map(|found| v1::Finding {
+        area: "rdma".into(),
+        name: found.name,
+        usable: found.usable,
+        detail: found.detail,
+        fix: found.fix,
+    }));
     all.push(memfd());
     all.push(eventfd());
     all.push(futex());
-    all.push(memlock());
     all.push(descriptors());
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     all.push(finding("limit", "cores", Ok(format!("{cores} that this process may use"))));
@@ -70,12 +76,6 @@ fn futex() -> v1::Finding {
         Err(error) => Err((error.to_string(), "clients of shm have to use the wait policy spin")),
     };
     finding("limit", "futex", outcome)
-}
-
-fn memlock() -> v1::Finding {
-    let limit = getrlimit(Resource::Memlock).current;
-    let text = limit.map_or("unlimited".to_owned(), |bytes| format!("{bytes} bytes"));
-    finding("limit", "memlock", Ok(format!("{text} can be pinned; nothing in this build does")))
 }
 
 fn descriptors() -> v1::Finding {

@@ -100,10 +100,10 @@ impl v1::admin_server::Admin for AdminService {
             hint: "Admin.ListSessions shows those there are".into(),
         })?;
         let state = Arc::clone(&self.0);
-        let ended =
-            tokio::spawn(
-                async move { end(&state, &session, Status::SessionEnded, "evicted").await },
-            );
+        let ended = self
+            .0
+            .runtime
+            .spawn(async move { end(&state, &session, Status::SessionEnded, "evicted").await });
         ended.await.map_err(|error| ApiError::Internal(error.to_string()))?;
         Ok(Response::new(v1::EvictSessionResponse {}))
     }

@@ -177,7 +177,7 @@ async fn end_all(state: &Arc<State>, sessions: &[Opened]) {
 /// Starts one client; its session is kept while it runs, and ended when it is done.
 fn start_one(state: &Arc<State>, plan: &Arc<Plan>, opened: Opened, batches: Batches) {
     let (state, plan) = (Arc::clone(state), Arc::clone(plan));
-    let runtime = tokio::runtime::Handle::current();
+    let runtime = state.runtime.clone();
     let (of_thread, session) = (Arc::clone(&state), Arc::clone(&opened.session));
     let after = runtime.clone();
     let failed = batches.clone();

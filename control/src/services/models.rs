@@ -103,7 +103,7 @@ impl v1::models_server::Models for ModelsService {
         });
         let (served, replaced) = joined(loaded.await)??;
         if let Some(replaced) = replaced {
-            tokio::spawn(retire(Arc::clone(&self.0), replaced));
+            self.0.runtime.spawn(retire(Arc::clone(&self.0), replaced));
         }
         Ok(Response::new(to_wire::served_model(&served)))
     }
@@ -116,7 +116,7 @@ impl v1::models_server::Models for ModelsService {
         let v1::UnloadModelRequest { name, version } = request.into_inner();
         for served in self.0.models.unload(&name, version)? {
             // To the end, even if the caller goes away.
-            joined(tokio::spawn(retire(Arc::clone(&self.0), served)).await)?;
+            joined(self.0.runtime.spawn(retire(Arc::clone(&self.0), served)).await)?;
         }
         Ok(Response::new(v1::UnloadModelResponse {}))
     }

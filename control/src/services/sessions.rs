@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ferry_core::Status;
 use ferry_proto::{WireError, v1};
+use tokio::runtime::Handle;
 use tonic::{Request, Response};
 
 use super::{caller, to_wire};
@@ -21,11 +22,13 @@ pub struct SessionsService(pub Arc<State>);
 
 type Reply<T> = Result<Response<T>, tonic::Status>;
 
-/// Runs to the end even if the caller goes away in the middle: a session is never half open.
+/// Runs to the end even if the caller goes away in the middle, or the control plane is restarted:
+/// a session is never half open.
 async fn whole<T: Send + 'static>(
+    runtime: &Handle,
     work: impl Future<Output = Result<T, ApiError>> + Send + 'static,
 ) -> Result<T, ApiError> {
-    tokio::spawn(work).await.map_err(|error| ApiError::Internal(error.to_string()))?
+    runtime.spawn(work).await.map_err(|error| ApiError::Internal(error.to_string()))?
 }
 
 fn reference(session: Option<&v1::SessionRef>) -> Result<&v1::SessionRef, WireError> {
@@ -62,7 +65,7 @@ impl v1::sessions_server::Sessions for SessionsService {
         let caller = caller(&self.0, request.metadata())?;
         let (state, asked) = (Arc::clone(&self.0), request.into_inner());
         let tenant = Arc::clone(&caller.tenant);
-        let opened = whole(async move { open(&state, caller, asked).await }).await;
+        let opened = whole(&self.0.runtime, async move { open(&state, caller, asked).await }).await;
         match opened {
             Ok(opened) => Ok(self.opened(&opened)),
             Err(error) => {
@@ -107,7 +110,9 @@ impl v1::sessions_server::Sessions for SessionsService {
         let reference = reference(request.session.as_ref())?.clone();
         let (id, token, generation) = reference.parts()?;
         let state = Arc::clone(&self.0);
-        let resumed = whole(async move { resume(&state, id, &token, generation).await }).await;
+        let resumed =
+            whole(&self.0.runtime, async move { resume(&state, id, &token, generation).await })
+                .await;
         match resumed {
             Ok(opened) => Ok(self.opened(&opened)),
             Err(error) => Err(self.refuse(&reference, error)),
@@ -124,8 +129,10 @@ impl v1::sessions_server::Sessions for SessionsService {
         let attachment = request.attachment();
         let attachment = attachment.map_err(|error| self.refuse(&reference, error.into()))?;
         let state = Arc::clone(&self.0);
-        let attached =
-            whole(async move { attach(&state, id, &token, generation, attachment).await }).await;
+        let attached = whole(&self.0.runtime, async move {
+            attach(&state, id, &token, generation, attachment).await
+        })
+        .await;
         match attached {
             Ok(region) => Ok(Response::new(to_wire::attached(&region))),
             Err(error) => Err(self.refuse(&reference, error)),
@@ -142,7 +149,7 @@ impl v1::sessions_server::Sessions for SessionsService {
         let session = self.0.sessions.prove(id, &token, generation);
         let session = session.map_err(|error| self.refuse(reference, error))?;
         let state = Arc::clone(&self.0);
-        whole(async move {
+        whole(&self.0.runtime, async move {
             end(&state, &session, Status::SessionEnded, "closed").await;
             Ok(())
         })

@@ -48,7 +48,7 @@ fn cases() -> Vec<(v1::OpenSessionRequest, Code, &'static str)> {
         (v1::OpenSessionRequest { transport: 99, ..base() }, Code::InvalidArgument, "transport"),
         (ask(Transport::Zmq, 64, 64), Code::FailedPrecondition, "auto chooses another"),
         (ask(Transport::Local, 64, 64), Code::FailedPrecondition, "ferry bench --transport local"),
-        (ask(Transport::Rdma, 64, 64), Code::FailedPrecondition, "not in this build"),
+        (ask(Transport::Gdr, 64, 64), Code::FailedPrecondition, "not in this build"),
         (ask(Transport::Gdr, 64, 64), Code::FailedPrecondition, "not in this build"),
         (ask(Transport::CudaIpc, 64, 64), Code::FailedPrecondition, "not in this build"),
         (

@@ -17,6 +17,7 @@ mod pool;
 mod port;
 mod probe;
 mod session;
+mod survey;
 #[expect(unsafe_code, reason = "the fence around libibverbs")]
 pub mod verbs;
 mod wait;
@@ -27,3 +28,4 @@ pub use fence::Fencing;
 pub use listener::RdmaListener;
 pub use options::{Fence, RdmaOptions};
 pub use probe::WindowProbe;
+pub use survey::{Found, survey};

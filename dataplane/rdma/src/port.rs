@@ -85,6 +85,11 @@ impl Port {
         self.domain.device()
     }
 
+    /// Whether the device takes dma-bufs; else what it says.
+    pub(crate) fn dma_buf(&self) -> Result<(), String> {
+        self.domain.takes_dma_bufs().map_err(|error| error.to_string())
+    }
+
     /// The addresses to use, best first, for a peer at `towards` where that is known.
     pub(crate) fn addresses(&self, towards: Option<IpAddr>) -> Vec<(Rank, GidEntry)> {
         let source = towards.and_then(gids::source_towards);

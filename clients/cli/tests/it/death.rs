@@ -115,3 +115,29 @@ fn clients_that_vanish_leave_nothing_behind() {
     }
     drop(client);
 }
+
+#[test]
+fn a_restart_of_the_control_plane_under_load_breaks_no_request_and_no_session() {
+    let server = Server::start(&["--lease-seconds", "2"], |_| {});
+    let client = Client::connect(&server.url).unwrap();
+    // grpc carries its requests over what is restarted.
+    for transport in [Transport::Shm, Transport::Tcp, Transport::Zmq] {
+        let mut session = echo(&client, transport);
+        let (id, start) = (session.agreed().session(), Instant::now());
+        let mut restarts = 0;
+        // Longer than a lease: heartbeats must have found the new one.
+        while start.elapsed() < Duration::from_secs(5) {
+            once(&mut session, 7).unwrap_or_else(|error| panic!("{transport}: {error}"));
+            if start.elapsed() > Duration::from_millis(400 * (restarts + 1)) && restarts < 3 {
+                server.signal(Signal::HUP);
+                restarts += 1;
+            }
+        }
+        assert_eq!(restarts, 3);
+        assert_eq!(session.agreed().session(), id);
+        assert_eq!(session.agreed().generation(), 1, "{transport}: not even resumed");
+        let sessions = server.json(&["sessions"]);
+        assert!(!sessions.is_empty(), "the new control plane knows the session");
+        session.close().unwrap();
+    }
+}

@@ -186,6 +186,16 @@ impl Device {
         })
     }
 
+    /// Whether memory can be registered without being pinned.
+    pub fn on_demand_paging(&self) -> bool {
+        // SAFETY: a plain struct of numbers; all zeros is a value of it.
+        let mut attr: sys::ibv_device_attr_ex = unsafe { std::mem::zeroed() };
+        // SAFETY: the context is open, and `attr` is ours to be filled.
+        let returned =
+            unsafe { sys::ibv_query_device_ex(self.context(), std::ptr::null(), &raw mut attr) };
+        returned == 0 && attr.odp_caps.general_caps & 1 != 0
+    }
+
     /// What a port is like now.
     ///
     /// # Errors

@@ -49,6 +49,25 @@ impl Drop for Domain {
     }
 }
 
+impl Domain {
+    /// Whether the device takes dma-bufs at all: one that does says that this descriptor, which is
+    /// none, is bad.
+    ///
+    /// # Errors
+    /// [`VerbsError`] with what a device says that does not.
+    pub fn takes_dma_bufs(&self) -> Result<(), VerbsError> {
+        const BAD_DESCRIPTOR: i32 = 9;
+        let flags = Access::Source.flags().cast_signed();
+        // SAFETY: the domain is alive; no memory is named, and -1 is no descriptor.
+        let raw = unsafe { sys::ibv_reg_dmabuf_mr(self.raw(), 0, 4096, 0, -1, flags) };
+        match VerbsError::last("ibv_reg_dmabuf_mr") {
+            error if error.error.raw_os_error() == Some(BAD_DESCRIPTOR) => Ok(()),
+            error if raw.is_null() => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Who may do what with a registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {

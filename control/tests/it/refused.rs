@@ -46,9 +46,9 @@ fn cases() -> Vec<(v1::OpenSessionRequest, Code, &'static str)> {
         ),
         (v1::OpenSessionRequest { run_id: 77, ..base() }, Code::NotFound, "Runs.Start"),
         (v1::OpenSessionRequest { transport: 99, ..base() }, Code::InvalidArgument, "transport"),
-        (ask(Transport::Zmq, 64, 64), Code::FailedPrecondition, "auto chooses another"),
+        (ask(Transport::Zmq, 64, 64), Code::FailedPrecondition, "--zmq-lanes 1"),
         (ask(Transport::Local, 64, 64), Code::FailedPrecondition, "ferry bench --transport local"),
-        (ask(Transport::Gdr, 64, 64), Code::FailedPrecondition, "not in this build"),
+        (ask(Transport::Rdma, 64, 64), Code::FailedPrecondition, "look for RDMA devices"),
         (ask(Transport::Gdr, 64, 64), Code::FailedPrecondition, "not in this build"),
         (ask(Transport::CudaIpc, 64, 64), Code::FailedPrecondition, "not in this build"),
         (
@@ -101,7 +101,7 @@ async fn unknown_sessions_and_wrong_tokens_are_answered_alike() {
         let session = Some(bad);
         let close = v1::CloseSessionRequest { session: session.clone() };
         answers.push(server.sessions().close(close).await.unwrap_err());
-        let resume = v1::ResumeSessionRequest { session: session.clone(), ..Default::default() };
+        let resume = v1::ResumeSessionRequest { session: session.clone() };
         answers.push(server.sessions().resume(resume).await.unwrap_err());
         let mut inference = v1::inference_client::InferenceClient::new(server.channel.clone());
         let request = v1::InferRequest { session, ..Default::default() };

@@ -103,7 +103,7 @@ fn a_bench_prints_one_object_per_transport_and_sql_finds_every_request() {
 
 #[test]
 fn the_other_commands_answer() {
-    let server = Server::start(&[], |_| {});
+    let server = Server::start(&["--rdma-device", "no-such-device"], |_| {});
     let models = server.json(&["models"]);
     let names: Vec<_> = models.iter().map(|model| model["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["digits", "echo"]);
@@ -114,6 +114,11 @@ fn the_other_commands_answer() {
     };
     assert!(TRANSPORTS.iter().all(|transport| usable(transport)), "{findings:?}");
     assert!(!usable("rdma"), "said, with what to do");
+    let rdma: Vec<_> = findings.iter().filter(|it| it["area"] == "rdma").collect();
+    assert!(rdma.iter().any(|it| it["name"] == "library"), "{findings:?}");
+    for finding in rdma.iter().filter(|it| it["usable"] == false) {
+        assert_ne!(finding["fix"], "", "{finding}");
+    }
     assert!(server.json(&["sessions"]).is_empty());
     let rows = server.json(&["sql", "SELECT 1 AS one, NULL AS none"]);
     assert_eq!(rows, [serde_json::json!({ "one": 1, "none": null })]);

@@ -190,3 +190,24 @@ impl<C> SessionBuilder<'_, C> {
         self
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_choice_that_failed_is_not_offered_again_and_a_wish_is_kept() {
+        let why = || Error::Attach { transport: Transport::Rdma, why: "no way".into() };
+        let auto = Options::new("echo");
+        assert!(auto.may_be_rdma());
+        assert!(!auto.failed(Transport::Tcp, &why()), "another transport has no other choice");
+        assert!(auto.may_be_rdma());
+        assert!(auto.failed(Transport::Rdma, &why()), "another try makes sense, once");
+        assert!(!auto.failed(Transport::Rdma, &why()));
+        assert!(!auto.may_be_rdma());
+        assert!(auto.rdma_failed.get().unwrap().contains("no way"));
+        let wish = Options { transport: Some(Transport::Rdma), ..Options::new("echo") };
+        assert!(!wish.may_be_rdma(), "who names it need not offer it");
+        assert!(!wish.failed(Transport::Rdma, &why()), "no other transport than was asked for");
+    }
+}

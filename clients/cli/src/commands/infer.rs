@@ -1,5 +1,7 @@
 //! `ferry infer`: one request, its outputs and where its time went.
 
+mod top;
+
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -16,11 +18,7 @@ use crate::failure::Failure;
 use crate::npy::{self, Npy};
 use crate::picture::Picture;
 use crate::printer::{Printer, human_ns};
-
-/// Classes shown of an output that looks like a classification.
-const TOP: usize = 5;
-/// Outputs with more classes than this are no classification.
-const CLASSES_MAX: usize = 100_000;
+use top::top;
 
 /// What is sent.
 enum Input {
@@ -31,6 +29,8 @@ enum Input {
 /// What came back, whichever way.
 struct Answer {
     transport: Transport,
+    /// Why this one.
+    reason: String,
     model: String,
     version: u64,
     engine: String,
@@ -117,6 +117,7 @@ fn through(
     }
     let answer = Answer {
         transport: agreed.transport,
+        reason: agreed.transport_reason.clone(),
         model: agreed.model.clone(),
         version: agreed.version,
         engine: agreed.engine.clone(),
@@ -186,6 +187,7 @@ fn inside(client: &Client, args: &InferArgs, input: &Input) -> Result<Answer, Fa
     let outputs = answer.outputs.into_iter().map(output).collect::<anyhow::Result<_>>()?;
     Ok(Answer {
         transport: Transport::Local,
+        reason: "asked for".into(),
         model: answer.model,
         version: answer.version,
         engine: answer.engine,
@@ -238,7 +240,7 @@ fn write(folder: &Path, outputs: &[Output]) -> anyhow::Result<Vec<String>> {
 }
 
 fn print(answer: &Answer, files: &[String], printer: &Printer) -> Result<(), Failure> {
-    let top = top(answer);
+    let top = top(&answer.outputs, &answer.labels);
     if printer.is_json() {
         let stage = |stage: &Stage| (stage.name().to_owned(), json!(answer.times.of(*stage)));
         let outputs = answer.outputs.iter().enumerate().map(|(i, output)| {
@@ -251,6 +253,7 @@ fn print(answer: &Answer, files: &[String], printer: &Printer) -> Result<(), Fai
         });
         return printer.json(&json!({
             "transport": answer.transport.name(),
+            "transport_reason": answer.reason,
             "model": answer.model,
             "version": answer.version,
             "engine": answer.engine,
@@ -265,8 +268,8 @@ fn print(answer: &Answer, files: &[String], printer: &Printer) -> Result<(), Fai
         }));
     }
     printer.out(&format!(
-        "{} v{} ({}) over {}",
-        answer.model, answer.version, answer.engine, answer.transport
+        "{} v{} ({}) over {}: {}",
+        answer.model, answer.version, answer.engine, answer.transport, answer.reason
     ))?;
     for (class, label, score) in &top {
         let label = label.as_deref().map(|label| format!(" {label}")).unwrap_or_default();
@@ -278,19 +281,4 @@ fn print(answer: &Answer, files: &[String], printer: &Printer) -> Result<(), Fai
     let named = named.chain(times.unattributed().map(|ns| ("unattributed", ns)));
     let rows: Vec<_> = named.map(|(name, ns)| vec![name.to_owned(), human_ns(ns as f64)]).collect();
     printer.table(&["stage", "time"], &rows)
-}
-
-/// The best classes of a single row of floats.
-fn top(answer: &Answer) -> Vec<(usize, Option<String>, f32)> {
-    let [output] = answer.outputs.as_slice() else { return Vec::new() };
-    let classes = output.shape.last().map_or(0, |&n| usize::try_from(n).unwrap_or(usize::MAX));
-    let one_row = output.bytes.len() == classes.saturating_mul(4);
-    if output.dtype != DType::F32 || !one_row || !(2..=CLASSES_MAX).contains(&classes) {
-        return Vec::new();
-    }
-    let floats = output.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-    let mut scores: Vec<(usize, f32)> = floats.enumerate().collect();
-    scores.sort_by(|a, b| b.1.total_cmp(&a.1));
-    let label = |class: usize| answer.labels.get(class).cloned();
-    scores.into_iter().take(TOP).map(|(class, score)| (class, label(class), score)).collect()
 }

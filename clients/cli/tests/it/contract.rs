@@ -27,6 +27,10 @@ fn a_picture_is_answered_over_every_transport_and_written_as_npy() {
         files.push(fs::read(folder.join("output.npy")).unwrap());
     }
     assert!(files.iter().all(|file| *file == files[0]), "one picture, one answer");
+    let words = ["infer", "--model", "digits", "--image", image.to_str().unwrap()];
+    let chosen = &server.json(&words)[0];
+    let reason = chosen["transport_reason"].as_str().unwrap();
+    assert!(chosen["transport"] == "shm" && reason.contains("share a host"), "{chosen}");
 }
 
 #[test]

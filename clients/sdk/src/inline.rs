@@ -213,7 +213,9 @@ impl Link for InlineLink {
     }
 
     fn poll(&mut self, events: &mut Events) {
-        self.runtime.block_on(tokio::task::yield_now());
+        if self.ended.is_none() {
+            self.runtime.block_on(tokio::task::yield_now());
+        }
         while let Some(done) = self.ended.take().or_else(|| self.calls.try_join_next()) {
             match done {
                 Ok(done) => self.finish(done, events),

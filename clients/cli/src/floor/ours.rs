@@ -18,25 +18,22 @@ pub(super) struct Ours {
 }
 
 impl Ours {
-    /// Opens a session. With a tally its requests are observed and recorded, else neither.
+    /// Opens a session whose requests are recorded, and seen by the tally.
     pub(super) fn open(
         client: &Client,
         plan: &Plan,
         transport: Transport,
         wait: WaitPolicy,
-        tally: Option<&Arc<Tally>>,
+        tally: &Arc<Tally>,
     ) -> Result<Ours, Failure> {
-        let mut builder = client
+        let builder = client
             .session("echo")
             .transport(transport)
             .wait(wait)
             .slots(1)
             .shape("input", &[plan.in_bytes as u64])
             .shape("output", &[plan.out_bytes as u64])
-            .record(tally.is_some());
-        if let Some(tally) = tally {
-            builder = builder.observer(Arc::clone(tally) as Arc<dyn RecordSink>);
-        }
+            .observer(Arc::clone(tally) as Arc<dyn RecordSink>);
         let source = pattern(plan.in_bytes);
         let mut ours = Ours { session: builder.open()?, source };
         ours.check()?;

@@ -65,10 +65,7 @@ async fn resume_begins_a_new_lease_and_fences_the_old_one() {
     for transport in LINKS {
         let mut old = server.client(ask(transport, 64, 64)).await;
         assert_eq!(old.infer(&[1; 64]).0, Status::Ok);
-        let resume = v1::ResumeSessionRequest {
-            session: Some(old.reference.clone()),
-            ..v1::ResumeSessionRequest::default()
-        };
+        let resume = v1::ResumeSessionRequest { session: Some(old.reference.clone()) };
         let resumed = server.sessions().resume(resume.clone()).await.unwrap().into_inner();
         let reference = resumed.session.clone().unwrap();
         assert_eq!(reference.session_id, old.reference.session_id);

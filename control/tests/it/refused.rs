@@ -101,7 +101,7 @@ async fn unknown_sessions_and_wrong_tokens_are_answered_alike() {
         let session = Some(bad);
         let close = v1::CloseSessionRequest { session: session.clone() };
         answers.push(server.sessions().close(close).await.unwrap_err());
-        let resume = v1::ResumeSessionRequest { session: session.clone(), ..Default::default() };
+        let resume = v1::ResumeSessionRequest { session: session.clone() };
         answers.push(server.sessions().resume(resume).await.unwrap_err());
         let mut inference = v1::inference_client::InferenceClient::new(server.channel.clone());
         let request = v1::InferRequest { session, ..Default::default() };

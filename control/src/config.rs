@@ -5,7 +5,7 @@ mod settings;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ferry_rdma::RdmaOptions;
+pub use ferry_rdma::RdmaOptions;
 
 use crate::sessions::{Quota, TenantConfig};
 

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ferry_core::{
-    Attachment, Endpoint, Generation, RegionDescriptor, SessionId, Status, Token, Transport,
+    Attachment, Endpoint, Generation, RegionDescriptor, SessionId, SlotLayout, Status, Token,
+    Transport,
 };
-use ferry_memory::SlotTable;
+use ferry_memory::{MemoryError, SlotTable};
 use ferry_transport::{Admission, AdmitError, LaneHandle, Link};
 
 use crate::error::{ApiError, chain};
@@ -26,6 +27,9 @@ pub trait Door: Send + Sync + std::fmt::Debug {
     ) -> Result<(Box<dyn Link>, Arc<SlotTable>), ApiError>;
 }
 
+/// How much memory the slots of a session take, in bytes.
+pub type Measure = fn(&SlotLayout) -> Result<usize, MemoryError>;
+
 /// A running lane.
 #[derive(Debug)]
 pub struct Lane {
@@ -37,6 +41,8 @@ pub struct Lane {
     pub endpoint: Endpoint,
     /// The thread.
     pub handle: LaneHandle,
+    /// What its link makes of a session's slots.
+    pub measure: Measure,
     /// What its handler knows.
     pub routes: Arc<Routes>,
     /// The way in for clients inside the server; only `local` has one.
@@ -130,6 +136,16 @@ impl Lanes {
     /// The lanes of a transport.
     pub fn of(&self, transport: Transport) -> impl Iterator<Item = &Arc<Lane>> {
         self.0.iter().filter(move |lane| lane.transport == transport)
+    }
+
+    /// Memory of a session's slots on a transport, in bytes: links lay them out in their own ways.
+    ///
+    /// # Errors
+    /// [`MemoryError::Layout`] if there are none, or more than this machine can address.
+    pub fn bytes(&self, transport: Transport, layout: &SlotLayout) -> Result<usize, MemoryError> {
+        let measure =
+            self.of(transport).next().map_or(SlotTable::bytes as Measure, |it| it.measure);
+        measure(layout)
     }
 
     /// Requests that are with any lane's handler.

@@ -67,6 +67,8 @@ impl Server {
                 ended = plane.ended() => break Some(ended),
                 () = state.restart.notified() => {
                     tracing::warn!("the control plane is restarted; the data plane goes on");
+                    // No lease runs out because nobody could keep it.
+                    sessions::grace_leases(&state);
                     drop(plane);
                     plane = ControlPlane::start(&state, &listener).await?;
                 }

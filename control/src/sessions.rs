@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ferry_core::{Generation, SessionId, Token};
 
-pub use expiry::keep as keep_leases;
+pub use expiry::{grace as grace_leases, keep as keep_leases};
 pub use negotiate::{Agreed, Offer, REPLY_BYTES_MIN, SLOTS_DEFAULT};
 pub use open::{Caller, Opened, attach, end, open, resume};
 pub use quota::{Quota, Reservation, Tenant, TenantConfig, Tenants};

@@ -3,7 +3,11 @@
 use std::path::PathBuf;
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
-use ferry_client::{SessionBuilder, Transport, WaitPolicy};
+use ferry_client::{Transport, WaitPolicy};
+
+mod rdma;
+
+pub(crate) use rdma::RdmaArgs;
 
 /// Exit codes, for `--help`.
 const EXIT_CODES: &str = "Exit codes: 0 done · 1 failed · 2 wrong usage · 3 the server cannot be \
@@ -49,31 +53,6 @@ pub(crate) struct Server {
     /// Key of the tenant, where the server has tenants.
     #[arg(long, env = "FERRY_KEY", hide_env_values = true)]
     pub(crate) key: Option<String>,
-}
-
-/// Which RDMA device this end uses.
-#[derive(Clone, Debug, Default, Group)]
-pub(crate) struct RdmaArgs {
-    /// RDMA device of this host, for --transport rdma [default: the first with an active port].
-    #[arg(long, value_name = "NAME", env = "FERRY_RDMA_DEVICE")]
-    pub(crate) rdma_device: Option<String>,
-    /// Entry of its port's table of addresses [default: by rank, see ferry doctor].
-    #[arg(long, value_name = "INDEX", env = "FERRY_RDMA_GID_INDEX")]
-    pub(crate) rdma_gid_index: Option<u8>,
-}
-
-impl RdmaArgs {
-    /// Tells a session what was chosen.
-    pub(crate) fn apply<'c, C>(&self, builder: SessionBuilder<'c, C>) -> SessionBuilder<'c, C> {
-        let builder = match &self.rdma_device {
-            Some(device) => builder.rdma_device(device),
-            None => builder,
-        };
-        match self.rdma_gid_index {
-            Some(index) => builder.rdma_gid_index(index),
-            None => builder,
-        }
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -296,8 +275,11 @@ pub(crate) struct SqlArgs {
 
 #[derive(Debug, Group)]
 pub(crate) struct DoctorArgs {
+    /// Where none runs, one is started for the question: on this host.
     #[command(flatten)]
     pub(crate) server: Server,
+    #[command(flatten)]
+    pub(crate) rdma: RdmaArgs,
 }
 
 /// A transport, or the server's choice.

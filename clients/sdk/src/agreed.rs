@@ -19,7 +19,7 @@ pub struct Agreed {
     pub(crate) region: RegionDescriptor,
     /// The transport in use.
     pub transport: Transport,
-    /// Why this one, where the server chose.
+    /// Why this one, where the server chose; also why a first choice did not work.
     pub transport_reason: String,
     /// Number and sizes of the slots.
     pub layout: SlotLayout,

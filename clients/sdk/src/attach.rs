@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use ferry_core::{Attachment, Endpoint, RegionDescriptor, Transport};
 use ferry_memory::SlotTable;
-use ferry_rdma::RdmaClient;
+use ferry_rdma::verbs::Device;
+use ferry_rdma::{RdmaClient, RdmaOptions};
 use ferry_transport::shm::ShmClient;
 use ferry_transport::tcp::TcpClient;
 use ferry_transport::zmq::ZmqClient;
@@ -117,6 +118,20 @@ fn connect(
     }
 }
 
+/// Whether this host has a device that could be used: one with an active port.
+pub(crate) fn has_rdma(options: &RdmaOptions) -> bool {
+    let is_wanted = |name: &String| options.device.as_ref().is_none_or(|wanted| wanted == name);
+    let is_active = |name: String| {
+        let looked = Device::open(&name).and_then(|device| {
+            let ports = 1..=device.facts()?.ports;
+            Ok(ports.into_iter().any(|port| device.port(port).is_ok_and(|now| now.active)))
+        });
+        looked.unwrap_or(false)
+    };
+    // An error means that there is no library or no driver: there is no device either.
+    Device::names().unwrap_or_default().into_iter().filter(is_wanted).any(is_active)
+}
+
 fn boxed<L: Link + 'static>(
     transport: Transport,
     connected: Result<(L, Arc<SlotTable>), impl std::error::Error>,
@@ -134,4 +149,15 @@ fn chain(error: &dyn std::error::Error) -> String {
         cause = why.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_is_not_there_is_none() {
+        let device = Some("no-such-device".to_owned());
+        assert!(!has_rdma(&RdmaOptions { device, ..RdmaOptions::default() }));
+    }
 }

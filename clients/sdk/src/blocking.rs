@@ -98,8 +98,14 @@ pub struct Session {
 
 impl Session {
     fn open(client: Client, options: Options) -> Result<Session, Error> {
-        let agreed = client.run(client.inner.negotiate(&options))?;
-        let (driver, table, gone) = bring_up(&client, &agreed, &options, 1)?;
+        let mut agreed = client.run(client.inner.negotiate(&options))?;
+        let (driver, table, gone) = match bring_up(&client, &agreed, &options, 1) {
+            Err(error) if options.failed(agreed.transport, &error) => {
+                agreed = client.run(client.inner.negotiate(&options))?;
+                bring_up(&client, &agreed, &options, 1)?
+            }
+            other => other?,
+        };
         let agreed = Arc::new(agreed);
         Ok(Session { driver: Some(driver), table, agreed, gone, client, options, closed: false })
     }
@@ -188,7 +194,11 @@ impl Session {
         // The old link must be gone before the new one comes.
         self.driver = None;
         let agreed = self.client.run(self.client.inner.resume(&self.agreed, &self.options))?;
-        let (driver, table, gone) = bring_up(&self.client, &agreed, &self.options, first_request)?;
+        let up = bring_up(&self.client, &agreed, &self.options, first_request);
+        // Where the server chose it, the next try opens a session without it.
+        let (driver, table, gone) = up.inspect_err(|error| {
+            self.options.failed(agreed.transport, error);
+        })?;
         (self.driver, self.table, self.gone) = (Some(driver), table, gone);
         self.agreed = Arc::new(agreed);
         Ok(())

@@ -1,12 +1,14 @@
 //! A connection to a server's control plane.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ferry_core::{Attachment, RegionDescriptor};
 use ferry_proto::v1;
 use ferry_proto::v1::sessions_client::SessionsClient;
 
 use crate::agreed::Agreed;
+use crate::attach;
 use crate::error::Error;
 use crate::inline::endpoint;
 use crate::keeper::Keeper;
@@ -14,6 +16,10 @@ use crate::key::{Channel, Key};
 use crate::options::{Options, SessionBuilder};
 use crate::recorder::RecordCounts;
 use crate::session::Session;
+
+/// How long the server may take to connect its end of a link: it waits 2 s for its device, and its
+/// lane may be busy.
+const TELL_WITHIN: Duration = Duration::from_secs(5);
 
 /// A connection to a server. Clones share it. Needs a tokio runtime with time and I/O; for
 /// programs without one there is [`blocking::Client`](crate::blocking::Client).
@@ -61,9 +67,19 @@ impl Client {
     }
 
     pub(crate) async fn negotiate(&self, options: &Options) -> Result<Agreed, Error> {
+        let has_rdma = options.may_be_rdma() && {
+            let rdma = options.rdma.clone();
+            // Reads the system's tables and may load a library. A panic in there is no device.
+            tokio::task::spawn_blocking(move || attach::has_rdma(&rdma)).await.unwrap_or(false)
+        };
         let mut sessions = SessionsClient::new(self.channel());
-        let opened = sessions.open(options.to_wire()).await;
-        Agreed::from_wire(opened.map_err(Error::refused("open a session"))?.into_inner())
+        let opened = sessions.open(options.to_wire(has_rdma)).await;
+        let opened = opened.map_err(Error::refused("open a session"))?.into_inner();
+        let mut agreed = Agreed::from_wire(opened)?;
+        if let Some(why) = options.rdma_failed.get() {
+            agreed.transport_reason = format!("{} (rdma: {why})", agreed.transport_reason);
+        }
+        Ok(agreed)
     }
 
     /// Tells the server of this end of a session; how its memory is reached.
@@ -74,8 +90,14 @@ impl Client {
     ) -> Result<RegionDescriptor, Error> {
         let request = v1::AttachSessionRequest::new(agreed.to_ref(), attachment);
         let mut sessions = SessionsClient::new(self.channel());
-        let told = sessions.attach(request).await.map_err(Error::refused("attach the session"))?;
-        agreed.attached(told.into_inner())
+        let told = tokio::time::timeout(TELL_WITHIN, sessions.attach(request)).await;
+        let told = told.map_err(|_elapsed| Error::Attach {
+            transport: agreed.transport,
+            why: format!(
+                "no answer to Sessions.Attach within {TELL_WITHIN:?}: see the server's log"
+            ),
+        })?;
+        agreed.attached(told.map_err(Error::refused("attach the session"))?.into_inner())
     }
 
     /// Takes a session up again, or opens a new one if the server does not know it any more.

@@ -1,12 +1,14 @@
 //! What a session is asked for.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ferry_core::{Transport, WaitPolicy};
 use ferry_proto::v1;
 use ferry_rdma::RdmaOptions;
 use ferry_transport::RecordSink;
+
+use crate::error::Error;
 
 /// Everything that a session can be asked for. Made by [`SessionBuilder`].
 #[derive(Clone, Debug)]
@@ -24,6 +26,8 @@ pub struct Options {
     pub(crate) observer: Option<Arc<dyn RecordSink>>,
     pub(crate) timeout: Duration,
     pub(crate) rdma: RdmaOptions,
+    /// Why the server's choice of rdma did not work: it is not offered again.
+    pub(crate) rdma_failed: Arc<OnceLock<String>>,
 }
 
 /// How long a request may take before the caller gets an error: the slowest model of the reference
@@ -46,10 +50,28 @@ impl Options {
             observer: None,
             timeout: TIMEOUT,
             rdma: RdmaOptions::default(),
+            rdma_failed: Arc::default(),
         }
     }
 
-    pub(crate) fn to_wire(&self) -> v1::OpenSessionRequest {
+    /// Whether the server may choose rdma.
+    pub(crate) fn may_be_rdma(&self) -> bool {
+        self.transport.is_none() && self.rdma_failed.get().is_none()
+    }
+
+    /// Notes that a session could not be attached, so that a transport that the server chose is
+    /// not offered again. `true` if that makes another try worth its while now.
+    pub(crate) fn failed(&self, transport: Transport, why: &Error) -> bool {
+        let was_choice = self.transport.is_none() && transport == Transport::Rdma;
+        let is_first = was_choice && self.rdma_failed.set(why.to_string()).is_ok();
+        if is_first {
+            tracing::warn!(%why, "the server chose rdma, which does not work: trying without");
+        }
+        is_first
+    }
+
+    /// The request; `has_rdma` says that rdma may be chosen.
+    pub(crate) fn to_wire(&self, has_rdma: bool) -> v1::OpenSessionRequest {
         let frame = u32::from(ferry_core::frame::VERSION);
         let shape = |(name, shape): &(String, Vec<u64>)| v1::TensorShape {
             name: name.clone(),
@@ -68,6 +90,7 @@ impl Options {
             unrecorded: !self.record,
             client: concat!("ferry-client ", env!("CARGO_PKG_VERSION")).to_owned(),
             host_id: ferry_memory::host_id().unwrap_or_default(),
+            has_rdma,
             ..Default::default()
         };
         request.set_transport(self.transport.map_or(v1::Transport::Auto, Into::into));
@@ -149,15 +172,15 @@ impl<C> SessionBuilder<'_, C> {
         self
     }
 
-    /// The device for the transport `rdma`, as `ibv_devices` shows it; the first with an active
-    /// port if not said.
+    /// The device for the transport `rdma`, as `ibv_devices` shows it. The first with an
+    /// active port if not said.
     pub fn rdma_device(mut self, device: &str) -> Self {
         self.options.rdma.device = Some(device.to_owned());
         self
     }
 
-    /// Entry of the port's table of addresses for the transport `rdma`; chosen by rank if not
-    /// said.
+    /// Entry of the port's table of addresses for the transport `rdma`. Chosen by rank if
+    /// not said.
     pub fn rdma_gid_index(mut self, index: u8) -> Self {
         self.options.rdma.gid_index = Some(index);
         self
@@ -167,5 +190,26 @@ impl<C> SessionBuilder<'_, C> {
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.options.timeout = timeout;
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_choice_that_failed_is_not_offered_again_and_a_wish_is_kept() {
+        let why = || Error::Attach { transport: Transport::Rdma, why: "no way".into() };
+        let auto = Options::new("echo");
+        assert!(auto.may_be_rdma());
+        assert!(!auto.failed(Transport::Tcp, &why()), "another transport has no other choice");
+        assert!(auto.may_be_rdma());
+        assert!(auto.failed(Transport::Rdma, &why()), "another try makes sense, once");
+        assert!(!auto.failed(Transport::Rdma, &why()));
+        assert!(!auto.may_be_rdma());
+        assert!(auto.rdma_failed.get().unwrap().contains("no way"));
+        let wish = Options { transport: Some(Transport::Rdma), ..Options::new("echo") };
+        assert!(!wish.may_be_rdma(), "who names it need not offer it");
+        assert!(!wish.failed(Transport::Rdma, &why()), "no other transport than was asked for");
     }
 }

@@ -61,7 +61,14 @@ impl Live {
 impl Session {
     pub(crate) async fn open(client: Client, options: Options) -> Result<Session, Error> {
         let agreed = client.negotiate(&options).await?;
-        let live = bring_up(&client, agreed, &options, 1).await?;
+        let transport = agreed.transport;
+        let live = match bring_up(&client, agreed, &options, 1).await {
+            Err(error) if options.failed(transport, &error) => {
+                let agreed = client.negotiate(&options).await?;
+                bring_up(&client, agreed, &options, 1).await?
+            }
+            other => other?,
+        };
         let live = RwLock::new(Arc::new(live));
         Ok(Session { shared: Arc::new(Shared { client, options, live }) })
     }
@@ -124,7 +131,13 @@ impl Session {
         live.end().await;
         let agreed = client.resume(&live.agreed, options).await?;
         let first_request = live.lane.next_request();
-        *live = Arc::new(bring_up(client, agreed, options, first_request).await?);
+        let transport = agreed.transport;
+        let up = bring_up(client, agreed, options, first_request).await;
+        // Where the server chose it, the next try opens a session without it.
+        let up = up.inspect_err(|error| {
+            options.failed(transport, error);
+        });
+        *live = Arc::new(up?);
         Ok(())
     }
 

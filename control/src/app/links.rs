@@ -4,9 +4,10 @@ use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use ferry_core::{Generation, SessionId, Token, Transport, WaitPolicy};
-use ferry_memory::{ReplyTo, SlotTable};
+use ferry_core::{Generation, SessionId, SlotLayout, Token, Transport, WaitPolicy};
+use ferry_memory::{MemoryError, ReplyTo, SlotTable};
 use ferry_proto::v1;
+use ferry_rdma::areas::Areas;
 use ferry_rdma::{RdmaListener, RdmaOptions};
 use ferry_transport::{
     Handler, LaneOptions, Link, LinkError, Listener, LocalDoor, ShmListener, TcpListenerLink,
@@ -17,7 +18,7 @@ use super::BuildError;
 use crate::config::Config;
 use crate::error::{ApiError, chain};
 use crate::handler::LaneHandler;
-use crate::lanes::{Door, Lane, Lanes};
+use crate::lanes::{Door, Lane, Lanes, Measure};
 use crate::refusals::Refusals;
 use crate::routes::Routes;
 
@@ -65,8 +66,11 @@ fn finding(transport: Transport, count: u32, failed: Option<String>) -> v1::Find
         (None, 0) => ("turned off".into(), format!("start the server with --{name}-lanes 1")),
         (None, _) => (format!("{count} lanes"), String::new()),
     };
-    if let Some(why) = failed.as_ref().filter(|_| transport != Transport::Rdma) {
-        tracing::error!(transport = name, why, fix, "a lane did not start");
+    match &failed {
+        // Most machines have no device, and nobody asked for one.
+        Some(why) if transport == Transport::Rdma => tracing::info!(why, fix, "no RDMA here"),
+        Some(why) => tracing::error!(transport = name, why, fix, "a lane did not start"),
+        None => {}
     }
     let usable = failed.is_none() && count > 0;
     v1::Finding { area: "transport".into(), name: name.into(), usable, detail, fix }
@@ -126,6 +130,11 @@ fn one(
         name,
         transport,
         endpoint: handle.endpoint().clone(),
+        measure: if transport == Transport::Rdma {
+            rdma_bytes as Measure
+        } else {
+            SlotTable::bytes
+        },
         handle,
         routes,
         door,
@@ -159,6 +168,15 @@ fn zmq(address: SocketAddr, request_bytes_max: u64) -> Make {
 
 fn rdma(options: RdmaOptions) -> Make {
     Box::new(move || Ok(Box::new(RdmaListener::open(options)?)))
+}
+
+/// Each half has room for a header in front, and each direction an area for frames without a slot.
+fn rdma_bytes(layout: &SlotLayout) -> Result<usize, MemoryError> {
+    let requests = Areas::new(layout.slots, layout.request_bytes)?.bytes();
+    let replies = Areas::new(layout.slots, layout.reply_bytes)?.bytes();
+    requests.checked_add(replies).ok_or_else(|| MemoryError::Layout {
+        what: format!("{layout:?}: more than this machine can address"),
+    })
 }
 
 /// Where tcp and zmq bind, at a port of the system's choice. What is bound is what is announced,

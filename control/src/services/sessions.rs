@@ -40,11 +40,17 @@ impl SessionsService {
         Response::new(to_wire::opened(opened, self.0.config.lease))
     }
 
-    /// A proof that did not fit, counted.
+    /// A proof that did not fit, or an end that cannot be, counted.
     fn refuse(&self, reference: &v1::SessionRef, error: ApiError) -> tonic::Status {
-        if matches!(error, ApiError::Credentials) {
+        let what = match &error {
+            ApiError::Credentials => Some(("grpc", "credentials")),
+            ApiError::NotAttachable(_) => Some(("rdma", "attach")),
+            ApiError::Wire(_) | ApiError::Field { .. } => Some(("grpc", "attach")),
+            _ => None,
+        };
+        if let Some((link, what)) = what {
             let session = Some(ferry_core::SessionId(reference.session_id));
-            self.0.refusals.note("grpc", "credentials", session, None, &error);
+            self.0.refusals.note(link, what, session, None, &error);
         }
         error.into()
     }
@@ -120,7 +126,8 @@ impl v1::sessions_server::Sessions for SessionsService {
         let request = request.into_inner();
         let reference = reference(request.session.as_ref())?.clone();
         let (id, token, generation) = reference.parts()?;
-        let attachment = request.attachment()?;
+        let attachment = request.attachment();
+        let attachment = attachment.map_err(|error| self.refuse(&reference, error.into()))?;
         let state = Arc::clone(&self.0);
         let attached = whole(&self.0.runtime, async move {
             attach(&state, id, &token, generation, attachment).await

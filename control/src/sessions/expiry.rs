@@ -15,6 +15,14 @@ const LOOK_EVERY_MAX: Duration = Duration::from_secs(1);
 /// Shortest time between two looks.
 const LOOK_EVERY_MIN: Duration = Duration::from_millis(5);
 
+/// Gives every lease a whole one: for a restart of the control plane, while which no client can
+/// keep its sessions.
+pub fn grace(state: &State) {
+    for session in state.sessions.all() {
+        session.keep(state.config.lease);
+    }
+}
+
 /// Looks at all leases, again and again. Never ends; whoever started it aborts it.
 pub async fn keep(state: Arc<State>) {
     let every = (state.config.lease / 8).clamp(LOOK_EVERY_MIN, LOOK_EVERY_MAX);

@@ -41,6 +41,8 @@ pub struct Agreed {
 pub struct Offer<'a> {
     /// Transports with a lane that lives; `grpc` needs none.
     pub transports: &'a [Transport],
+    /// What was found on this machine: why a transport is not among those.
+    pub findings: &'a [v1::Finding],
     /// Largest request half beyond the tensors, in bytes.
     pub request_bytes_max: u64,
     /// The caller is the server itself: it may use `local`.
@@ -65,7 +67,7 @@ impl Offer<'_> {
         }
         let wish = v1::Transport::try_from(asked.transport)
             .map_err(|why| WireError::invalid("transport", why))?;
-        let (transport, reason) = self.transport(wish.named(), &asked.host_id)?;
+        let (transport, reason) = self.transport(wish.named(), asked)?;
         let wait = v1::WaitPolicy::try_from(asked.wait)
             .map_err(|why| WireError::invalid("wait", why))?
             .into();
@@ -114,11 +116,11 @@ impl Offer<'_> {
     fn transport(
         &self,
         wish: Option<Transport>,
-        host_id: &str,
+        asked: &v1::OpenSessionRequest,
     ) -> Result<(Transport, String), ApiError> {
         let has = |transport| self.transports.contains(&transport);
         let Some(transport) = wish else {
-            return self.choose(host_id);
+            return Ok(self.choose(asked));
         };
         let refuse = |why: &str, fix: &str| {
             let (why, fix) = (why.to_owned(), fix.to_owned());
@@ -134,31 +136,49 @@ impl Offer<'_> {
                 "ask for shm on one host, or for tcp; auto chooses",
             ),
             Transport::Grpc => Ok((transport, "asked for".into())),
-            Transport::Shm if has(transport) && !is_this_host(host_id) => refuse(
+            Transport::Shm if has(transport) && !is_this_host(&asked.host_id) => refuse(
                 "the client's host_id is not the server's, so that they cannot share memory",
                 "run both on one host and in one network namespace, or ask for tcp",
             ),
             _ if has(transport) => Ok((transport, "asked for".into())),
-            _ => refuse(
-                "it has no lane on this server",
-                "see Admin.Devices (`ferry doctor --server`) for the reason; auto chooses another",
-            ),
+            _ => Err(self.no_lane(transport)),
         }
     }
 
-    fn choose(&self, host_id: &str) -> Result<(Transport, String), ApiError> {
+    /// Why a transport of this build has no lane here, as far as it was found at the start.
+    fn no_lane(&self, transport: Transport) -> ApiError {
+        let name = transport.name();
+        let found =
+            self.findings.iter().find(|it| it.area == "transport" && it.name == name && !it.usable);
+        // A lane that started and died is told in the log alone.
+        let (why, fix) = match found {
+            Some(found) => (found.detail.as_str(), found.fix.as_str()),
+            None => ("it has ended", "see the server's log"),
+        };
+        let why = format!("it has no lane on this server ({why})");
+        let fix = format!("{fix}; `ferry doctor` shows all that was found; auto chooses another");
+        ApiError::Transport { transport, why, fix }
+    }
+
+    /// Shared memory on one host. Between two, RDMA where both ends have a device: whether their
+    /// devices reach each other shows when the client attaches. Else the fastest of the rest.
+    fn choose(&self, asked: &v1::OpenSessionRequest) -> (Transport, String) {
         let has = |transport| self.transports.contains(&transport);
-        let same = is_this_host(host_id);
+        let same = is_this_host(&asked.host_id);
         if same && has(Transport::Shm) {
             let reason = "client and server share a host: shared memory is the fastest";
-            return Ok((Transport::Shm, reason.into()));
+            return (Transport::Shm, reason.into());
+        }
+        if !same && asked.has_rdma && has(Transport::Rdma) {
+            let reason = "client and server share no host, and both have an RDMA device";
+            return (Transport::Rdma, reason.into());
         }
         let not_shm = if same { "shm has no lane here" } else { "client and server share no host" };
         let next = [Transport::Tcp, Transport::Zmq].into_iter().find(|&it| has(it));
-        Ok(match next {
+        match next {
             Some(next) => (next, format!("{not_shm}: {next} is the fastest that works")),
             None => (Transport::Grpc, format!("{not_shm}, and there is no other lane than gRPC")),
-        })
+        }
     }
 }
 
@@ -192,5 +212,46 @@ fn placement(asked: &v1::OpenSessionRequest) -> Result<(), ApiError> {
     match placement.host_memory_kind()? {
         None | Some(HostMemory::Pageable) => Ok(()),
         Some(kind) => refuse(format!("{} host memory", kind.name())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn choose(transports: &[Transport], has_rdma: bool, host_id: &str) -> Transport {
+        let offer = Offer { transports, findings: &[], request_bytes_max: 1, is_inside: false };
+        let host_id = host_id.to_owned();
+        offer.choose(&v1::OpenSessionRequest { has_rdma, host_id, ..Default::default() }).0
+    }
+
+    #[test]
+    fn rdma_is_chosen_between_two_hosts_that_both_have_it() {
+        let own = ferry_memory::host_id().unwrap();
+        let all = [Transport::Shm, Transport::Rdma, Transport::Tcp];
+        assert_eq!(choose(&all, true, "another"), Transport::Rdma);
+        assert_eq!(choose(&all, false, "another"), Transport::Tcp, "the client has none");
+        assert_eq!(choose(&all[2..], true, "another"), Transport::Tcp, "the server has none");
+        assert_eq!(choose(&all, true, &own), Transport::Shm, "one host");
+        assert_eq!(choose(&all[1..], true, &own), Transport::Tcp, "one host without shm");
+    }
+
+    #[test]
+    fn a_transport_without_a_lane_is_refused_with_what_was_found() {
+        let findings = [v1::Finding {
+            area: "transport".into(),
+            name: "rdma".into(),
+            usable: false,
+            detail: "no device".into(),
+            fix: "plug one in".into(),
+        }];
+        let transports = &[Transport::Tcp];
+        let offer =
+            Offer { transports, findings: &findings, request_bytes_max: 1, is_inside: false };
+        let asked = v1::OpenSessionRequest::default();
+        let told = offer.transport(Some(Transport::Rdma), &asked).unwrap_err().to_string();
+        assert!(told.contains("no device") && told.contains("plug one in"), "{told}");
+        let told = offer.transport(Some(Transport::Zmq), &asked).unwrap_err().to_string();
+        assert!(told.contains("it has ended"), "{told}");
     }
 }

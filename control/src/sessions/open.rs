@@ -74,11 +74,12 @@ pub async fn open(
     let transports = state.transports();
     let offer = Offer {
         transports: &transports,
+        findings: &state.findings,
         request_bytes_max: state.config.request_bytes_max,
         is_inside: caller.is_inside,
     };
     let agreed = offer.agree(&asked, &served)?;
-    let memory = SlotTable::bytes(&agreed.layout).map_err(|error| {
+    let memory = state.lanes.bytes(agreed.transport, &agreed.layout).map_err(|error| {
         ApiError::field("slots", format!("{}; ask for fewer or smaller ones", chain(&error)))
     })?;
     let memory_bytes = memory as u64;
@@ -158,10 +159,12 @@ async fn admit(session: &Session) -> Result<(Endpoint, RegionDescriptor), ApiErr
     Ok((lane.endpoint.clone(), region))
 }
 
-/// Tells a session's link of its client's end.
+/// Tells a session's link of its client's end. May be called again, with another address, until
+/// the client has joined.
 ///
 /// # Errors
-/// [`ApiError`] if the proof does not fit, or the link cannot reach the client's end.
+/// [`ApiError`] if the proof does not fit, the session's link takes no attachments, the client has
+/// joined already, or the link cannot reach the client's end.
 pub async fn attach(
     state: &Arc<State>,
     id: SessionId,
@@ -178,10 +181,15 @@ pub async fn attach(
         }
     }
     match &session.place {
-        Place::Lane(lane) => lane.attach(id, attachment).await,
-        Place::Inline(_) => Err(ApiError::NotAttachable(
-            "a session of the transport grpc has no link to attach to".into(),
-        )),
+        Place::Lane(lane) if lane.transport == Transport::Rdma => lane.attach(id, attachment).await,
+        _ => {
+            let transport = session.agreed.transport;
+            let why = format!(
+                "it is on {transport}, whose clients connect by themselves; only sessions on rdma \
+                 are attached"
+            );
+            Err(ApiError::field("session", why))
+        }
     }
 }
 

@@ -62,6 +62,13 @@ async fn devices_name_what_is_missing_with_the_fix() {
         assert!(!finding.usable && !finding.fix.is_empty(), "{finding:?}");
     }
     assert!(find("transport", "tcp").fix.contains("--data-host"));
+    let rdma = find("transport", "rdma");
+    assert!(rdma.detail.contains("RDMA devices") && rdma.fix.contains("ferry doctor"), "{rdma:?}");
+    let of_rdma: Vec<_> = devices.findings.iter().filter(|it| it.area == "rdma").collect();
+    assert!(of_rdma.iter().any(|it| it.name == "library"), "{of_rdma:?}");
+    for finding in of_rdma.iter().filter(|it| !it.usable) {
+        assert!(!finding.detail.is_empty() && !finding.fix.is_empty(), "{finding:?}");
+    }
     assert!(find("engine", "onnx").detail.contains("/nowhere"));
     let refused = server.open(ask(Transport::Tcp, 64, 64)).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::FailedPrecondition);

@@ -1,11 +1,12 @@
 //! A server, a client of its control plane, and the client's end of a session.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use ferry_control::config::LaneCounts;
 use ferry_control::state::State;
-use ferry_control::{Config, Server, bind};
+use ferry_control::{Config, RdmaOptions, Server, bind};
 use ferry_core::{
     Endpoint, Generation, RegionDescriptor, Request, RequestKind, RequestRecord, SessionId,
     SlotLayout, Status, Token, Transport, WaitPolicy,
@@ -27,13 +28,17 @@ pub(crate) const LONG: Duration = Duration::from_secs(30);
 pub(crate) struct Running {
     pub(crate) state: Arc<State>,
     pub(crate) channel: Channel,
+    pub(crate) address: SocketAddr,
     stop: oneshot::Sender<()>,
     task: JoinHandle<anyhow::Result<()>>,
 }
 
 /// What is served where a test does not say otherwise: a store in memory, small limits.
 pub(crate) fn config() -> Config {
+    // The same on machines with a device and without one.
+    let rdma = RdmaOptions { device: Some("no-such-device".into()), ..RdmaOptions::default() };
     Config {
+        rdma,
         listen: "127.0.0.1:0".into(),
         store: "sqlite::memory:".into(),
         sample_every: Duration::ZERO,
@@ -48,14 +53,15 @@ impl Running {
         let mut config = config();
         edit(&mut config);
         let listener = bind(&config).await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        let address = listener.local_addr().unwrap();
+        let url = format!("http://{address}");
         let server = Server::build(config).await.unwrap();
         let state = Arc::clone(server.state());
         let (stop, stopped) = oneshot::channel();
         let shutdown = async { drop(stopped.await) };
         let task = tokio::spawn(server.serve(listener, shutdown));
         let channel = Channel::from_shared(url.clone()).unwrap().connect().await.unwrap();
-        Running { state, channel, stop, task }
+        Running { state, channel, address, stop, task }
     }
 
     pub(crate) fn sessions(&self) -> SessionsClient<Channel> {

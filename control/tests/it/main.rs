@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 
 mod admin;
+mod attach;
 mod binary;
 mod common;
 mod inline;
@@ -11,5 +12,6 @@ mod local;
 mod models;
 mod quotas;
 mod refused;
+mod restart;
 mod runs;
 mod transports;

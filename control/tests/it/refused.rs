@@ -46,9 +46,9 @@ fn cases() -> Vec<(v1::OpenSessionRequest, Code, &'static str)> {
         ),
         (v1::OpenSessionRequest { run_id: 77, ..base() }, Code::NotFound, "Runs.Start"),
         (v1::OpenSessionRequest { transport: 99, ..base() }, Code::InvalidArgument, "transport"),
-        (ask(Transport::Zmq, 64, 64), Code::FailedPrecondition, "auto chooses another"),
+        (ask(Transport::Zmq, 64, 64), Code::FailedPrecondition, "--zmq-lanes 1"),
         (ask(Transport::Local, 64, 64), Code::FailedPrecondition, "ferry bench --transport local"),
-        (ask(Transport::Gdr, 64, 64), Code::FailedPrecondition, "not in this build"),
+        (ask(Transport::Rdma, 64, 64), Code::FailedPrecondition, "look for RDMA devices"),
         (ask(Transport::Gdr, 64, 64), Code::FailedPrecondition, "not in this build"),
         (ask(Transport::CudaIpc, 64, 64), Code::FailedPrecondition, "not in this build"),
         (

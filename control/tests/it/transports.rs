@@ -55,9 +55,12 @@ async fn auto_says_what_it_chose_and_why() {
     assert_eq!(here.transport(), v1::Transport::Shm);
     assert!(here.transport_reason.contains("share a host"), "{}", here.transport_reason);
     asked.host_id = "elsewhere".into();
-    let there = server.open(asked).await.unwrap();
+    let there = server.open(asked.clone()).await.unwrap();
     assert_eq!(there.transport(), v1::Transport::Tcp);
     assert!(there.transport_reason.contains("share no host"), "{}", there.transport_reason);
+    asked.has_rdma = true;
+    let alone = server.open(asked).await.unwrap();
+    assert_eq!(alone.transport(), v1::Transport::Tcp, "one end with a device is not enough");
     server.stop().await;
 }
 

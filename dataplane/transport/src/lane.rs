@@ -74,7 +74,7 @@ pub enum LaneError {
     #[error("start the lane's thread: {0}")]
     Thread(String),
     /// The link could not be made.
-    #[error("make the lane's link: {0}")]
+    #[error("make the lane's link")]
     Link(#[from] LinkError),
     /// The lane was stopped.
     #[error("the lane was stopped; start another")]

@@ -15,7 +15,7 @@ pub(crate) fn run(args: &DoctorArgs, printer: &Printer) -> Result<(), Failure> {
         Ok(client) => (client, None),
         Err(Failure::Unreachable(_)) => {
             printer.say("no server runs there: asking one started for this question");
-            let own = OwnServer::start()?;
+            let own = OwnServer::on(&args.rdma)?;
             (own.connect()?, Some(own))
         }
         Err(other) => return Err(other),

@@ -40,7 +40,7 @@ const GOALS: [(&str, WaitPolicy, Option<u64>, Option<f64>); 6] = [
 pub(crate) fn run(args: &BenchArgs, printer: &Printer) -> Result<(), Failure> {
     let is_rdma = |name: &str| name == Transport::Rdma.name();
     if args.transports.contains(&Transport::Rdma) || args.links.iter().any(|link| is_rdma(link)) {
-        return rdma::run(&OwnServer::start()?.connect()?, args, printer);
+        return rdma::run(&OwnServer::on(&args.rdma)?.connect()?, args, printer);
     }
     let links = links(args)?;
     let plan = Plan::from_args(args);

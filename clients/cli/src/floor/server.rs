@@ -9,7 +9,7 @@ use anyhow::{Context, anyhow};
 use ferry_client::blocking::Client;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::args::Server;
+use crate::args::{RdmaArgs, Server};
 use crate::control;
 use crate::failure::Failure;
 
@@ -27,6 +27,11 @@ pub(crate) struct OwnServer {
 impl OwnServer {
     /// Starts the `ferryd` that lies beside this program.
     pub(crate) fn start() -> Result<OwnServer, Failure> {
+        OwnServer::on(&RdmaArgs::default())
+    }
+
+    /// The same on an RDMA device.
+    pub(crate) fn on(rdma: &RdmaArgs) -> Result<OwnServer, Failure> {
         let own = std::env::current_exe().context("find this program")?;
         let program = own.with_file_name("ferryd");
         if !program.exists() {
@@ -35,7 +40,7 @@ impl OwnServer {
         }
         let folder = std::env::temp_dir().join(format!("ferry-own-{}", std::process::id()));
         std::fs::create_dir_all(&folder).context("make a folder for the store")?;
-        match launch(&program, &folder) {
+        match launch(&program, &folder, rdma) {
             Ok((child, url)) => Ok(OwnServer { child, folder, url }),
             Err(error) => {
                 drop(std::fs::remove_dir_all(&folder));
@@ -55,10 +60,11 @@ impl OwnServer {
     }
 }
 
-fn launch(program: &Path, folder: &Path) -> anyhow::Result<(Child, String)> {
+fn launch(program: &Path, folder: &Path, rdma: &RdmaArgs) -> anyhow::Result<(Child, String)> {
     let mut child = Command::new(program)
         .args(["--listen", "127.0.0.1:0", "--log", "error", "--store"])
         .arg(format!("sqlite:{}", folder.join("runs.db").display()))
+        .args(rdma.of_ferryd())
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("start {}", program.display()))?;

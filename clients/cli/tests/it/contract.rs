@@ -3,6 +3,7 @@
 use std::fs;
 
 use ferry_zoo::digits::demo_jpeg;
+use serde_json::Value;
 
 use crate::server::{Server, run, text};
 
@@ -102,8 +103,39 @@ fn a_bench_prints_one_object_per_transport_and_sql_finds_every_request() {
 }
 
 #[test]
+fn without_an_rdma_device_doctor_and_refusal_say_what_to_do() {
+    let device = ["--rdma-device", "no-such-device"];
+    let nobody = Some("http://127.0.0.1:1");
+    // Asks a server of its own.
+    let output = run(&[&["doctor", "--json"], &device[..]].concat(), nobody);
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{err}");
+    let findings: Vec<Value> = out.lines().map(|it| serde_json::from_str(it).unwrap()).collect();
+    let area = |area: &str, name: &str| {
+        let mut all = findings.iter();
+        let found = all.find(|it| it["area"] == area && it["name"] == name);
+        found.unwrap_or_else(|| panic!("no {area} {name}: {out}"))
+    };
+    assert!(area("rdma", "library")["detail"].is_string());
+    let transport = area("transport", "rdma");
+    assert_eq!(transport["usable"], false);
+    let why = transport["detail"].as_str().unwrap();
+    assert!(why.contains("RDMA devices"), "{why}");
+    let table = text(&run(&[&["doctor"], &device[..]].concat(), nobody).stdout);
+    assert!(table.contains("rdma") && table.contains("library"), "{table}");
+
+    let server = Server::start(&device, |_| {});
+    let image = server.path("models").join(demo_jpeg().file_name);
+    let words = ["infer", "--model", "digits", "--transport", "rdma", "--image"];
+    let refused = server.ferry(&[&words[..], &[image.to_str().unwrap()]].concat());
+    assert_eq!(refused.status.code(), Some(4), "refused by the server");
+    let said = text(&refused.stderr);
+    assert!(said.contains("transport rdma") && said.contains("ferry doctor"), "{said}");
+}
+
+#[test]
 fn the_other_commands_answer() {
-    let server = Server::start(&[], |_| {});
+    let server = Server::start(&["--rdma-device", "no-such-device"], |_| {});
     let models = server.json(&["models"]);
     let names: Vec<_> = models.iter().map(|model| model["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["digits", "echo"]);
@@ -114,6 +146,11 @@ fn the_other_commands_answer() {
     };
     assert!(TRANSPORTS.iter().all(|transport| usable(transport)), "{findings:?}");
     assert!(!usable("rdma"), "said, with what to do");
+    let rdma: Vec<_> = findings.iter().filter(|it| it["area"] == "rdma").collect();
+    assert!(rdma.iter().any(|it| it["name"] == "library"), "{findings:?}");
+    for finding in rdma.iter().filter(|it| it["usable"] == false) {
+        assert_ne!(finding["fix"], "", "{finding}");
+    }
     assert!(server.json(&["sessions"]).is_empty());
     let rows = server.json(&["sql", "SELECT 1 AS one, NULL AS none"]);
     assert_eq!(rows, [serde_json::json!({ "one": 1, "none": null })]);

@@ -46,3 +46,36 @@ fn tenants_inherit_the_quotas_that_they_do_not_name() {
     let tenant = &config.tenants[0];
     assert_eq!((tenant.quota.sessions, tenant.quota.slots), (3, 9));
 }
+
+#[test]
+fn rdma_is_set_by_file_and_command_line() {
+    let file = parse("rdma-lanes = 3\nrdma-device = 'mlx5_0'\nrdma-gid-index = 4").unwrap();
+    let cli = Settings {
+        rdma_device: Some("rxe0".into()),
+        rdma_fence: Some("window".into()),
+        ..Settings::default()
+    };
+    let config = cli.over(file).unwrap();
+    let expected = RdmaOptions {
+        device: Some("rxe0".into()),
+        gid_index: Some(4),
+        fence: Fence::Window,
+        ..RdmaOptions::default()
+    };
+    assert_eq!((config.lanes.rdma, config.rdma), (3, expected));
+    for (name, fence) in [("auto", Fence::Auto), ("registration", Fence::Registration)] {
+        let file = parse(&format!("rdma-fence = '{name}'")).unwrap();
+        assert_eq!(Settings::default().over(file).unwrap().rdma.fence, fence);
+    }
+    let base = Settings::default().over(Settings::default()).unwrap();
+    assert_eq!((base.lanes.rdma, base.rdma), (1, RdmaOptions::default()));
+}
+
+#[test]
+fn what_rdma_does_not_have_is_named() {
+    let wrong = |text| Settings::default().over(parse(text).unwrap()).unwrap_err().to_string();
+    let fence = wrong("rdma-fence = 'wall'");
+    assert!(fence.contains("wall") && fence.contains("registration"), "{fence}");
+    assert!(wrong("rdma-lanes = 65").contains("0 to 64"));
+    assert!(parse("rdma-gid-index = 256").is_err(), "a table has no such entry");
+}

@@ -6,6 +6,7 @@ mod inference;
 mod inline;
 mod local;
 mod models;
+mod payload;
 mod runs;
 mod sessions;
 mod to_wire;

@@ -132,7 +132,7 @@ pub(crate) struct BenchArgs {
     /// Rounds in which the transports take turns.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub(crate) rounds: u64,
-    /// Do not report timings to the store.
+    /// Store no timings of the requests.
     #[arg(long)]
     pub(crate) no_record: bool,
     /// Bytes of a request, for the model `echo`.

@@ -32,9 +32,18 @@ pub(crate) fn endpoint(server: &str) -> Result<Endpoint, Error> {
         .initial_stream_window_size(channel::WINDOW_BYTES)
         .initial_connection_window_size(channel::WINDOW_BYTES)
         .tcp_nodelay(true)
+        .http2_keep_alive_interval(ASK_EVERY)
+        .keep_alive_timeout(ANSWER_WITHIN)
         .connect_timeout(CONNECT_WITHIN);
     Ok(endpoint)
 }
+
+/// How often a server that is silent during a call is asked whether it is there. A host that lost
+/// its power says nothing, and TCP alone notices after a quarter of an hour.
+const ASK_EVERY: Duration = Duration::from_secs(5);
+
+/// How long it may take to say so.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long a connection may take to be made.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -213,7 +222,9 @@ impl Link for InlineLink {
     }
 
     fn poll(&mut self, events: &mut Events) {
-        self.runtime.block_on(tokio::task::yield_now());
+        if self.ended.is_none() {
+            self.runtime.block_on(tokio::task::yield_now());
+        }
         while let Some(done) = self.ended.take().or_else(|| self.calls.try_join_next()) {
             match done {
                 Ok(done) => self.finish(done, events),

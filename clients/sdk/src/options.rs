@@ -87,6 +87,7 @@ impl Options {
             request_bytes_min: self.request_bytes_min,
             run_id: self.run_id,
             client_records: self.record,
+            unrecorded: !self.record,
             client: concat!("ferry-client ", env!("CARGO_PKG_VERSION")).to_owned(),
             host_id: ferry_memory::host_id().unwrap_or_default(),
             has_rdma,
@@ -151,7 +152,8 @@ impl<C> SessionBuilder<'_, C> {
         self
     }
 
-    /// Whether to report the timing of each request to the server's store; true if not said.
+    /// Whether to report the timing of each request to the server's store; true if not said. If
+    /// not, the server records nothing of them either; an observer still sees them.
     pub fn record(mut self, record: bool) -> Self {
         self.options.record = record;
         self

@@ -10,7 +10,7 @@ use ferry_proto::{WireError, server_times_to_wire, v1};
 use tokio::sync::oneshot;
 use tonic::{Request, Response};
 
-use super::{inline, tenant};
+use super::{inline, payload, tenant};
 use crate::error::{ApiError, chain};
 use crate::routes::{Note, Route, ns};
 use crate::sessions::Session;
@@ -65,7 +65,7 @@ pub(super) fn server_times(departure: &Departure) -> StageTimes {
 }
 
 /// The reply's payload, or the error that it is.
-pub(super) fn payload(departure: &Departure) -> Result<Bytes, ApiError> {
+pub(super) fn payload_of(departure: &Departure) -> Result<Bytes, ApiError> {
     let all = departure.slot.reply_bytes().unwrap_or_default();
     let bytes = all.get(..departure.payload_bytes).unwrap_or_default();
     if departure.status == Status::Ok {
@@ -84,7 +84,7 @@ pub(super) fn arrival(
     payload_bytes: usize,
     seen: Instant,
 ) -> Result<Arrival, ApiError> {
-    let what = ferry_core::Request::try_from(request.info.as_ref().unwrap_or(&DEFAULT_INFO))?;
+    let what = what(request)?;
     Ok(Arrival {
         peer: PeerId(0),
         session,
@@ -96,6 +96,10 @@ pub(super) fn arrival(
         seen,
         visible: Instant::now(),
     })
+}
+
+fn what(request: &v1::InferRequest) -> Result<ferry_core::Request, WireError> {
+    ferry_core::Request::try_from(request.info.as_ref().unwrap_or(&DEFAULT_INFO))
 }
 
 /// What a request is that does not say: input tensors.
@@ -130,20 +134,21 @@ impl InferenceService {
             why: format!("the session was opened with {}", session.agreed.transport),
             fix: "send the request there, or open a session with grpc".into(),
         })?;
-        let slot = table.acquire().ok_or_else(|| {
+        let mut slot = table.acquire().ok_or_else(|| {
             let slots = session.agreed.layout.slots;
             let why = format!("all {slots} slots of the session are in flight: wait, or open more");
             ApiError::Busy(why)
         })?;
         let payload_in = &request.payload;
-        slot.request().copy_in(0, payload_in).map_err(|_out_of_range| {
+        let (binding, kind) = (&session.agreed.binding, what(request)?.kind);
+        payload::place(&mut slot, binding, kind, payload_in).map_err(|_out_of_range| {
             let (has, room) = (payload_in.len(), session.agreed.layout.request_bytes);
             ApiError::field("payload", format!("{has} bytes; the session has room for {room}"))
         })?;
         let generation = session.generation();
         let arrival = arrival(slot, session.id, generation, request, payload_in.len(), seen)?;
         let departure = serve(&session.route(), arrival).await?;
-        let payload = payload(&departure)?;
+        let payload = payload_of(&departure)?;
         Ok(v1::InferResponse {
             payload,
             server_times: server_times_to_wire(&server_times(&departure)),

@@ -7,7 +7,7 @@ use ferry_core::{BoundSignature, DType, Generation, SessionId, SlotLayout};
 use ferry_memory::{Slot, SlotTable};
 use ferry_proto::{WireError, server_times_to_wire, v1};
 
-use super::inference::{arrival, payload, serve, server_times};
+use super::inference::{arrival, payload_of, serve, server_times};
 use crate::error::{ApiError, chain};
 use crate::models::Served;
 use crate::routes::{Meter, Route};
@@ -46,7 +46,7 @@ pub(super) async fn infer(
     let generation = Generation::FIRST;
     let arrival = arrival(slot, SessionId(0), generation, request, payload_bytes, seen)?;
     let departure = serve(&route, arrival).await?;
-    let whole = payload(&departure)?;
+    let whole = payload_of(&departure)?;
     Ok(v1::InferResponse {
         outputs: outputs(&route.binding, &whole),
         server_times: server_times_to_wire(&server_times(&departure)),

@@ -87,7 +87,7 @@ pub async fn open(
     // Zero is no session.
     let id = SessionId(u64::from_ne_bytes(random()?).max(1));
     let recorder = &state.recorder;
-    let recording = (!asked.client_records).then(|| Recording {
+    let recording = (!asked.client_records && !asked.unrecorded).then(|| Recording {
         recorder: recorder.clone(),
         run: asked.run_id,
         clock: UnixClock::read(),

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use ferry_control::config::LaneCounts;
 use ferry_control::state::State;
 use ferry_control::{Config, RdmaOptions, Server, bind};
 use ferry_core::{
@@ -41,6 +42,8 @@ pub(crate) fn config() -> Config {
         listen: "127.0.0.1:0".into(),
         store: "sqlite::memory:".into(),
         sample_every: Duration::ZERO,
+        // A device of this machine must not change what tests see.
+        lanes: LaneCounts { rdma: 0, ..Config::default().lanes },
         ..Config::default()
     }
 }

@@ -78,6 +78,9 @@ async fn the_server_records_where_the_client_does_not() {
         for _ in 0..5 {
             client.infer(&[1; 64]);
         }
+        // Nobody records these.
+        let asked = v1::OpenSessionRequest { unrecorded: true, ..ask(transport, 64, 32) };
+        assert_eq!(server.client(asked).await.infer(&[1; 64]).0, Status::Ok);
     }
     server.state.recorder.flush(LONG).await.unwrap();
     let mut runs = RunsClient::new(server.channel.clone());

@@ -11,6 +11,7 @@
 
 pub mod backing;
 pub mod engine;
+pub mod lent;
 pub mod link;
 
 pub use link::{ClientEnd, Connect, ServerEnd};
@@ -71,6 +72,20 @@ macro_rules! backing_suite {
             copies_come_back
             writes_of_other_threads_are_visible
             halves_of_slots_are_apart
+        }
+    };
+}
+
+/// Tests a backing that was lent for reading: `$make` gives one over the bytes that it is given,
+/// `fn(&[u8]) -> Arc<dyn Backing>`.
+#[macro_export]
+macro_rules! lent_backing_suite {
+    ($make:expr) => {
+        $crate::clauses! { $crate::lent, $make,
+            it_stays_the_same
+            bytes_outside_are_refused
+            what_was_lent_is_read
+            nothing_can_be_written
         }
     };
 }

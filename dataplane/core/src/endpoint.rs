@@ -120,10 +120,11 @@ pub struct Retry {
 }
 
 impl Default for Retry {
-    /// 67 ms, 7 times: some 0.5 to 2 s until a peer is given up. Receives are posted ahead of the
+    /// 67 ms, 6 times: some 0.5 to 2 s until a peer is given up. Not 7, the most there is: Soft-RoCE
+    /// takes that for "for ever", and a peer that died would never be noticed. Receives are posted ahead of the
     /// credits that allow a write, so an honest peer never needs the receiver-not-ready retry.
     fn default() -> Retry {
-        Retry { ack_timeout: 14, count: 7, rnr_count: 1, min_rnr_timer: 12 }
+        Retry { ack_timeout: 14, count: 6, rnr_count: 1, min_rnr_timer: 12 }
     }
 }
 

@@ -33,6 +33,9 @@ pub enum MemoryError {
         #[source]
         source: std::io::Error,
     },
+    /// Memory that was lent for reading.
+    #[error("this memory was lent for reading only; copy what is to be changed")]
+    ReadOnly,
     /// A descriptor handed over by a peer is not what was agreed.
     #[error("memory handed over by the peer is not usable: {what}")]
     Foreign {
@@ -46,9 +49,10 @@ pub enum MemoryError {
 /// Constructors are never on the trait: each placement has its own.
 ///
 /// # Safety
-/// Where [`host`](Backing::host) returns a pointer, `bytes()` bytes behind it must stay mapped,
-/// readable and writable, and must not move, for as long as the value lives. Both must return the
-/// same at every call.
+/// Where [`host`](Backing::host) returns a pointer, `bytes()` bytes behind it must stay mapped and
+/// readable, and must not move, for as long as the value lives; both must return the same at every
+/// call. They must be writable too, unless every [`copy_in`](Backing::copy_in), even of no bytes,
+/// is refused with [`MemoryError::ReadOnly`].
 pub unsafe trait Backing: Send + Sync + std::fmt::Debug {
     /// Where the bytes live.
     fn placement(&self) -> Placement;
@@ -62,7 +66,8 @@ pub unsafe trait Backing: Send + Sync + std::fmt::Debug {
     /// Copies `from` into the region at `at`.
     ///
     /// # Errors
-    /// [`MemoryError::OutOfRange`], or what the device says.
+    /// [`MemoryError::OutOfRange`], what the device says, or [`MemoryError::ReadOnly`] at every
+    /// call.
     fn copy_in(&self, at: usize, from: &[u8]) -> Result<(), MemoryError>;
 
     /// Copies bytes from `at` out of the region.

@@ -71,6 +71,19 @@ impl<'a> View<'a> {
         self.bytes
     }
 
+    /// All of a backing that is borrowed.
+    pub(crate) fn whole(backing: &'a dyn Backing) -> View<'a> {
+        View { backing, at: 0, bytes: backing.bytes(), _borrow: PhantomData }
+    }
+
+    /// Fails where the bytes were only lent for reading. Who writes by address asks first.
+    ///
+    /// # Errors
+    /// [`MemoryError::ReadOnly`].
+    pub fn check_writable(&self) -> Result<(), MemoryError> {
+        self.backing.copy_in(self.at, &[])
+    }
+
     /// Where the bytes live.
     pub fn placement(&self) -> Placement {
         self.backing.placement()
@@ -112,7 +125,8 @@ impl<'a> View<'a> {
     }
 
     /// The address of the first byte, for native code that reads or writes in place. Dereferencing
-    /// it needs an argument of the caller's own: the bytes may change at any time.
+    /// it needs an argument of the caller's own: the bytes may change at any time, and may be written
+    /// only where [`check_writable`](View::check_writable) passes.
     pub fn host(&self) -> Option<NonNull<u8>> {
         let base = self.backing.host()?;
         // SAFETY: `at` lies inside the backing (checked when the view was made), whose bytes are
@@ -123,14 +137,16 @@ impl<'a> View<'a> {
     /// Copies the first `bytes` of `from` to the start of this view, host to host in one step.
     ///
     /// # Errors
-    /// [`MemoryError::OutOfRange`] if either view is shorter, or what a device says.
+    /// [`MemoryError::OutOfRange`] if either view is shorter, [`MemoryError::ReadOnly`], or what a
+    /// device says.
     pub fn copy_from(&self, from: &View<'_>, bytes: usize) -> Result<(), MemoryError> {
         check(0, bytes, self.bytes)?;
         check(0, bytes, from.bytes)?;
+        self.check_writable()?;
         match (self.host(), from.host()) {
             (Some(to), Some(from)) => {
                 // SAFETY: both ranges are mapped for the life of their backings and at least
-                // `bytes` long (checked above). `copy` allows overlap. Another process may write
+                // `bytes` long, and `to` may be written (checked above). `copy` allows overlap. Another process may write
                 // meanwhile; the bytes are plain data that nobody interprets while they move.
                 unsafe { std::ptr::copy(from.as_ptr(), to.as_ptr(), bytes) };
                 Ok(())

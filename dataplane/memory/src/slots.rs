@@ -7,11 +7,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use bytes::Bytes;
 use ferry_core::session::SLOTS_MAX;
 use ferry_core::{SlotIndex, SlotLayout};
 
 use crate::backing::{Backing, MemoryError};
 use crate::heap::HeapBacking;
+use crate::lent::LentBacking;
 use crate::region::{Region, View};
 
 /// Each half of a slot starts at a multiple of this: a page, so that it can be registered with a
@@ -92,13 +94,14 @@ impl SlotTable {
     /// Slots inside `region`, one after the other, the request half first.
     ///
     /// # Errors
-    /// [`MemoryError`] if the layout is wrong or the region too short.
+    /// [`MemoryError`] if the layout is wrong, or the region too short or only lent for reading.
     pub fn over(
         layout: SlotLayout,
         peer: PeerAccess,
         region: &Region,
     ) -> Result<Arc<SlotTable>, MemoryError> {
         let strides = strides(&layout)?;
+        region.view().check_writable()?;
         let halves = (0..layout.slots as usize)
             .map(|i| {
                 let at = i * (strides.request + strides.reply);
@@ -131,6 +134,10 @@ impl SlotTable {
             let bytes = (half.request.bytes() as u64, half.reply.bytes() as u64);
             bytes == (layout.request_bytes, layout.reply_bytes)
         };
+        for half in &halves {
+            half.request.view().check_writable()?;
+            half.reply.view().check_writable()?;
+        }
         if halves.len() != layout.slots as usize || !halves.iter().all(fits) {
             let what = format!("regions that are not the {} halves of {layout:?}", halves.len());
             return Err(MemoryError::Layout { what });
@@ -182,7 +189,7 @@ impl SlotTable {
             ) {
                 Ok(_) => {
                     let index = SlotIndex(lowest.trailing_zeros());
-                    return Some(Slot { table: Arc::clone(self), index });
+                    return Some(Slot { table: Arc::clone(self), index, lent: None });
                 }
                 Err(now) => now,
             };
@@ -198,7 +205,7 @@ impl SlotTable {
         }
         let bit = 1_u64 << index.0;
         let before = self.free.fetch_and(!bit, Ordering::Acquire);
-        (before & bit != 0).then(|| Slot { table: Arc::clone(self), index })
+        (before & bit != 0).then(|| Slot { table: Arc::clone(self), index, lent: None })
     }
 }
 
@@ -207,6 +214,8 @@ impl SlotTable {
 pub struct Slot {
     table: Arc<SlotTable>,
     index: SlotIndex,
+    /// What is read in place of the request half.
+    lent: Option<Box<LentBacking>>,
 }
 
 impl Slot {
@@ -220,9 +229,18 @@ impl Slot {
         &self.table
     }
 
-    /// The request half.
+    /// From now on the request is `bytes`, which lie elsewhere, and not what the request half
+    /// holds: a payload that came in a buffer of its own is read there. Nobody can write them.
+    pub fn lend_request(&mut self, bytes: Bytes) {
+        self.lent = Some(Box::new(LentBacking::new(bytes)));
+    }
+
+    /// The request half, or what was lent in its place.
     pub fn request(&self) -> View<'_> {
-        self.table.halves[self.index.at()].request.view()
+        match &self.lent {
+            Some(lent) => View::whole(&**lent),
+            None => self.table.halves[self.index.at()].request.view(),
+        }
     }
 
     /// The reply half.
@@ -232,14 +250,20 @@ impl Slot {
 
     /// The request half as a slice; `None` where a peer may write it or it is not host memory.
     pub fn request_bytes(&self) -> Option<&[u8]> {
+        if let Some(lent) = &self.lent {
+            return Some(lent.as_slice());
+        }
         // SAFETY: `borrow` checked that nobody outside this process writes, and inside it the one
         // holder of the slot is `self`.
         self.borrow(self.request())
             .map(|(base, len)| unsafe { std::slice::from_raw_parts(base, len) })
     }
 
-    /// The request half as a slice to fill in place.
+    /// The request half as a slice to fill in place; `None` also where the request was lent.
     pub fn request_bytes_mut(&mut self) -> Option<&mut [u8]> {
+        if self.lent.is_some() {
+            return None;
+        }
         // SAFETY: as in `request_bytes`, and `&mut self` makes the borrow the only one.
         self.borrow(self.request())
             .map(|(base, len)| unsafe { std::slice::from_raw_parts_mut(base, len) })

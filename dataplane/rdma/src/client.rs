@@ -22,6 +22,11 @@ use crate::verbs::{Completion, CompletionQueue, Operation};
 use crate::wait::{CAPABILITIES, sleep};
 use crate::wire::{Task, Wire, read_task_id};
 
+/// How long a client with requests in flight hears nothing before it asks the server's device
+/// whether it is there. A write that is not acknowledged fails by itself; a host that dies between
+/// its acknowledgement and its reply would otherwise be waited for until the request's timeout.
+const SILENCE_MAX: Duration = Duration::from_secs(1);
+
 /// How long the end of a client waits for its goodbye to be sent and its queue pair to be flushed.
 const DROP_WITHIN: Duration = Duration::from_secs(1);
 
@@ -41,6 +46,12 @@ pub struct RdmaClient {
     /// The server's answer to the hello.
     welcome: Option<Result<Frame, FrameError>>,
     is_joined: bool,
+    /// Requests without a reply.
+    in_flight: usize,
+    /// When the device had something last.
+    heard: Instant,
+    /// The server's device was asked whether it is there.
+    is_touching: bool,
     health: Health,
     gone: bool,
     scratch: Vec<Completion>,
@@ -77,6 +88,7 @@ impl RdmaClient {
         if serial != self.wire.serial() || self.gone {
             return;
         }
+        self.heard = seen;
         if let Err(why) = self.wire.complete(task, completion) {
             let why = self.health.explain(why);
             self.wire.abandon();
@@ -88,6 +100,7 @@ impl RdmaClient {
             }
             (Task::Receive, _) => self.breach("a message that is not a write with an immediate"),
             (Task::Slot(slot), _) => self.sent(slot),
+            (Task::Touch, _) => self.is_touching = false,
             (Task::Control | Task::Window, _) => {}
         }
     }
@@ -139,6 +152,7 @@ impl RdmaClient {
         match self.own.accept(&frame) {
             Ok(slot) => {
                 let visible = Instant::now();
+                self.in_flight = self.in_flight.saturating_sub(1);
                 self.pending.push_back(Event::Arrived { peer: SERVER, frame, slot, seen, visible });
             }
             Err(refusal) => self.refuse(refusal),
@@ -216,7 +230,22 @@ impl RdmaClient {
         let request = transfer.frame.request;
         self.posted[from.at()] = Some(Posted { request, since });
         self.own.keep(request, transfer.slot);
+        if self.in_flight == 0 {
+            self.heard = since;
+        }
+        self.in_flight += 1;
         Ok(())
+    }
+
+    /// Asks whether the server is there, after a silence.
+    fn break_silence(&mut self) {
+        let is_waiting = self.in_flight > 0 && !self.is_touching && !self.gone;
+        if is_waiting && self.heard.elapsed() >= SILENCE_MAX {
+            match self.wire.touch() {
+                Ok(()) => self.is_touching = true,
+                Err(why) => self.end(why),
+            }
+        }
     }
 }
 
@@ -233,6 +262,7 @@ impl Link for RdmaClient {
         self.drain();
         if !self.gone && self.health.is_due() {
             self.check_health();
+            self.break_silence();
         }
         let count = self.pending.len().min(EVENTS_PER_POLL_MAX);
         events.extend(self.pending.drain(..count));
@@ -251,8 +281,10 @@ impl Link for RdmaClient {
         if armed.is_err() || !self.pending.is_empty() || self.gone {
             return self.waker.get_up(false);
         }
+        let at_most = if self.in_flight > 0 { at_most.min(SILENCE_MAX) } else { at_most };
         let woken = sleep(&self.waker, &self.queue, self.port.device(), at_most);
         self.waker.get_up(woken.waker);
+        self.break_silence();
         if woken.device {
             self.check_health();
         }

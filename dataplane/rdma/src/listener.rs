@@ -162,7 +162,7 @@ impl RdmaListener {
                 self.pending.extend(sent);
                 heard
             }
-            (Task::Control | Task::Window, _) => Heard::Nothing,
+            (Task::Control | Task::Window | Task::Touch, _) => Heard::Nothing,
         };
         self.on_heard(serial, heard);
     }

@@ -18,8 +18,8 @@ use crate::verbs::{
 /// Receives beside one per slot: a hello or goodbye that comes at the same time, twice.
 const SPARE_RECEIVES: u32 = 2;
 
-/// Work requests beside one per slot: welcome, goodbye, bind, invalidate.
-const SPARE_SENDS: u32 = 4;
+/// Work requests beside one per slot: welcome, goodbye, bind, invalidate, touch.
+const SPARE_SENDS: u32 = 5;
 
 /// How long the last frames of a session may take, and how long flushing may: the device answers
 /// in microseconds; a peer that is gone needs its retries.
@@ -36,6 +36,8 @@ pub(crate) enum Task {
     Control,
     /// Binding or taking back a window.
     Window,
+    /// Asking the peer's device whether it is there.
+    Touch,
 }
 
 /// The number of a work request: which end, and what it is. Serials are never used twice, so that
@@ -46,6 +48,7 @@ pub(crate) fn task_id(serial: u32, task: Task) -> u64 {
         Task::Slot(slot) => slot & 0xff,
         Task::Control => 0x200,
         Task::Window => 0x300,
+        Task::Touch => 0x400,
     };
     u64::from(serial) << 32 | u64::from(task)
 }
@@ -57,6 +60,7 @@ pub(crate) fn read_task_id(id: u64) -> (u32, Task) {
         0x100 => Task::Receive,
         0x200 => Task::Control,
         0x300 => Task::Window,
+        0x400 => Task::Touch,
         slot => Task::Slot(slot),
     };
     (serial, task)
@@ -298,6 +302,18 @@ impl Wire {
         Ok(())
     }
 
+    /// Asks the peer's device whether it is there. The answer is a completion: of success, or that
+    /// retries were exceeded.
+    ///
+    /// # Errors
+    /// [`LinkError`]; nothing was asked.
+    pub(crate) fn touch(&mut self) -> Result<(), LinkError> {
+        let Pair::Connected(pair, peer) = &self.pair else { return Err(LinkError::Closed) };
+        pair.touch(task_id(self.serial, Task::Touch), peer.address, peer.remote_key)?;
+        self.sends += 1;
+        Ok(())
+    }
+
     /// The header that lies in an area of the inbox, copied: the peer may write it again.
     pub(crate) fn header(&self, area: Area) -> Option<[u8; FRAME_BYTES]> {
         let at = self.inbox_areas.header_at(area)?;
@@ -322,7 +338,7 @@ impl Wire {
         if !completion.status.is_success() {
             let what = match task {
                 Task::Receive => "receive",
-                Task::Slot(_) | Task::Control => "RDMA write",
+                Task::Slot(_) | Task::Control | Task::Touch => "RDMA write",
                 Task::Window => "memory window",
             };
             let why = format!("{}, vendor error {:#x}", completion.status, completion.vendor_error);

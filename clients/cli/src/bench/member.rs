@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ferry_client::Error;
 use ferry_client::blocking::{Client, Session};
@@ -13,6 +13,10 @@ use super::work::Work;
 
 /// Errors in a row after which a client gives up: the cause will not go away.
 const ERRORS_IN_A_ROW_MAX: u64 = 1000;
+
+/// How long a client goes on with nothing but errors: a server that is gone costs seconds with
+/// each of them.
+const ERRORS_FOR_MAX: Duration = Duration::from_secs(10);
 
 /// What a client did in one round.
 #[derive(Debug)]
@@ -74,14 +78,17 @@ impl Member {
     fn round(&mut self, requests: u64) -> Round {
         let started = Instant::now();
         let mut round = Round { started, ended: started, done: 0, errors: 0, first_error: None };
-        let (mut sent, mut in_a_row) = (0, 0);
-        while round.done + round.errors < requests && in_a_row < ERRORS_IN_A_ROW_MAX {
+        let (mut sent, mut in_a_row, mut last_good) = (0, 0, started);
+        while round.done + round.errors < requests
+            && in_a_row < ERRORS_IN_A_ROW_MAX
+            && (in_a_row == 0 || last_good.elapsed() < ERRORS_FOR_MAX)
+        {
             let ended =
                 if self.window == 1 { self.one() } else { self.windowed(&mut sent, requests) };
             match ended {
                 Ok(()) => {
                     round.done += 1;
-                    in_a_row = 0;
+                    (in_a_row, last_good) = (0, Instant::now());
                 }
                 Err(error) => {
                     round.errors += 1;

@@ -10,6 +10,7 @@ mod load;
 mod ours;
 mod pair;
 mod rdma;
+mod recording;
 mod server;
 mod sessions;
 
@@ -67,6 +68,7 @@ pub(crate) fn run(args: &BenchArgs, printer: &Printer) -> Result<(), Failure> {
         printer.table(&head, &rows)?;
     }
     if links.contains(&"shm") {
+        recording::run(&client, printer)?;
         load::run(&client, &plan, printer)?;
         sessions::run(&client, &server, &plan, printer)?;
     }
@@ -131,7 +133,6 @@ fn to_json(pair: &Pair) -> Value {
         "requests": pair.ours.count(),
         "rounds": pair.per_round.len(),
         "idle_us": pair.idle.as_micros(),
-        "recording_cost_ns": pair.recording_cost_ns(),
         "stages_sum_within_1pct": pair.add_up,
         "unattributed_ns_p50": pair.unattributed,
     })

@@ -8,7 +8,6 @@ use ferry_client::{RecordSink, Transport, WaitPolicy};
 
 use super::pair::Plan;
 use crate::bench::pattern;
-use crate::bench::summary::Tally;
 use crate::failure::Failure;
 
 #[derive(Debug)]
@@ -18,47 +17,22 @@ pub(super) struct Ours {
 }
 
 impl Ours {
-    /// Opens a session. With a tally its requests are observed and recorded, else neither.
+    /// Opens a session whose requests are recorded, and seen by `sink`.
     pub(super) fn open(
-        client: &Client,
-        plan: &Plan,
-        transport: Transport,
-        wait: WaitPolicy,
-        tally: Option<&Arc<Tally>>,
-    ) -> Result<Ours, Failure> {
-        let sink = tally.map(|tally| Arc::clone(tally) as Arc<dyn RecordSink>);
-        Ours::make(client, plan, transport, wait, sink)
-    }
-
-    /// As [`open`](Ours::open), with any observer.
-    pub(super) fn open_with(
         client: &Client,
         plan: &Plan,
         transport: Transport,
         wait: WaitPolicy,
         sink: Arc<dyn RecordSink>,
     ) -> Result<Ours, Failure> {
-        Ours::make(client, plan, transport, wait, Some(sink))
-    }
-
-    fn make(
-        client: &Client,
-        plan: &Plan,
-        transport: Transport,
-        wait: WaitPolicy,
-        sink: Option<Arc<dyn RecordSink>>,
-    ) -> Result<Ours, Failure> {
-        let mut builder = client
+        let builder = client
             .session("echo")
             .transport(transport)
             .wait(wait)
             .slots(1)
             .shape("input", &[plan.in_bytes as u64])
             .shape("output", &[plan.out_bytes as u64])
-            .record(sink.is_some());
-        if let Some(sink) = sink {
-            builder = builder.observer(sink);
-        }
+            .observer(sink);
         let source = pattern(plan.in_bytes);
         let mut ours = Ours { session: builder.open()?, source };
         ours.check()?;

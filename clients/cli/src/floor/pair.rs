@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ferry_client::blocking::Client;
-use ferry_client::{Transport, WaitPolicy};
+use ferry_client::{RecordSink, Transport, WaitPolicy};
 
 use super::bare;
 use super::ours::Ours;
@@ -50,8 +50,8 @@ pub(super) struct Pair {
     pub(super) idle: Duration,
     pub(super) ours: Distribution,
     pub(super) bare: Distribution,
-    /// Medians of each round: ours, ours without recording, bare.
-    pub(super) per_round: Vec<(u64, u64, u64)>,
+    /// Medians of each round: ours, bare.
+    pub(super) per_round: Vec<(u64, u64)>,
     /// Share of our requests whose parts add up to their total within 1 %.
     pub(super) add_up: f64,
     pub(super) unattributed: u64,
@@ -60,21 +60,18 @@ pub(super) struct Pair {
 impl Pair {
     /// Smallest, median and largest ratio of the rounds' medians.
     pub(super) fn ratios(&self) -> (f64, f64, f64) {
-        let ratio = |&(ours, _, bare): &(u64, u64, u64)| ours as f64 / bare.max(1) as f64;
-        spread(self.per_round.iter().map(ratio).collect())
-    }
-
-    /// Median over the rounds of what recording adds to a request.
-    pub(super) fn recording_cost_ns(&self) -> f64 {
-        let cost = |&(on, off, _): &(u64, u64, u64)| on as f64 - off as f64;
-        spread(self.per_round.iter().map(cost).collect()).1
+        let ratio = |&(ours, bare): &(u64, u64)| ours as f64 / bare.max(1) as f64;
+        let [low, middle, high] =
+            quantiles(self.per_round.iter().map(ratio).collect(), [0, 50, 100]);
+        (low, middle, high)
     }
 }
 
-fn spread(mut values: Vec<f64>) -> (f64, f64, f64) {
+/// Values at these percentages of all values in order; NaN where there are none.
+pub(super) fn quantiles<const N: usize>(mut values: Vec<f64>, percents: [usize; N]) -> [f64; N] {
     values.sort_by(f64::total_cmp);
-    let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
-    (at(0), at(values.len() / 2), at(values.len().saturating_sub(1)))
+    let last = values.len().saturating_sub(1);
+    percents.map(|percent| values.get(last * percent / 100).copied().unwrap_or(f64::NAN))
 }
 
 /// Runs both sides, round by round.
@@ -88,12 +85,11 @@ pub(super) fn measure(
     let idles = transport == Transport::Shm && wait == WaitPolicy::Adaptive;
     let idle = if idles { IDLE } else { Duration::ZERO };
     let tally = Arc::new(Tally::new());
-    let mut ours = Ours::open(client, plan, transport, wait, Some(&tally))?;
-    let mut silent = Ours::open(client, plan, transport, wait, None)?;
+    let mut ours =
+        Ours::open(client, plan, transport, wait, Arc::clone(&tally) as Arc<dyn RecordSink>)?;
     let mut bare = bare::start(plan, transport, wait)?;
     for _ in 0..WARM_UP {
         ours.once()?;
-        silent.once()?;
         bare.once()?;
     }
     drop(tally.take());
@@ -111,16 +107,14 @@ pub(super) fn measure(
     for share in crate::bench::shares(plan.requests, plan.rounds) {
         let mine = round(share, idle, || ours.once())?;
         let theirs = round(share, idle, || bare.once())?;
-        let unrecorded = round(share, idle, || silent.once())?;
         let median = |it: &Distribution| it.quantile(0.5);
-        pair.per_round.push((median(&mine), median(&unrecorded), median(&theirs)));
+        pair.per_round.push((median(&mine), median(&theirs)));
         pair.ours.merge(&mine);
         pair.bare.merge(&theirs);
         bar.inc(1);
     }
     bar.finish_and_clear();
     ours.close()?;
-    silent.close()?;
     let summary = tally.take();
     let total = summary.of(ferry_client::Stage::Total).count();
     pair.add_up = summary.add_up as f64 / total.max(1) as f64;

@@ -61,7 +61,7 @@ fn write(
     let plan = Plan { in_bytes: bytes, out_bytes: bytes, requests: 0, rounds };
     let times = Arc::new(Halves::default());
     let sink = Arc::clone(&times) as Arc<dyn ferry_client::RecordSink>;
-    let mut session = Ours::open_with(client, &plan, Transport::Rdma, WaitPolicy::Spin, sink)?;
+    let mut session = Ours::open(client, &plan, Transport::Rdma, WaitPolicy::Spin, sink)?;
     for _ in 0..WARM_UP {
         session.once()?;
     }

@@ -51,6 +51,8 @@ impl Server {
         let mut child = command
             .arg("--models")
             .arg(models)
+            // A device of this machine must not change what tests see.
+            .args(["--rdma-lanes", "0"])
             .args(options)
             .stderr(Stdio::null())
             .spawn()

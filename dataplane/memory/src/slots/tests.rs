@@ -85,3 +85,26 @@ fn placed_halves_must_be_what_the_layout_says() {
     let few = SlotTable::placed(layout, PeerAccess::None, [pair(0, 10)]);
     assert!(matches!(few, Err(MemoryError::Layout { .. })));
 }
+
+#[test]
+fn a_lent_request_is_read_where_it_lies_and_never_written() {
+    let table = SlotTable::private(layout(1)).unwrap();
+    let mut slot = table.acquire().unwrap();
+    slot.request_bytes_mut().unwrap().fill(1);
+    let lent = Bytes::from(vec![7; 300]);
+    slot.lend_request(lent.clone());
+    let bytes = slot.request_bytes().unwrap();
+    assert_eq!((bytes.as_ptr(), bytes.len()), (lent.as_ptr(), 300));
+    assert_eq!(slot.request().bytes(), 300);
+    assert!(slot.request_bytes_mut().is_none());
+    let copied = slot.request().copy_in(0, &[2]);
+    assert!(matches!(copied, Err(MemoryError::ReadOnly)), "{copied:?}");
+    let copied = slot.request().copy_from(&slot.reply(), 4);
+    assert!(matches!(copied, Err(MemoryError::ReadOnly)), "{copied:?}");
+    slot.reply_bytes_mut().unwrap().fill(3);
+    assert_eq!(lent, vec![7; 300]);
+    drop(slot);
+    // The next holder has the slot's own half again.
+    assert_eq!(table.acquire().unwrap().request_bytes().unwrap(), vec![1; 5000]);
+    assert!(lent.is_unique(), "what was lent is let go with the slot");
+}

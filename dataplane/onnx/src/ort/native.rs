@@ -146,6 +146,10 @@ impl Bindings {
             })?;
             self.addresses.push(base.addr().get());
         }
+        // The library writes there.
+        for output in outputs {
+            output.check_writable()?;
+        }
         Ok(())
     }
 

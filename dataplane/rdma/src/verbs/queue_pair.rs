@@ -248,6 +248,17 @@ impl QueuePair<Rts> {
         self.post(request)
     }
 
+    /// Posts a write of no bytes and no immediate: the peer's program notices nothing, and its
+    /// device acknowledges it if it is there.
+    ///
+    /// # Errors
+    /// [`VerbsError`] with what the device says.
+    pub fn touch(&self, id: u64, remote_address: u64, remote_key: u32) -> Result<(), VerbsError> {
+        let mut request = blank_request(id, sys::ibv_wr_opcode::IBV_WR_RDMA_WRITE);
+        request.wr.rdma = sys::rdma_t { remote_addr: remote_address, rkey: remote_key };
+        self.post(request)
+    }
+
     /// Binds a window to bytes of its registration: from its completion on the peer may write
     /// there with the window's new key, through this queue pair only.
     ///

@@ -141,6 +141,8 @@ impl ZmqClient {
         // Counts messages, not events: a server's second welcomes make no event.
         for _ in 0..EVENTS_PER_POLL_MAX {
             match self.step() {
+                // As at the server: the first one does not wait for a look at the second.
+                Ok(true) if !self.pending.is_empty() => return,
                 Ok(true) => {}
                 Ok(false) => {
                     if self.broken.is_some_and(|since| since.elapsed() >= BREAK_GRACE) {

@@ -281,7 +281,9 @@ impl Link for ZmqListenerLink {
                 self.flush(peer);
             }
         }
-        while self.pending.len() < EVENTS_PER_POLL_MAX {
+        // One at a time: to find that no second one is there takes a system call, which the first
+        // one need not wait for.
+        while self.pending.is_empty() {
             match self.step() {
                 Ok(true) => {}
                 Ok(false) => break,

@@ -1,5 +1,6 @@
 //! A libzmq socket with its monitor, and how messages are put on it and taken off it.
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::Duration;
 
@@ -60,6 +61,8 @@ pub(crate) struct ZmqSocket {
     /// What `ZMQ_FD` says of the socket and of the monitor.
     news: [RawFd; 2],
     part: Message,
+    /// Nothing was there to receive, and the socket was not used since.
+    is_empty: Cell<bool>,
 }
 
 impl std::fmt::Debug for ZmqSocket {
@@ -101,7 +104,14 @@ impl ZmqSocket {
             monitor.set_linger(0)?;
             monitor.connect(MONITOR)?;
             let news = [socket.get_fd()?, monitor.get_fd()?];
-            Ok(ZmqSocket { monitor, socket, kind, news, part: Message::new() })
+            Ok(ZmqSocket {
+                monitor,
+                socket,
+                kind,
+                news,
+                part: Message::new(),
+                is_empty: Cell::new(false),
+            })
         };
         open().map_err(|error| LinkError::os("open a zmq socket", error))
     }
@@ -118,6 +128,8 @@ impl ZmqSocket {
         payload: &[u8],
     ) -> Result<Sent, LinkError> {
         let more = if payload.is_empty() { 0 } else { SNDMORE };
+        // Sending takes note of what came meanwhile, so that no descriptor tells of it.
+        self.is_empty.set(false);
         let send = || -> zmq::Result<()> {
             if let Some(identity) = identity {
                 self.socket.send(identity, DONTWAIT | SNDMORE)?;
@@ -162,8 +174,14 @@ impl ZmqSocket {
     pub(crate) fn receive(&mut self) -> Result<bool, LinkError> {
         loop {
             match self.socket.recv(&mut self.part, DONTWAIT) {
-                Ok(()) => return Ok(true),
-                Err(Error::EAGAIN) => return Ok(false),
+                Ok(()) => {
+                    self.is_empty.set(false);
+                    return Ok(true);
+                }
+                Err(Error::EAGAIN) => {
+                    self.is_empty.set(true);
+                    return Ok(false);
+                }
                 Err(Error::EINTR) => {}
                 Err(error) => return Err(LinkError::os("receive", error)),
             }
@@ -245,21 +263,29 @@ impl ZmqSocket {
         let at_most = if waiting && router { at_most.min(RETRY) } else { at_most };
         let wanted = if waiting && !router { POLLIN | POLLOUT } else { POLLIN };
         // The descriptor of a socket only tells that libzmq's threads left it something to take
-        // note of, which sending may have done already: so the socket is asked first. That of the
-        // monitor needs no such question, because it is always emptied.
+        // note of, which sending may have done already: so the socket is asked first, unless the
+        // last thing it did was to find, having taken note of all, that nothing is there. The
+        // descriptor of the monitor needs no such question, because it is always emptied.
+        let knows = self.is_empty.get() && wanted == POLLIN;
+        let nothing = |events: zmq::PollEvents| !events.intersects(wanted);
         let (mut rung, mut broke) = (false, false);
-        if self.socket.get_events().is_ok_and(|events| !events.intersects(wanted)) {
-            let door = |fd| zmq::PollItem::from_fd(fd, POLLIN);
-            let [socket, monitor] = self.news;
-            let mut doors = [door(waker.as_fd().as_raw_fd()), door(socket), door(monitor)];
-            // Rounded up: a time below one millisecond is not to become a busy loop.
-            let at_most_ms = i64::try_from(at_most.as_micros().div_ceil(1000));
-            // Interrupted by a signal is as good as early.
-            let _early = zmq::poll(&mut doors, at_most_ms.unwrap_or(i64::MAX));
-            rung = doors[0].is_readable();
-            broke = doors[2].is_readable() && self.take_breaks();
+        if knows || self.socket.get_events().is_ok_and(nothing) {
+            (rung, broke) = self.sleep(waker, at_most);
+            broke = broke && self.take_breaks();
         }
         waker.get_up(rung);
         broke
+    }
+
+    /// Sleeps on the descriptors alone; whether the waker rang, and whether the monitor did.
+    fn sleep(&self, waker: &EventWaker, at_most: Duration) -> (bool, bool) {
+        let door = |fd| zmq::PollItem::from_fd(fd, POLLIN);
+        let [socket, monitor] = self.news;
+        let mut doors = [door(waker.as_fd().as_raw_fd()), door(socket), door(monitor)];
+        // Rounded up: a time below one millisecond is not to become a busy loop.
+        let at_most_ms = i64::try_from(at_most.as_micros().div_ceil(1000));
+        // Interrupted by a signal is as good as early.
+        let _early = zmq::poll(&mut doors, at_most_ms.unwrap_or(i64::MAX));
+        (doors[0].is_readable(), doors[2].is_readable())
     }
 }

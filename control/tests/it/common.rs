@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use ferry_control::config::LaneCounts;
 use ferry_control::state::State;
 use ferry_control::{Config, RdmaOptions, Server, bind};
 use ferry_core::{
@@ -35,15 +34,13 @@ pub(crate) struct Running {
 
 /// What is served where a test does not say otherwise: a store in memory, small limits.
 pub(crate) fn config() -> Config {
-    // The same on machines with a device and without one.
+    // A device of this machine must not change what tests see.
     let rdma = RdmaOptions { device: Some("no-such-device".into()), ..RdmaOptions::default() };
     Config {
         rdma,
         listen: "127.0.0.1:0".into(),
         store: "sqlite::memory:".into(),
         sample_every: Duration::ZERO,
-        // A device of this machine must not change what tests see.
-        lanes: LaneCounts { rdma: 0, ..Config::default().lanes },
         ..Config::default()
     }
 }

@@ -15,7 +15,7 @@ use crate::models::{Metadata, Models, Served, State as ModelState};
 use crate::refusals::Refusals;
 use crate::runs::RunBook;
 use crate::services::loaded_event;
-use crate::sessions::{Sessions, Tenants};
+use crate::sessions::{Sessions, Standing, Tenants};
 use crate::state::State;
 use crate::store::{
     Location, NewRun, RunEnd, SqliteConfig, SqliteStore, StoreError, TimingStore, Writer,
@@ -115,6 +115,7 @@ impl Server {
             tenants: Tenants::new(&config.tenants, config.quota, config.operator_key.clone()),
             models,
             sessions: Sessions::default(),
+            standing: Standing::default(),
             lanes,
             store,
             recorder,

@@ -79,6 +79,7 @@ impl Server {
         if ended_early.is_none() {
             plane.end().await;
         }
+        state.standing.close(&state.recorder);
         leases.abort();
         samples.abort();
         drop(state);

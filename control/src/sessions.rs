@@ -5,6 +5,7 @@ mod negotiate;
 mod open;
 mod quota;
 mod session;
+mod standing;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,6 +17,7 @@ pub use negotiate::{Agreed, Offer, REPLY_BYTES_MIN, SLOTS_DEFAULT};
 pub use open::{Caller, Opened, attach, end, open, resume};
 pub use quota::{Quota, Reservation, Tenant, TenantConfig, Tenants};
 pub use session::{Place, Session};
+pub use standing::Standing;
 
 use crate::error::ApiError;
 

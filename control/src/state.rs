@@ -16,7 +16,7 @@ use crate::lanes::Lanes;
 use crate::models::Models;
 use crate::refusals::Refusals;
 use crate::runs::RunBook;
-use crate::sessions::{Sessions, Tenants};
+use crate::sessions::{Sessions, Standing, Tenants};
 use crate::store::{Machine, Recorder, TimingStore};
 
 /// How often a drain looks whether all is done.
@@ -31,6 +31,8 @@ pub struct State {
     pub models: Models,
     /// The live sessions.
     pub sessions: Sessions,
+    /// What requests without a session are stored under.
+    pub standing: Standing,
     /// The lanes.
     pub lanes: Lanes,
     /// Who may use it.

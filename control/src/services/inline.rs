@@ -3,19 +3,19 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use ferry_core::{BoundSignature, DType, Generation, SessionId, SlotLayout};
+use ferry_core::{BoundSignature, DType, Generation, SlotLayout};
 use ferry_memory::{Slot, SlotTable};
 use ferry_proto::{WireError, server_times_to_wire, v1};
+use ferry_transport::UnixClock;
 
 use super::inference::{arrival, payload_of, serve, server_times};
 use crate::error::{ApiError, chain};
 use crate::models::Served;
-use crate::routes::{Meter, Route};
+use crate::routes::{Meter, Recording, Route};
 use crate::sessions::{REPLY_BYTES_MIN, Tenant};
 use crate::state::State;
 
-/// Serves one request. It has no session, so that its timings are in the reply and not in the
-/// store.
+/// Serves one request. Its timings are in the reply, and in the store under a standing session.
 pub(super) async fn infer(
     state: &State,
     tenant: Arc<Tenant>,
@@ -35,16 +35,20 @@ pub(super) async fn infer(
     let table = SlotTable::private(layout).map_err(|error| ApiError::Busy(chain(&error)))?;
     let slot = table.acquire().ok_or_else(|| ApiError::Internal("a new table is full".into()))?;
     let payload_bytes = place(&slot, &binding, request)?;
+    let (session, number) = state.standing.number(&tenant, &served, &state.recorder)?;
+    let recording =
+        Recording { recorder: state.recorder.clone(), run: 0, clock: UnixClock::read() };
     let route = Arc::new(Route {
         served: Arc::downgrade(&served),
         binding: Arc::new(binding),
         generation: Generation::FIRST,
         tenant,
         meter: Arc::new(Meter::default()),
-        recording: None,
+        recording: Some(recording),
     });
     let generation = Generation::FIRST;
-    let arrival = arrival(slot, SessionId(0), generation, request, payload_bytes, seen)?;
+    let mut arrival = arrival(slot, session, generation, request, payload_bytes, seen)?;
+    arrival.request = number;
     let departure = serve(&route, arrival).await?;
     let whole = payload_of(&departure)?;
     Ok(v1::InferResponse {

@@ -3,9 +3,10 @@
 use ferry_core::Transport;
 use ferry_proto::v1;
 use ferry_proto::v1::inference_client::InferenceClient;
+use ferry_proto::v1::runs_client::RunsClient;
 use tonic::Code;
 
-use crate::common::{Running, ask, echoed, until};
+use crate::common::{LONG, Running, ask, echoed, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_carries_its_payload_in_the_call() {
@@ -81,6 +82,42 @@ async fn a_call_without_a_session_names_model_and_inputs() {
     let tenant = server.state.tenants.find(None).unwrap();
     let all = tenant.quota();
     assert!(tenant.reserve(all.slots, all.bytes).is_ok(), "nothing is held after the calls");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_without_a_session_are_stored_under_one_that_stands() {
+    let server = Running::start(|_| {}).await;
+    let mut inference = InferenceClient::new(server.channel.clone());
+    for _ in 0..3 {
+        let request = v1::InferRequest {
+            model: "echo".into(),
+            inputs: vec![v1::InlineTensor {
+                name: "input".into(),
+                datatype: "UINT8".into(),
+                shape: vec![5],
+                contents: vec![7; 5].into(),
+            }],
+            shapes: vec![v1::TensorShape { name: "output".into(), shape: vec![12] }],
+            ..Default::default()
+        };
+        inference.infer(request).await.unwrap();
+    }
+    server.state.recorder.flush(LONG).await.unwrap();
+    let sql = "SELECT count(*), count(DISTINCT session_id), count(DISTINCT request), sum(bytes_in), \
+               sum(server_ns > 0 AND infer_ns IS NOT NULL AND total_ns IS NULL) FROM requests \
+               WHERE transport = 'grpc' AND model = 'echo' AND kind = 'tensor' AND status = 'ok'";
+    let request = v1::QueryRequest { sql: sql.into(), rows_max: 0 };
+    let mut answer =
+        RunsClient::new(server.channel.clone()).query(request).await.unwrap().into_inner();
+    let mut numbers = Vec::new();
+    while let Some(message) = answer.message().await.unwrap() {
+        for value in message.rows.into_iter().flat_map(|row| row.values) {
+            let Some(v1::value::Kind::Integer(number)) = value.kind else { panic!("{value:?}") };
+            numbers.push(number);
+        }
+    }
+    assert_eq!(numbers, [3, 1, 3, 15, 3]);
     server.stop().await;
 }
 

@@ -2,9 +2,10 @@
 //! device that FERRY_RDMA_DEVICE names.
 #![expect(clippy::unwrap_used, reason = "a failure is a failed test")]
 
+mod alone;
 mod door;
 mod hostile;
-mod leaks;
+
 mod raw;
 mod stale;
 mod suite;

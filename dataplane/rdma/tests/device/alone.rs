@@ -1,0 +1,165 @@
+//! What counts objects and packets of the whole device, and is therefore run alone: that nothing is
+//! left of sessions that are over, and that a request costs one write each way.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use ferry_core::{
+    Body, FRAME_BYTES, Frame, Reply, Request, RequestKind, SessionId, StageTimes, Status,
+};
+use ferry_rdma::{Fence, RdmaClient, RdmaListener, RdmaOptions};
+use ferry_transport::link::SERVER;
+use ferry_transport::{Event, Link, Listener, Transfer};
+
+use crate::door::{attachable, options};
+use crate::raw::{Host, Peer, admission, poll};
+
+/// Sessions that come and go.
+const SESSIONS: u64 = 200;
+
+/// What the kernel knows: objects of all devices, this process's threads and locked memory.
+#[derive(Debug, PartialEq, Eq)]
+struct Held {
+    objects: String,
+    threads: usize,
+    descriptors: usize,
+}
+
+fn held() -> Held {
+    let shown = Command::new("rdma").args(["resource", "show"]).output().unwrap();
+    assert!(shown.status.success(), "{shown:?}");
+    let count = |folder: &str| std::fs::read_dir(folder).unwrap().count();
+    Held {
+        objects: String::from_utf8(shown.stdout).unwrap(),
+        threads: count("/proc/self/task"),
+        descriptors: count("/proc/self/fd"),
+    }
+}
+
+/// Sessions are opened, used or not, closed or forgotten half-way.
+fn come_and_go(listener: &mut RdmaListener, host: &Host, first: u64) {
+    for session in first..first + SESSIONS {
+        match session % 4 {
+            // Opened, and never attached to.
+            0 => drop(listener.admit(admission(session, 1)).unwrap()),
+            // Attached, and killed before the hello.
+            1 => drop(Peer::open(host, listener, admission(session, 1), false)),
+            // Killed with a request in flight.
+            2 => {
+                let peer = Peer::open(host, listener, admission(session, 1), true);
+                peer.request(0, 500);
+            }
+            _ => drop(Peer::open(host, listener, admission(session, 1), true)),
+        }
+        listener.evict(SessionId(session), Status::SessionEnded);
+    }
+    let (start, mut events) = (Instant::now(), Vec::new());
+    // As long as the device needs to give up peers that do not answer.
+    while start.elapsed() < Duration::from_secs(3) {
+        poll(listener, &mut events);
+        events.clear();
+    }
+}
+
+#[test]
+fn two_hundred_sessions_leave_no_object_thread_or_descriptor() {
+    let host = Host::open();
+    for fence in [Fence::Window, Fence::Registration] {
+        let options = RdmaOptions { fence, trust_window_bounds: true, ..options() };
+        let mut listener = RdmaListener::open(options).unwrap();
+        // What is made once is made now.
+        come_and_go(&mut listener, &host, 1);
+        let before = held();
+        come_and_go(&mut listener, &host, 1000);
+        assert_eq!(held(), before, "fence {fence:?}");
+    }
+}
+
+/// Packets that the device has sent so far; `None` where it does not count them.
+fn sent_packets() -> Option<u64> {
+    let device = options().device.unwrap_or_else(|| "rxe0".into());
+    let path = format!("/sys/class/infiniband/{device}/ports/1/hw_counters/sent_pkts");
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// What happened at both ends.
+fn take(link: &mut dyn Link, other: &mut dyn Link) -> (Vec<Event>, Vec<Event>) {
+    let (mut mine, mut theirs) = (Vec::new(), Vec::new());
+    link.poll(&mut mine);
+    other.poll(&mut theirs);
+    (mine, theirs)
+}
+
+#[test]
+fn a_request_is_one_write_and_so_is_its_reply() {
+    const REQUESTS: u64 = 50;
+    let (mut server, door) = attachable(RdmaListener::open(options()).unwrap());
+    let told = admission(1, 1);
+    let region = server.admit(told.clone()).unwrap();
+    let connecting = std::thread::Builder::new().name("connect".into()).spawn(move || {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut attach = |attachment: &_| door.attach(SessionId(1), attachment);
+        let told = admission(1, 1);
+        RdmaClient::connect(
+            &options(),
+            told.session,
+            told.generation,
+            told.token,
+            told.layout,
+            &region,
+            &mut attach,
+            deadline,
+        )
+        .unwrap()
+    });
+    let connecting = connecting.unwrap();
+    while !connecting.is_finished() {
+        server.poll(&mut Vec::new());
+    }
+    let (mut client, table) = connecting.join().unwrap();
+    let before = sent_packets();
+    let (mut requests_sent, mut replies_sent, mut answered) = (0, 0, 0);
+    let what = Request { kind: RequestKind::Tensor, batch: 1, priority: 0 };
+    let start = Instant::now();
+    for request in 1..=REQUESTS {
+        let slot = table.acquire().unwrap();
+        let (session, generation) = (told.session, told.generation);
+        let (payload_bytes, body) = (1000, Body::Request(what));
+        let frame = Frame { session, generation, slot: slot.index(), request, payload_bytes, body };
+        client.submit(Transfer { peer: SERVER, frame, slot }).unwrap();
+        // Until reply and both completions are there.
+        while answered < request || requests_sent < request || replies_sent < request {
+            assert!(start.elapsed() < Duration::from_secs(60), "waited in vain");
+            let (mine, theirs) = take(&mut client, &mut *server);
+            for event in mine {
+                match event {
+                    Event::Sent { .. } => requests_sent += 1,
+                    Event::Arrived { .. } => answered += 1,
+                    other => panic!("{other:?}"),
+                }
+            }
+            for event in theirs {
+                match event {
+                    Event::Sent { .. } => replies_sent += 1,
+                    Event::Arrived { peer, frame, slot, .. } => {
+                        let reply = Reply {
+                            status: Status::Ok,
+                            times: StageTimes::NONE,
+                            reply_ns_previous: None,
+                        };
+                        let frame = Frame { payload_bytes: 500, body: Body::Reply(reply), ..frame };
+                        server.submit(Transfer { peer, frame, slot }).unwrap();
+                    }
+                    Event::Joined { .. } => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    }
+    assert_eq!((requests_sent, replies_sent), (REQUESTS, REQUESTS), "completions");
+    // Both ends are on this device: a write of one packet and its acknowledgement, each way.
+    const { assert!(FRAME_BYTES + 1000 < 4096) };
+    if let (Some(before), Some(after)) = (before, sent_packets()) {
+        assert_eq!(after - before, 4 * REQUESTS, "packets");
+    }
+}

@@ -1,11 +1,16 @@
 //! One end of one session: its memory, its queue pair, and what is outstanding on it.
 
+mod carry;
+mod closing;
+mod task;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ferry_core::{FRAME_BYTES, Frame, MemoryKey};
 use ferry_memory::{MemoryError, PeerAccess, Region, SlotTable};
 use ferry_transport::LinkError;
+pub(crate) use task::{Task, read_task_id, task_id};
 
 use crate::areas::{Area, Areas, immediate};
 use crate::fence::{Inbox, Leased};
@@ -24,47 +29,6 @@ const SPARE_SENDS: u32 = 5;
 /// How long the last frames of a session may take, and how long flushing may: the device answers
 /// in microseconds; a peer that is gone needs its retries.
 const CLOSING_STEP: Duration = Duration::from_millis(700);
-
-/// What a completion belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Task {
-    /// A receive.
-    Receive,
-    /// The frame of a slot.
-    Slot(u32),
-    /// A frame of the control area.
-    Control,
-    /// Binding or taking back a window.
-    Window,
-    /// Asking the peer's device whether it is there.
-    Touch,
-}
-
-/// The number of a work request: which end, and what it is. Serials are never used twice, so that
-/// what is late belongs to nobody.
-pub(crate) fn task_id(serial: u32, task: Task) -> u64 {
-    let task = match task {
-        Task::Receive => 0x100,
-        Task::Slot(slot) => slot & 0xff,
-        Task::Control => 0x200,
-        Task::Window => 0x300,
-        Task::Touch => 0x400,
-    };
-    u64::from(serial) << 32 | u64::from(task)
-}
-
-/// What [`task_id`] made of it.
-pub(crate) fn read_task_id(id: u64) -> (u32, Task) {
-    let (serial, task) = ((id >> 32) as u32, (id & 0xffff_ffff) as u32);
-    let task = match task {
-        0x100 => Task::Receive,
-        0x200 => Task::Control,
-        0x300 => Task::Window,
-        0x400 => Task::Touch,
-        slot => Task::Slot(slot),
-    };
-    (serial, task)
-}
 
 /// The queue pair, as far as it has got.
 #[derive(Debug)]
@@ -267,61 +231,6 @@ impl Wire {
         SlotTable::placed(layout, peer, halves)
     }
 
-    /// Sends a frame: the header is put in front of the payload that lies in the area already, and
-    /// both go to the same area of the peer's in one write.
-    ///
-    /// # Errors
-    /// [`LinkError`]; nothing was sent.
-    pub(crate) fn send(
-        &mut self,
-        frame: &Frame,
-        payload_bytes: usize,
-        area: Area,
-    ) -> Result<(), LinkError> {
-        let Pair::Connected(pair, peer) = &self.pair else { return Err(LinkError::Closed) };
-        let no_area = || LinkError::os("send", "no such slot");
-        let at = self.outbox_areas.header_at(area).ok_or_else(no_area)?;
-        let header = frame.encode();
-        let view = self.outbox.region.view();
-        view.copy_in(at, &header).map_err(|error| LinkError::os("write the header", error))?;
-        let bytes = u32::try_from(FRAME_BYTES + payload_bytes).unwrap_or(u32::MAX);
-        let task = match area {
-            Area::Slot(slot) => Task::Slot(slot.0),
-            Area::Control => Task::Control,
-        };
-        pair.write(&Write {
-            id: task_id(self.serial, task),
-            address: address_of(&self.outbox.region) + at as u64,
-            bytes,
-            local_key: self.outbox.registration.local_key(),
-            remote_address: peer.address.wrapping_add(at as u64),
-            remote_key: peer.remote_key,
-            immediate: immediate(frame.generation, area),
-        })?;
-        self.sends += 1;
-        Ok(())
-    }
-
-    /// Asks the peer's device whether it is there. The answer is a completion: of success, or that
-    /// retries were exceeded.
-    ///
-    /// # Errors
-    /// [`LinkError`]; nothing was asked.
-    pub(crate) fn touch(&mut self) -> Result<(), LinkError> {
-        let Pair::Connected(pair, peer) = &self.pair else { return Err(LinkError::Closed) };
-        pair.touch(task_id(self.serial, Task::Touch), peer.address, peer.remote_key)?;
-        self.sends += 1;
-        Ok(())
-    }
-
-    /// The header that lies in an area of the inbox, copied: the peer may write it again.
-    pub(crate) fn header(&self, area: Area) -> Option<[u8; FRAME_BYTES]> {
-        let at = self.inbox_areas.header_at(area)?;
-        let mut header = [0; FRAME_BYTES];
-        self.inbox.region().view().copy_out(at, &mut header).ok()?;
-        Some(header)
-    }
-
     /// Keeps count, and posts a receive for one that was used.
     ///
     /// # Errors
@@ -353,69 +262,6 @@ impl Wire {
             _ => {}
         }
         Ok(())
-    }
-
-    /// Begins to close: `bye` is sent if the peer can still be reached, its key is taken back.
-    pub(crate) fn close(&mut self, bye: Option<&Frame>) {
-        if self.phase != Phase::Open {
-            return;
-        }
-        let until = Instant::now() + CLOSING_STEP;
-        if let Some(bye) = bye {
-            // A peer that cannot be told finds out by itself.
-            let _untold = self.send(bye, 0, Area::Control);
-        }
-        if let Pair::Connected(pair, _) = &self.pair
-            && self.inbox.close(pair, task_id(self.serial, Task::Window)).unwrap_or(false)
-        {
-            self.sends += 1;
-        }
-        self.phase = Phase::Saying { until };
-    }
-
-    /// As [`close`](Wire::close) for a queue pair that has failed already.
-    pub(crate) fn abandon(&mut self) {
-        if matches!(self.phase, Phase::Open | Phase::Saying { .. }) {
-            self.flush();
-        }
-    }
-
-    fn flush(&mut self) {
-        self.inbox.drop_window();
-        let failed = match &self.pair {
-            Pair::Waiting(pair) => pair.fail(),
-            Pair::Connected(pair, _) => pair.fail(),
-            Pair::Lost => Ok(()),
-        };
-        self.phase = match failed {
-            // Nothing posted before the peer was known is flushed by every device.
-            Ok(()) if matches!(self.pair, Pair::Connected(..)) => {
-                Phase::Flushing { until: Instant::now() + CLOSING_STEP }
-            }
-            _ => Phase::Closed,
-        };
-    }
-
-    /// Goes on with closing; `true` once there is nothing more to wait for.
-    pub(crate) fn has_closed(&mut self, now: Instant) -> bool {
-        match self.phase {
-            Phase::Open => false,
-            Phase::Saying { until } if self.sends == 0 || now >= until => {
-                self.flush();
-                self.has_closed(now)
-            }
-            Phase::Flushing { until } if self.sends + self.receives == 0 || now >= until => {
-                self.phase = Phase::Closed;
-                true
-            }
-            Phase::Saying { .. } | Phase::Flushing { .. } => false,
-            Phase::Closed => true,
-        }
-    }
-
-    /// Whether closing has begun.
-    pub(crate) fn is_closing(&self) -> bool {
-        self.phase != Phase::Open
     }
 }
 

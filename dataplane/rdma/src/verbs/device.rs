@@ -1,5 +1,7 @@
 //! Devices and their ports.
 
+mod event;
+
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -9,6 +11,8 @@ use rdma_mummy_sys as sys;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use super::VerbsError;
+pub use event::DeviceEvent;
+use event::{RawEvent, read_event};
 
 /// An opened device. Shared by everything made on it.
 #[derive(Debug)]
@@ -72,41 +76,6 @@ pub struct PortFacts {
     pub message_bytes_max: u32,
     /// Local identifier; 0 on RoCE.
     pub lid: u16,
-}
-
-/// Something that happened to a device outside of completions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeviceEvent {
-    /// The device does not work any more, or was taken away.
-    DeviceFatal,
-    /// A completion queue overran or broke: nothing on it can be trusted.
-    CompletionQueueError,
-    /// A port went down.
-    PortDown,
-    /// A port came up.
-    PortActive,
-    /// A port's table of addresses has changed.
-    AddressChange,
-    /// This queue pair's peer wrote where it may not.
-    AccessError {
-        /// The queue pair's number.
-        queue_pair: u32,
-    },
-    /// This queue pair broke.
-    QueuePairFatal {
-        /// The queue pair's number.
-        queue_pair: u32,
-    },
-    /// Anything else, by its number.
-    Other(u32),
-}
-
-/// `ibv_async_event` with its type as a number: a type that the bindings do not know would not be
-/// a value of their enum.
-#[repr(C)]
-struct RawEvent {
-    element: sys::ibv_async_event_element_t,
-    event_type: u32,
 }
 
 impl Device {
@@ -235,36 +204,6 @@ impl Device {
         // SAFETY: each event that was got is acknowledged once, and nothing of it is used after.
         unsafe { sys::ibv_ack_async_event((&raw mut event).cast()) };
         Some(told)
-    }
-}
-
-/// What an event says.
-fn read_event(event: &RawEvent) -> DeviceEvent {
-    use sys::ibv_event_type as kind;
-    let number = || {
-        // SAFETY: for events of queue pairs the library fills in the queue pair, which cannot be
-        // destroyed before the event is acknowledged.
-        let queue_pair = unsafe { event.element.qp };
-        // SAFETY: as above.
-        unsafe { (*queue_pair).qp_num }
-    };
-    let is = |it: kind| event.event_type == it as u32;
-    if is(kind::IBV_EVENT_DEVICE_FATAL) {
-        DeviceEvent::DeviceFatal
-    } else if is(kind::IBV_EVENT_CQ_ERR) {
-        DeviceEvent::CompletionQueueError
-    } else if is(kind::IBV_EVENT_PORT_ERR) {
-        DeviceEvent::PortDown
-    } else if is(kind::IBV_EVENT_PORT_ACTIVE) {
-        DeviceEvent::PortActive
-    } else if is(kind::IBV_EVENT_GID_CHANGE) || is(kind::IBV_EVENT_LID_CHANGE) {
-        DeviceEvent::AddressChange
-    } else if is(kind::IBV_EVENT_QP_ACCESS_ERR) {
-        DeviceEvent::AccessError { queue_pair: number() }
-    } else if is(kind::IBV_EVENT_QP_FATAL) || is(kind::IBV_EVENT_QP_REQ_ERR) {
-        DeviceEvent::QueuePairFatal { queue_pair: number() }
-    } else {
-        DeviceEvent::Other(event.event_type)
     }
 }
 

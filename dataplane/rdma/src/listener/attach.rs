@@ -1,0 +1,61 @@
+//! Connecting a session to the queue pair that its client told of.
+
+use super::*;
+
+impl RdmaListener {
+    pub(super) fn connect(
+        &mut self,
+        serial: u32,
+        attachment: &Attachment,
+    ) -> Result<RegionDescriptor, LinkError> {
+        let next = self.serial();
+        let gid = attachment.queue_pair.gids.first().copied();
+        let gid = gid.ok_or_else(|| LinkError::Protocol("a queue pair without a GID".into()))?;
+        let addresses = self.port.addresses(None);
+        let own = addresses.iter().find(|(_, entry)| entry.gid == attachment.server_gid);
+        let (_, own) = own.ok_or_else(|| {
+            LinkError::Protocol(format!("{} is not a GID of this server", attachment.server_gid))
+        })?;
+        let path = self.port.path(own, &attachment.queue_pair, gid, Retry::default());
+        let Some(mut session) = self.sessions.remove(&serial) else {
+            return Err(LinkError::Closed);
+        };
+        let connected = if session.wire.outbox_bytes() > attachment.key.bytes {
+            Err(LinkError::Protocol("the memory for replies is too short".into()))
+        } else {
+            let wire = &mut session.wire;
+            wire.reset(&self.port, next).and_then(|()| wire.connect(&path, attachment.key))
+        };
+        let serial = session.wire.serial();
+        session.admitted.peer = PeerId(u64::from(serial));
+        self.by_id.insert(session.id(), serial);
+        self.sessions.insert(serial, session);
+        connected?;
+        self.opened(serial)
+    }
+
+    /// Waits until the client's key is good.
+    fn opened(&mut self, serial: u32) -> Result<RegionDescriptor, LinkError> {
+        let until = Instant::now() + OPEN_WITHIN;
+        loop {
+            let session = self.sessions.get(&serial).ok_or(LinkError::Closed)?;
+            if session.wire.is_closing() {
+                return Err(LinkError::os("open a memory window", "the device refused"));
+            }
+            if session.wire.is_open() {
+                let key = Some(session.wire.key());
+                return Ok(RegionDescriptor::Remote { queue_pair: self.describe(session), key });
+            }
+            if Instant::now() > until {
+                return Err(LinkError::os("open a memory window", "no completion in 2 s"));
+            }
+            self.drain();
+        }
+    }
+
+    pub(super) fn describe(&self, session: &Session) -> ferry_core::QueuePair {
+        let gids: Vec<_> = self.port.addresses(None).iter().map(|(_, entry)| entry.gid).collect();
+        let (number, first_psn) = session.wire.identity();
+        self.port.end(number, first_psn, &gids)
+    }
+}

@@ -27,16 +27,13 @@ pub(super) fn all(config: &Config) -> Vec<v1::Finding> {
         all.push(finding("transport", name, Err((why, "use shm on one host, tcp otherwise"))));
     }
     all.push(finding("device", "gpu", Err(("not in this build".into(), "models run on the CPU"))));
-    // Looking writes on the device: not where nobody wants it.
-    if config.lanes.rdma > 0 {
-        all.extend(ferry_rdma::survey(&config.rdma).into_iter().map(|found| v1::Finding {
-            area: "rdma".into(),
-            name: found.name,
-            usable: found.usable,
-            detail: found.detail,
-            fix: found.fix,
-        }));
-    }
+    all.extend(ferry_rdma::survey(&config.rdma).into_iter().map(|found| v1::Finding {
+        area: "rdma".into(),
+        name: found.name,
+        usable: found.usable,
+        detail: found.detail,
+        fix: found.fix,
+    }));
     all.push(memfd());
     all.push(eventfd());
     all.push(futex());

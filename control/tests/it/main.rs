@@ -14,4 +14,5 @@ mod quotas;
 mod refused;
 mod restart;
 mod runs;
+mod store;
 mod transports;

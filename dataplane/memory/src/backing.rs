@@ -44,6 +44,15 @@ pub enum MemoryError {
     },
 }
 
+/// Where a CUDA device finds a byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceAddress {
+    /// The device's number.
+    pub ordinal: u32,
+    /// The address, as that device's kernels and copies use it.
+    pub address: u64,
+}
+
 /// What a placement must supply for its bytes to be used by links and engines.
 ///
 /// Constructors are never on the trait: each placement has its own.
@@ -62,6 +71,12 @@ pub unsafe trait Backing: Send + Sync + std::fmt::Debug {
 
     /// The first byte, where a CPU can address it.
     fn host(&self) -> Option<NonNull<u8>>;
+
+    /// The first byte, where a CUDA device can address it: its own memory, or host memory that is
+    /// registered with it. The same at every call, and valid for as long as the value lives.
+    fn device(&self) -> Option<DeviceAddress> {
+        None
+    }
 
     /// Copies `from` into the region at `at`.
     ///

@@ -18,7 +18,7 @@ pub mod slots;
 pub mod word;
 
 pub use arena::Arena;
-pub use backing::{Backing, MemoryError};
+pub use backing::{Backing, DeviceAddress, MemoryError};
 pub use bell::Bell;
 pub use exchange::{Arrival, Departure, PeerId, ReplyTo};
 pub use heap::HeapBacking;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ferry_core::Placement;
 
-use crate::backing::{Backing, MemoryError};
+use crate::backing::{Backing, DeviceAddress, MemoryError};
 
 /// A fixed range of some backing. Clones share the memory; the backing goes with the last one.
 #[derive(Clone, Debug)]
@@ -132,6 +132,13 @@ impl<'a> View<'a> {
         // SAFETY: `at` lies inside the backing (checked when the view was made), whose bytes are
         // one mapping behind `base` by the contract of `Backing`.
         Some(unsafe { base.add(self.at) })
+    }
+
+    /// Where a CUDA device finds the first byte; as for [`host`](View::host), using it needs an
+    /// argument of the caller's own.
+    pub fn device(&self) -> Option<DeviceAddress> {
+        let base = self.backing.device()?;
+        Some(DeviceAddress { address: base.address + self.at as u64, ..base })
     }
 
     /// Copies the first `bytes` of `from` to the start of this view, host to host in one step.

@@ -19,6 +19,7 @@ mod stages;
 mod tract;
 
 pub use load::{EngineChoice, Loaded, Model, Options, UnknownEngine, load, open};
+pub use ort::{Completion, CudaEngine, CudaModel, CudaOptions, Precision};
 pub use ort::{OrtEngine, OrtModel, OrtOptions};
 pub use runtime::{Probe, Search, probe};
 pub use tract::{TractEngine, TractModel};

@@ -1,11 +1,13 @@
 //! ONNX Runtime.
 
+mod cuda;
 mod engine;
 mod model;
 #[expect(unsafe_code, reason = "ONNX Runtime binds foreign memory by its C API only")]
 mod native;
 mod private;
 
+pub use cuda::{Completion, CudaEngine, CudaModel, CudaOptions, Precision};
 pub use engine::OrtEngine;
 pub use model::{OrtModel, OrtOptions};
 pub(crate) use native::library_version;

@@ -127,7 +127,7 @@ fn commit(path: &Path, library: &Opened, options: OrtOptions) -> ort::Result<Ses
 }
 
 /// What a session declares.
-fn signature_of(path: &Path, session: &Session) -> Result<Signature, EngineError> {
+pub(super) fn signature_of(path: &Path, session: &Session) -> Result<Signature, EngineError> {
     let declared = |outlets: &[Outlet]| {
         let all = outlets.iter().map(declared);
         all.collect::<Result<Vec<_>, _>>()
@@ -154,7 +154,7 @@ fn declared(outlet: &Outlet) -> Result<Declared, String> {
 }
 
 /// Refuses outputs whose room cannot be known before a request runs.
-fn check_outputs(path: &Path, signature: &Signature) -> Result<(), EngineError> {
+pub(super) fn check_outputs(path: &Path, signature: &Signature) -> Result<(), EngineError> {
     if output_of_unknown_shape(signature).is_none() {
         return Ok(());
     }

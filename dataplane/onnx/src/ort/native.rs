@@ -236,7 +236,7 @@ impl Drop for Value {
     }
 }
 
-fn element_type(dtype: DType) -> ONNXTensorElementDataType {
+pub(crate) fn element_type(dtype: DType) -> ONNXTensorElementDataType {
     use ONNXTensorElementDataType as Onnx;
     match dtype {
         DType::Bool => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL,

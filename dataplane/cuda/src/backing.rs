@@ -1,0 +1,173 @@
+//! Device memory, and registered host memory, as placements.
+
+use std::os::fd::BorrowedFd;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use ferry_core::{Placement, RegionDescriptor};
+use ferry_memory::{Backing, DeviceAddress, MemoryError};
+
+use crate::driver::device::Device;
+use crate::driver::error::CudaError;
+use crate::driver::memory::{DeviceBuffer, Registration};
+
+/// What the driver said, as an error of memory.
+fn device_error(what: &'static str, error: CudaError) -> MemoryError {
+    MemoryError::Os { what: what.to_owned(), source: std::io::Error::other(error) }
+}
+
+fn check(at: usize, len: usize, bytes: usize) -> Result<(), MemoryError> {
+    match at.checked_add(len) {
+        Some(end) if end <= bytes => Ok(()),
+        _ => Err(MemoryError::OutOfRange { at, len, bytes }),
+    }
+}
+
+/// Memory of a device.
+#[derive(Debug)]
+pub struct DeviceBacking {
+    buffer: DeviceBuffer,
+}
+
+impl DeviceBacking {
+    /// Allocates and clears it.
+    ///
+    /// # Errors
+    /// [`MemoryError::Os`] with what the driver says and the sizes.
+    pub fn new(device: &Arc<Device>, bytes: usize) -> Result<DeviceBacking, MemoryError> {
+        let buffer = DeviceBuffer::zeroed(device, bytes).map_err(|error| {
+            let free = device.memory().map_or(0, |(free, _)| free);
+            let ordinal = device.ordinal();
+            let what =
+                format!("take {bytes} bytes of CUDA device {ordinal}, which has {free} free");
+            MemoryError::Os { what, source: std::io::Error::other(error) }
+        })?;
+        Ok(DeviceBacking { buffer })
+    }
+
+    /// The memory.
+    pub fn buffer(&self) -> &DeviceBuffer {
+        &self.buffer
+    }
+}
+
+// SAFETY: there is no address that a CPU can use.
+#[expect(unsafe_code, reason = "the trait's contract is about addresses")]
+unsafe impl Backing for DeviceBacking {
+    fn placement(&self) -> Placement {
+        Placement::Cuda(self.buffer.device().ordinal())
+    }
+
+    fn bytes(&self) -> usize {
+        self.buffer.bytes()
+    }
+
+    fn host(&self) -> Option<NonNull<u8>> {
+        None
+    }
+
+    fn device(&self) -> Option<DeviceAddress> {
+        let ordinal = self.buffer.device().ordinal();
+        Some(DeviceAddress { ordinal, address: self.buffer.address() })
+    }
+
+    fn copy_in(&self, at: usize, from: &[u8]) -> Result<(), MemoryError> {
+        check(at, from.len(), self.bytes())?;
+        self.buffer.write(at, from).map_err(|error| device_error("write device memory", error))
+    }
+
+    fn copy_out(&self, at: usize, into: &mut [u8]) -> Result<(), MemoryError> {
+        check(at, into.len(), self.bytes())?;
+        self.buffer.read(at, into).map_err(|error| device_error("read device memory", error))
+    }
+
+    fn make_visible(&self) -> Result<(), MemoryError> {
+        let flushed = self.buffer.device().flush_gpudirect_writes();
+        flushed.map_err(|error| device_error("make a peer's writes visible", error))
+    }
+
+    fn describe(&self) -> Option<RegionDescriptor> {
+        None
+    }
+
+    fn dma_buf(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}
+
+/// Host memory that is registered with a device: copies of it are DMA, and the device's kernels
+/// can read and write it in place.
+#[derive(Debug)]
+pub struct PinnedBacking {
+    /// First: it ends before the memory is unmapped.
+    registration: Registration,
+    memory: Arc<dyn Backing>,
+}
+
+impl PinnedBacking {
+    /// Registers host memory.
+    ///
+    /// # Errors
+    /// [`MemoryError::Os`] with what the driver says, [`MemoryError::Layout`] if it is not memory
+    /// of the host, [`MemoryError::ReadOnly`].
+    #[expect(unsafe_code, reason = "the driver is given an address")]
+    pub fn new(
+        device: &Arc<Device>,
+        memory: Arc<dyn Backing>,
+    ) -> Result<PinnedBacking, MemoryError> {
+        memory.copy_in(0, &[])?;
+        let base = memory.host().ok_or_else(|| MemoryError::Layout {
+            what: format!("memory of {} cannot be registered with a device", memory.placement()),
+        })?;
+        let bytes = memory.bytes();
+        // SAFETY: by the contract of `Backing` the bytes stay mapped for as long as it lives, and
+        // it is kept until the registration is dropped.
+        let registration = unsafe { Registration::new(device, base, bytes) };
+        let registration = registration.map_err(|error| {
+            let what = format!("register {bytes} bytes with CUDA device {}", device.ordinal());
+            MemoryError::Os { what, source: std::io::Error::other(error) }
+        })?;
+        Ok(PinnedBacking { registration, memory })
+    }
+}
+
+// SAFETY: everything about host addresses is the inner backing's, which keeps the contract.
+#[expect(unsafe_code, reason = "the trait's contract is about addresses")]
+unsafe impl Backing for PinnedBacking {
+    fn placement(&self) -> Placement {
+        self.memory.placement()
+    }
+
+    fn bytes(&self) -> usize {
+        self.memory.bytes()
+    }
+
+    fn host(&self) -> Option<NonNull<u8>> {
+        self.memory.host()
+    }
+
+    fn device(&self) -> Option<DeviceAddress> {
+        let ordinal = self.registration.device().ordinal();
+        Some(DeviceAddress { ordinal, address: self.registration.address() })
+    }
+
+    fn copy_in(&self, at: usize, from: &[u8]) -> Result<(), MemoryError> {
+        self.memory.copy_in(at, from)
+    }
+
+    fn copy_out(&self, at: usize, into: &mut [u8]) -> Result<(), MemoryError> {
+        self.memory.copy_out(at, into)
+    }
+
+    fn make_visible(&self) -> Result<(), MemoryError> {
+        self.memory.make_visible()
+    }
+
+    fn describe(&self) -> Option<RegionDescriptor> {
+        self.memory.describe()
+    }
+
+    fn dma_buf(&self) -> Option<BorrowedFd<'_>> {
+        self.memory.dma_buf()
+    }
+}

@@ -1,0 +1,11 @@
+//! The CUDA driver's calls, and the only `unsafe` of this crate.
+//!
+//! Every object holds the [`Device`](device::Device) that it belongs to and makes its context
+//! current before it calls the driver, so that any thread may use it.
+
+pub mod device;
+pub mod error;
+pub mod graph;
+pub mod memory;
+pub mod probe;
+pub mod stream;

@@ -1,0 +1,225 @@
+//! Work that runs on a device behind the caller's back, and what keeps its memory alive.
+
+use std::sync::Arc;
+
+use ferry_core::{Stage, StageTimes};
+use ferry_memory::{MemoryError, View};
+
+use crate::driver::device::Device;
+use crate::driver::error::CudaError;
+use crate::driver::graph::Graph;
+use crate::driver::stream::{Event, Priority, Stream};
+
+/// Why work could not be started, or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum FlightError {
+    /// The driver refused.
+    #[error(transparent)]
+    Driver(#[from] CudaError),
+    /// A range is not as long as what is to be copied, or may not be written.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// Memory that this device cannot reach.
+    #[error("memory of {0} cannot be reached from this device")]
+    Unreachable(ferry_core::Placement),
+}
+
+/// A stream, and the events that time what runs on it.
+#[derive(Debug)]
+pub struct Runner {
+    stream: Arc<Stream>,
+    /// Events that no flight holds.
+    spare: Vec<Event>,
+}
+
+/// Work under way. It owns `K`, what the work reads and writes; dropped before it is over, it
+/// waits for the device.
+#[derive(Debug)]
+pub struct Flight<K> {
+    stream: Arc<Stream>,
+    /// `None` once it was handed back.
+    keep: Option<K>,
+    marks: Vec<Mark>,
+}
+
+#[derive(Debug)]
+struct Mark {
+    /// The stage that ends here; `None` for the start.
+    stage: Option<Stage>,
+    event: Event,
+}
+
+/// What is to be done, in order; every memory is borrowed from what the flight keeps.
+#[derive(Debug)]
+pub struct Plan<'a> {
+    runner: &'a mut Runner,
+    marks: Vec<Mark>,
+}
+
+impl Runner {
+    /// A stream of its own.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn new(device: &Arc<Device>, priority: Priority) -> Result<Runner, CudaError> {
+        Ok(Runner { stream: Arc::new(Stream::new(device, priority)?), spare: Vec::new() })
+    }
+
+    /// The stream.
+    pub fn stream(&self) -> &Arc<Stream> {
+        &self.stream
+    }
+
+    /// Puts work on the stream. `keep` is held until it is over, so that what `plan` borrows from
+    /// it stays where it is.
+    ///
+    /// # Errors
+    /// `keep`, and why nothing was started; what was started already is over.
+    #[expect(clippy::result_large_err, reason = "the caller gets back what it gave")]
+    pub fn start<K>(
+        &mut self,
+        keep: K,
+        plan: impl FnOnce(&K, &mut Plan<'_>) -> Result<(), FlightError>,
+    ) -> Result<Flight<K>, (K, FlightError)> {
+        let mut steps = Plan { runner: self, marks: Vec::new() };
+        let planned = steps.mark_start().and_then(|()| plan(&keep, &mut steps));
+        let marks = steps.marks;
+        match planned {
+            Ok(()) => Ok(Flight { stream: Arc::clone(&self.stream), keep: Some(keep), marks }),
+            Err(why) => {
+                // Whatever was put on the stream still uses `keep`. If the device is lost, it
+                // uses nothing any more.
+                if let Err(error) = self.stream.synchronize() {
+                    tracing::warn!(%error, "work that was given up");
+                }
+                self.spare.extend(marks.into_iter().map(|mark| mark.event));
+                Err((keep, why))
+            }
+        }
+    }
+
+    fn event(&mut self) -> Result<Event, CudaError> {
+        match self.spare.pop() {
+            Some(event) => Ok(event),
+            None => Event::new(self.stream.device()),
+        }
+    }
+}
+
+impl Plan<'_> {
+    fn mark_start(&mut self) -> Result<(), FlightError> {
+        self.record(None)
+    }
+
+    /// Ends a stage here; it began where the last one ended.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn mark(&mut self, stage: Stage) -> Result<(), FlightError> {
+        self.record(Some(stage))
+    }
+
+    fn record(&mut self, stage: Option<Stage>) -> Result<(), FlightError> {
+        let event = self.runner.event()?;
+        event.record(&self.runner.stream)?;
+        self.marks.push(Mark { stage, event });
+        Ok(())
+    }
+
+    /// The stream, for what puts work on it by itself.
+    pub fn stream(&self) -> &Stream {
+        &self.runner.stream
+    }
+
+    /// Copies the first `bytes` of `from` to the start of `to`: between host and device, either
+    /// way, or within one. From registered host memory that is DMA; from other host memory the
+    /// driver stages it, and this call may wait.
+    ///
+    /// # Errors
+    /// [`FlightError`].
+    ///
+    /// # Safety
+    /// Both views must lie in memory that what the flight keeps holds mapped.
+    #[expect(unsafe_code, reason = "the device copies behind the caller's back")]
+    pub unsafe fn copy(
+        &mut self,
+        to: &View<'_>,
+        from: &View<'_>,
+        bytes: usize,
+    ) -> Result<(), FlightError> {
+        let (to, from) = (to.part(0, bytes)?, from.part(0, bytes)?);
+        to.check_writable()?;
+        let (to, from) = (self.address(&to)?, self.address(&from)?);
+        // SAFETY: both ranges are `bytes` long (checked above) and stay mapped until the flight
+        // is over by the caller's argument. Views are never slices.
+        Ok(unsafe { self.runner.stream.copy(to, from, bytes) }?)
+    }
+
+    /// Starts a graph.
+    ///
+    /// # Errors
+    /// What the driver says.
+    ///
+    /// # Safety
+    /// As [`Graph::launch`]: what it uses is kept by the flight, or for as long as the stream.
+    #[expect(unsafe_code, reason = "the device runs behind the caller's back")]
+    pub unsafe fn graph(&mut self, graph: &Graph) -> Result<(), FlightError> {
+        // SAFETY: the caller's argument.
+        Ok(unsafe { graph.launch(&self.runner.stream) }?)
+    }
+
+    /// Where the device finds a view: its own address, or the host's, as both share one space.
+    fn address(&self, view: &View<'_>) -> Result<u64, FlightError> {
+        if let Some(device) = view.device() {
+            return Ok(device.address);
+        }
+        let host = view.host().ok_or(FlightError::Unreachable(view.placement()))?;
+        Ok(host.addr().get() as u64)
+    }
+}
+
+impl<K> Flight<K> {
+    /// Whether the device is done. Never waits.
+    ///
+    /// # Errors
+    /// What the driver says: the work failed, and so will all other.
+    pub fn is_done(&self) -> Result<bool, CudaError> {
+        self.marks.last().map_or(Ok(true), |mark| mark.event.is_done())
+    }
+
+    /// Waits until the device is done, and gives back what was kept with the times of the stages.
+    pub fn finish(mut self, runner: &mut Runner) -> (K, Result<StageTimes, CudaError>) {
+        let times = match self.is_done() {
+            Ok(true) => self.times(),
+            Ok(false) => self.stream.synchronize().and_then(|()| self.times()),
+            Err(error) => Err(error),
+        };
+        runner.spare.extend(self.marks.drain(..).map(|mark| mark.event));
+        (
+            self.keep.take().expect("only `finish` and `drop` take it, and both end the flight"),
+            times,
+        )
+    }
+
+    fn times(&self) -> Result<StageTimes, CudaError> {
+        let mut times = StageTimes::NONE;
+        for pair in self.marks.windows(2) {
+            if let Some(stage) = pair[1].stage {
+                let ns = pair[1].event.ns_since(&pair[0].event)?;
+                times.set(stage, times.of(stage).unwrap_or(0).saturating_add(ns));
+            }
+        }
+        Ok(times)
+    }
+}
+
+impl<K> Drop for Flight<K> {
+    fn drop(&mut self) {
+        if self.keep.is_none() {
+            return;
+        }
+        if let Err(error) = self.stream.synchronize() {
+            tracing::warn!(%error, "work that nobody waits for");
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! GPU memory, streams, graphs and kernels over the CUDA driver.
+//!
+//! The driver's library is opened at run time: [`probe`] says whether it can be used, and nothing
+//! else of this crate works without the [`Driver`] that it gives. A machine without a GPU builds
+//! and starts the same binary.
+//!
+//! `unsafe` is fenced: it stands in [`driver`] alone. What it offers is safe because work that
+//! runs behind the caller's back owns what it uses: see [`Flight`].
+#![deny(unsafe_code)]
+
+mod arena;
+mod backing;
+#[expect(unsafe_code, reason = "the fence around libcuda")]
+pub mod driver;
+mod flight;
+
+pub use arena::{Arena, ArenaStats};
+pub use backing::{DeviceBacking, PinnedBacking};
+pub use driver::device::{Attributes, Device};
+pub use driver::error::CudaError;
+pub use driver::graph::{Graph, NodeCounts};
+pub use driver::memory::DeviceBuffer;
+pub use driver::probe::{Driver, Missing, probe};
+pub use driver::stream::{Event, Priority, Stream};
+pub use flight::{Flight, FlightError, Plan, Runner};

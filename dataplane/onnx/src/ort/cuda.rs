@@ -1,0 +1,22 @@
+//! ONNX Runtime on a CUDA device.
+//!
+//! The library computes on one stream per session, and a session holds its own weights, so that N
+//! streams would take N times the weights. Here one session serves any number of streams: its
+//! work is recorded once per stream as a graph whose workspace lies in an [`Arena`] of that
+//! stream's own, and from then on the graphs run without the library, side by side, over the one
+//! set of weights. What makes that possible is an allocator of ours, which gives the library
+//! memory of the arena that the current thread names: see [`allocator`].
+//!
+//! [`Arena`]: ferry_cuda::Arena
+
+#[expect(unsafe_code, reason = "ONNX Runtime takes allocators by its C API only")]
+mod allocator;
+mod context;
+mod engine;
+mod held;
+mod model;
+#[expect(unsafe_code, reason = "ONNX Runtime binds foreign memory by its C API only")]
+mod native;
+
+pub use engine::CudaEngine;
+pub use model::{Completion, CudaModel, CudaOptions, Precision};

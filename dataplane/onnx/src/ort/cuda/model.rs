@@ -1,0 +1,252 @@
+//! An ONNX file on a CUDA device.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ferry_core::{BoundSignature, Signature};
+use ferry_cuda::{Arena, Device, Priority, Runner};
+use ferry_engine::EngineError;
+use ort::ep::{ArbitrarilyConfigurableExecutionProvider, CUDA};
+use ort::session::Session;
+use ort::session::builder::GraphOptimizationLevel;
+
+use super::allocator::{register, with_arena};
+use super::engine::CudaEngine;
+use super::native::{Bound, RunOptions};
+use crate::file::{self, EXPORT_AGAIN, one_line, unusable};
+use crate::ort::model::{check_outputs, signature_of};
+use crate::runtime::{self, Opened, Search};
+
+/// In which numbers a model computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// As the file says; products of 32-bit floats in full.
+    #[default]
+    Fp32,
+    /// Products of 32-bit floats with 10 bits of mantissa, on tensor cores.
+    Tf32,
+}
+
+impl Precision {
+    /// The name in a model's TOML and in SQL.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Precision::Fp32 => "fp32",
+            Precision::Tf32 => "tf32",
+        }
+    }
+}
+
+/// When an instance says that a request is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Completion {
+    /// It is asked again and again, and meanwhile takes other requests.
+    #[default]
+    Poll,
+    /// It waits for each request before it takes the next: run to completion.
+    Wait,
+}
+
+/// How a model runs on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CudaOptions {
+    /// The device's number.
+    pub device: u32,
+    /// In which numbers it computes.
+    pub precision: Precision,
+    /// Whether convolutions keep their channels innermost, which suits tensor cores.
+    pub channels_last: bool,
+    /// Streams of normal priority, and as many of high.
+    pub streams: usize,
+    /// When an instance says that a request is done.
+    pub completion: Completion,
+}
+
+impl Default for CudaOptions {
+    fn default() -> Self {
+        CudaOptions {
+            device: 0,
+            precision: Precision::Fp32,
+            channels_last: false,
+            streams: 4,
+            completion: Completion::Poll,
+        }
+    }
+}
+
+/// A loaded file: one session, whose weights are in device memory once.
+#[derive(Debug)]
+pub struct CudaModel {
+    path: PathBuf,
+    options: CudaOptions,
+    library: &'static Opened,
+    signature: Signature,
+    session: Arc<Session>,
+    device: Arc<Device>,
+    weights: Arc<Arena>,
+    run_options: RunOptions,
+    /// The session's own stream, on which runs are made or recorded, one at a time.
+    runner: Mutex<Runner>,
+    /// Whether all of the model can run on the device and be recorded.
+    graphs: bool,
+}
+
+impl CudaModel {
+    /// Loads and optimises a file, and puts its weights on the device.
+    ///
+    /// # Errors
+    /// [`EngineError::Library`] if ONNX Runtime, its CUDA provider or the driver is missing,
+    /// [`EngineError::Model`] if the file is not one that it can run.
+    pub fn open(
+        path: &Path,
+        search: &Search,
+        options: CudaOptions,
+    ) -> Result<CudaModel, EngineError> {
+        let missing = |why: String| EngineError::Library { library: "CUDA", why };
+        let device = Device::open(options.device).map_err(|error| missing(chain(&error)))?;
+        let library = runtime::opened(search).map_err(|why| EngineError::Library {
+            library: "onnxruntime",
+            why: runtime::missing(&why),
+        })?;
+        file::check(path)?;
+        register(library, &device).map_err(|error| missing(error.message().to_owned()))?;
+        let runner = Runner::new(&device, Priority::Normal);
+        let runner = runner.map_err(|error| missing(error.to_string()))?;
+        let weights = Arc::new(Arena::new(&device));
+        let load =
+            |graphs| with_arena(&weights, || commit(path, library, options, &runner, graphs));
+        // With graphs the library refuses a model of which a part would run on the CPU.
+        let (session, graphs) = match load(true) {
+            Ok(session) => (session, true),
+            Err(why) => {
+                let why = one_line(why.message());
+                tracing::info!(model = %path.display(), why, "no graphs for this model");
+                (load(false).map_err(|error| refused(path, &error))?, false)
+            }
+        };
+        let signature = signature_of(path, &session)?;
+        check_outputs(path, &signature)?;
+        let run_options = RunOptions::new()
+            .map_err(|error| unusable(path, one_line(error.message()), EXPORT_AGAIN))?;
+        Ok(CudaModel {
+            path: path.to_owned(),
+            options,
+            library,
+            signature,
+            session: Arc::new(session),
+            device,
+            weights,
+            run_options,
+            runner: Mutex::new(runner),
+            graphs,
+        })
+    }
+
+    /// What the model takes and gives.
+    pub fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The version of ONNX Runtime, such as `1.31.1`.
+    pub fn library_version(&self) -> &str {
+        &self.library.version
+    }
+
+    /// How it runs.
+    pub fn options(&self) -> CudaOptions {
+        self.options
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Arc<Device> {
+        &self.device
+    }
+
+    /// Bytes of device memory that the weights take.
+    pub fn weights_bytes(&self) -> usize {
+        self.weights.stats().held_bytes
+    }
+
+    /// Whether requests run as recorded graphs.
+    pub fn has_graphs(&self) -> bool {
+        self.graphs
+    }
+
+    /// Makes an instance with streams of its own.
+    ///
+    /// # Errors
+    /// [`EngineError::Run`] with what the driver says.
+    pub fn instance(self: &Arc<Self>) -> Result<CudaEngine, EngineError> {
+        CudaEngine::new(Arc::clone(self))
+    }
+
+    /// The stream of the session, for one run at a time.
+    pub(super) fn runner(&self) -> MutexGuard<'_, Runner> {
+        self.runner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn run_options(&self) -> &RunOptions {
+        &self.run_options
+    }
+
+    pub(super) fn bind(
+        &self,
+        shapes: &BoundSignature,
+        addresses: &[u64],
+    ) -> Result<Bound, EngineError> {
+        Bound::new(&self.session, &self.device, &self.signature, shapes, addresses)
+            .map_err(|error| EngineError::Run(one_line(error.message())))
+    }
+}
+
+fn refused(path: &Path, error: &ort::Error) -> EngineError {
+    let why = one_line(error.message());
+    if why.contains("libcu") || why.contains("providers_cuda") || why.contains("CUDA failure") {
+        let fix = "install the CUDA 13 libraries and cuDNN 9 (the Python packages nvidia-cudnn-cu13, \
+                   nvidia-cublas, nvidia-cuda-runtime, nvidia-cufft, nvidia-curand) and put their \
+                   lib folders on LD_LIBRARY_PATH, or use device = \"cpu\"";
+        return EngineError::Library { library: "CUDA provider", why: format!("{why}: {fix}") };
+    }
+    unusable(path, why, EXPORT_AGAIN)
+}
+
+fn commit(
+    path: &Path,
+    library: &Opened,
+    options: CudaOptions,
+    runner: &Runner,
+    graphs: bool,
+) -> ort::Result<Session> {
+    let device = i32::try_from(options.device).map_err(ort::Error::wrap)?;
+    let provider = CUDA::default()
+        .with_device_id(device)
+        .with_cuda_graph(graphs)
+        .with_tf32(options.precision == Precision::Tf32)
+        .with_prefer_nhwc(options.channels_last)
+        .with_arbitrary_config("has_user_compute_stream", "1")
+        .with_arbitrary_config("user_compute_stream", runner.stream().raw().addr().to_string());
+    Session::builder(&library.environment)?
+        .with_optimization_level(GraphOptimizationLevel::All)?
+        .with_intra_threads(1)?
+        .with_inter_threads(1)?
+        .with_intra_op_spinning(false)?
+        .with_env_allocators()?
+        .with_execution_providers([provider.build().error_on_failure()])?
+        .commit_from_file(path)
+}
+
+/// An error and its causes in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(why) = cause {
+        text = format!("{text}: {why}");
+        cause = why.source();
+    }
+    text
+}

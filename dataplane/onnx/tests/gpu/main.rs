@@ -1,0 +1,10 @@
+//! ONNX Runtime on a CUDA device, against the CPU and against its contract. `./test gpu` runs it
+//! where there is a device; `FERRY_ONNXRUNTIME` names the library.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::print_stderr, reason = "what was measured belongs beside what was checked")]
+
+mod common;
+mod conformance;
+mod numbers;
+mod side_by_side;

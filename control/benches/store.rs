@@ -13,8 +13,8 @@ use ferry_control::store::{
     TimingStore, Writer, WriterConfig,
 };
 use ferry_core::{
-    HostMemory, KindName, Placement, RequestRecord, SessionId, Stage, StageTimes, Status,
-    Transport, WaitPolicy,
+    HostMemory, KindName, MemoryChoice, Placement, RequestRecord, SessionId, Stage, StageTimes,
+    Status, Transport, WaitPolicy,
 };
 
 fn main() -> anyhow::Result<()> {
@@ -125,7 +125,7 @@ fn session() -> SessionRow {
         engine: "onnx".to_owned(),
         transport: Transport::Shm,
         placement: Placement::Host,
-        memory: HostMemory::Pageable,
+        memory: MemoryChoice::Always(HostMemory::Pageable),
         connection: Connection::Direct,
         wait: WaitPolicy::Adaptive,
         slots: 4,

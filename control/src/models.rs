@@ -6,12 +6,16 @@ mod metadata;
 mod registry;
 
 use std::path::Path;
+use std::sync::Arc;
 
+use ferry_cuda::Device;
 use ferry_engine::{Engine, EngineError, Rebuild};
 
 pub use folder::{NAME_BYTES_MAX, Source, check_name};
 pub use load::Served;
-pub use metadata::{EngineChoice, Metadata, MetadataError};
+pub use metadata::{
+    CompletionName, DeviceChoice, EngineChoice, Gpu, Metadata, MetadataError, PrecisionName,
+};
 pub use registry::{Listed, Models, State};
 
 /// What is to be loaded.
@@ -21,6 +25,10 @@ pub struct LoadSpec<'a> {
     pub file: &'a Path,
     /// Which engine runs it.
     pub engine: EngineChoice,
+    /// Which device runs it.
+    pub device: DeviceChoice,
+    /// How it runs on a GPU.
+    pub gpu: Gpu,
     /// How many instances.
     pub instances: usize,
     /// Threads of each.
@@ -35,6 +43,8 @@ pub struct Instances {
     pub engine: &'static str,
     /// The version of its library.
     pub engine_version: String,
+    /// The GPU that they run on; `None` for the CPU.
+    pub device: Option<Arc<Device>>,
     /// Makes another instance.
     pub rebuild: Option<Rebuild>,
 }

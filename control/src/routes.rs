@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
 use ferry_core::{
-    BoundSignature, Generation, KindName, RequestRecord, SessionId, Stage, StageTimes, Status,
+    BoundSignature, Generation, KindName, MemoryChoice, RequestRecord, SessionId, Stage,
+    StageTimes, Status,
 };
 use ferry_engine::Work;
 use ferry_memory::{Arrival, Departure, ReplyTo};
@@ -53,6 +54,8 @@ pub struct Route {
     pub served: Weak<Served>,
     /// The shapes of the session.
     pub binding: Arc<BoundSignature>,
+    /// What the session wants host memory to be to a device.
+    pub memory: MemoryChoice,
     /// The lease.
     pub generation: Generation,
     /// Whose quota of requests in flight it uses.
@@ -104,7 +107,8 @@ impl Route {
             let text = "the session has ended: open another";
             return Some(arrival.fail(Status::SessionEnded, text, StageTimes::NONE));
         };
-        served.pool.dispatch(Work { arrival, binding: Arc::clone(&self.binding), reply_to })
+        let (binding, memory) = (Arc::clone(&self.binding), self.memory);
+        served.pool.dispatch(Work { arrival, binding, memory, reply_to })
     }
 
     /// A request that was let in is served. Records it where the server does.

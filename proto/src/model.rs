@@ -1,8 +1,8 @@
 //! Tensors, signatures and names, to the wire and back.
 
 use ferry_core::{
-    BoundSignature, BoundTensor, Dim, HostMemory, PixelFormat, Request, RequestKind, Signature,
-    TensorSpec, Transport, WaitPolicy,
+    BoundSignature, BoundTensor, Dim, HostMemory, MemoryChoice, PixelFormat, Request, RequestKind,
+    Signature, TensorSpec, Transport, WaitPolicy,
 };
 
 use crate::error::WireError;
@@ -61,21 +61,24 @@ impl From<v1::WaitPolicy> for WaitPolicy {
 }
 
 impl v1::Placement {
-    /// The host memory kind asked for; `None` is the server's choice.
+    /// What host memory is to be to a device; `None` is the server's choice.
     ///
     /// # Errors
     /// [`WireError`] for a name with no meaning.
-    pub fn host_memory_kind(&self) -> Result<Option<HostMemory>, WireError> {
-        match self.host_memory.as_str() {
-            "" => Ok(None),
-            "pageable" => Ok(Some(HostMemory::Pageable)),
-            "pinned" => Ok(Some(HostMemory::Pinned)),
-            "mapped" => Ok(Some(HostMemory::Mapped)),
-            other => Err(WireError::invalid(
-                "placement.host_memory",
-                format!("{other:?} is none of pageable, pinned, mapped"),
-            )),
+    pub fn memory_choice(&self) -> Result<Option<MemoryChoice>, WireError> {
+        let name = self.host_memory.as_str();
+        if name.is_empty() {
+            return Ok(None);
         }
+        if name == MemoryChoice::Auto.name() {
+            return Ok(Some(MemoryChoice::Auto));
+        }
+        let known = HostMemory::ALL.into_iter().find(|kind| kind.name() == name);
+        let kind = known.ok_or_else(|| {
+            let why = format!("{name:?} is none of auto, pageable, pinned, mapped");
+            WireError::invalid("placement.host_memory", why)
+        })?;
+        Ok(Some(MemoryChoice::Always(kind)))
     }
 }
 

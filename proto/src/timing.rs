@@ -1,7 +1,7 @@
 //! Timings, to the wire and back.
 
 use ferry_core::stage::WIRE_STAGES;
-use ferry_core::{KindName, RequestRecord, SessionId, Stage, StageTimes, Status};
+use ferry_core::{KindName, RequestRecord, SessionId, Stage, StageTimes, Staged, Status};
 
 use crate::error::WireError;
 use crate::v1;
@@ -71,6 +71,20 @@ pub fn append_row(batch: &mut v1::TimingBatch, record: &RequestRecord) {
     batch.bytes_out.push(record.bytes_out);
     batch.status.push(u32::from(record.status.to_wire()));
     batch.stages.extend(Stage::ALL.iter().map(|&stage| to_wire(record.times.of(stage))));
+    batch.staged.push(record.times.staged().map_or(0, staged_to_wire));
+}
+
+fn staged_to_wire(staged: Staged) -> u32 {
+    u32::from(u16::from_le_bytes(staged.to_wire()))
+}
+
+fn staged_from_wire(number: u32) -> Result<Option<Staged>, WireError> {
+    if number == 0 {
+        return Ok(None);
+    }
+    let pair = u16::try_from(number).ok().map(u16::to_le_bytes);
+    let staged = pair.and_then(Staged::from_wire);
+    staged.map(Some).ok_or_else(|| WireError::invalid("staged", format!("{number} has no meaning")))
 }
 
 /// The rows of a batch, checked.
@@ -89,6 +103,7 @@ pub fn rows(batch: &v1::TimingBatch) -> Result<Vec<RequestRecord>, WireError> {
         batch.bytes_in.len(),
         batch.bytes_out.len(),
         batch.status.len(),
+        batch.staged.len(),
     ];
     let same = columns.iter().all(|&len| len == count);
     if !same || batch.stages.len() != count.saturating_mul(Stage::COUNT) {
@@ -106,7 +121,8 @@ fn row(batch: &v1::TimingBatch, session: SessionId, i: usize) -> Result<RequestR
         |field, number: u32| u8::try_from(number).map_err(|why| WireError::invalid(field, why));
     let kind = small("kind", batch.kind[i])?;
     let status = u16::try_from(batch.status[i]).ok().and_then(Status::from_wire);
-    let times = stages_from_wire(&batch.stages[i * Stage::COUNT..(i + 1) * Stage::COUNT])?;
+    let mut times = stages_from_wire(&batch.stages[i * Stage::COUNT..(i + 1) * Stage::COUNT])?;
+    times.set_staged(staged_from_wire(batch.staged[i])?);
     Ok(RequestRecord {
         run: batch.run_id,
         session,
@@ -125,12 +141,15 @@ fn row(batch: &v1::TimingBatch, session: SessionId, i: usize) -> Result<RequestR
 
 #[cfg(test)]
 mod tests {
+    use ferry_core::{HostMemory, Why};
+
     use super::*;
 
     fn record(request: u64) -> RequestRecord {
         let mut times = StageTimes::NONE;
         times.set(Stage::Infer, 0);
         times.set(Stage::Total, u64::MAX);
+        times.set_staged(Some(Staged { memory: HostMemory::Mapped, why: Why::Idle }));
         RequestRecord {
             run: 7,
             session: SessionId(9),

@@ -3,11 +3,17 @@
 use std::sync::Arc;
 
 use ferry_engine::{Echo, Engine, EngineError, Rebuild, RunOn};
-use ferry_onnx::{Options, Probe, Search};
+use ferry_onnx::{
+    Completion, CudaEngine, CudaModel, CudaOptions, Options, Precision, Probe, Search,
+};
 
 use crate::config::Config;
+use crate::error::chain;
 use crate::machine::VERSION;
-use crate::models::{EngineChoice, EngineLoader, Instances, LoadSpec, Metadata};
+use crate::models::{
+    CompletionName, DeviceChoice, EngineChoice, EngineLoader, Instances, LoadSpec, Metadata,
+    PrecisionName,
+};
 
 /// Instances of echo beyond the cores: each serves one lane or one thread of gRPC at a time.
 const ECHO_SPARE: usize = 4;
@@ -51,6 +57,9 @@ pub(super) fn libraries_json(config: &Config) -> String {
 
 impl EngineLoader for Onnx {
     fn load(&self, spec: &LoadSpec<'_>) -> Result<Instances, EngineError> {
+        if let Some(on_device) = self.on_device(spec)? {
+            return Ok(on_device);
+        }
         let choice = match spec.engine {
             EngineChoice::Auto => ferry_onnx::EngineChoice::Auto,
             EngineChoice::Onnx => ferry_onnx::EngineChoice::Ort,
@@ -63,7 +72,65 @@ impl EngineLoader for Onnx {
             engines: instances.collect::<Result<_, _>>()?,
             engine: model.engine_name(),
             engine_version: model.library_version().to_owned(),
+            device: None,
             rebuild: Some(Rebuild::new(move || model.instance())),
+        })
+    }
+}
+
+impl Onnx {
+    /// The model on a GPU; `None` where it is to run on the CPU, or nothing else is possible and
+    /// nobody asked for a GPU by name.
+    fn on_device(&self, spec: &LoadSpec<'_>) -> Result<Option<Instances>, EngineError> {
+        let ordinal = match (spec.device, spec.engine) {
+            (DeviceChoice::Cpu, _) | (DeviceChoice::Auto, EngineChoice::Tract) => return Ok(None),
+            (DeviceChoice::Cuda(ordinal), EngineChoice::Tract) => {
+                let why = format!("tract runs on the CPU, and device is cuda:{ordinal}");
+                return Err(EngineError::Model(why + ": use engine = \"onnx\""));
+            }
+            (DeviceChoice::Auto, _) => 0,
+            (DeviceChoice::Cuda(ordinal), _) => ordinal,
+        };
+        match self.cuda(spec, ordinal) {
+            Ok(instances) => Ok(Some(instances)),
+            Err(error) if spec.device == DeviceChoice::Auto => {
+                let why = chain(&error);
+                tracing::info!(model = %spec.file.display(), why, "runs on the CPU");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn cuda(&self, spec: &LoadSpec<'_>, ordinal: u32) -> Result<Instances, EngineError> {
+        let gpu = spec.gpu;
+        let options = CudaOptions {
+            device: ordinal,
+            precision: match gpu.precision {
+                PrecisionName::Fp32 => Precision::Fp32,
+                PrecisionName::Tf32 => Precision::Tf32,
+            },
+            channels_last: gpu.channels_last,
+            streams: gpu.streams,
+            completion: match gpu.completion {
+                CompletionName::Poll => Completion::Poll,
+                CompletionName::Wait => Completion::Wait,
+            },
+        };
+        let model = Arc::new(CudaModel::open(spec.file, &self.library, options)?);
+        let instances = (0..spec.instances).map(|_| model.instance());
+        let boxed = |it: CudaEngine| Box::new(it) as Box<dyn Engine>;
+        tracing::info!(
+            model = %spec.file.display(), device = model.device().name(), ordinal,
+            graphs = model.has_graphs(), weights_bytes = model.weights_bytes(),
+            streams = gpu.streams, precision = options.precision.name(), "runs on a GPU"
+        );
+        Ok(Instances {
+            engines: instances.map(|it| it.map(boxed)).collect::<Result<_, _>>()?,
+            engine: "onnx-cuda",
+            engine_version: model.library_version().to_owned(),
+            device: Some(Arc::clone(model.device())),
+            rebuild: Some(Rebuild::new(move || Ok(boxed(model.instance()?)))),
         })
     }
 }
@@ -85,6 +152,7 @@ pub(super) fn echo(base: Metadata) -> (Instances, Metadata) {
         engines: engines.collect(),
         engine: "echo",
         engine_version: VERSION.to_owned(),
+        device: None,
         rebuild: Some(rebuild),
     };
     (instances, metadata)

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ferry_core::{DType, Signature};
+use ferry_cuda::Device;
 use ferry_engine::{Picture, Pool, PoolOptions};
 
 use super::folder::sha256;
@@ -23,6 +24,8 @@ pub struct Served {
     pub engine: &'static str,
     /// The version of the engine's library.
     pub engine_version: String,
+    /// The GPU that it runs on; `None` for the CPU.
+    pub device: Option<Arc<Device>>,
     /// What the operator says of it.
     pub metadata: Metadata,
     /// Of its file; empty for a built-in model.
@@ -58,7 +61,7 @@ impl Served {
         metadata: Metadata,
         sha256: String,
     ) -> Result<Arc<Served>, String> {
-        let Instances { engines, engine, engine_version, rebuild } = instances;
+        let Instances { engines, engine, engine_version, device, rebuild } = instances;
         if let Some((input, _)) = &metadata.picture {
             let first = engines.first().map(|engine| &engine.signature().inputs);
             check_picture_input(first.map_or(&[][..], Vec::as_slice), input)?;
@@ -77,6 +80,7 @@ impl Served {
             pool,
             engine,
             engine_version,
+            device,
             metadata,
             sha256,
             loaded_unix_ns: unix_ns(),
@@ -99,6 +103,8 @@ impl Served {
         let spec = LoadSpec {
             file: &source.file,
             engine: metadata.engine,
+            device: metadata.device,
+            gpu: metadata.gpu,
             instances: metadata.instances,
             threads: metadata.threads,
         };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use ferry_core::{BoundSignature, DType, Generation, SlotLayout};
+use ferry_core::{BoundSignature, DType, Generation, HostMemory, MemoryChoice, SlotLayout};
 use ferry_memory::{Slot, SlotTable};
 use ferry_proto::{WireError, server_times_to_wire, v1};
 use ferry_transport::UnixClock;
@@ -41,6 +41,7 @@ pub(super) async fn infer(
     let route = Arc::new(Route {
         served: Arc::downgrade(&served),
         binding: Arc::new(binding),
+        memory: MemoryChoice::Always(HostMemory::Pageable),
         generation: Generation::FIRST,
         tenant,
         meter: Arc::new(Meter::default()),

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use ferry_core::frame::VERSION;
 use ferry_core::session::SLOTS_MAX;
-use ferry_core::{BoundSignature, HostMemory, SlotLayout, Transport, WaitPolicy};
+use ferry_core::{
+    BoundSignature, HostMemory, MemoryChoice, Placement, SlotLayout, Transport, WaitPolicy,
+};
 use ferry_proto::{WireError, v1};
 
 use crate::error::ApiError;
@@ -30,6 +32,10 @@ pub struct Agreed {
     pub reason: String,
     /// How the client waits.
     pub wait: WaitPolicy,
+    /// Where the slots lie.
+    pub placement: Placement,
+    /// What host memory is to the device that runs the model.
+    pub memory: MemoryChoice,
     /// Shapes and places of all tensors.
     pub binding: Arc<BoundSignature>,
     /// The slots.
@@ -60,7 +66,6 @@ impl Offer<'_> {
         served: &Served,
     ) -> Result<Agreed, ApiError> {
         let protocol = protocol(asked.protocol_min, asked.protocol_max)?;
-        placement(asked)?;
         if asked.client.len() > CLIENT_BYTES_MAX {
             let why = format!("{} bytes; at most {CLIENT_BYTES_MAX}", asked.client.len());
             return Err(ApiError::field("client", why));
@@ -68,6 +73,7 @@ impl Offer<'_> {
         let wish = v1::Transport::try_from(asked.transport)
             .map_err(|why| WireError::invalid("transport", why))?;
         let (transport, reason) = self.transport(wish.named(), asked)?;
+        let (placement, memory) = placement(asked, served, transport)?;
         let wait = v1::WaitPolicy::try_from(asked.wait)
             .map_err(|why| WireError::invalid("wait", why))?
             .into();
@@ -75,7 +81,8 @@ impl Offer<'_> {
             asked.shapes.iter().map(|it| (it.name.clone(), it.shape.clone())).collect();
         let binding = served.signature().bind(&shapes)?;
         let layout = self.layout(asked, &binding, transport)?;
-        Ok(Agreed { protocol, transport, reason, wait, binding: Arc::new(binding), layout })
+        let binding = Arc::new(binding);
+        Ok(Agreed { protocol, transport, reason, wait, placement, memory, binding, layout })
     }
 
     fn layout(
@@ -200,18 +207,59 @@ fn protocol(min: u32, max: u32) -> Result<u16, ApiError> {
     Err(ApiError::Protocol { min, max, ours: VERSION, older })
 }
 
-fn placement(asked: &v1::OpenSessionRequest) -> Result<(), ApiError> {
-    let Some(placement) = &asked.placement else { return Ok(()) };
-    let refuse = |what: String| {
-        let why = format!("{what} is not in this build; leave the placement out for host memory");
-        Err(ApiError::Model { name: asked.model.clone(), why })
+/// Where the slots lie, and what host memory is to the model's device.
+fn placement(
+    asked: &v1::OpenSessionRequest,
+    served: &Served,
+    transport: Transport,
+) -> Result<(Placement, MemoryChoice), ApiError> {
+    let wish = asked.placement.clone().unwrap_or_default();
+    let kind = wish.memory_choice()?;
+    let refuse = |why: String| Err(ApiError::field("placement", why));
+    let Some(device) = &served.device else {
+        let name = &served.name;
+        if let Some(ordinal) = wish.cuda_ordinal {
+            return refuse(format!(
+                "cuda:{ordinal}, but {name} runs on the CPU: leave it out, or set device = \
+                 \"cuda:{ordinal}\" in {name}.toml"
+            ));
+        }
+        return match kind {
+            None | Some(MemoryChoice::Auto | MemoryChoice::Always(HostMemory::Pageable)) => {
+                Ok((Placement::Host, MemoryChoice::Always(HostMemory::Pageable)))
+            }
+            Some(kind) => refuse(format!(
+                "{} memory, but {name} runs on the CPU, where there is nothing to pin it for: \
+                 leave it out",
+                kind.name()
+            )),
+        };
     };
-    if let Some(ordinal) = placement.cuda_ordinal {
-        return refuse(format!("placement cuda:{ordinal}"));
-    }
-    match placement.host_memory_kind()? {
-        None | Some(HostMemory::Pageable) => Ok(()),
-        Some(kind) => refuse(format!("{} host memory", kind.name())),
+    let own = device.ordinal();
+    let may_be_device = matches!(transport, Transport::Local) || transport.is_device();
+    match wish.cuda_ordinal {
+        Some(ordinal) if ordinal != own => {
+            refuse(format!("cuda:{ordinal}, but {} runs on cuda:{own}", served.name))
+        }
+        Some(ordinal) if !may_be_device => refuse(format!(
+            "cuda:{ordinal} over {transport}, which carries tensors in host memory: ask for \
+             cuda-ipc on one host, gdr between two, or leave the placement out"
+        )),
+        Some(_) => Ok((Placement::Cuda(own), MemoryChoice::Always(HostMemory::Pinned))),
+        None if transport.is_device() => {
+            Ok((Placement::Cuda(own), MemoryChoice::Always(HostMemory::Pinned)))
+        }
+        None if transport == Transport::Grpc => match kind {
+            None | Some(MemoryChoice::Auto | MemoryChoice::Always(HostMemory::Pageable)) => {
+                Ok((Placement::Host, MemoryChoice::Always(HostMemory::Pageable)))
+            }
+            Some(kind) => refuse(format!(
+                "{} memory over grpc, whose tensors lie where gRPC puts them: ask for another \
+                 transport",
+                kind.name()
+            )),
+        },
+        None => Ok((Placement::Host, kind.unwrap_or_default())),
     }
 }
 

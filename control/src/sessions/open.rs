@@ -4,10 +4,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use ferry_core::{
-    Attachment, Endpoint, Generation, HostMemory, Placement, RegionDescriptor, SessionId, Status,
-    Token, Transport,
+    Attachment, Endpoint, Generation, HostMemory, MemoryChoice, Placement, RegionDescriptor,
+    SessionId, Status, Token, Transport,
 };
-use ferry_memory::SlotTable;
+use ferry_cuda::CudaPlacer;
+use ferry_memory::{Placer, SlotTable};
 use ferry_proto::v1;
 use ferry_transport::{Admission, UnixClock};
 
@@ -57,6 +58,16 @@ fn random<const N: usize>() -> Result<[u8; N], ApiError> {
     getrandom::fill(&mut bytes)
         .map_err(|error| ApiError::Internal(format!("no randomness: {error}")))?;
     Ok(bytes)
+}
+
+/// Where the server's slots are to lie, for a model on a device.
+fn placer(session: &Session) -> Option<Arc<dyn Placer>> {
+    let device = session.served.device.as_ref()?;
+    match (session.agreed.placement, session.agreed.memory) {
+        (Placement::Cuda(_), _) => Some(Arc::new(CudaPlacer::on_device(device))),
+        (Placement::Host, MemoryChoice::Always(HostMemory::Pageable)) => None,
+        (Placement::Host, _) => Some(Arc::new(CudaPlacer::registered(device))),
+    }
 }
 
 /// Opens a session.
@@ -154,6 +165,7 @@ async fn admit(session: &Session) -> Result<(Endpoint, RegionDescriptor), ApiErr
         token: session.token,
         layout: session.agreed.layout,
         wait: session.agreed.wait,
+        placer: placer(session),
     };
     let region = lane.admit(admission, session.route()).await?;
     Ok((lane.endpoint.clone(), region))
@@ -280,8 +292,8 @@ fn row(session: &Session) -> SessionRow {
         version: session.served.version.to_string(),
         engine: session.served.engine.to_owned(),
         transport: session.agreed.transport,
-        placement: Placement::Host,
-        memory: HostMemory::Pageable,
+        placement: session.agreed.placement,
+        memory: session.agreed.memory,
         connection: Connection::Direct,
         wait: session.agreed.wait,
         slots: session.agreed.layout.slots,

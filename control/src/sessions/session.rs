@@ -101,6 +101,7 @@ impl Session {
         Arc::new(Route {
             served: Arc::downgrade(&self.served),
             binding: Arc::clone(&self.agreed.binding),
+            memory: self.agreed.memory,
             generation: self.generation(),
             tenant: Arc::clone(&self.tenant),
             meter: Arc::clone(&self.meter),

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ferry_core::{HostMemory, Placement, SessionId, Transport, WaitPolicy};
+use ferry_core::{HostMemory, MemoryChoice, Placement, SessionId, Transport, WaitPolicy};
 
 use super::Tenant;
 use crate::clock::unix_ns;
@@ -75,7 +75,7 @@ fn row(id: SessionId, tenant: &Tenant, served: &Served) -> SessionRow {
         engine: served.engine.to_owned(),
         transport: Transport::Grpc,
         placement: Placement::Host,
-        memory: HostMemory::Pageable,
+        memory: MemoryChoice::Always(HostMemory::Pageable),
         connection: Connection::Direct,
         wait: WaitPolicy::Block,
         slots: 1,

@@ -1,6 +1,6 @@
 //! What is stored, as plain data.
 
-use ferry_core::{HostMemory, Placement, RequestRecord, SessionId, Transport, WaitPolicy};
+use ferry_core::{MemoryChoice, Placement, RequestRecord, SessionId, Transport, WaitPolicy};
 
 /// The machine that a run ran on. No host name: results are passed around.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -96,7 +96,7 @@ pub struct SessionRow {
     /// Where its slots live on the server.
     pub placement: Placement,
     /// What kind of host memory they are, or are staged through.
-    pub memory: HostMemory,
+    pub memory: MemoryChoice,
     /// How its bytes travel.
     pub connection: Connection,
     /// How the client waits.

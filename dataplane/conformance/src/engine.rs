@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ferry_core::{
-    BoundSignature, BoundTensor, Dim, Generation, Request, RequestKind, SessionId, SlotIndex,
-    SlotLayout, Stage, TensorSpec,
+    BoundSignature, BoundTensor, Dim, Generation, MemoryChoice, Request, RequestKind, SessionId,
+    SlotIndex, SlotLayout, Stage, TensorSpec,
 };
 use ferry_engine::{Engine, Finished, Job};
 use ferry_memory::{Arrival, PeerId, SlotTable};
@@ -70,7 +70,12 @@ impl Bench {
             seen: now,
             visible: now,
         };
-        Job { arrival: arrival.into(), binding: Arc::clone(&self.under.binding), prepared: None }
+        Job {
+            arrival: arrival.into(),
+            binding: Arc::clone(&self.under.binding),
+            prepared: None,
+            memory: MemoryChoice::Auto,
+        }
     }
 
     fn whole(&self, request: u64) -> Job {

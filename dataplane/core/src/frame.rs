@@ -8,6 +8,7 @@ use crate::record::KindName;
 use crate::session::{Generation, SessionId, SlotIndex, Token};
 use crate::stage::{ServerTimes, StageTimes, WIRE_STAGES};
 use crate::status::Status;
+use crate::transport::Staged;
 
 /// Length of the header in bytes: two cache lines.
 pub const FRAME_BYTES: usize = 128;
@@ -228,6 +229,9 @@ fn encode_body(body: &Body, out: &mut [u8; FRAME_BYTES]) -> u16 {
         }
         Body::Reply(reply) => {
             out[40..42].copy_from_slice(&reply.status.to_wire().to_le_bytes());
+            if let Some(staged) = reply.times.staged() {
+                out[42..44].copy_from_slice(&staged.to_wire());
+            }
             let previous = reply.reply_ns_previous.unwrap_or(ABSENT_NS);
             out[48..56].copy_from_slice(&previous.to_le_bytes());
             for (i, &stage) in WIRE_STAGES.iter().enumerate() {
@@ -294,9 +298,18 @@ fn format_from(number: u8) -> Result<PixelFormat, FrameError> {
 }
 
 fn decode_reply(bytes: &[u8; FRAME_BYTES]) -> Result<Reply, FrameError> {
-    zeros(&bytes[42..48])?;
+    zeros(&bytes[44..48])?;
+    let staged = match [bytes[42], bytes[43]] {
+        [0, 0] => None,
+        pair => {
+            let number = u16::from_le_bytes(pair);
+            let unknown = FrameError::Unknown { what: "memory", number };
+            Some(Staged::from_wire(pair).ok_or(unknown)?)
+        }
+    };
     let present = |ns: u64| (ns != ABSENT_NS).then_some(ns);
     let mut times = StageTimes::NONE;
+    times.set_staged(staged);
     for (i, &stage) in WIRE_STAGES.iter().enumerate() {
         times.put(stage, present(u64_at(bytes, 56 + 8 * i)));
     }

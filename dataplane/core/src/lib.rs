@@ -21,4 +21,6 @@ pub use signature::{BindError, BoundSignature, BoundTensor, Signature};
 pub use stage::{ServerTimes, Stage, StageTimes};
 pub use status::Status;
 pub use tensor::{DType, Dim, TensorSpec};
-pub use transport::{HostMemory, LinkKind, Placement, Transport, WaitPolicy};
+pub use transport::{
+    HostMemory, LinkKind, MemoryChoice, Placement, Staged, Transport, WaitPolicy, Why,
+};

@@ -1,5 +1,7 @@
 //! The named steps of a request, and how long each took.
 
+use crate::transport::Staged;
+
 /// A step of a request. See `docs/MEASURING.md` for where each starts and stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(usize)]
@@ -88,28 +90,42 @@ impl Stage {
 /// Marks a stage that did not happen. 2^64-1 ns are 584 years, so no duration is lost to it.
 const ABSENT: u64 = u64::MAX;
 
-/// A duration per stage, in nanoseconds; a stage that did not happen has none.
+/// A duration per stage, in nanoseconds; a stage that did not happen has none. With them goes what
+/// explains the copies among them.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct StageTimes([u64; Stage::COUNT]);
+pub struct StageTimes {
+    ns: [u64; Stage::COUNT],
+    staged: Option<Staged>,
+}
 
 impl StageTimes {
     /// No stage has happened.
-    pub const NONE: StageTimes = StageTimes([ABSENT; Stage::COUNT]);
+    pub const NONE: StageTimes = StageTimes { ns: [ABSENT; Stage::COUNT], staged: None };
 
     /// The duration of a stage, if it happened.
     pub fn of(&self, stage: Stage) -> Option<u64> {
-        let ns = self.0[stage as usize];
+        let ns = self.ns[stage as usize];
         (ns != ABSENT).then_some(ns)
     }
 
     /// Notes that a stage took `ns`. Durations are cut at 2^64-2.
     pub fn set(&mut self, stage: Stage, ns: u64) {
-        self.0[stage as usize] = ns.min(ABSENT - 1);
+        self.ns[stage as usize] = ns.min(ABSENT - 1);
     }
 
     /// Notes a duration, or that the stage did not happen.
     pub fn put(&mut self, stage: Stage, ns: Option<u64>) {
-        self.0[stage as usize] = ns.map_or(ABSENT, |ns| ns.min(ABSENT - 1));
+        self.ns[stage as usize] = ns.map_or(ABSENT, |ns| ns.min(ABSENT - 1));
+    }
+
+    /// What host memory was to the device that ran the model; `None` where none did.
+    pub fn staged(&self) -> Option<Staged> {
+        self.staged
+    }
+
+    /// Notes what host memory was to the device.
+    pub fn set_staged(&mut self, staged: Option<Staged>) {
+        self.staged = staged;
     }
 
     /// What no part of the server's time claims: `server − Σ parts`. `None` where the server's

@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use ferry_core::{Placement, RegionDescriptor};
-use ferry_memory::{Backing, DeviceAddress, MemoryError};
+use ferry_memory::{Backing, DeviceAddress, MemoryError, Placer};
 
 use crate::driver::device::Device;
 use crate::driver::error::CudaError;
@@ -169,5 +169,38 @@ unsafe impl Backing for PinnedBacking {
 
     fn dma_buf(&self) -> Option<BorrowedFd<'_>> {
         self.memory.dma_buf()
+    }
+}
+
+/// Gives a session's slots the device that runs its model.
+#[derive(Clone, Debug)]
+pub struct CudaPlacer {
+    device: Arc<Device>,
+    on_device: bool,
+}
+
+impl CudaPlacer {
+    /// Slots in the device's own memory.
+    pub fn on_device(device: &Arc<Device>) -> CudaPlacer {
+        CudaPlacer { device: Arc::clone(device), on_device: true }
+    }
+
+    /// Slots in memory of the host that is registered with the device.
+    pub fn registered(device: &Arc<Device>) -> CudaPlacer {
+        CudaPlacer { device: Arc::clone(device), on_device: false }
+    }
+}
+
+impl Placer for CudaPlacer {
+    fn on_device(&self) -> bool {
+        self.on_device
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<Arc<dyn Backing>, MemoryError> {
+        Ok(Arc::new(DeviceBacking::new(&self.device, bytes)?))
+    }
+
+    fn register(&self, memory: Arc<dyn Backing>) -> Result<Arc<dyn Backing>, MemoryError> {
+        Ok(Arc::new(PinnedBacking::new(&self.device, memory)?))
     }
 }

@@ -13,9 +13,10 @@ mod backing;
 #[expect(unsafe_code, reason = "the fence around libcuda")]
 pub mod driver;
 mod flight;
+pub mod picture;
 
 pub use arena::{Arena, ArenaStats};
-pub use backing::{DeviceBacking, PinnedBacking};
+pub use backing::{CudaPlacer, DeviceBacking, PinnedBacking};
 pub use driver::device::{Attributes, Device};
 pub use driver::error::CudaError;
 pub use driver::graph::{Graph, NodeCounts};

@@ -6,7 +6,9 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ferry_core::{BoundSignature, Generation, Request, RequestKind, SessionId, SlotLayout, Status};
+use ferry_core::{
+    BoundSignature, Generation, MemoryChoice, Request, RequestKind, SessionId, SlotLayout, Status,
+};
 use ferry_engine::{Echo, Engine, Pool, PoolOptions, RunOn, Work};
 use ferry_memory::{Arrival, Departure, PeerId, ReplyTo, Slot, SlotTable};
 
@@ -89,7 +91,9 @@ fn dispatch(
         visible: seen,
     };
     let (binding, reply_to) = (Arc::clone(binding), Arc::clone(reply_to));
-    let reply = pool.dispatch(Work { arrival, binding, reply_to }).expect("the lane runs it");
+    let reply = pool
+        .dispatch(Work { arrival, binding, memory: MemoryChoice::Auto, reply_to })
+        .expect("the lane runs it");
     assert_eq!(reply.status, Status::Ok);
     reply.slot
 }

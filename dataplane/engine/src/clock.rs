@@ -59,6 +59,7 @@ pub(crate) fn merge(times: &mut StageTimes, of_engine: &StageTimes) {
             times.set(stage, times.of(stage).unwrap_or(0).saturating_add(ns));
         }
     }
+    times.set_staged(of_engine.staged());
 }
 
 /// How long a request kept an instance busy, in nanoseconds: its stages without the waiting.

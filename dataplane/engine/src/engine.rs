@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use ferry_core::{BoundSignature, Signature, StageTimes};
+use ferry_core::{BoundSignature, MemoryChoice, Signature, StageTimes};
 use ferry_memory::{MemoryError, Region, View};
 
 use crate::guard::ArrivalGuard;
+use crate::options::Picture;
 
 /// One loaded instance of a model, called by one thread at a time.
 ///
@@ -20,6 +21,12 @@ pub trait Engine: Send {
 
     /// How many jobs may be in flight at once; at least 1.
     fn depth(&self) -> usize;
+
+    /// Whether it makes its input of a raw picture by itself, given what the model wants of one;
+    /// [`Job::prepared`] is empty then. Asked once, before the first job.
+    fn prepares(&mut self, _picture: &Picture) -> bool {
+        false
+    }
 
     /// Starts a job, or runs it: a job that is done is returned, one that is in flight comes back
     /// from [`poll`](Engine::poll). At most [`depth`](Engine::depth) jobs may be in flight.
@@ -39,6 +46,8 @@ pub struct Job {
     /// The inputs, where they are not the request's payload but were made from it (a picture
     /// decoded and normalised). Laid out as the payload would be.
     pub prepared: Option<Region>,
+    /// What the session wants its host memory to be to a device.
+    pub memory: MemoryChoice,
 }
 
 impl Job {

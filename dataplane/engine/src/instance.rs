@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
-use ferry_core::{BoundSignature, Signature, Status};
+use ferry_core::{BoundSignature, RequestKind, Signature, Status};
 use ferry_memory::{Departure, Region, ReplyTo};
 
 use crate::clock::{StageClock, busy_ns, merge};
@@ -57,13 +57,14 @@ impl Ready {
 impl Instance {
     pub(crate) fn new(
         label: String,
-        engine: Box<dyn Engine>,
+        mut engine: Box<dyn Engine>,
         preparation: Preparation,
         picture: Option<Picture>,
     ) -> Instance {
         let core = Core {
             label: label.clone(),
             depth: engine.depth().max(1),
+            raw_by_engine: picture.is_some_and(|picture| engine.prepares(&picture)),
             engine: Some(engine),
             preparation,
             picture,
@@ -106,6 +107,8 @@ pub(crate) struct Core {
     /// `None` from a panic to the rebuild.
     engine: Option<Box<dyn Engine>>,
     depth: usize,
+    /// Whether the engine makes its input of raw pictures by itself.
+    raw_by_engine: bool,
     preparation: Preparation,
     picture: Option<Picture>,
     in_flight: usize,
@@ -149,7 +152,7 @@ impl Core {
         work: Work,
         mut clock: StageClock,
     ) -> Option<Ready> {
-        let Work { arrival, binding, reply_to } = work;
+        let Work { arrival, binding, memory, reply_to } = work;
         let mut guard = ArrivalGuard::new(arrival, reply_to, clock.times());
         let prepared = match self.prepare(&guard, &binding, &mut clock) {
             Ok(prepared) => prepared,
@@ -163,7 +166,7 @@ impl Core {
         };
         guard.set_times(clock.times());
         let engine = self.engine.as_mut()?;
-        let job = Job { arrival: guard, binding, prepared };
+        let job = Job { arrival: guard, binding, prepared, memory };
         self.in_flight += 1;
         counters.in_flight.store(self.in_flight, Ordering::Relaxed);
         let submitted = catch_unwind(AssertUnwindSafe(|| engine.submit(job)));
@@ -216,8 +219,9 @@ impl Core {
         }
         self.rebuilds += 1;
         let why = match catch_unwind(AssertUnwindSafe(|| rebuild.load())) {
-            Ok(Ok(engine)) if engine.signature() == like => {
+            Ok(Ok(mut engine)) if engine.signature() == like => {
                 self.depth = engine.depth().max(1);
+                self.raw_by_engine = self.picture.is_some_and(|it| engine.prepares(&it));
                 self.engine = Some(engine);
                 tracing::warn!(instance = %self.label, "engine rebuilt");
                 return true;
@@ -236,6 +240,9 @@ impl Core {
         binding: &BoundSignature,
         clock: &mut StageClock,
     ) -> Result<Option<Region>, Unfit> {
+        if self.raw_by_engine && matches!(arrival.what.kind, RequestKind::Raw { .. }) {
+            return Ok(None);
+        }
         let preparation = &mut self.preparation;
         let prepared =
             catch_unwind(AssertUnwindSafe(|| preparation.prepare(arrival, binding, clock)));
@@ -251,7 +258,7 @@ impl Core {
     }
 
     fn complete(&mut self, counters: &Counters, finished: Finished) -> Ready {
-        let Finished { job: Job { arrival, binding, prepared }, outcome } = finished;
+        let Finished { job: Job { arrival, binding, prepared, .. }, outcome } = finished;
         self.in_flight = self.in_flight.saturating_sub(1);
         if let Some(region) = prepared {
             self.preparation.give_back(region);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ferry_core::{BoundSignature, WaitPolicy};
+use ferry_core::{BoundSignature, MemoryChoice, WaitPolicy};
 use ferry_memory::{Arrival, ReplyTo};
 
 /// Most urgent requests taken in a row while normal ones wait. Priorities are the clients' own
@@ -19,6 +19,10 @@ const ADAPTIVE_SPIN: Duration = Duration::from_micros(50);
 /// How long `spin` looks before it sleeps: a model that nobody uses must not hold a core.
 const SPIN_IDLE_MAX: Duration = Duration::from_millis(200);
 
+/// How long `adaptive` looks at work that a device has in flight before it sleeps: longer than most
+/// models take, as a sleep ends 50 µs late or more, and somebody waits for every one of them.
+const IN_FLIGHT_SPIN: Duration = Duration::from_millis(5);
+
 /// How often the clock is read while looking: a reading costs more than a look.
 const LOOKS_PER_CLOCK: u32 = 32;
 
@@ -29,6 +33,8 @@ pub struct Work {
     pub arrival: Arrival,
     /// What its session agreed on.
     pub binding: Arc<BoundSignature>,
+    /// What its session wants host memory to be to a device.
+    pub memory: MemoryChoice,
     /// Where the reply goes, if it is not ready at once.
     pub reply_to: Arc<dyn ReplyTo>,
 }
@@ -101,9 +107,9 @@ impl Queue {
         }
     }
 
-    /// How long a worker looks for what it waits for before it sleeps.
-    pub(crate) fn spin(&self) -> Duration {
-        self.spin
+    /// How long a worker looks at what its engine has in flight before it sleeps.
+    pub(crate) fn in_flight_spin(&self) -> Duration {
+        if self.spin.is_zero() { Duration::ZERO } else { self.spin.max(IN_FLIGHT_SPIN) }
     }
 
     /// Most requests in one level.

@@ -79,7 +79,7 @@ impl Pending {
 
     fn idle(&mut self, queue: &Queue, room: bool) {
         let waited = self.since.get_or_insert_with(Instant::now).elapsed();
-        if waited < queue.spin() {
+        if waited < queue.in_flight_spin() {
             std::hint::spin_loop();
             return;
         }

@@ -120,6 +120,7 @@ fn round(wait: WaitPolicy, window: u32, requests: u64) -> Result<f64, Failed> {
         token: Token::new([7; Token::BYTES]),
         layout: SlotLayout { slots: window, request_bytes: bytes, reply_bytes: bytes },
         wait,
+        placer: None,
     };
     lane.admit(admission.clone())?;
     let (link, table) = door.connect(admission.session, admission.generation, &admission.token)?;

@@ -214,7 +214,16 @@ fn over_link<C: Link + 'static>(
     connect: fn(ferry_core::Endpoint) -> (C, Arc<SlotTable>),
 ) -> Round {
     let (token, layout, generation) = (TOKEN, LAYOUT, Generation::FIRST);
-    server.admit(Admission { session: SESSION, generation, token, layout, wait: policy }).unwrap();
+    server
+        .admit(Admission {
+            session: SESSION,
+            generation,
+            token,
+            layout,
+            wait: policy,
+            placer: None,
+        })
+        .unwrap();
     let endpoint = server.endpoint();
     let (mut client, table) = std::thread::scope(|scope| {
         let connecting = scope.spawn(move || connect(endpoint));

@@ -125,7 +125,7 @@ fn with_link(run: impl FnOnce(RoundTrip<'_>)) {
     let endpoint = listener.endpoint();
     let (session, generation) = (SessionId(1), Generation::FIRST);
     let (token, wait) = (Token::new([1; Token::BYTES]), WaitPolicy::Spin);
-    let admission = Admission { session, generation, token, layout: LAYOUT, wait };
+    let admission = Admission { session, generation, token, layout: LAYOUT, wait, placer: None };
     let descriptor = listener.admit(admission).unwrap();
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -183,7 +183,8 @@ fn many(count: u64) {
     let descriptors: Vec<_> = (1..=count)
         .map(|id| {
             let (session, wait) = (SessionId(id), WaitPolicy::Spin);
-            let admission = Admission { session, generation, token, layout: LAYOUT, wait };
+            let admission =
+                Admission { session, generation, token, layout: LAYOUT, wait, placer: None };
             let start = Instant::now();
             let descriptor = listener.admit(admission).unwrap();
             opened.push(start.elapsed().as_nanos());

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use ferry_core::{Body, Frame, FrameError, Generation, SessionId, SlotLayout, Token, WaitPolicy};
-use ferry_memory::{PeerId, Slot, SlotTable};
+use ferry_memory::{
+    Backing, HeapBacking, MemoryError, PeerAccess, PeerId, Placer, Region, Slot, SlotTable,
+};
 
 pub use crate::roster::{is_goodbye, status_for};
 
@@ -20,6 +22,26 @@ pub struct Admission {
     pub layout: SlotLayout,
     /// How the client's end waits; the lane waits no more eagerly than its most eager session.
     pub wait: WaitPolicy,
+    /// Where the server's slots are to lie, where that is not plain memory of the host.
+    pub placer: Option<Arc<dyn Placer>>,
+}
+
+impl Admission {
+    /// Slots in memory of the server alone, for links that place what arrives themselves.
+    ///
+    /// # Errors
+    /// [`MemoryError`] if memory is short, or a device refuses it.
+    pub fn private_slots(&self) -> Result<Arc<SlotTable>, MemoryError> {
+        let Some(placer) = &self.placer else { return SlotTable::private(self.layout) };
+        let bytes = SlotTable::bytes(&self.layout)?;
+        let memory = if placer.on_device() {
+            placer.allocate(bytes)?
+        } else {
+            let plain: Arc<dyn Backing> = Arc::new(HeapBacking::new(bytes)?);
+            placer.register(plain)?
+        };
+        SlotTable::over(self.layout, PeerAccess::None, &Region::whole(memory))
+    }
 }
 
 /// A session that a link knows, with its slots.

@@ -56,7 +56,7 @@ impl Roster {
             }
             _ => {}
         }
-        let table = SlotTable::private(admission.layout)?;
+        let table = admission.private_slots()?;
         let member = Member { admission, table, seat: Seat::Empty };
         let replaced = self.members.insert(session, member);
         Ok(replaced.and_then(|old| old.peer()))
@@ -155,7 +155,14 @@ mod tests {
     fn admission(generation: u32) -> Admission {
         let layout = SlotLayout { slots: 1, request_bytes: 10, reply_bytes: 10 };
         let (token, wait) = (Token::new([3; 32]), WaitPolicy::Block);
-        Admission { session: SESSION, generation: Generation(generation), token, layout, wait }
+        Admission {
+            session: SESSION,
+            generation: Generation(generation),
+            token,
+            layout,
+            wait,
+            placer: None,
+        }
     }
 
     fn hello(generation: u32, token: u8) -> Frame {

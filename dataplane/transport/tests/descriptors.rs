@@ -49,7 +49,7 @@ fn open_and_close(server: &mut dyn Listener, connections: u64) {
     for n in 1..=connections {
         let (session, generation, token) = (SessionId(n), Generation::FIRST, TOKEN);
         let (layout, wait) = (LAYOUT, WaitPolicy::Block);
-        server.admit(Admission { session, generation, token, layout, wait }).unwrap();
+        server.admit(Admission { session, generation, token, layout, wait, placer: None }).unwrap();
         std::thread::scope(|scope| {
             let connecting = std::thread::Builder::new()
                 .spawn_scoped(scope, || drop(client(&endpoint, session)))

@@ -25,7 +25,7 @@ const SURVIVOR: SessionId = SessionId(1);
 
 fn admission(session: SessionId) -> Admission {
     let (generation, wait) = (Generation::FIRST, WaitPolicy::Adaptive);
-    Admission { session, generation, token: TOKEN, layout: LAYOUT, wait }
+    Admission { session, generation, token: TOKEN, layout: LAYOUT, wait, placer: None }
 }
 
 fn connect(socket: &str, session: SessionId, bytes: u64) -> (ShmClient, Vec<ferry_memory::Slot>) {

@@ -1,5 +1,6 @@
 //! Stores what happens seldom, one statement each.
 
+use ferry_core::Placement;
 use sqlx::query;
 use sqlx::sqlite::SqliteConnection;
 
@@ -67,7 +68,10 @@ pub(crate) async fn insert_session(
     .bind(session.transport.name())
     .bind(session.transport.link().name())
     .bind(session.placement.to_string())
-    .bind(session.memory.name())
+    .bind(match session.placement {
+        Placement::Host => session.memory.name(),
+        Placement::Cuda(_) => "device",
+    })
     .bind(session.connection.name())
     .bind(session.wait.name())
     .bind(i64::from(session.slots))

@@ -8,10 +8,10 @@ use super::number;
 use crate::store::{Batch, StoreError};
 
 /// Rows per statement, largest first; a batch is cut greedily. A statement may have 32,766
-/// parameters, which is 1,365 rows.
+/// parameters, which is 1,310 rows.
 const ROWS: [usize; 4] = [1000, 100, 10, 1];
 /// The columns before those of the stages.
-const COLUMNS: [&str; 11] = [
+const COLUMNS: [&str; 12] = [
     "run_id",
     "session_id",
     "request",
@@ -23,6 +23,7 @@ const COLUMNS: [&str; 11] = [
     "bytes_out",
     "started_unix_ns",
     "unattributed_ns",
+    "staged",
 ];
 const COLUMNS_ALL: usize = COLUMNS.len() + Stage::COUNT;
 
@@ -83,6 +84,8 @@ fn arguments(
         arguments.add(number(record.bytes_out))?;
         arguments.add(number(record.started_unix_ns))?;
         arguments.add(record.times.unattributed().map(number))?;
+        let staged = record.times.staged().map(|it| u16::from_le_bytes(it.to_wire()));
+        arguments.add(staged.map(i64::from))?;
         for stage in Stage::ALL {
             arguments.add(record.times.of(stage).map(number))?;
         }

@@ -8,7 +8,7 @@ use sqlx::sqlite::SqliteConnection;
 use crate::store::StoreError;
 
 /// Number, name, the way up and the way down of each change to the schema.
-const MIGRATIONS: [(i64, &str, &str, &str); 2] = [
+const MIGRATIONS: [(i64, &str, &str, &str); 3] = [
     (
         1,
         "tables",
@@ -20,6 +20,12 @@ const MIGRATIONS: [(i64, &str, &str, &str); 2] = [
         "views",
         include_str!("../../../../migrations/sqlite/0002_views.up.sql"),
         include_str!("../../../../migrations/sqlite/0002_views.down.sql"),
+    ),
+    (
+        3,
+        "staged",
+        include_str!("../../../../migrations/sqlite/0003_staged.up.sql"),
+        include_str!("../../../../migrations/sqlite/0003_staged.down.sql"),
     ),
 ];
 

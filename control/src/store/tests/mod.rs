@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferry_core::{
-    HostMemory, KindName, Placement, RequestRecord, SessionId, Stage, StageTimes, Status,
-    Transport, WaitPolicy,
+    HostMemory, KindName, MemoryChoice, Placement, RequestRecord, SessionId, Stage, StageTimes,
+    Status, Transport, WaitPolicy,
 };
 
 use super::*;
@@ -48,7 +48,7 @@ pub(super) fn session(id: u64, run: i64, transport: Transport) -> SessionRow {
         engine: "onnx".to_owned(),
         transport,
         placement: Placement::Cuda(1),
-        memory: HostMemory::Pinned,
+        memory: MemoryChoice::Always(HostMemory::Pinned),
         connection: Connection::Direct,
         wait: WaitPolicy::Spin,
         slots: 4,

@@ -28,6 +28,7 @@ pub(super) fn admission(session: u64) -> Admission {
         token: Token::new([session.to_le_bytes()[0]; Token::BYTES]),
         layout: LAYOUT,
         wait: WaitPolicy::Adaptive,
+        placer: None,
     }
 }
 

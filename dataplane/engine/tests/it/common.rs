@@ -4,8 +4,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use ferry_core::{
-    BoundSignature, Generation, Request, RequestKind, SessionId, Signature, SlotLayout, Stage,
-    StageTimes, Status,
+    BoundSignature, Generation, MemoryChoice, Request, RequestKind, SessionId, Signature,
+    SlotLayout, Stage, StageTimes, Status,
 };
 use ferry_engine::{Echo, Engine, EngineError, Finished, Job, Work};
 use ferry_memory::{Arrival, Backing, Departure, HeapBacking, PeerAccess, PeerId, Region};
@@ -62,7 +62,7 @@ impl Client {
         };
         self.next += 1;
         let reply_to = Arc::clone(&self.inbox) as Arc<dyn ReplyTo>;
-        Work { arrival, binding: Arc::clone(&self.binding), reply_to }
+        Work { arrival, binding: Arc::clone(&self.binding), memory: MemoryChoice::Auto, reply_to }
     }
 
     pub(crate) fn tensor(&mut self, payload: &[u8]) -> Work {

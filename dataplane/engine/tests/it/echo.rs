@@ -1,7 +1,7 @@
 //! What the echo engine gives back.
 
 use crate::common::{Client, payload};
-use ferry_core::{Stage, Status};
+use ferry_core::{MemoryChoice, Stage, Status};
 use ferry_engine::{Echo, Engine, Job};
 use proptest::prelude::*;
 
@@ -11,7 +11,12 @@ fn echo(input: &[u8], out_bytes: usize) -> Vec<u8> {
     // What an earlier reply left there must not show.
     let stale = vec![0xa5; work.arrival.slot.reply().bytes()];
     work.arrival.slot.reply().copy_in(0, &stale).unwrap();
-    let job = Job { arrival: work.arrival.into(), binding: work.binding, prepared: None };
+    let job = Job {
+        arrival: work.arrival.into(),
+        binding: work.binding,
+        prepared: None,
+        memory: MemoryChoice::Auto,
+    };
     let finished = Echo::new().submit(job).expect("echo runs at once");
     let times = finished.outcome.expect("echo cannot fail");
     assert!(times.of(Stage::Infer).is_some());
@@ -37,7 +42,12 @@ fn bytes_behind_the_payload_are_not_read() {
     let mut client = Client::new(1, 8, 8);
     let mut work = client.tensor(&[1; 8]);
     work.arrival.payload_bytes = 7;
-    let job = Job { arrival: work.arrival.into(), binding: work.binding, prepared: None };
+    let job = Job {
+        arrival: work.arrival.into(),
+        binding: work.binding,
+        prepared: None,
+        memory: MemoryChoice::Auto,
+    };
     let finished = Echo::new().submit(job).expect("echo runs at once");
     assert!(finished.outcome.is_err());
 }

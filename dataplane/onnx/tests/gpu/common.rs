@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use ferry_core::{BoundSignature, Generation, Request, RequestKind, SessionId, SlotLayout};
+use ferry_core::{
+    BoundSignature, Generation, MemoryChoice, Request, RequestKind, SessionId, SlotLayout,
+};
 use ferry_cuda::{Device, DeviceBacking, PinnedBacking};
 use ferry_engine::{Engine, Finished, Job};
 use ferry_memory::{Arrival, Backing, HeapBacking, PeerAccess, PeerId, Region, SlotTable};
@@ -106,7 +108,12 @@ pub(crate) fn again(
         seen: now,
         visible: now,
     };
-    Job { arrival: arrival.into(), binding: Arc::clone(binding), prepared: None }
+    Job {
+        arrival: arrival.into(),
+        binding: Arc::clone(binding),
+        prepared: None,
+        memory: MemoryChoice::Auto,
+    }
 }
 
 pub(crate) fn finish(engine: &mut dyn Engine, job: Job) -> Finished {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ferry_core::{
-    BoundSignature, Generation, Request, RequestKind, SessionId, SlotLayout, StageTimes,
+    BoundSignature, Generation, MemoryChoice, Request, RequestKind, SessionId, SlotLayout,
+    StageTimes,
 };
 use ferry_engine::{Engine, EngineError, Finished, Job};
 use ferry_memory::{Arrival, Backing, HeapBacking, PeerAccess, PeerId, Region, SlotTable};
@@ -83,7 +84,12 @@ pub(crate) fn job(table: &Arc<SlotTable>, binding: &Arc<BoundSignature>, request
         seen: now,
         visible: now,
     };
-    Job { arrival: arrival.into(), binding: Arc::clone(binding), prepared: None }
+    Job {
+        arrival: arrival.into(),
+        binding: Arc::clone(binding),
+        prepared: None,
+        memory: MemoryChoice::Auto,
+    }
 }
 
 /// Runs a job to its end; the reply's payload and the stages.

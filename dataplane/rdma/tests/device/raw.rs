@@ -37,6 +37,7 @@ pub(crate) fn admission(session: u64, generation: u32) -> Admission {
         token: Token::new([7; 32]),
         layout: LAYOUT,
         wait: WaitPolicy::Spin,
+        placer: None,
     }
 }
 

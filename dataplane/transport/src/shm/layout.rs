@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ferry_core::{FRAME_BYTES, RegionDescriptor, SlotIndex, SlotLayout};
 use ferry_memory::ring::{RING_BYTES, SharedRing, ring_in};
 use ferry_memory::slots::HALF_ALIGN_BYTES;
-use ferry_memory::{Backing, MemoryError, Region, SharedBacking, SlotTable};
+use ferry_memory::{Backing, MemoryError, Placer, Region, SharedBacking, SlotTable};
 
 /// The ring by which the client says which slots hold requests.
 const REQUESTS_AT: usize = 0;
@@ -94,12 +94,14 @@ pub(super) struct SessionMemory {
 }
 
 impl SessionMemory {
-    /// Finds the parts of `memory`.
+    /// Finds the parts of `memory`, which a device gets to know where there is a `placer`.
     pub(super) fn new(
         memory: &Arc<SharedBacking>,
         layout: &SessionLayout,
+        placer: Option<&dyn Placer>,
     ) -> Result<SessionMemory, MemoryError> {
         let backing: Arc<dyn Backing> = Arc::<SharedBacking>::clone(memory);
+        let backing = placer.map_or(Ok(Arc::clone(&backing)), |it| it.register(backing))?;
         let whole = Region::whole(backing);
         let headers = whole.part(HEADERS_AT, layout.slots_at - HEADERS_AT)?;
         Ok(SessionMemory {

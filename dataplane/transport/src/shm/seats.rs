@@ -87,6 +87,7 @@ mod tests {
             token: Token::new([1; 32]),
             layout: SlotLayout { slots: 1, request_bytes: 1, reply_bytes: 1 },
             wait: WaitPolicy::Block,
+            placer: None,
         };
         let peer = seats.next_peer();
         seats.put(Session::new(peer, admission).unwrap().0);

@@ -47,7 +47,7 @@ impl Session {
         let (backing, memfd) = SharedBacking::create(layout.bytes(), admission.layout)?;
         let undescribed = || MemoryError::Layout { what: format!("{layout:?} is too long") };
         let descriptor = backing.describe().ok_or_else(undescribed)?;
-        let memory = SessionMemory::new(&Arc::new(backing), &layout)?;
+        let memory = SessionMemory::new(&Arc::new(backing), &layout, admission.placer.as_deref())?;
         let table = SlotTable::over(admission.layout, PeerAccess::Writes, &memory.slots)?;
         let session = Session {
             admitted: Admitted { peer, admission, table },

@@ -37,6 +37,7 @@ fn admission(session: u64) -> Admission {
         token: Token::new([9; Token::BYTES]),
         layout: LAYOUT,
         wait: WaitPolicy::Adaptive,
+        placer: None,
     }
 }
 
@@ -153,7 +154,7 @@ impl Hostile {
         };
         let layout = SessionLayout::new(LAYOUT).unwrap();
         let backing = SharedBacking::import(memfd, layout.bytes(), LAYOUT).unwrap();
-        let memory = SessionMemory::new(&Arc::new(backing), &layout).unwrap();
+        let memory = SessionMemory::new(&Arc::new(backing), &layout, None).unwrap();
         let (headers, requests) = (memory.headers, Producer::new(memory.requests));
         Hostile { socket, bell: Bell::from(bell), headers, requests }
     }

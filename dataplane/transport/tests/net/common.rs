@@ -33,7 +33,7 @@ pub(crate) fn layout(slots: u32, request_bytes: u64, reply_bytes: u64) -> SlotLa
 
 pub(crate) fn admission(session: u64, generation: Generation, layout: SlotLayout) -> Admission {
     let (wait, token) = (WaitPolicy::Block, token(session));
-    Admission { session: SessionId(session), generation, token, layout, wait }
+    Admission { session: SessionId(session), generation, token, layout, wait, placer: None }
 }
 
 /// Connects with the right token in a thread of its own while `server` is polled here.

@@ -26,6 +26,7 @@ pub(super) fn admission(session: u64, slots: u32) -> Admission {
         token: Token::new([session.to_le_bytes()[0]; 32]),
         layout: SlotLayout { slots, request_bytes: 256, reply_bytes: 256 },
         wait: WaitPolicy::Adaptive,
+        placer: None,
     }
 }
 

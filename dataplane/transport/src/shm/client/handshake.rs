@@ -65,7 +65,7 @@ fn map(
     layout: &SessionLayout,
 ) -> Result<(SessionMemory, Arc<SlotTable>), MemoryError> {
     let backing = SharedBacking::import(memfd, layout.bytes(), layout.slots())?;
-    let memory = SessionMemory::new(&Arc::new(backing), layout)?;
+    let memory = SessionMemory::new(&Arc::new(backing), layout, None)?;
     // The server writes only the reply half of a slot that is in flight, and is trusted to.
     let table = SlotTable::over(layout.slots(), PeerAccess::None, &memory.slots)?;
     Ok((memory, table))

@@ -1,0 +1,25 @@
+//! Where a session's slots are to lie, where that is not plain memory of the host.
+
+use std::sync::Arc;
+
+use crate::backing::{Backing, MemoryError};
+
+/// Makes memory of a device, or makes memory of the host known to one. A link is given one with
+/// the session and knows nothing of the device.
+pub trait Placer: Send + Sync + std::fmt::Debug {
+    /// Whether slots lie in the device's own memory, made by [`allocate`](Placer::allocate); else
+    /// the link makes memory of the host and has it [`register`](Placer::register)ed.
+    fn on_device(&self) -> bool;
+
+    /// `bytes` zeroed bytes of the device's memory.
+    ///
+    /// # Errors
+    /// What the device says.
+    fn allocate(&self, bytes: usize) -> Result<Arc<dyn Backing>, MemoryError>;
+
+    /// The same memory, which the device can reach from now on.
+    ///
+    /// # Errors
+    /// What the device says.
+    fn register(&self, memory: Arc<dyn Backing>) -> Result<Arc<dyn Backing>, MemoryError>;
+}

@@ -89,7 +89,8 @@ impl Server {
             .parse()
             .map_err(|error| BuildError::Location(crate::error::chain(&error)))?;
         let refused = |source| BuildError::Store { url: config.store.clone(), source };
-        let store = SqliteStore::open(location, SqliteConfig::default()).await.map_err(refused)?;
+        let options = SqliteConfig { bytes_max: config.store_bytes_max, ..SqliteConfig::default() };
+        let store = SqliteStore::open(location, options).await.map_err(refused)?;
         let store: Arc<dyn TimingStore> = Arc::new(store);
         let machine = machine::describe();
         let libraries_json = engines::libraries_json(&config);

@@ -20,6 +20,8 @@ pub struct Config {
     pub data_host: Option<String>,
     /// Where timings go.
     pub store: String,
+    /// Most bytes that the store's file may grow to; `None`: what the disk holds.
+    pub store_bytes_max: Option<u64>,
     /// The model folder.
     pub models: Option<PathBuf>,
     /// The native library of ONNX Runtime; `None`: the loader's own search.
@@ -74,6 +76,7 @@ impl Default for Config {
             listen: "127.0.0.1:7077".into(),
             data_host: None,
             store: "sqlite:ferry.sqlite".into(),
+            store_bytes_max: None,
             models: None,
             onnxruntime: None,
             lanes: LaneCounts { shm: 2, tcp: 2, zmq: 1, rdma: 1, local: 1 },

@@ -107,7 +107,9 @@ async fn cut_under_tasks(between: &Between, transport: Transport) {
             slot.input_mut(0).unwrap().fill(value);
             tasks.push(tokio::spawn(async move {
                 let told = session.infer(slot).await;
-                assert!(matches!(told, Err(Error::LinkLost(_))), "{told:?}");
+                // The second is for whoever came only after another task had resumed.
+                let is_told = matches!(told, Err(Error::LinkLost(_) | Error::ForeignSlot));
+                assert!(is_told, "{told:?}");
                 // The very next one, of each task, whoever of them resumes.
                 let mut slot = session.slot().await.unwrap();
                 slot.input_mut(0).unwrap().fill(value);

@@ -25,9 +25,12 @@ use crate::store::{
 /// How long the last rows may take when the server ends.
 const FLUSH_WAIT: Duration = Duration::from_secs(10);
 
-/// How long the last replies may take from a link into the hands of the kernel, if their clients
-/// read: ending a session cuts off what its link still holds, and no link says how much that is.
-const LAST_REPLIES: Duration = Duration::from_millis(100);
+/// How long the last replies may take from a link into the hands of the kernel: their clients may
+/// read slowly, and ending a session cuts off what its link still holds.
+const LAST_REPLIES: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether they have.
+const LAST_REPLIES_LOOK: Duration = Duration::from_millis(5);
 
 /// Why a server could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -145,8 +148,13 @@ impl Server {
     /// was in flight has been waited for before.
     pub(crate) async fn end(self) {
         let Server { state, writer } = self;
-        if state.sessions.count() > 0 {
-            tokio::time::sleep(LAST_REPLIES).await;
+        let deadline = Instant::now() + LAST_REPLIES;
+        while state.lanes.leaving() > 0 && Instant::now() < deadline {
+            tokio::time::sleep(LAST_REPLIES_LOOK).await;
+        }
+        let cut_off = state.lanes.leaving();
+        if cut_off > 0 {
+            tracing::warn!(cut_off, "clients did not read their last replies in time");
         }
         for session in state.sessions.all() {
             let status = ferry_core::Status::Draining;

@@ -1,14 +1,16 @@
 //! The binary itself: its first line, its signals, its exit codes.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ferry_core::{Status, Transport};
 use ferry_proto::v1;
+use ferry_proto::v1::admin_client::AdminClient;
 use ferry_proto::v1::sessions_client::SessionsClient;
 use rustix::process::{Pid, Signal, kill_process};
+use tonic::transport::Channel;
 
 use crate::common::{Client, LONG, ask, until};
 
@@ -102,6 +104,55 @@ async fn sigterm_under_load_answers_what_was_accepted_and_ends_with_0() {
     }
     let rows = stored(folder.path()).await;
     assert!(rows >= answered, "{rows} rows for {answered} answers");
+}
+
+/// More than the kernel keeps between two ends of a connection.
+const LONG_REPLY: usize = 32 << 20;
+
+/// A server with one request served whose reply its client has not begun to read.
+async fn with_unread_reply(folder: &Path) -> (Ferryd, Client) {
+    let ferryd = Ferryd::start(folder);
+    let channel = Channel::from_shared(format!("http://{}", ferryd.address)).unwrap();
+    let channel = channel.connect().await.unwrap();
+    let asked = ask(Transport::Tcp, 64, LONG_REPLY as u64);
+    let opened = SessionsClient::new(channel.clone()).open(asked).await.unwrap().into_inner();
+    let mut client = Client::connect(&opened);
+    client.send(&[7; 64]);
+    let mut admin = AdminClient::new(channel);
+    let late = Instant::now() + LONG;
+    loop {
+        let status = admin.status(v1::StatusRequest {}).await.unwrap().into_inner();
+        if status.lanes.iter().any(|lane| lane.replies == 1) {
+            return (ferryd, client);
+        }
+        assert!(Instant::now() < late, "not served");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_reader_gets_its_last_reply_whole_before_the_server_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut ferryd, mut client) = with_unread_reply(folder.path()).await;
+    ferryd.signal(Signal::TERM);
+    // It reads only after a pause, while the server waits to end.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(ferryd.child.try_wait().unwrap().is_none(), "it ended with a reply of somebody's");
+    let (status, payload) = client.reply();
+    assert_eq!((status, payload.len()), (Status::Ok, LONG_REPLY));
+    assert!(payload.iter().all(|&byte| byte == 7));
+    assert_eq!(ferryd.wait().code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_never_reads_its_last_reply_does_not_keep_the_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut ferryd, client) = with_unread_reply(folder.path()).await;
+    ferryd.signal(Signal::TERM);
+    assert_eq!(ferryd.wait().code(), Some(0));
+    drop(client);
+    let mut said = String::new();
+    ferryd.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(said.contains("cut_off=1"), "{said}");
 }
 
 /// What a process holds: descriptors, and mappings of memory that sessions share.

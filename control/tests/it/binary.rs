@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use ferry_core::{Status, Transport};
@@ -10,16 +11,18 @@ use ferry_proto::v1;
 use ferry_proto::v1::admin_client::AdminClient;
 use ferry_proto::v1::sessions_client::SessionsClient;
 use rustix::process::{Pid, Signal, kill_process};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection};
 use tonic::transport::Channel;
 
 use crate::common::{Client, LONG, ask, until};
 
-struct Ferryd {
-    child: Child,
-    address: String,
+pub(crate) struct Ferryd {
+    pub(crate) child: Child,
+    pub(crate) address: String,
 }
 
-fn command(folder: &Path, listen: &str) -> Command {
+pub(crate) fn command(folder: &Path, listen: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ferryd"));
     command.current_dir(folder).args(["--listen", listen, "--store", "sqlite:f.db"]);
     command.args(["--log", "warn"]).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -31,7 +34,7 @@ impl Ferryd {
         Ferryd::spawn(&mut command(folder, "127.0.0.1:0"))
     }
 
-    fn spawn(command: &mut Command) -> Ferryd {
+    pub(crate) fn spawn(command: &mut Command) -> Ferryd {
         let mut child = command.spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
@@ -40,12 +43,12 @@ impl Ferryd {
         Ferryd { child, address }
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id().try_into().unwrap()).unwrap();
         kill_process(pid, signal).unwrap();
     }
 
-    fn wait(&mut self) -> ExitStatus {
+    pub(crate) fn wait(&mut self) -> ExitStatus {
         let deadline = Instant::now() + LONG;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -199,20 +202,22 @@ async fn expired_sessions_leave_no_descriptor_and_no_mapping() {
 
 /// Rows of ended runs in the store that the server left behind.
 async fn stored(folder: &Path) -> u64 {
-    use ferry_control::store::{
-        Cell, Location, QueryLimits, SqliteConfig, SqliteStore, TimingStore,
-    };
-    let url = format!("sqlite:{}", folder.join("f.db").display());
-    let location: Location = url.parse().unwrap();
-    let store = SqliteStore::open(location, SqliteConfig::default()).await.unwrap();
-    let sql = "SELECT count(*) FROM request_rows JOIN runs ON runs.id = run_id \
+    let sql = "SELECT count(*), 0 FROM request_rows JOIN runs ON runs.id = run_id \
                WHERE finished_unix_ns IS NOT NULL";
-    let rows = store.query(sql, QueryLimits::default()).await.unwrap().all().await.unwrap();
-    store.close().await;
-    match rows[0][0] {
-        Cell::Integer(count) => count.try_into().unwrap(),
-        ref other => panic!("{other:?}"),
-    }
+    counts(folder, sql).await.0
+}
+
+/// Runs in the store that a server left behind, and those of them that have ended.
+pub(crate) async fn finished_runs(folder: &Path) -> (u64, u64) {
+    counts(folder, "SELECT count(*), count(finished_unix_ns) FROM runs").await
+}
+
+async fn counts(folder: &Path, sql: &'static str) -> (u64, u64) {
+    let url = format!("sqlite:{}", folder.join("f.db").display());
+    let mut store = SqliteConnectOptions::from_str(&url).unwrap().connect().await.unwrap();
+    let (a, b): (i64, i64) = sqlx::query_as(sql).fetch_one(&mut store).await.unwrap();
+    store.close().await.unwrap();
+    (a.try_into().unwrap(), b.try_into().unwrap())
 }
 
 #[test]

@@ -14,5 +14,6 @@ mod quotas;
 mod refused;
 mod restart;
 mod runs;
+mod starting;
 mod store;
 mod transports;

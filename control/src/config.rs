@@ -97,6 +97,13 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Most sessions that the tenants may have together.
+    pub fn sessions_max(&self) -> u64 {
+        let all = self.tenants.iter().map(|tenant| tenant.quota.sessions);
+        let wanted = if self.tenants.is_empty() { self.quota.sessions } else { all.sum() };
+        wanted.min(crate::sessions::SESSIONS_MAX as u64)
+    }
+
     /// The host that data-plane links bind and announce.
     pub fn data_host(&self) -> &str {
         let own = || self.listen.rsplit_once(':').map_or(self.listen.as_str(), |(host, _)| host);

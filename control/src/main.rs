@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use ferry_control::{Config, ConfigError, Server, Settings, bind};
+use ferry_control::{Config, ConfigError, Server, Settings, bind, limits};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -69,6 +69,7 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => return complain(USAGE, &chain(&error)),
     };
+    limits::raise_descriptors(config.sessions_max());
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return complain(1, &format!("start the threads of the runtime: {error}")),

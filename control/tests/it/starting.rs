@@ -1,10 +1,10 @@
-//! The binary while it starts, told to end.
+//! The binary while it starts: told to end, and the limits that it finds.
 
 use std::fs::OpenOptions;
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ferry_proto::v1;
@@ -95,4 +95,40 @@ async fn sigterm_while_a_model_is_loaded_by_a_call_ends_it_too() {
     drop(pipe);
     assert!(call.await.unwrap().is_err(), "whoever called is told");
     assert_eq!(finished_runs(folder.path()).await, (1, 1), "the run has an end");
+}
+
+/// The soft and the hard limit of descriptors of a process.
+fn descriptors(ferryd: &Ferryd) -> (u64, u64) {
+    let limits = format!("/proc/{}/limits", ferryd.child.id());
+    let limits = std::fs::read_to_string(limits).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let mut numbers = line.split_whitespace().filter_map(|word| word.parse().ok());
+    (numbers.next().unwrap(), numbers.next().unwrap())
+}
+
+/// Starts with these limits; what it is once it serves, and what it said until it ended.
+fn with_limits(limits: &str, options: &[&str]) -> ((u64, u64), String) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut limited = Command::new("sh");
+    limited.args(["-c", &format!("{limits} && exec \"$0\" \"$@\"")]);
+    limited.arg(env!("CARGO_BIN_EXE_ferryd")).args(["--listen", "127.0.0.1:0"]).args(options);
+    limited.args(["--store", "sqlite:f.db"]);
+    limited.current_dir(folder.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut ferryd = Ferryd::spawn(&mut limited);
+    let has = descriptors(&ferryd);
+    ferryd.signal(Signal::TERM);
+    assert_eq!(ferryd.wait().code(), Some(0));
+    (has, text(ferryd.child.stderr.take().unwrap()))
+}
+
+#[test]
+fn the_limit_of_descriptors_is_raised_as_far_as_it_goes_and_said_where_that_is_too_low() {
+    let (has, said) = with_limits("ulimit -Sn 200", &["--quota-sessions", "4"]);
+    assert!(has.0 == has.1 && has.0 > 200, "{has:?}");
+    assert!(said.contains("raised") && !said.contains("quota-sessions"), "{said}");
+    let (has, said) = with_limits("ulimit -Sn 200 && ulimit -Hn 300", &[]);
+    assert_eq!(has, (300, 300));
+    for part in ["300 descriptors", "some 11 sessions", "4096", "ulimit -Hn"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
 }

@@ -180,8 +180,7 @@ impl Lane {
             self.in_flight += 1;
             counters.in_flight.set(self.in_flight);
             if let Some(departure) = self.handler.handle(arrival) {
-                self.reply(departure);
-                self.landed();
+                self.depart(departure);
             }
             return;
         };

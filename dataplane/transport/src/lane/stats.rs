@@ -64,7 +64,7 @@ counters! {
     stale,
     /// Replies that the link did not take although the session was there.
     unsent,
-    /// Requests with the handler now. Counted until their replies are `leaving`.
+    /// Requests with the handler now. Each is counted as `leaving` before it ceases to be here.
     in_flight,
     /// Replies that the link took and has not handed on, to the kernel or to a library: their
     /// clients read slowly.

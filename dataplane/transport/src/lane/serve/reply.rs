@@ -11,11 +11,15 @@ use crate::clock::between_ns;
 use crate::link::{EVENTS_PER_POLL_MAX, LinkError, Transfer};
 
 impl Lane {
-    /// A request came back from the handler, and its reply is with the link: whoever sees that
-    /// nothing is in flight sees what is leaving.
-    pub(super) fn landed(&mut self) {
+    /// A request came back from the handler. It counts as leaving before it ceases to be in flight:
+    /// whoever sees that nothing is in flight sees what is leaving. And it is not in flight any
+    /// more when its client has the reply.
+    pub(super) fn depart(&mut self, departure: Departure) {
+        self.arose(1);
         self.in_flight = self.in_flight.saturating_sub(1);
         self.shared.counters.in_flight.set(self.in_flight);
+        self.reply(departure);
+        self.left(1);
     }
 
     /// Sends what other threads made ready, at most as much as one poll brings: a full outbox
@@ -23,8 +27,7 @@ impl Lane {
     pub(super) fn empty_outbox(&mut self) -> bool {
         for sent in 0..EVENTS_PER_POLL_MAX {
             let Some(departure) = self.shared.outbox().take() else { return sent > 0 };
-            self.reply(departure);
-            self.landed();
+            self.depart(departure);
         }
         true
     }
@@ -61,8 +64,7 @@ impl Lane {
             Ok(()) => {
                 counters.replies.bump();
                 session.leaving += 1;
-                self.leaving += 1;
-                counters.leaving.set(self.leaving);
+                self.arose(1);
             }
             Err(rejected) => {
                 counters.unsent.bump();
@@ -88,6 +90,12 @@ impl Lane {
             session.leaving -= 1;
             self.left(1);
         }
+    }
+
+    /// Replies are with the link, or about to be.
+    fn arose(&mut self, replies: u64) {
+        self.leaving += replies;
+        self.shared.counters.leaving.set(self.leaving);
     }
 
     /// Replies are not with the link any more: handed on, or cut off.

@@ -7,7 +7,7 @@ use ferry_proto::v1;
 use ferry_proto::v1::admin_client::AdminClient;
 use tonic::Code;
 
-use crate::common::{Client, Running, ask, until};
+use crate::common::{Client, Running, ask, link, until};
 
 const LINKS: [Transport; 3] = [Transport::Shm, Transport::Tcp, Transport::Zmq];
 
@@ -37,6 +37,25 @@ async fn a_session_without_a_heartbeat_ends_and_gives_everything_back() {
     let tenant = server.state.tenants.find(None).unwrap();
     let all = tenant.quota();
     assert!(tenant.reserve(all.slots, all.bytes).is_ok(), "the whole quota is free again");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_token_of_an_expired_session_is_good_for_nothing() {
+    let server = Running::start(|config| config.lease = Duration::from_millis(200)).await;
+    let mut all = Vec::new();
+    for transport in LINKS {
+        all.push(server.open(ask(transport, 64, 64)).await.unwrap());
+    }
+    until("all leases are over", || server.state.sessions.count() == 0).await;
+    for opened in all {
+        let (_, token, _) = opened.session.as_ref().unwrap().parts().unwrap();
+        tokio::task::block_in_place(|| link(&opened, token)).expect_err("its link is closed");
+        let resume = v1::ResumeSessionRequest { session: opened.session };
+        let refused = server.sessions().resume(resume).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated);
+        assert!(refused.message().contains("open another"), "{}", refused.message());
+    }
     server.stop().await;
 }
 

@@ -6,6 +6,7 @@ mod admin;
 mod attach;
 mod binary;
 mod common;
+mod docs;
 mod inline;
 mod leases;
 mod local;

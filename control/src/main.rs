@@ -1,8 +1,8 @@
 //! `ferryd`: serves models. The first line on stdout is `{"listening":"HOST:PORT"}`, once it does;
 //! nothing else is written there. The log goes to stderr.
 //!
-//! SIGTERM and SIGINT drain and end it, also while models are loaded. SIGHUP restarts the control plane alone: every connection
-//! of gRPC is cut, and sessions go on.
+//! SIGTERM and SIGINT drain and end it, also while models are loaded. SIGHUP restarts the control
+//! plane alone: every connection of gRPC is cut, and sessions go on.
 //!
 //! Exit codes: 0 after an orderly end, 1 if it failed, 64 if the options have no meaning.
 #![forbid(unsafe_code)]

@@ -24,8 +24,8 @@ impl Counter {
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// The counters of a lane, all since its start but `in_flight` and `leaving`. They are read in
-        /// this order.
+        /// The counters of a lane, all since its start but `in_flight` and `leaving`. They are
+        /// read in this order.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct LaneStats {
             $($(#[$doc])* pub $name: u64,)*

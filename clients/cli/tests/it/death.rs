@@ -72,7 +72,7 @@ fn a_server_killed_mid_request_is_told_to_whoever_waits() {
         let mut session = echo(&client, transport);
         once(&mut session, 1).unwrap();
         // Stopped, it answers nothing: the request is in flight when it dies.
-        server.signal(Signal::STOP);
+        server.halt();
         let mut slot = session.slot().unwrap();
         slot.input_mut(0).unwrap().fill(2);
         session.submit(slot).unwrap();

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use ferry_proto::v1;
 use ferry_proto::v1::endpoint::Kind;
@@ -16,6 +17,8 @@ use tokio::sync::watch;
 use tonic::transport::Channel;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
+
+use crate::resume::LONG;
 
 /// The way between one client and one server.
 pub(crate) struct Between {
@@ -31,6 +34,8 @@ struct Way {
     cuts: watch::Sender<u64>,
     /// What the server sends is swallowed on connections that were made after so many cuts.
     muted: AtomicU64,
+    /// Connections that there are.
+    open: AtomicU64,
 }
 
 impl Between {
@@ -39,7 +44,11 @@ impl Between {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.unwrap();
-        let way = Arc::new(Way { cuts: watch::Sender::new(0), muted: AtomicU64::new(u64::MAX) });
+        let way = Arc::new(Way {
+            cuts: watch::Sender::new(0),
+            muted: AtomicU64::new(u64::MAX),
+            open: AtomicU64::new(0),
+        });
         let (server, its) = (url.to_owned(), Arc::clone(&way));
         let address = runtime.block_on(async move {
             let channel = Channel::from_shared(server).unwrap().connect().await.unwrap();
@@ -58,6 +67,16 @@ impl Between {
     /// Ends every connection of the data plane that there is.
     pub(crate) fn cut(&self) {
         self.way.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// The same, and waits until they have ended. For clients that do not come again meanwhile.
+    pub(crate) fn cut_off(&self) {
+        self.cut();
+        let late = Instant::now() + LONG;
+        while self.way.open.load(Ordering::SeqCst) > 0 {
+            assert!(Instant::now() < late, "connections go on");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// No reply comes through until the next cut: requests stay in flight.
@@ -94,6 +113,7 @@ async fn forward(listener: TcpListener, server: String, way: Arc<Way>) {
         let mut cuts = way.cuts.subscribe();
         let made_after = *cuts.borrow_and_update();
         let way = Arc::clone(&way);
+        way.open.fetch_add(1, Ordering::SeqCst);
         tokio::spawn(async move {
             let ((from_client, to_client), (from_server, to_server)) =
                 (client.into_split(), server.into_split());
@@ -104,6 +124,8 @@ async fn forward(listener: TcpListener, server: String, way: Arc<Way>) {
                 }) => {}
                 _ = cuts.changed() => {}
             }
+            // The sockets went with what read and wrote them.
+            way.open.fetch_sub(1, Ordering::SeqCst);
         });
     }
 }

@@ -1,0 +1,3 @@
+//! The calls that Rust cannot check.
+
+pub(crate) mod library;

@@ -80,7 +80,9 @@ fn convert_attributes(node: &mut NodeProto, stay: &HashSet<String>) -> Result<()
     }
     for attribute in &mut node.attribute {
         if attribute.g.is_some() || !attribute.graphs.is_empty() {
-            return Err(format!("operator {op} has a subgraph, which cannot be made half precision"));
+            return Err(format!(
+                "operator {op} has a subgraph, which cannot be made half precision"
+            ));
         }
         if let Some(tensor) = &mut attribute.t {
             convert_tensor(tensor)?;
@@ -101,7 +103,9 @@ fn constant(attribute: &AttributeProto) -> AttributeProto {
     let one = attribute.f.filter(|_| attribute.name.as_deref() == Some("value_float"));
     let (dims, floats) = match one {
         Some(number) => (Vec::new(), vec![number]),
-        None => (vec![i64::try_from(attribute.floats.len()).unwrap_or(0)], attribute.floats.clone()),
+        None => {
+            (vec![i64::try_from(attribute.floats.len()).unwrap_or(0)], attribute.floats.clone())
+        }
     };
     let tensor = TensorProto {
         dims,

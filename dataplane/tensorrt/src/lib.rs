@@ -20,6 +20,7 @@
 #![deny(unsafe_code)]
 
 mod build;
+mod cache;
 mod half;
 mod log;
 #[expect(unsafe_code, reason = "the fence around TensorRT's libraries")]
@@ -32,6 +33,7 @@ mod signature;
 mod source;
 
 pub use build::{build, signature};
+pub use cache::{Cache, CacheUse};
 pub use options::{BuildOptions, Capability, DimRange, Precision, UnknownPrecision};
 pub use plan::EnginePlan;
 pub use search::{FETCHED, Probe, Search, probe};

@@ -53,13 +53,21 @@ pub(crate) fn listen<T>(call: impl FnOnce() -> trtx::Result<T>) -> Result<T, Str
     HEARD.set(Some(Vec::new()));
     let outcome = call();
     let heard = HEARD.take().unwrap_or_default();
-    outcome.map_err(|error| {
-        let mut all = heard.iter().map(|text| one_line(text)).collect::<Vec<_>>();
-        if all.is_empty() {
-            all.push(one_line(&error.to_string()));
-        }
-        all.join("; ")
-    })
+    outcome.map_err(|error| reason(&error.to_string(), &heard))
+}
+
+/// Why a call failed: the node that the parser stopped at, if it says one, and what it says of it;
+/// else what was logged; else the error.
+fn reason(error: &str, heard: &[String]) -> String {
+    let error = error.strip_prefix("Runtime error: ").unwrap_or(error);
+    let node = heard.iter().find_map(|text| text.split_once("While parsing node number "));
+    if let Some((_, node)) = node {
+        return one_line(&format!("at node {} {error}", node.trim_end()));
+    }
+    if heard.is_empty() {
+        return one_line(error);
+    }
+    heard.iter().map(|text| one_line(text)).collect::<Vec<_>>().join("; ")
 }
 
 /// A message on one line of bearable length.
@@ -72,4 +80,19 @@ pub(crate) fn one_line(text: &str) -> String {
         line.push('…');
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_node_comes_first() {
+        let heard = ["ModelImporter.cpp:140: While parsing node number 3 [Foo -> \"y\"]:\n".into()];
+        let text = reason("Runtime error: Assertion failed:\n no plugin", &heard);
+        assert_eq!(text, "at node 3 [Foo -> \"y\"]: Assertion failed: no plugin");
+        assert_eq!(reason("Runtime error: Failed", &["a\nb".into(), "c".into()]), "a b; c");
+        assert_eq!(reason("Runtime error: Failed", &[]), "Failed");
+        assert_eq!(one_line(&"x".repeat(500)).chars().count(), 401);
+    }
 }

@@ -59,10 +59,7 @@ impl EnginePlan {
 }
 
 /// The ranges of the dimensions that are open.
-pub(crate) fn ranges(
-    signature: &Signature,
-    options: &BuildOptions,
-) -> BTreeMap<String, DimRange> {
+pub(crate) fn ranges(signature: &Signature, options: &BuildOptions) -> BTreeMap<String, DimRange> {
     let dims = signature.inputs.iter().flat_map(|input| &input.shape);
     let named = dims.filter_map(|dim| match dim {
         Dim::Named(name) => Some((name.clone(), options.range(name))),
@@ -72,7 +69,11 @@ pub(crate) fn ranges(
 }
 
 /// What a plan is found by: all that its bytes depend on.
-pub(crate) fn key(model_sha256: &[u8; 32], library_version: &str, options: &BuildOptions) -> [u8; 32] {
+pub(crate) fn key(
+    model_sha256: &[u8; 32],
+    library_version: &str,
+    options: &BuildOptions,
+) -> [u8; 32] {
     let mut hash = Sha256::new();
     let mut field = |bytes: &[u8]| {
         // Lengths first, so that no two lists of fields run into the same bytes.

@@ -188,7 +188,8 @@ fn pair(path: &Path) -> Result<[PathBuf; 2], String> {
         (path.parent().unwrap_or(path), path.is_file().then(|| path.to_owned()))
     };
     let Some(main) = main else {
-        let what = if path.is_dir() { format!("no {} in it", STEMS[0]) } else { "no such file".into() };
+        let what =
+            if path.is_dir() { format!("no {} in it", STEMS[0]) } else { "no such file".into() };
         return Err(format!("{}: {what}", path.display()));
     };
     match in_folder(folder, STEMS[1]) {
@@ -221,9 +222,8 @@ mod tests {
             _ => None,
         };
         let search = Search::standard(None, ["/fetched".into()], variable);
-        let site = |python| {
-            root.path().join("lib").join(python).join("site-packages").join(PACKAGES[0])
-        };
+        let site =
+            |python| root.path().join("lib").join(python).join("site-packages").join(PACKAGES[0]);
         let first: [PathBuf; 5] = [
             "/chosen".into(),
             "/fetched".into(),

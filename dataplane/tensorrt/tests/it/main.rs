@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod broken;
+mod cache;
 mod common;
 mod dynamic;
 #[path = "../../../onnx/tests/it/tiny.rs"]

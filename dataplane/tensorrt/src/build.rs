@@ -211,3 +211,8 @@ fn target(capability: Capability) -> Option<trtx::ComputeCapability> {
 fn target(_capability: Capability) -> Option<()> {
     None
 }
+
+/// Whether an engine can be built for this compute capability alone.
+pub(crate) fn can_target(capability: Capability) -> bool {
+    target(capability).is_some()
+}

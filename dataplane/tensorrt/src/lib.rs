@@ -15,14 +15,16 @@
 //!
 //! The GPU itself is behind the trait [`Gpu`].
 //!
-//! `unsafe` is fenced: it stands in the module `native` alone, which opens the libraries and runs
-//! engines.
+//! `unsafe` is fenced: it stands in the module `native` alone, which opens the libraries, runs
+//! engines, and says what a [`Gpu`] must promise.
 #![deny(unsafe_code)]
 
 mod build;
 mod cache;
+mod engine;
 mod half;
 mod log;
+mod model;
 #[expect(unsafe_code, reason = "the fence around TensorRT's libraries")]
 mod native;
 mod onnx;
@@ -34,6 +36,9 @@ mod source;
 
 pub use build::{build, signature};
 pub use cache::{Cache, CacheUse};
+pub use engine::TrtEngine;
+pub use model::{TrtModel, TrtOptions};
+pub use native::gpu::{Gpu, GpuError};
 pub use options::{BuildOptions, Capability, DimRange, Precision, UnknownPrecision};
 pub use plan::EnginePlan;
 pub use search::{FETCHED, Probe, Search, probe};

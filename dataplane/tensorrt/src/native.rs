@@ -1,3 +1,9 @@
 //! The calls that Rust cannot check.
 
+pub(crate) mod driver;
+pub(crate) mod execution;
+#[cfg(test)]
+pub(crate) mod fake;
+pub(crate) mod gpu;
+pub(crate) mod lane;
 pub(crate) mod library;

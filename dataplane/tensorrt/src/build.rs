@@ -173,7 +173,7 @@ fn configure<'a>(
                     Dim::Named(name) => size(options.range(name)),
                 });
                 let dims: Result<Vec<i64>, _> = dims.map(i64::try_from).collect();
-                let dims = dims.map_err(|_| format!("a dimension of {input} is too large"))?;
+                let dims = dims.map_err(|error| format!("a dimension of {input}: {error}"))?;
                 let dims = trtx::trtx_sys::Dims64::from_slice(&dims);
                 listen(|| profile.set_dimensions(&input.name, select, &dims))?;
             }

@@ -7,3 +7,4 @@ pub(crate) mod fake;
 pub(crate) mod gpu;
 pub(crate) mod lane;
 pub(crate) mod library;
+mod room;

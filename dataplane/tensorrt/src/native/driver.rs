@@ -3,6 +3,7 @@
 //! Asked before TensorRT is: where there is none, TensorRT hands out a runtime that ends the
 //! process when it is dropped. What works with the driver is behind [`Gpu`](crate::Gpu).
 
+use super::library::with_sources;
 use libloading::Library;
 use libloading::os::unix::{Library as UnixLibrary, RTLD_LAZY, RTLD_LOCAL};
 
@@ -14,12 +15,12 @@ pub(crate) fn check() -> Result<(), String> {
     // SAFETY: the driver's library, from where the system's loader finds it; its start-up code has
     // no preconditions, and every process that uses a GPU runs it.
     let library = unsafe { UnixLibrary::open(Some("libcuda.so.1"), RTLD_LAZY | RTLD_LOCAL) };
-    let library = Library::from(library.map_err(|error| error.to_string())?);
+    let library = Library::from(library.map_err(|error| with_sources(&error))?);
     // Never closed: the driver keeps threads of its own.
     let library: &'static Library = Box::leak(Box::new(library));
     // SAFETY: declared `CUresult cuInit(unsigned int)` in cuda.h; CUresult is an int.
     let init = unsafe { library.get::<unsafe extern "C" fn(u32) -> i32>("cuInit") };
-    let init = init.map_err(|error| error.to_string())?;
+    let init = init.map_err(|error| with_sources(&error))?;
     // SAFETY: 0 is the only value that it takes; it may be called any number of times.
     let status = unsafe { init(0) };
     if status != SUCCESS {
@@ -27,7 +28,7 @@ pub(crate) fn check() -> Result<(), String> {
     }
     // SAFETY: declared `CUresult cuDeviceGetCount(int *)`.
     let count = unsafe { library.get::<unsafe extern "C" fn(*mut i32) -> i32>("cuDeviceGetCount") };
-    let count = count.map_err(|error| error.to_string())?;
+    let count = count.map_err(|error| with_sources(&error))?;
     let mut devices = 0;
     // SAFETY: the driver was started, and writes one int to an address that is one.
     let status = unsafe { count(&raw mut devices) };

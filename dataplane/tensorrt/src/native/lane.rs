@@ -3,15 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use ferry_core::{BoundSignature, BoundTensor, Placement, Stage, StageTimes};
+use ferry_core::{BoundSignature, Stage, StageTimes};
 use ferry_engine::{EngineError, Job};
-use ferry_memory::{Region, View};
 
 use super::execution::Execution;
 use super::gpu::{Gpu, GpuError};
-
-/// Where tensors must start for TensorRT to use them in place: as CUDA allocates.
-const ALIGN_BYTES: u64 = 256;
+use super::room::{Room, Way};
 
 /// One run at a time.
 #[derive(Debug)]
@@ -27,13 +24,6 @@ pub(crate) struct Lane<G: Gpu, X: Execution> {
     shapes: Option<Arc<BoundSignature>>,
     flight: Option<Flight>,
     gpu: Arc<G>,
-}
-
-/// Memory for one tensor, where it cannot be used where it lies. It only grows.
-#[derive(Debug)]
-struct Room<G: Gpu> {
-    device: Option<(usize, G::Buffer)>,
-    host: Option<Region>,
 }
 
 /// A job that the device may be at work on.
@@ -53,9 +43,7 @@ impl<G: Gpu, X: Execution> Lane<G, X> {
         [inputs, outputs]: [usize; 2],
     ) -> Result<Lane<G, X>, GpuError> {
         gpu.bind()?;
-        let room = |count| {
-            std::iter::repeat_with(|| Room { device: None, host: None }).take(count).collect()
-        };
+        let room = |count| std::iter::repeat_with(Room::default).take(count).collect();
         Ok(Lane {
             stream: gpu.stream()?,
             events: [gpu.event()?, gpu.event()?, gpu.event()?, gpu.event()?],
@@ -185,7 +173,7 @@ impl<G: Gpu, X: Execution> Lane<G, X> {
             let start = Instant::now();
             for &index in &flight.staged {
                 let to = flight.job.output(index)?;
-                let from = self.outputs.get(index).and_then(|room| room.host.as_ref());
+                let from = self.outputs.get(index).and_then(|room| room.staging());
                 let from = from.ok_or_else(|| failed("an output without a place"))?;
                 to.copy_from(&from.view(), to.bytes())?;
             }
@@ -207,110 +195,7 @@ impl<G: Gpu, X: Execution> Drop for Lane<G, X> {
     }
 }
 
-/// How an input reached the device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
-    InPlace,
-    Copied,
-    /// By the host into pinned memory, and then copied.
-    Staged,
-}
-
-/// Where an output is computed, and where it goes from there.
-struct Place {
-    run: u64,
-    copy_to: Option<u64>,
-    staged: bool,
-}
-
-impl<G: Gpu> Room<G> {
-    /// Where the device finds an input. Used where it lies if it lies in the device's memory, and
-    /// if nobody can change what an operator might use as an index.
-    fn fill(
-        &mut self,
-        gpu: &G,
-        view: &View<'_>,
-        tensor: &BoundTensor,
-        private: bool,
-        stream: &G::Stream,
-    ) -> Result<(u64, Way), EngineError> {
-        let bytes = length(view, tensor)?;
-        let reach = gpu.reach(view);
-        let harmless = tensor.dtype.is_float() || private;
-        if let Some(address) = reach.filter(|&it| harmless && in_place(view, it)) {
-            return Ok((address, Way::InPlace));
-        }
-        let (from, way) = match reach {
-            Some(from) => (from, Way::Copied),
-            None => {
-                let (host, address) = self.host(gpu, bytes)?;
-                host.view().copy_from(view, bytes)?;
-                (address, Way::Staged)
-            }
-        };
-        let to = self.device(gpu, bytes)?;
-        // SAFETY: both are `bytes` long: `to` was allocated so, `from` is the view or pinned
-        // memory of at least its length. The job and the lane keep them until the copy is over.
-        unsafe { gpu.copy(to, from, bytes, stream) }.map_err(failed)?;
-        Ok((to, way))
-    }
-
-    fn place(
-        &mut self,
-        gpu: &G,
-        view: &View<'_>,
-        tensor: &BoundTensor,
-    ) -> Result<Place, EngineError> {
-        let bytes = length(view, tensor)?;
-        let reach = gpu.reach(view);
-        // A model may go on computing with what is also an output: see `fill`.
-        let harmless = tensor.dtype.is_float();
-        if let Some(run) = reach.filter(|&it| harmless && in_place(view, it)) {
-            return Ok(Place { run, copy_to: None, staged: false });
-        }
-        let run = self.device(gpu, bytes)?;
-        let copy_to = match reach {
-            Some(to) => to,
-            None => self.host(gpu, bytes)?.1,
-        };
-        Ok(Place { run, copy_to: Some(copy_to), staged: reach.is_none() })
-    }
-
-    fn device(&mut self, gpu: &G, bytes: usize) -> Result<u64, EngineError> {
-        if self.device.as_ref().is_none_or(|(room, _)| *room < bytes) {
-            // The old one first: the two together might not fit.
-            self.device = None;
-            self.device = Some((bytes, gpu.buffer(bytes).map_err(failed)?));
-        }
-        let none = || failed("device memory that was just taken is gone");
-        self.device.as_ref().map(|(_, buffer)| gpu.address(buffer)).ok_or_else(none)
-    }
-
-    fn host(&mut self, gpu: &G, bytes: usize) -> Result<(&Region, u64), EngineError> {
-        if self.host.as_ref().is_none_or(|room| room.bytes() < bytes) {
-            self.host = None;
-            self.host = Some(gpu.pinned(bytes).map_err(failed)?);
-        }
-        let region = self.host.as_ref().ok_or_else(|| failed("pinned memory is gone"))?;
-        let address = gpu.reach(&region.view());
-        Ok((region, address.ok_or_else(|| failed("pinned memory that the device cannot reach"))?))
-    }
-}
-
-fn in_place(view: &View<'_>, address: u64) -> bool {
-    matches!(view.placement(), Placement::Cuda(_)) && address.is_multiple_of(ALIGN_BYTES)
-}
-
-/// The length of a view, which must be the tensor's.
-fn length(view: &View<'_>, tensor: &BoundTensor) -> Result<usize, EngineError> {
-    if view.bytes() as u64 == tensor.bytes {
-        return Ok(view.bytes());
-    }
-    let what = format!("{}: {} bytes for {}", tensor.name, view.bytes(), tensor.bytes);
-    Err(EngineError::Shapes(what))
-}
-
-fn failed(error: impl std::fmt::Display) -> EngineError {
+pub(super) fn failed(error: impl std::fmt::Display) -> EngineError {
     EngineError::Run(error.to_string())
 }
 

@@ -1,5 +1,6 @@
 //! Opening the libraries, and asking them who they are.
 
+use std::error::Error;
 use std::fmt;
 use std::path::Path;
 
@@ -43,8 +44,9 @@ pub(crate) fn open(main: &Path, parser: &Path) -> Result<Version, String> {
     let parser_library = load(parser).map_err(|why| with_path(parser, why))?;
     check_parser(&parser_library).map_err(|why| with_path(parser, why))?;
 
-    trtx::dynamically_load_tensorrt(Some(main)).map_err(|error| error.to_string())?;
-    trtx::dynamically_load_tensorrt_onnxparser(Some(parser)).map_err(|error| error.to_string())?;
+    trtx::dynamically_load_tensorrt(Some(main)).map_err(|error| with_sources(&error))?;
+    trtx::dynamically_load_tensorrt_onnxparser(Some(parser))
+        .map_err(|error| with_sources(&error))?;
     Ok(version)
 }
 
@@ -53,7 +55,19 @@ fn load(path: &Path) -> Result<Library, String> {
     // trusts; its start-up code is that of NVIDIA's library, which has no preconditions. A file
     // that is no library is refused by the loader before any of it runs.
     let library = unsafe { UnixLibrary::open(Some(path), RTLD_LAZY | RTLD_LOCAL) };
-    library.map(Library::from).map_err(|error| error.to_string())
+    library.map(Library::from).map_err(|error| with_sources(&error))
+}
+
+/// The error and its sources: the loader's own words are the innermost.
+pub(super) fn with_sources(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
 }
 
 fn version(library: &Library) -> Result<Version, String> {
@@ -80,7 +94,8 @@ fn number(library: &Library, name: &str) -> Result<i32, String> {
     // SAFETY: all functions that are asked for here are declared `int32_t NAME() noexcept` with C
     // linkage in NvInferRuntime.h and NvOnnxParser.h. A library without the name is refused.
     let function = unsafe { library.get::<unsafe extern "C" fn() -> i32>(name) };
-    let function = function.map_err(|error| format!("not TensorRT: {error}"))?;
+    let function =
+        function.map_err(|error| format!("not TensorRT: no {name}: {}", with_sources(&error)))?;
     // SAFETY: it takes nothing and returns a constant of the library, which is open.
     Ok(unsafe { function() })
 }

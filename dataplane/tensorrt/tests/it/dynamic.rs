@@ -1,10 +1,10 @@
-//! Open dimensions.
+//! Open dimensions, and other types than floats.
 
-use ferry_core::{Dim, TensorSpec};
+use ferry_core::{DType, Dim, TensorSpec};
 use ferry_tensorrt::{BuildOptions, DimRange, build, signature};
 
 use crate::common::search;
-use crate::tiny::{D, FLOAT, file, onnx};
+use crate::tiny::{BOOL, D, FLOAT, INT64, file, onnx};
 
 fn texts(specs: &[TensorSpec]) -> Vec<String> {
     specs.iter().map(TensorSpec::to_string).collect()
@@ -63,4 +63,24 @@ fn a_dimension_without_a_name() {
     assert_eq!(found.inputs[0].shape, [Dim::Named("x.0".into()), Dim::Fixed(3)]);
     let plan = build(&path, &search(), &BuildOptions::default()).unwrap();
     assert_eq!(plan.ranges()["x.0"], DimRange::default());
+}
+
+#[test]
+fn truth_values_and_integers() {
+    let directory = tempfile::tempdir().unwrap();
+    const SHAPE: [D; 1] = [D::Of(4)];
+    for (op, element, dtype) in [("Not", BOOL, DType::Bool), ("Neg", INT64, DType::I64)] {
+        let model = onnx(
+            &[(op, &["x"], &["y"])],
+            &[],
+            &[("x", element, &SHAPE)],
+            &[("y", element, &SHAPE)],
+        );
+        let path = file(directory.path(), "typed.onnx", &model);
+        let plan = build(&path, &search(), &BuildOptions::default()).unwrap();
+        assert_eq!(
+            (plan.signature().inputs[0].dtype, plan.signature().outputs[0].dtype),
+            (dtype, dtype)
+        );
+    }
 }

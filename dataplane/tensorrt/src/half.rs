@@ -228,41 +228,4 @@ fn half(number: f32) -> u16 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn wide(half: u16) -> f32 {
-        let (sign, rest) = (f32::from(half >> 15), half & 0x7FFF);
-        let (exponent, mantissa) = (i32::from(rest >> 10), f32::from(rest & 0x3FF));
-        let size = match exponent {
-            0 => mantissa * 2_f32.powi(-24),
-            31 => f32::INFINITY,
-            _ => (1.0 + mantissa / 1024.0) * 2_f32.powi(exponent - 15),
-        };
-        if sign == 0.0 { size } else { -size }
-    }
-
-    #[test]
-    fn every_half_and_every_middle_between_two() {
-        for bits in 0..0x7C00_u16 {
-            for sign in [0, 0x8000] {
-                assert_eq!(half(wide(bits | sign)), bits | sign, "{bits:x}");
-            }
-            if bits == 0x7BFF {
-                continue;
-            }
-            let (low, high) = (wide(bits), wide(bits + 1));
-            let middle = low + (high - low) / 2.0;
-            let even = if bits % 2 == 0 { bits } else { bits + 1 };
-            assert_eq!(half(middle), even, "between {bits:x} and the next");
-            assert_eq!(half(f32::from_bits(middle.to_bits() - 1)), bits);
-            assert_eq!(half(f32::from_bits(middle.to_bits() + 1)), bits + 1);
-        }
-        assert_eq!(half(f32::MAX), 0x7BFF);
-        assert_eq!(half(-1e9), 0xFBFF);
-        assert_eq!(half(65_520.0), 0x7BFF);
-        assert_eq!(half(f32::NEG_INFINITY), 0xFC00);
-        assert_eq!(half(f32::NAN) & 0x7E00, 0x7E00);
-        assert_eq!(half(f32::MIN_POSITIVE), 0);
-    }
-}
+mod tests;

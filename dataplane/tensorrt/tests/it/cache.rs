@@ -212,3 +212,38 @@ fn several_at_once() {
     bench.only_file();
     assert_eq!(bench.plain().1, CacheUse::Hit);
 }
+
+/// Set to the bench's folder in processes that `several_processes_at_once` starts.
+const FOLDER: &str = "FERRY_TENSORRT_TEST_FOLDER";
+
+#[test]
+fn several_processes_at_once() {
+    if let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) {
+        let cache = Cache::new(folder.join("cache"), ROOM_BYTES);
+        let model = folder.join("digits.onnx");
+        let (_, how) = cache.get(&model, &search(), &BuildOptions::default()).unwrap();
+        assert!(matches!(how, CacheUse::Built | CacheUse::Hit), "{how:?}");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let model = zoo(directory.path(), "digits");
+    assert_eq!(model, directory.path().join("digits.onnx"));
+    let start = || {
+        std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "cache::several_processes_at_once"])
+            .env(FOLDER, directory.path())
+            .output()
+    };
+    std::thread::scope(|scope| {
+        let processes: Vec<_> = (0..3).map(|_| scope.spawn(start)).collect();
+        for process in processes {
+            let output = process.join().unwrap().unwrap();
+            let text = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success() && text.contains("1 passed"), "{text}");
+        }
+    });
+    let cache = Cache::new(directory.path().join("cache"), ROOM_BYTES);
+    let (_, how) = cache.get(&model, &search(), &BuildOptions::default()).unwrap();
+    assert_eq!(how, CacheUse::Hit);
+    assert_eq!(std::fs::read_dir(cache.folder()).unwrap().count(), 1, "nothing unfinished is left");
+}

@@ -21,7 +21,7 @@ use crate::search::{Search, required};
 use crate::source::Source;
 
 const MAGIC: [u8; 8] = *b"FERRYTRT";
-/// Of the layout of a file.
+/// Counted up when the layout of a file changes, or what is built from the same model and options.
 const LAYOUT: u32 = 1;
 /// Magic, layout, length of the description, length of the engine, key, SHA-256 of both.
 const HEADER_BYTES: usize = 8 + 4 + 4 + 8 + 32 + 32;

@@ -26,9 +26,9 @@ const PACKAGES: [&str; 2] = ["tensorrt_libs", "tensorrt"];
 const FIX: &str = "run dataplane/tensorrt/fetch-tensorrt, or set TENSORRT_LIB_DIR to the folder of \
                    libtensorrt_rtx.so.1 and libtensorrt_onnxparser_rtx.so.1 of TensorRT-RTX 1.7";
 #[cfg(feature = "enterprise")]
-const FIX: &str = "install TensorRT 11.4 and set TENSORRT_LIB_DIR to the folder of libnvinfer.so.11 \
-                   and libnvonnxparser.so.11, or build without the feature \"enterprise\" for \
-                   TensorRT-RTX";
+const FIX: &str = "install TensorRT 11.4 and set TENSORRT_LIB_DIR to the folder of \
+                   libnvinfer.so.11 and libnvonnxparser.so.11, or build without the feature \
+                   \"enterprise\" for TensorRT-RTX";
 
 /// More Python versions than that below one prefix are not looked at.
 const PYTHONS_MAX: usize = 32;

@@ -127,7 +127,7 @@ impl<G: Gpu> Execution for Context<G> {
         let address = usize::try_from(address).map_err(|error| error.to_string())?;
         let address = std::ptr::without_provenance_mut(address);
         let context = self.context()?;
-        // SAFETY: the caller's argument. The address is the device's: nothing on this side reads it.
+        // SAFETY: the caller's argument. It is the device's address: nothing here reads it.
         listen(|| unsafe { context.set_tensor_address(tensor, address) })
     }
 

@@ -58,6 +58,9 @@ pub struct CudaOptions {
     pub channels_last: bool,
     /// Streams of normal priority, and as many of high.
     pub streams: usize,
+    /// Normal requests that may be started while an urgent one runs; at least 1. Kernels share
+    /// the multiprocessors whatever their priority, so that this is what an urgent request feels.
+    pub beside_urgent: usize,
     /// When an instance says that a request is done.
     pub completion: Completion,
 }
@@ -69,6 +72,7 @@ impl Default for CudaOptions {
             precision: Precision::Fp32,
             channels_last: false,
             streams: 4,
+            beside_urgent: 1,
             completion: Completion::Poll,
         }
     }

@@ -209,7 +209,7 @@ impl Listener for LocalListener {
         if all.len() >= LOCAL_SESSIONS_MAX {
             return Err(AdmitError::Full(LOCAL_SESSIONS_MAX));
         }
-        let table = SlotTable::private(admission.layout)?;
+        let table = admission.private_slots()?;
         all.insert(admission.session, Expected { admission, table, channel: None });
         Ok(RegionDescriptor::Framed)
     }

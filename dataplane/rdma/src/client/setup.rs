@@ -204,7 +204,7 @@ fn prepare(
         in_flight: 0,
         heard: Instant::now(),
         is_touching: false,
-        health: Health::default(),
+        health: Health::new(),
         gone: false,
         scratch: Vec::new(),
         pending: VecDeque::new(),

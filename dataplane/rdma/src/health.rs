@@ -61,7 +61,8 @@ impl Health {
         self.looked.elapsed() >= PRESENCE_EVERY
     }
 
-    fn take_events(&mut self, device: &Device) {
+    /// Notes what the device has to say.
+    pub(crate) fn take_events(&mut self, device: &Device) {
         for _ in 0..EVENTS_MAX {
             let Some(event) = device.next_event() else { break };
             self.note(event, device.name());

@@ -27,7 +27,7 @@ use crate::options::RdmaOptions;
 use crate::port::Port;
 use crate::probe::{WindowProbe, probe};
 use crate::session::{Heard, Session, Stand};
-use crate::verbs::{Completion, CompletionQueue, Operation};
+use crate::verbs::{Completion, CompletionQueue, CompletionStatus, Operation};
 use crate::wait::{CAPABILITIES, sleep};
 use crate::wire::{Parts, Requests, Task, Wire, completions_of, read_task_id};
 
@@ -90,9 +90,15 @@ impl RdmaListener {
         serial
     }
 
-    /// Takes what the device has completed, and what that leads to.
+    /// Takes what the device has completed, and what that leads to, as long as somebody takes the
+    /// events.
     fn drain(&mut self) {
-        while self.pending.len() < EVENTS_PER_POLL_MAX {
+        self.drain_up_to(EVENTS_PER_POLL_MAX);
+    }
+
+    /// Goes on until so many events wait.
+    fn drain_up_to(&mut self, events_max: usize) {
+        while self.pending.len() < events_max {
             let Some(opened) = &self.opened else { return };
             let mut scratch = std::mem::take(&mut self.scratch);
             let polled = opened.queue.poll(&mut scratch);
@@ -112,7 +118,11 @@ impl RdmaListener {
     fn complete(&mut self, completion: &Completion, seen: Instant) {
         let (serial, task) = read_task_id(completion.id);
         let Some(session) = self.sessions.get_mut(&serial) else { return };
+        let was_well = !session.wire.has_failed() && !session.wire.is_closing();
         if let Err(why) = session.wire.complete(task, completion) {
+            if task == Task::Receive && was_well {
+                self.refused_by_device(serial, completion.status);
+            }
             return self.fail(serial, why);
         }
         if session.wire.is_closing() {
@@ -121,6 +131,10 @@ impl RdmaListener {
                 self.pending.extend(sent);
             }
             return;
+        }
+        if matches!(task, Task::Receive | Task::Control) {
+            // The welcome has arrived, or the client goes on because it has.
+            self.pending.extend(session.join());
         }
         let heard = match (task, completion.operation) {
             (Task::Receive, Operation::WrittenWithImmediate(immediate)) => {
@@ -146,11 +160,9 @@ impl RdmaListener {
             Heard::Nothing => {}
             Heard::Event(event) => self.pending.push_back(event),
             Heard::Hello => {
-                let (peer, id) = (session.peer(), session.id());
                 let welcome = session.control(Body::Welcome);
-                match session.wire.send(&welcome, 0, Area::Control) {
-                    Ok(()) => self.pending.push_back(Event::Joined { peer, session: id }),
-                    Err(why) => self.fail(serial, why),
+                if let Err(why) = session.wire.send(&welcome, 0, Area::Control) {
+                    self.fail(serial, why);
                 }
             }
             Heard::Goodbye(status) => {
@@ -176,8 +188,19 @@ impl RdmaListener {
         }
     }
 
-    /// A queue pair has failed.
+    /// A queue pair has failed. A client that has not joined yet may try another way.
     fn fail(&mut self, serial: u32, why: LinkError) {
+        let Some(session) = self.sessions.get_mut(&serial) else { return };
+        if matches!(session.stand, Stand::Expected | Stand::Greeted) {
+            tracing::info!(session = %session.id(), %why, "no RDMA connection yet");
+            session.stand = Stand::Expected;
+            return;
+        }
+        self.cut(serial, why);
+    }
+
+    /// Ends a session whose queue pair is of no more use.
+    fn cut(&mut self, serial: u32, why: LinkError) {
         let Some(session) = self.sessions.get_mut(&serial) else { return };
         let was_closing = session.wire.is_closing();
         if session.stand == Stand::Joined {
@@ -202,7 +225,7 @@ impl RdmaListener {
             .map(|(&serial, _)| serial)
             .collect();
         for serial in open {
-            self.fail(serial, why.clone());
+            self.cut(serial, why.clone());
         }
     }
 

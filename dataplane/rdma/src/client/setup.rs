@@ -105,6 +105,11 @@ impl RdmaClient {
         let path = self.port.path(&way.own, server, way.server, server.retry);
         self.gone = false;
         self.wire.reset(&self.port, number)?;
+        // What an earlier way left behind would take the room of this one's.
+        let mut left = Vec::new();
+        while self.queue.poll(&mut left).map_err(LinkError::from)? > 0 {
+            left.clear();
+        }
         let (number, first_psn) = self.wire.identity();
         let attachment = Attachment {
             queue_pair: self.port.end(number, first_psn, &[way.own.gid]),

@@ -24,9 +24,13 @@ impl RdmaListener {
         let connected = if session.wire.outbox_bytes() > attachment.key.bytes {
             Err(LinkError::Protocol("the memory for replies is too short".into()))
         } else {
-            let wire = &mut session.wire;
-            wire.reset(port, next).and_then(|()| wire.connect(&path, attachment.key))
+            session.stand = Stand::Expected;
+            session.wire.reset(port, next)
         };
+        // What is left of an earlier connection is nobody's, and the queue has no room for it
+        // beside what the next one leads to. Nothing comes on top: the queue pair has no peer.
+        self.drain_up_to(usize::MAX);
+        let connected = connected.and_then(|()| session.wire.connect(&path, attachment.key));
         let serial = session.wire.serial();
         session.admitted.peer = PeerId(u64::from(serial));
         self.by_id.insert(session.id(), serial);
@@ -40,7 +44,7 @@ impl RdmaListener {
         let until = Instant::now() + OPEN_WITHIN;
         loop {
             let session = self.sessions.get(&serial).ok_or(LinkError::Closed)?;
-            if session.wire.is_closing() {
+            if session.wire.is_closing() || session.wire.has_failed() {
                 return Err(LinkError::os("open a memory window", "the device refused"));
             }
             if session.wire.is_open() {
@@ -51,7 +55,7 @@ impl RdmaListener {
             if Instant::now() > until {
                 return Err(LinkError::os("open a memory window", "no completion in 2 s"));
             }
-            self.drain();
+            self.drain_up_to(usize::MAX);
         }
     }
 }

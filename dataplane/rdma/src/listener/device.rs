@@ -2,12 +2,12 @@
 
 use super::*;
 
-/// Most entries of the completion queue: what 2,900 sessions of 8 slots need.
-const COMPLETIONS_MAX: u32 = 65_536;
-
 /// How often a device that was lost is looked for. Opening one takes up to a tenth of a second, and
 /// whoever asks for a session waits for it.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What a device refuses that knows which key, or which address, it was.
+const OFFENCE: &str = "a write outside its memory, or with a key that is not its own";
 
 /// A device in use.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl Opened {
             let what = "its port has no usable GID: give the network device an address";
             return Err(LinkError::os("use the RDMA device", what));
         }
-        let entries = port.facts.completions_max.min(COMPLETIONS_MAX);
+        let entries = port.facts.completions_max.min(options.completions_max);
         Ok(Opened {
             memory: Memory::new(&port.domain, fencing),
             queue: CompletionQueue::new(port.device(), entries)?,
@@ -105,10 +105,30 @@ impl RdmaListener {
             session.stand == Stand::Joined && session.wire.identity().0 == queue_pair
         });
         if let Some((&serial, session)) = offender {
-            let what = "a write outside its memory, or with a key that is not its own";
-            self.pending.push_back(Event::Refused(Refusal::Breach { session: session.id(), what }));
-            self.fail(serial, LinkError::Protocol(what.into()));
+            let refusal = Refusal::Breach { session: session.id(), what: OFFENCE };
+            self.pending.push_back(Event::Refused(refusal));
+            self.fail(serial, LinkError::Protocol(OFFENCE.into()));
         }
+    }
+
+    /// A receive is the first to fail on a connection that nobody closed: the device has refused
+    /// what the peer sent, and broken the queue pair. Devices that raise no event tell nothing
+    /// else. Had a write of ours failed, or the peer gone away, that write's completion would have
+    /// come first.
+    pub(super) fn refused_by_device(&mut self, serial: u32, status: CompletionStatus) {
+        if let Some(Opened { port, health, .. }) = &mut self.opened {
+            health.take_events(port.device());
+            if health.is_lost() {
+                return;
+            }
+        }
+        let Some(session) = self.sessions.get(&serial) else { return };
+        let what = match status {
+            CompletionStatus::REMOTE_ACCESS => OFFENCE,
+            _ => "its peer sent what the device refuses, which broke the connection",
+        };
+        let refusal = Refusal::Breach { session: session.id(), what };
+        self.pending.push_back(Event::Refused(refusal));
     }
 
     /// Lets go of a device that is lost, once its last session is closed: drivers that raise no

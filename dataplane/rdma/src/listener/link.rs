@@ -103,7 +103,7 @@ impl Listener for RdmaListener {
     ) -> Result<RegionDescriptor, AdmitError> {
         let serial = *self.by_id.get(&session).ok_or(AdmitError::NotAttachable(session))?;
         match self.sessions.get(&serial).map(|session| session.stand) {
-            Some(Stand::Expected) => {}
+            Some(Stand::Expected | Stand::Greeted) => {}
             _ => return Err(AdmitError::NotAttachable(session)),
         }
         if let Some(why) = self.opened.as_ref().and_then(|opened| opened.trouble.clone()) {

@@ -4,6 +4,7 @@ mod folder;
 mod load;
 mod metadata;
 mod registry;
+mod shapes;
 
 use std::path::Path;
 
@@ -13,6 +14,7 @@ pub use folder::{NAME_BYTES_MAX, Source, check_name};
 pub use load::Served;
 pub use metadata::{EngineChoice, Metadata, MetadataError};
 pub use registry::{Listed, Models, State};
+pub use shapes::ShapeLimits;
 
 /// What is to be loaded.
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@ use ferry_onnx::{Options, Probe, Search};
 
 use crate::config::Config;
 use crate::machine::VERSION;
-use crate::models::{EngineChoice, EngineLoader, Instances, LoadSpec, Metadata};
+use crate::models::{EngineChoice, EngineLoader, Instances, LoadSpec, Metadata, ShapeLimits};
 
 /// Instances of echo beyond the cores: each serves one lane or one thread of gRPC at a time.
 const ECHO_SPARE: usize = 4;
@@ -77,6 +77,7 @@ pub(super) fn echo(base: Metadata) -> (Instances, Metadata) {
         instances,
         threads: 1,
         run: RunOn::Lane,
+        shapes: ShapeLimits::NONE,
         ..base
     };
     let engines = (0..instances).map(|_| Box::new(Echo::new()) as Box<dyn Engine>);

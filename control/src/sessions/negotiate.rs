@@ -73,7 +73,7 @@ impl Offer<'_> {
             .into();
         let shapes: Vec<(String, Vec<u64>)> =
             asked.shapes.iter().map(|it| (it.name.clone(), it.shape.clone())).collect();
-        let binding = served.signature().bind(&shapes)?;
+        let binding = served.bind(&shapes)?;
         let layout = self.layout(asked, &binding, transport)?;
         Ok(Agreed { protocol, transport, reason, wait, binding: Arc::new(binding), layout })
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ferry_core::{Endpoint, RegionDescriptor, SessionId, Status};
-use ferry_memory::{PeerId, Slot, SlotTable};
+use ferry_memory::{PeerId, Slot};
 
 use super::channel::Channel;
 use super::{CAPABILITIES, Expected, Hall, LOCAL_SESSIONS_MAX};

@@ -73,6 +73,7 @@ fn connect(
                 *generation,
                 *token,
                 &agreed.region,
+                None,
                 deadline,
             );
             boxed(transport, connected)

@@ -89,7 +89,7 @@ impl v1::Endpoint {
 
 impl v1::RegionDescriptor {
     /// The descriptors on the wire; none for memory that is not reachable yet.
-    pub fn all(region: &RegionDescriptor) -> Vec<v1::RegionDescriptor> {
+    pub fn of(region: &RegionDescriptor) -> Vec<v1::RegionDescriptor> {
         use v1::region_descriptor::Kind;
         let memfd = |bytes: &u64| Kind::Memfd(v1::Memfd { bytes: *bytes });
         let kinds = match region {
@@ -111,7 +111,7 @@ impl v1::RegionDescriptor {
     ///
     /// # Errors
     /// [`WireError`] for what is missing, makes no sense, or does not go together.
-    pub fn complete(
+    pub fn read(
         told: &[v1::RegionDescriptor],
         layout: SlotLayout,
         queue_pair: Option<&QueuePair>,

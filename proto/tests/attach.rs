@@ -104,9 +104,9 @@ proptest! {
             let (endpoint, pair) = v1::Endpoint::decode(bytes.as_slice()).unwrap().parts().unwrap();
             prop_assert_eq!(endpoint, Endpoint::Rdma);
             prop_assert_eq!(pair.as_ref(), Some(&queue_pair));
-            let told = v1::RegionDescriptor::all(&region);
+            let told = v1::RegionDescriptor::of(&region);
             prop_assert_eq!(told.is_empty(), key.is_none(), "nothing of memory that is not open");
-            let complete = |pair| v1::RegionDescriptor::complete(&told, LAYOUT, pair);
+            let complete = |pair| v1::RegionDescriptor::read(&told, LAYOUT, pair);
             prop_assert_eq!(complete(pair.as_ref()).unwrap(), region);
             prop_assert!(key.is_none() || complete(None).is_err(), "a key to nobody");
         }
@@ -152,7 +152,7 @@ proptest! {
             if let Some(endpoint) = response.endpoint {
                 drop(endpoint.parts());
             }
-            drop(v1::RegionDescriptor::complete(&response.regions, LAYOUT, None));
+            drop(v1::RegionDescriptor::read(&response.regions, LAYOUT, None));
         }
     }
 }

@@ -20,14 +20,14 @@ fn memories() -> impl Strategy<Value = DeviceMemory> {
 }
 
 fn complete(told: &[v1::RegionDescriptor]) -> Option<RegionDescriptor> {
-    v1::RegionDescriptor::complete(told, LAYOUT, None).ok()
+    v1::RegionDescriptor::read(told, LAYOUT, None).ok()
 }
 
 proptest! {
     #[test]
     fn slots_on_a_device_survive_the_wire(slots in memories(), bytes in any::<u64>()) {
         let region = RegionDescriptor::OnDevice { bytes, layout: LAYOUT, slots };
-        let regions = v1::RegionDescriptor::all(&region);
+        let regions = v1::RegionDescriptor::of(&region);
         let sent = v1::OpenSessionResponse { regions, ..Default::default() };
         let came = v1::OpenSessionResponse::decode(sent.encode_to_vec().as_slice()).unwrap();
         prop_assert_eq!(complete(&came.regions), Some(region));

@@ -71,7 +71,7 @@ impl Agreed {
             if told.regions.is_empty() {
                 return Err(WireError::Missing("regions"));
             }
-            v1::RegionDescriptor::complete(&told.regions, self.layout, queue_pair.as_ref())
+            v1::RegionDescriptor::read(&told.regions, self.layout, queue_pair.as_ref())
         };
         read(told).map_err(Error::answer("attach the session"))
     }
@@ -83,7 +83,7 @@ impl Agreed {
         let layout: SlotLayout = opened.layout.ok_or(WireError::Missing("layout"))?.into();
         let endpoint = opened.endpoint.ok_or(WireError::Missing("endpoint"))?;
         let (endpoint, queue_pair) = endpoint.parts()?;
-        let region = v1::RegionDescriptor::complete(&opened.regions, layout, queue_pair.as_ref())?;
+        let region = v1::RegionDescriptor::read(&opened.regions, layout, queue_pair.as_ref())?;
         let lease = opened.lease.ok_or(WireError::Missing("lease"))?;
         let signature = opened.signature.ok_or(WireError::Missing("signature"))?;
         let signature = BoundSignature::try_from(signature)?;

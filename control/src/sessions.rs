@@ -1,5 +1,6 @@
 //! Sessions: leases on a model, a transport and a set of slots.
 
+mod device;
 mod expiry;
 mod negotiate;
 mod open;

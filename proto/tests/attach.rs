@@ -104,13 +104,11 @@ proptest! {
             let (endpoint, pair) = v1::Endpoint::decode(bytes.as_slice()).unwrap().parts().unwrap();
             prop_assert_eq!(endpoint, Endpoint::Rdma);
             prop_assert_eq!(pair.as_ref(), Some(&queue_pair));
-            match v1::RegionDescriptor::of(&region) {
-                None => prop_assert_eq!(key, None, "nothing is told of memory that is not open"),
-                Some(told) => {
-                    prop_assert_eq!(told.complete(LAYOUT, pair.as_ref()).unwrap(), region);
-                    prop_assert!(told.complete(LAYOUT, None).is_err(), "a key to nobody");
-                }
-            }
+            let told = v1::RegionDescriptor::of(&region);
+            prop_assert_eq!(told.is_empty(), key.is_none(), "nothing of memory that is not open");
+            let complete = |pair| v1::RegionDescriptor::read(&told, LAYOUT, pair);
+            prop_assert_eq!(complete(pair.as_ref()).unwrap(), region);
+            prop_assert!(key.is_none() || complete(None).is_err(), "a key to nobody");
         }
     }
 
@@ -154,9 +152,7 @@ proptest! {
             if let Some(endpoint) = response.endpoint {
                 drop(endpoint.parts());
             }
-            for region in response.regions {
-                drop(region.complete(LAYOUT, None));
-            }
+            drop(v1::RegionDescriptor::read(&response.regions, LAYOUT, None));
         }
     }
 }

@@ -13,6 +13,7 @@ mod backing;
 #[expect(unsafe_code, reason = "the fence around libcuda")]
 pub mod driver;
 mod flight;
+mod ipc;
 pub mod picture;
 
 pub use arena::{Arena, ArenaStats};
@@ -20,8 +21,10 @@ pub use backing::{CudaPlacer, DeviceBacking, PinnedBacking};
 pub use driver::device::{Attributes, Device};
 pub use driver::error::CudaError;
 pub use driver::graph::{Graph, NodeCounts};
+pub use driver::ipc::exported_bytes;
 pub use driver::kernel::{KernelError, Kernels};
 pub use driver::memory::DeviceBuffer;
 pub use driver::probe::{Driver, Missing, probe};
 pub use driver::stream::{Event, Priority, Stream};
 pub use flight::{Flight, FlightError, Plan, Runner};
+pub use ipc::{CudaImporter, ExportedBacking, ImportedBacking, IpcPlacer};

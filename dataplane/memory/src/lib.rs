@@ -25,7 +25,7 @@ pub use exchange::{Arrival, Departure, PeerId, ReplyTo};
 pub use heap::HeapBacking;
 pub use host::{host_id, is_this_host};
 pub use lent::LentBacking;
-pub use place::Placer;
+pub use place::{Importer, Placer};
 pub use region::{Region, View};
 pub use shared::SharedBacking;
 pub use slots::{PeerAccess, Slot, SlotTable};

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use ferry_core::{
     Body, FRAME_BYTES, Frame, Reply, Request, RequestKind, SessionId, StageTimes, Status,
 };
+use ferry_rdma::verbs::Window;
 use ferry_rdma::{Fence, RdmaClient, RdmaListener, RdmaOptions};
 use ferry_transport::link::SERVER;
 use ferry_transport::{Event, Link, Listener, Transfer};
@@ -17,10 +18,12 @@ use crate::raw::{Host, Peer, admission, poll};
 /// Sessions that come and go.
 const SESSIONS: u64 = 200;
 
-/// What the kernel knows: objects of all devices, this process's threads and locked memory.
+/// What the kernel knows: objects of all devices, this process's threads and descriptors; and this
+/// process's memory windows, of which it keeps no list.
 #[derive(Debug, PartialEq, Eq)]
 struct Held {
     objects: String,
+    windows: usize,
     threads: usize,
     descriptors: usize,
 }
@@ -31,6 +34,7 @@ fn held() -> Held {
     let count = |folder: &str| std::fs::read_dir(folder).unwrap().count();
     Held {
         objects: String::from_utf8(shown.stdout).unwrap(),
+        windows: Window::count(),
         threads: count("/proc/self/task"),
         descriptors: count("/proc/self/fd"),
     }
@@ -65,6 +69,7 @@ fn come_and_go(listener: &mut RdmaListener, host: &Host, first: u64) {
 fn two_hundred_sessions_leave_no_object_thread_or_descriptor() {
     let host = Host::open();
     for fence in [Fence::Window, Fence::Registration] {
+        let without = held();
         let options = RdmaOptions { fence, trust_window_bounds: true, ..options() };
         let mut listener = RdmaListener::open(options).unwrap();
         // What is made once is made now.
@@ -72,6 +77,9 @@ fn two_hundred_sessions_leave_no_object_thread_or_descriptor() {
         let before = held();
         come_and_go(&mut listener, &host, 1000);
         assert_eq!(held(), before, "fence {fence:?}");
+        // A kernel frees no domain that a window is left in.
+        drop(listener);
+        assert_eq!(held(), without, "fence {fence:?}, without its listener");
     }
 }
 

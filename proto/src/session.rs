@@ -85,15 +85,45 @@ impl v1::Endpoint {
 }
 
 impl v1::RegionDescriptor {
-    /// The descriptor on the wire; `None` for memory that is not reachable yet.
-    pub fn of(region: &RegionDescriptor) -> Option<v1::RegionDescriptor> {
+    /// The descriptor on the wire: none for memory that is not reachable yet, two where payloads
+    /// lie apart from their headers, which come first.
+    pub fn of(region: &RegionDescriptor) -> Vec<v1::RegionDescriptor> {
         use v1::region_descriptor::Kind;
-        let kind = match region {
-            RegionDescriptor::Framed => Kind::Framed(true),
-            RegionDescriptor::Memfd { bytes, .. } => Kind::Memfd(v1::Memfd { bytes: *bytes }),
-            RegionDescriptor::Remote { key, .. } => Kind::MemoryKey((*key)?.into()),
+        let kinds = match region {
+            RegionDescriptor::Framed => vec![Kind::Framed(true)],
+            RegionDescriptor::Memfd { bytes, .. } => vec![Kind::Memfd(v1::Memfd { bytes: *bytes })],
+            RegionDescriptor::Remote { key, payloads, .. } => {
+                let keys = key.iter().chain(payloads.iter().filter(|_| key.is_some()));
+                keys.map(|&key| Kind::MemoryKey(key.into())).collect()
+            }
         };
-        Some(v1::RegionDescriptor { kind: Some(kind) })
+        kinds.into_iter().map(|kind| v1::RegionDescriptor { kind: Some(kind) }).collect()
+    }
+
+    /// What several descriptors of one session say together.
+    ///
+    /// # Errors
+    /// [`WireError`] for a kind of memory that this build cannot reach, and for more descriptors
+    /// than a session has.
+    pub fn read(
+        regions: &[v1::RegionDescriptor],
+        layout: SlotLayout,
+        queue_pair: Option<&QueuePair>,
+    ) -> Result<RegionDescriptor, WireError> {
+        let (first, more) = regions.split_first().ok_or(WireError::Missing("regions"))?;
+        let mut region = first.complete(layout, queue_pair)?;
+        match (&mut region, more) {
+            (_, []) => {}
+            (RegionDescriptor::Remote { payloads, .. }, [second]) => {
+                let second = second.complete(layout, queue_pair)?;
+                let RegionDescriptor::Remote { key, .. } = second else {
+                    return Err(WireError::invalid("regions", "the second is no memory key"));
+                };
+                *payloads = key;
+            }
+            _ => return Err(WireError::invalid("regions", format!("{}", regions.len()))),
+        }
+        Ok(region)
     }
 
     /// The descriptor; the layout of the session and the endpoint's queue pair complete it.
@@ -112,6 +142,7 @@ impl v1::RegionDescriptor {
             Kind::MemoryKey(key) => Ok(RegionDescriptor::Remote {
                 queue_pair: queue_pair.ok_or(WireError::Missing("endpoint.queue_pair"))?.clone(),
                 key: Some((*key).try_into()?),
+                payloads: None,
             }),
             Kind::GpuHandle(_) => Err(WireError::NotHere("a GPU handle")),
         }

@@ -5,6 +5,7 @@
 
 pub mod device;
 pub mod error;
+pub mod export;
 pub mod graph;
 pub mod memory;
 pub mod probe;

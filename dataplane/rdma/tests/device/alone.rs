@@ -21,14 +21,14 @@ const SESSIONS: u64 = 200;
 /// What the kernel knows: objects of all devices, this process's threads and descriptors; and this
 /// process's memory windows, of which it keeps no list.
 #[derive(Debug, PartialEq, Eq)]
-struct Held {
+pub(crate) struct Held {
     objects: String,
     windows: usize,
     threads: usize,
     descriptors: usize,
 }
 
-fn held() -> Held {
+pub(crate) fn held() -> Held {
     let shown = Command::new("rdma").args(["resource", "show"]).output().unwrap();
     assert!(shown.status.success(), "{shown:?}");
     let count = |folder: &str| std::fs::read_dir(folder).unwrap().count();

@@ -16,6 +16,7 @@ mod control_plane;
 pub mod error;
 mod handler;
 pub mod lanes;
+pub mod limits;
 pub mod machine;
 pub mod models;
 pub mod refusals;

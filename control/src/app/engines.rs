@@ -12,7 +12,7 @@ use crate::error::chain;
 use crate::machine::VERSION;
 use crate::models::{
     CompletionName, DeviceChoice, EngineChoice, EngineLoader, Instances, LoadSpec, Metadata,
-    PrecisionName,
+    PrecisionName, ShapeLimits,
 };
 
 /// Instances of echo beyond the cores: each serves one lane or one thread of gRPC at a time.
@@ -144,6 +144,7 @@ pub(super) fn echo(base: Metadata) -> (Instances, Metadata) {
         instances,
         threads: 1,
         run: RunOn::Lane,
+        shapes: ShapeLimits::NONE,
         ..base
     };
     let engines = (0..instances).map(|_| Box::new(Echo::new()) as Box<dyn Engine>);

@@ -7,6 +7,7 @@ pub mod device;
 pub mod error;
 pub mod export;
 pub mod graph;
+pub mod kernel;
 pub mod memory;
 pub mod probe;
 pub mod stream;

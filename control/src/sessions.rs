@@ -1,6 +1,7 @@
 //! Sessions: leases on a model, a transport and a set of slots.
 
 mod expiry;
+mod gpu;
 mod negotiate;
 mod open;
 mod quota;
@@ -13,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ferry_core::{Generation, SessionId, Token};
 
 pub use expiry::{grace as grace_leases, keep as keep_leases};
+pub(crate) use gpu::gdr_finding;
 pub use negotiate::{Agreed, Offer, REPLY_BYTES_MIN, SLOTS_DEFAULT};
 pub use open::{Caller, Opened, attach, end, open, resume};
 pub use quota::{Quota, Reservation, Tenant, TenantConfig, Tenants};

@@ -75,7 +75,14 @@ impl State {
     /// The transports that a client can open a session with.
     pub fn transports(&self) -> Vec<Transport> {
         let lives = |it: &Transport| self.lanes.best(*it).is_some() || *it == Transport::Grpc;
-        Transport::ALL.into_iter().filter(lives).collect()
+        // Carried by the lanes of rdma, and needs a device that their card reaches.
+        let usable = |it: &Transport| {
+            let is_it = |finding: &&v1::Finding| {
+                finding.area == "transport" && finding.name == Transport::Gdr.name()
+            };
+            *it != Transport::Gdr || self.findings.iter().find(is_it).is_some_and(|it| it.usable)
+        };
+        Transport::ALL.into_iter().filter(lives).filter(usable).collect()
     }
 
     /// Requests that are being served, on lanes and in calls.

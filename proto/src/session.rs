@@ -85,66 +85,55 @@ impl v1::Endpoint {
 }
 
 impl v1::RegionDescriptor {
-    /// The descriptor on the wire: none for memory that is not reachable yet, two where payloads
+    /// The descriptors on the wire; none for memory that is not reachable yet, two where payloads
     /// lie apart from their headers, which come first.
     pub fn of(region: &RegionDescriptor) -> Vec<v1::RegionDescriptor> {
         use v1::region_descriptor::Kind;
+        let memfd = |bytes: &u64| Kind::Memfd(v1::Memfd { bytes: *bytes });
         let kinds = match region {
             RegionDescriptor::Framed => vec![Kind::Framed(true)],
-            RegionDescriptor::Memfd { bytes, .. } => vec![Kind::Memfd(v1::Memfd { bytes: *bytes })],
+            RegionDescriptor::Memfd { bytes, .. } => vec![memfd(bytes)],
             RegionDescriptor::Remote { key, payloads, .. } => {
                 let keys = key.iter().chain(payloads.iter().filter(|_| key.is_some()));
-                keys.map(|&key| Kind::MemoryKey(key.into())).collect()
+                keys.map(|key| Kind::MemoryKey((*key).into())).collect()
             }
         };
         kinds.into_iter().map(|kind| v1::RegionDescriptor { kind: Some(kind) }).collect()
     }
 
-    /// What several descriptors of one session say together.
+    /// How a session's memory is reached: what was told of it, completed by the session's layout
+    /// and the endpoint's queue pair.
     ///
     /// # Errors
-    /// [`WireError`] for a kind of memory that this build cannot reach, and for more descriptors
-    /// than a session has.
+    /// [`WireError`] for what is missing, makes no sense, or does not go together.
     pub fn read(
-        regions: &[v1::RegionDescriptor],
-        layout: SlotLayout,
-        queue_pair: Option<&QueuePair>,
-    ) -> Result<RegionDescriptor, WireError> {
-        let (first, more) = regions.split_first().ok_or(WireError::Missing("regions"))?;
-        let mut region = first.complete(layout, queue_pair)?;
-        match (&mut region, more) {
-            (_, []) => {}
-            (RegionDescriptor::Remote { payloads, .. }, [second]) => {
-                let second = second.complete(layout, queue_pair)?;
-                let RegionDescriptor::Remote { key, .. } = second else {
-                    return Err(WireError::invalid("regions", "the second is no memory key"));
-                };
-                *payloads = key;
-            }
-            _ => return Err(WireError::invalid("regions", format!("{}", regions.len()))),
-        }
-        Ok(region)
-    }
-
-    /// The descriptor; the layout of the session and the endpoint's queue pair complete it.
-    ///
-    /// # Errors
-    /// [`WireError`] for a kind of memory that this build cannot reach.
-    pub fn complete(
-        &self,
+        told: &[v1::RegionDescriptor],
         layout: SlotLayout,
         queue_pair: Option<&QueuePair>,
     ) -> Result<RegionDescriptor, WireError> {
         use v1::region_descriptor::Kind;
-        match self.kind.as_ref().ok_or(WireError::Missing("region.kind"))? {
-            Kind::Framed(_) => Ok(RegionDescriptor::Framed),
-            Kind::Memfd(memfd) => Ok(RegionDescriptor::Memfd { bytes: memfd.bytes, layout }),
-            Kind::MemoryKey(key) => Ok(RegionDescriptor::Remote {
+        let remote = |key: Option<&v1::MemoryKey>, payloads: Option<&v1::MemoryKey>| {
+            Ok(RegionDescriptor::Remote {
                 queue_pair: queue_pair.ok_or(WireError::Missing("endpoint.queue_pair"))?.clone(),
-                key: Some((*key).try_into()?),
-                payloads: None,
-            }),
-            Kind::GpuHandle(_) => Err(WireError::NotHere("a GPU handle")),
+                key: key.map(|key| (*key).try_into()).transpose()?,
+                payloads: payloads.map(|key| (*key).try_into()).transpose()?,
+            })
+        };
+        let kinds = told.iter().map(|it| it.kind.as_ref().ok_or(WireError::Missing("region.kind")));
+        let kinds = kinds.collect::<Result<Vec<_>, _>>()?;
+        match (kinds.as_slice(), queue_pair) {
+            ([], None) | ([Kind::Framed(_)], _) => Ok(RegionDescriptor::Framed),
+            ([], Some(_)) => remote(None, None),
+            ([Kind::Memfd(memfd)], _) => Ok(RegionDescriptor::Memfd { bytes: memfd.bytes, layout }),
+            ([Kind::MemoryKey(key)], _) => remote(Some(key), None),
+            ([Kind::MemoryKey(key), Kind::MemoryKey(payloads)], _) => {
+                remote(Some(key), Some(payloads))
+            }
+            ([Kind::GpuHandle(_)], _) => Err(WireError::NotHere("a GPU handle")),
+            (others, _) => {
+                let why = format!("{}, which do not go together: one, or two keys", others.len());
+                Err(WireError::invalid("regions", why))
+            }
         }
     }
 }

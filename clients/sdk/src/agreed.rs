@@ -68,6 +68,9 @@ impl Agreed {
         let read = |told: v1::AttachSessionResponse| {
             let endpoint = told.endpoint.ok_or(WireError::Missing("endpoint"))?;
             let (_, queue_pair) = endpoint.parts()?;
+            if told.regions.is_empty() {
+                return Err(WireError::Missing("regions"));
+            }
             v1::RegionDescriptor::read(&told.regions, self.layout, queue_pair.as_ref())
         };
         read(told).map_err(Error::answer("attach the session"))
@@ -80,13 +83,7 @@ impl Agreed {
         let layout: SlotLayout = opened.layout.ok_or(WireError::Missing("layout"))?.into();
         let endpoint = opened.endpoint.ok_or(WireError::Missing("endpoint"))?;
         let (endpoint, queue_pair) = endpoint.parts()?;
-        let region = match (&*opened.regions, queue_pair) {
-            ([], Some(queue_pair)) => {
-                RegionDescriptor::Remote { queue_pair, key: None, payloads: None }
-            }
-            ([], None) => RegionDescriptor::Framed,
-            (regions, pair) => v1::RegionDescriptor::read(regions, layout, pair.as_ref())?,
-        };
+        let region = v1::RegionDescriptor::read(&opened.regions, layout, queue_pair.as_ref())?;
         let lease = opened.lease.ok_or(WireError::Missing("lease"))?;
         let signature = opened.signature.ok_or(WireError::Missing("signature"))?;
         let signature = BoundSignature::try_from(signature)?;

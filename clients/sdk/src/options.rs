@@ -64,10 +64,11 @@ impl Options {
     /// Notes that a session could not be attached, so that a transport that the server chose is
     /// not offered again. `true` if that makes another try worth its while now.
     pub(crate) fn failed(&self, transport: Transport, why: &Error) -> bool {
-        let was_choice = self.transport.is_none() && transport == Transport::Rdma;
+        let is_rdma = matches!(transport, Transport::Rdma | Transport::Gdr);
+        let was_choice = self.transport.is_none() && is_rdma;
         let is_first = was_choice && self.rdma_failed.set(why.to_string()).is_ok();
         if is_first {
-            tracing::warn!(%why, "the server chose rdma, which does not work: trying without");
+            tracing::warn!(%why, %transport, "the server chose what does not work: trying without");
         }
         is_first
     }

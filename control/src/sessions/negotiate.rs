@@ -9,6 +9,7 @@ use ferry_core::{
 };
 use ferry_proto::{WireError, v1};
 
+use super::gpu::GdrFit;
 use crate::error::ApiError;
 use crate::models::Served;
 
@@ -73,6 +74,11 @@ impl Offer<'_> {
         let wish = v1::Transport::try_from(asked.transport)
             .map_err(|why| WireError::invalid("transport", why))?;
         let (transport, reason) = self.transport(wish.named(), asked)?;
+        let (transport, reason) = match transport {
+            Transport::Gdr => (transport, self.gdr(served).check().map(|_| reason)?),
+            Transport::Rdma if wish.named().is_none() => self.gdr(served).prefer(asked, reason),
+            _ => (transport, reason),
+        };
         let (placement, memory) = placement(asked, served, transport)?;
         let wait = v1::WaitPolicy::try_from(asked.wait)
             .map_err(|why| WireError::invalid("wait", why))?
@@ -83,6 +89,10 @@ impl Offer<'_> {
         let layout = self.layout(asked, &binding, transport)?;
         let binding = Arc::new(binding);
         Ok(Agreed { protocol, transport, reason, wait, placement, memory, binding, layout })
+    }
+
+    fn gdr<'s>(&'s self, served: &'s Served) -> GdrFit<'s> {
+        GdrFit::of(served, self.findings)
     }
 
     fn layout(
@@ -138,7 +148,7 @@ impl Offer<'_> {
                 "it lives inside the server's process",
                 "use `ferry bench --transport local`, which drives it there (service Local)",
             ),
-            Transport::Gdr | Transport::CudaIpc => refuse(
+            Transport::CudaIpc => refuse(
                 "it is not in this build",
                 "ask for shm on one host, or for tcp; auto chooses",
             ),
@@ -264,42 +274,4 @@ fn placement(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn choose(transports: &[Transport], has_rdma: bool, host_id: &str) -> Transport {
-        let offer = Offer { transports, findings: &[], request_bytes_max: 1, is_inside: false };
-        let host_id = host_id.to_owned();
-        offer.choose(&v1::OpenSessionRequest { has_rdma, host_id, ..Default::default() }).0
-    }
-
-    #[test]
-    fn rdma_is_chosen_between_two_hosts_that_both_have_it() {
-        let own = ferry_memory::host_id().unwrap();
-        let all = [Transport::Shm, Transport::Rdma, Transport::Tcp];
-        assert_eq!(choose(&all, true, "another"), Transport::Rdma);
-        assert_eq!(choose(&all, false, "another"), Transport::Tcp, "the client has none");
-        assert_eq!(choose(&all[2..], true, "another"), Transport::Tcp, "the server has none");
-        assert_eq!(choose(&all, true, &own), Transport::Shm, "one host");
-        assert_eq!(choose(&all[1..], true, &own), Transport::Tcp, "one host without shm");
-    }
-
-    #[test]
-    fn a_transport_without_a_lane_is_refused_with_what_was_found() {
-        let findings = [v1::Finding {
-            area: "transport".into(),
-            name: "rdma".into(),
-            usable: false,
-            detail: "no device".into(),
-            fix: "plug one in".into(),
-        }];
-        let transports = &[Transport::Tcp];
-        let offer =
-            Offer { transports, findings: &findings, request_bytes_max: 1, is_inside: false };
-        let asked = v1::OpenSessionRequest::default();
-        let told = offer.transport(Some(Transport::Rdma), &asked).unwrap_err().to_string();
-        assert!(told.contains("no device") && told.contains("plug one in"), "{told}");
-        let told = offer.transport(Some(Transport::Zmq), &asked).unwrap_err().to_string();
-        assert!(told.contains("it has ended"), "{told}");
-    }
-}
+mod tests;

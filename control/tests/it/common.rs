@@ -127,7 +127,8 @@ pub(crate) fn link(
     let (session, _, generation) = opened.session.as_ref().unwrap().parts().unwrap();
     let (endpoint, _) = opened.endpoint.clone().unwrap().parts().unwrap();
     let layout = SlotLayout::from(opened.layout.unwrap());
-    let region: RegionDescriptor = opened.regions[0].complete(layout, None).unwrap();
+    let region: RegionDescriptor =
+        v1::RegionDescriptor::read(&opened.regions, layout, None).unwrap();
     let late = Instant::now() + LONG;
     fn boxed<L: Link + 'static>(
         connected: Result<(L, Arc<SlotTable>), impl std::fmt::Display>,

@@ -53,10 +53,10 @@ impl DeviceBacking {
     /// # Errors
     /// [`MemoryError::Os`] with what the driver says and the sizes.
     pub fn exported(device: &Arc<Device>, bytes: usize) -> Result<DeviceBacking, MemoryError> {
-        let too_long = || MemoryError::Layout { what: format!("{bytes} bytes of device memory") };
-        let whole = bytes.max(1).checked_next_multiple_of(EXPORT_ALIGN_BYTES);
-        let whole = whole.ok_or_else(too_long)?;
-        let with_room = whole.checked_add(EXPORT_ALIGN_BYTES).ok_or_else(too_long)?;
+        let with_room = Self::exported_bytes(bytes).ok_or_else(|| MemoryError::Layout {
+            what: format!("{bytes} bytes of device memory"),
+        })?;
+        let whole = with_room - EXPORT_ALIGN_BYTES;
         let buffer = allocate(device, with_room)?;
         let at = to_boundary(buffer.address());
         buffer.sync_memops().map_err(|error| device_error("set SYNC_MEMOPS", error))?;
@@ -68,6 +68,13 @@ impl DeviceBacking {
             }
         };
         Ok(DeviceBacking { dma_buf, buffer, at, bytes })
+    }
+
+    /// How many bytes of the device [`exported`](DeviceBacking::exported) takes; `None` for more
+    /// than can be addressed.
+    pub fn exported_bytes(bytes: usize) -> Option<usize> {
+        let whole = bytes.max(1).checked_next_multiple_of(EXPORT_ALIGN_BYTES)?;
+        whole.checked_add(EXPORT_ALIGN_BYTES)
     }
 
     /// The allocation that the memory lies in: all of it, unless it is exported.

@@ -14,6 +14,7 @@ mod clock;
 pub mod config;
 mod control_plane;
 pub mod error;
+pub mod gpu_queues;
 mod handler;
 pub mod lanes;
 pub mod limits;

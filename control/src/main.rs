@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use ferry_control::{Config, ConfigError, Server, Settings, bind, limits};
+use ferry_control::{Config, ConfigError, Server, Settings, bind, gpu_queues, limits};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -46,6 +46,7 @@ impl Args {
 }
 
 fn main() -> ExitCode {
+    gpu_queues::widen();
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {

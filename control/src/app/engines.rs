@@ -112,6 +112,7 @@ impl Onnx {
             },
             channels_last: gpu.channels_last,
             streams: gpu.streams,
+            beside_urgent: gpu.beside_urgent,
             completion: match gpu.completion {
                 CompletionName::Poll => Completion::Poll,
                 CompletionName::Wait => Completion::Wait,

@@ -83,6 +83,8 @@ pub struct Gpu {
     pub channels_last: bool,
     /// Streams of normal priority, and as many of high.
     pub streams: usize,
+    /// Normal requests that may be started while an urgent one runs.
+    pub beside_urgent: usize,
     /// `poll`: requests of all streams are in flight at once; `wait`: one after the other.
     pub completion: CompletionName,
 }
@@ -93,6 +95,7 @@ impl Default for Gpu {
             precision: PrecisionName::Fp32,
             channels_last: false,
             streams: STREAMS_DEFAULT,
+            beside_urgent: 1,
             completion: CompletionName::Poll,
         }
     }
@@ -322,8 +325,12 @@ impl Metadata {
 
 impl Gpu {
     fn check(self) -> Result<Gpu, String> {
-        let why = || format!("gpu.streams = {}; allowed are 1 to {STREAMS_MAX}", self.streams);
-        (1..=STREAMS_MAX).contains(&self.streams).then_some(self).ok_or_else(why)
+        for (name, value) in [("streams", self.streams), ("beside_urgent", self.beside_urgent)] {
+            if !(1..=STREAMS_MAX).contains(&value) {
+                return Err(format!("gpu.{name} = {value}; allowed are 1 to {STREAMS_MAX}"));
+            }
+        }
+        Ok(self)
     }
 }
 

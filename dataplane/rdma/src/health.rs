@@ -67,11 +67,15 @@ impl Health {
             let Some(event) = device.next_event() else { break };
             self.note(event, device.name());
         }
-        if self.fatal.is_none() && self.asks_presence() {
-            self.looked = Instant::now();
-            if !device.is_there() {
-                self.note(DeviceEvent::DeviceFatal, device.name());
-            }
+        if self.asks_presence() {
+            self.look_for(device);
+        }
+    }
+
+    fn look_for(&mut self, device: &Device) {
+        self.looked = Instant::now();
+        if self.fatal.is_none() && !device.is_there() {
+            self.note(DeviceEvent::DeviceFatal, device.name());
         }
     }
 
@@ -139,6 +143,8 @@ impl Health {
     /// Why a connection failed, with what is known of the device and its port by now.
     pub(crate) fn explain(&mut self, why: LinkError, device: &Device) -> LinkError {
         self.take_events(device);
+        // The other end may have found out first, and closed.
+        self.look_for(device);
         let trouble = match (&self.fatal, self.down_since) {
             (Some(fatal), _) => fatal.to_string(),
             (None, Some(_)) => "the port is down".into(),

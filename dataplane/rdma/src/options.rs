@@ -30,7 +30,7 @@ pub struct RdmaOptions {
     /// Most sessions of one listener.
     pub sessions_max: usize,
     /// Most completions that may be outstanding on one listener; fewer where the device has fewer.
-    /// A session of n slots takes 2 n + 7 of them, and one for which there are none is not admitted.
+    /// A session of n slots takes 2 n + 7 of them; one for which there are none is not admitted.
     pub completions_max: u32,
     /// Frames up to this many bytes, header included, are handed to the device in the work
     /// request itself, if it takes so many.

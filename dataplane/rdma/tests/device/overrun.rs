@@ -81,7 +81,7 @@ fn no_number_of_sessions_slots_and_writes_overruns_the_queue() {
 fn flood(live: &[(Peer<'_>, u32)]) {
     for (peer, slots) in live {
         for slot in 0..slots + 6 {
-            peer.post(peer.key.address, peer.key.remote_key, 1, 1 << 8 | slot % slots);
+            peer.post(peer.key.address, peer.key.remote_key, 1, (1 << 8) | (slot % slots));
         }
     }
     for (peer, _) in live {

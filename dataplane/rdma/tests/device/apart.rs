@@ -13,7 +13,7 @@ use ferry_transport::{Admission, AdmitError, Event, Listener, Refusal};
 
 use crate::alone::held;
 use crate::door::options;
-use crate::pretended::{Flaw, Pretender};
+use crate::pretended::{Flaw, Pretender, Told};
 use crate::raw::{Host, LAYOUT, Peer, admission, poll, until};
 
 fn listener() -> RdmaListener {
@@ -233,6 +233,26 @@ fn sessions_with_and_without_a_device_share_a_lane() {
         }
         let told = listener.admit(on_device(3, &placer)).unwrap();
         assert!(matches!(told, RegionDescriptor::Remote { key: None, payloads: None, .. }));
+    }
+}
+
+/// A GPU that copies from and to memory of the host has to know it.
+#[test]
+fn memory_of_the_host_is_told_to_the_gpu_and_stays_what_the_card_writes() {
+    let host = Host::open();
+    for fence in [Fence::Window, Fence::Registration] {
+        for trust_window_bounds in [false, true] {
+            let options = RdmaOptions { fence, trust_window_bounds, ..options() };
+            let mut listener = RdmaListener::open(options).unwrap();
+            let told = Arc::new(Told::default());
+            let placer = Some(Arc::clone(&told) as Arc<dyn Placer>);
+            let admission = Admission { placer, ..admission(1, 1) };
+            let peer = Peer::open(&host, &mut listener, admission, true);
+            assert!(peer.payloads.is_none());
+            assert_eq!(told.0.load(Ordering::Relaxed), 2, "requests and replies");
+            peer.request(0, 200);
+            until(&mut listener, |event| matches!(event, Event::Arrived { .. }));
+        }
     }
 }
 

@@ -67,6 +67,25 @@ impl Placer for Pretender {
     }
 }
 
+/// A pretended GPU that is told of memory of the host, and has none of its own.
+#[derive(Debug, Default)]
+pub(crate) struct Told(pub(crate) AtomicU64);
+
+impl Placer for Told {
+    fn on_device(&self) -> bool {
+        false
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<Arc<dyn Backing>, MemoryError> {
+        Err(MemoryError::Layout { what: format!("{bytes} bytes of none") })
+    }
+
+    fn register(&self, memory: Arc<dyn Backing>) -> Result<Arc<dyn Backing>, MemoryError> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(memory)
+    }
+}
+
 #[derive(Debug)]
 struct Pretended {
     memory: HeapBacking,

@@ -7,7 +7,11 @@ use super::engines;
 use crate::config::Config;
 use crate::limits;
 
-fn finding(area: &str, name: &str, outcome: Result<String, (String, &str)>) -> v1::Finding {
+pub(super) fn finding(
+    area: &str,
+    name: &str,
+    outcome: Result<String, (String, &str)>,
+) -> v1::Finding {
     let (usable, detail, fix) = match outcome {
         Ok(detail) => (true, detail, ""),
         Err((why, fix)) => (false, why, fix),
@@ -22,8 +26,6 @@ pub(super) fn all(config: &Config) -> Vec<v1::Finding> {
     all.push(finding("engine", "tract", Ok("part of this build".into())));
     all.push(finding("engine", "echo", Ok("part of this build".into())));
     all.push(finding("transport", "grpc", Ok("the control plane itself".into())));
-    let why = "not in this build".to_owned();
-    all.push(finding("transport", "gdr", Err((why, "use shm on one host, tcp otherwise"))));
     all.push(cuda_ipc(config));
     all.push(finding("device", "gpu", Err(("not in this build".into(), "models run on the CPU"))));
     all.extend(ferry_rdma::survey(&config.rdma).into_iter().map(|found| v1::Finding {

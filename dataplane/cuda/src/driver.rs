@@ -6,6 +6,7 @@
 pub mod device;
 pub mod entered;
 pub mod error;
+pub mod export;
 pub mod graph;
 pub mod identity;
 pub mod ipc;

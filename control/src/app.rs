@@ -5,7 +5,7 @@ mod findings;
 mod links;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::clock::unix_ns;
@@ -25,9 +25,12 @@ use crate::store::{
 /// How long the last rows may take when the server ends.
 const FLUSH_WAIT: Duration = Duration::from_secs(10);
 
-/// How long the last replies may take from a link into the hands of the kernel, if their clients
-/// read: ending a session cuts off what its link still holds, and no link says how much that is.
-const LAST_REPLIES: Duration = Duration::from_millis(100);
+/// How long the last replies may take from a link into the hands of the kernel: their clients may
+/// read slowly, and ending a session cuts off what its link still holds.
+const LAST_REPLIES: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether they have.
+const LAST_REPLIES_LOOK: Duration = Duration::from_millis(5);
 
 /// Why a server could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +90,20 @@ impl Server {
     /// # Errors
     /// [`BuildError`] if what was asked for by name is not there.
     pub async fn build(config: Config) -> Result<Server, BuildError> {
+        let built = Server::build_unless(config, std::future::pending()).await?;
+        built.ok_or_else(|| BuildError::System("told to end by nobody".into()))
+    }
+
+    /// As [`build`](Server::build), but gives up once `told` is done: `None`, and what was begun is
+    /// ended in order. A model that is being loaded then goes on to be on a thread of the runtime,
+    /// since no engine can be stopped half-way; no further one is begun.
+    ///
+    /// # Errors
+    /// As [`build`](Server::build).
+    pub async fn build_unless(
+        config: Config,
+        told: impl Future<Output = ()> + Send,
+    ) -> Result<Option<Server>, BuildError> {
         let location: Location = config
             .store
             .parse()
@@ -94,7 +111,8 @@ impl Server {
         let searched = config.cuda_libraries.find();
         searched.map_err(|error| BuildError::CudaLibraries(error.to_string()))?;
         let refused = |source| BuildError::Store { url: config.store.clone(), source };
-        let store = SqliteStore::open(location, SqliteConfig::default()).await.map_err(refused)?;
+        let options = SqliteConfig { bytes_max: config.store_bytes_max, ..SqliteConfig::default() };
+        let store = SqliteStore::open(location, options).await.map_err(refused)?;
         let store: Arc<dyn TimingStore> = Arc::new(store);
         let machine = machine::describe();
         let libraries_json = engines::libraries_json(&config);
@@ -113,7 +131,11 @@ impl Server {
         let (recorder, writer) =
             Writer::spawn(Arc::clone(&store), own_run, WriterConfig::default());
         let refusals = Arc::new(Refusals::new(recorder.clone()));
-        let models = load_models(config.clone()).await?;
+        let Some(models) = load_models(config.clone(), told).await? else {
+            end_run(&*store, own_run, 0).await;
+            writer.stop().await;
+            return Ok(None);
+        };
         let (lanes, mut findings) = links::start(&config, &refusals)?;
         findings.extend(findings::all(&config));
         let state = Arc::new(State {
@@ -142,15 +164,20 @@ impl Server {
             }
         }
         tracing::info!(version = VERSION, commit = COMMIT, run = own_run, "server built");
-        Ok(Server { state, writer })
+        Ok(Some(Server { state, writer }))
     }
 
     /// Ends everything that [`build`](Server::build) started: sessions, lanes, run and store. What
     /// was in flight has been waited for before.
     pub(crate) async fn end(self) {
         let Server { state, writer } = self;
-        if state.sessions.count() > 0 {
-            tokio::time::sleep(LAST_REPLIES).await;
+        let deadline = Instant::now() + LAST_REPLIES;
+        while state.lanes.leaving() > 0 && Instant::now() < deadline {
+            tokio::time::sleep(LAST_REPLIES_LOOK).await;
+        }
+        let cut_off = state.lanes.leaving();
+        if cut_off > 0 {
+            tracing::warn!(cut_off, "clients did not read their last replies in time");
         }
         for session in state.sessions.all() {
             let status = ferry_core::Status::Draining;
@@ -168,21 +195,22 @@ impl Server {
             tracing::error!(%error, "timings may be lost");
         }
         for (run, lost) in state.runs.take_going_on() {
-            let end = RunEnd { finished_unix_ns: unix_ns(), notes: None, lost };
-            if let Err(error) = state.store.finish_run(run, &end).await {
-                tracing::error!(run, %error, "the run's end is not stored");
-            }
+            end_run(&*state.store, run, lost).await;
         }
-        let end = RunEnd { finished_unix_ns: unix_ns(), notes: None, lost: 0 };
-        if let Err(error) = state.store.finish_run(state.own_run, &end).await {
-            tracing::error!(%error, "the run's end is not stored");
-        }
+        end_run(&*state.store, state.own_run, 0).await;
         let health = writer.stop().await;
         tracing::info!(
             rows_written = health.rows_written,
             rows_lost = health.rows_lost,
             "server ended"
         );
+    }
+}
+
+async fn end_run(store: &dyn TimingStore, run: i64, lost: u64) {
+    let end = RunEnd { finished_unix_ns: unix_ns(), notes: None, lost };
+    if let Err(error) = store.finish_run(run, &end).await {
+        tracing::error!(run, %error, "the run's end is not stored");
     }
 }
 
@@ -204,20 +232,35 @@ fn options_json(config: &Config) -> String {
     .to_string()
 }
 
-/// Loads everything. Blocks a thread of its own for as long as the engines take.
-async fn load_models(config: Config) -> Result<Models, BuildError> {
-    let loaded = tokio::task::spawn_blocking(move || {
+/// Loads everything, on a thread of its own for as long as the engines take; `None` once `told` is
+/// done.
+async fn load_models(
+    config: Config,
+    told: impl Future<Output = ()> + Send,
+) -> Result<Option<Models>, BuildError> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let is_stopped = Arc::clone(&stop);
+    let loading = tokio::task::spawn_blocking(move || {
         let base = Metadata::unnamed(config.engine_threads, config.queue);
         let loader = engines::loader(&config);
         let models = Models::new(config.models.clone(), loader, base.clone());
         models.add_built_in(echo(base)?);
-        models.load_all().map_err(|source| BuildError::Models {
+        models.load_all(&is_stopped).map_err(|source| BuildError::Models {
             folder: config.models.map(|it| it.display().to_string()).unwrap_or_default(),
             source,
         })?;
-        Ok(models)
+        Ok::<_, BuildError>(models)
     });
-    loaded.await.map_err(|error| BuildError::System(error.to_string()))?
+    tokio::select! {
+        loaded = loading => {
+            loaded.map_err(|error| BuildError::System(error.to_string()))?.map(Some)
+        }
+        () = told => {
+            stop.store(true, Ordering::Relaxed);
+            tracing::info!("told to end while models are loaded");
+            Ok(None)
+        }
+    }
 }
 
 fn echo(base: Metadata) -> Result<Arc<Served>, BuildError> {

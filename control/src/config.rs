@@ -21,6 +21,8 @@ pub struct Config {
     pub data_host: Option<String>,
     /// Where timings go.
     pub store: String,
+    /// Most bytes that the store's file may grow to; `None`: what the disk holds.
+    pub store_bytes_max: Option<u64>,
     /// The model folder.
     pub models: Option<PathBuf>,
     /// The native library of ONNX Runtime; `None`: the loader's own search.
@@ -77,6 +79,7 @@ impl Default for Config {
             listen: "127.0.0.1:7077".into(),
             data_host: None,
             store: "sqlite:ferry.sqlite".into(),
+            store_bytes_max: None,
             models: None,
             onnxruntime: None,
             cuda_libraries: LibrarySearch::default(),
@@ -98,6 +101,13 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Most sessions that the tenants may have together.
+    pub fn sessions_max(&self) -> u64 {
+        let all = self.tenants.iter().map(|tenant| tenant.quota.sessions);
+        let wanted = if self.tenants.is_empty() { self.quota.sessions } else { all.sum() };
+        wanted.min(crate::sessions::SESSIONS_MAX as u64)
+    }
+
     /// The host that data-plane links bind and announce.
     pub fn data_host(&self) -> &str {
         let own = || self.listen.rsplit_once(':').map_or(self.listen.as_str(), |(host, _)| host);

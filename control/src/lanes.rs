@@ -152,4 +152,9 @@ impl Lanes {
     pub fn in_flight(&self) -> u64 {
         self.0.iter().map(|lane| lane.handle.stats().in_flight).sum()
     }
+
+    /// Replies that the lanes' links have not handed on yet.
+    pub fn leaving(&self) -> u64 {
+        self.0.iter().map(|lane| lane.handle.stats().leaving).sum()
+    }
 }

@@ -1,8 +1,8 @@
 //! `ferryd`: serves models. The first line on stdout is `{"listening":"HOST:PORT"}`, once it does;
 //! nothing else is written there. The log goes to stderr.
 //!
-//! SIGTERM and SIGINT drain and end it. SIGHUP restarts the control plane alone: every connection
-//! of gRPC is cut, and sessions go on.
+//! SIGTERM and SIGINT drain and end it, also while models are loaded. SIGHUP restarts the control
+//! plane alone: every connection of gRPC is cut, and sessions go on.
 //!
 //! Exit codes: 0 after an orderly end, 1 if it failed, 64 if the options have no meaning.
 #![forbid(unsafe_code)]
@@ -11,14 +11,18 @@ use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Parser;
-use ferry_control::{Config, ConfigError, Server, Settings, bind};
+use ferry_control::{Config, ConfigError, Server, Settings, bind, gpu_queues, limits};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 /// The options have no meaning (`EX_USAGE` of sysexits).
 const USAGE: u8 = 64;
+
+/// How long the end waits for a model that is being loaded.
+const LOAD_ENDS_WITHIN: Duration = Duration::from_secs(5);
 
 /// Serves models: a gRPC control plane and a data plane beside it.
 #[derive(Debug, Parser)]
@@ -52,6 +56,7 @@ fn folders(variable: &str) -> Vec<PathBuf> {
 }
 
 fn main() -> ExitCode {
+    gpu_queues::widen();
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {
@@ -75,11 +80,15 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => return complain(USAGE, &chain(&error)),
     };
+    limits::raise_descriptors(config.sessions_max());
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return complain(1, &format!("start the threads of the runtime: {error}")),
     };
-    match runtime.block_on(run(config)) {
+    let ended = runtime.block_on(run(config));
+    // Waits for a model that is being loaded, which nothing can stop half-way, but not for ever.
+    runtime.shutdown_timeout(LOAD_ENDS_WITHIN);
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => complain(1, &format!("{error:#}")),
     }
@@ -90,7 +99,13 @@ async fn run(config: Config) -> anyhow::Result<()> {
     // First, so that a port in use is told before models are loaded.
     let listener = bind(&config).await?;
     let address = listener.local_addr()?;
-    let server = Server::build(config).await?;
+    let mut told = std::pin::pin!(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+    });
+    let Some(server) = Server::build_unless(config, &mut told).await? else { return Ok(()) };
     let line = serde_json::json!({ "listening": address.to_string() });
     let mut out = std::io::stdout();
     writeln!(out, "{line}")?;
@@ -104,10 +119,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         }
     });
     let shutdown = async {
-        tokio::select! {
-            _ = term.recv() => {}
-            _ = int.recv() => {}
-        }
+        told.await;
         tracing::info!("told to end: draining");
     };
     server.serve(listener, shutdown).await

@@ -4,6 +4,7 @@ mod folder;
 mod load;
 mod metadata;
 mod registry;
+mod shapes;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ pub use metadata::{
     CompletionName, DeviceChoice, EngineChoice, Gpu, Metadata, MetadataError, PrecisionName,
 };
 pub use registry::{Listed, Models, State};
+pub use shapes::ShapeLimits;
 
 /// What is to be loaded.
 #[derive(Clone, Debug)]

@@ -2,7 +2,7 @@
 
 use ferry_core::{
     BoundSignature, BoundTensor, Dim, HostMemory, MemoryChoice, PixelFormat, Request, RequestKind,
-    Signature, TensorSpec, Transport, WaitPolicy,
+    Signature, SlotPlace, TensorSpec, Transport, WaitPolicy,
 };
 
 use crate::error::WireError;
@@ -56,6 +56,19 @@ impl From<v1::WaitPolicy> for WaitPolicy {
             v1::WaitPolicy::Spin => WaitPolicy::Spin,
             v1::WaitPolicy::Adaptive => WaitPolicy::Adaptive,
             v1::WaitPolicy::Block => WaitPolicy::Block,
+        }
+    }
+}
+
+impl From<SlotPlace> for v1::Placement {
+    fn from(place: SlotPlace) -> Self {
+        match place {
+            SlotPlace::Host(memory) => {
+                v1::Placement { cuda_ordinal: None, host_memory: memory.name().to_owned() }
+            }
+            SlotPlace::Cuda(ordinal) => {
+                v1::Placement { cuda_ordinal: Some(ordinal), host_memory: String::new() }
+            }
         }
     }
 }

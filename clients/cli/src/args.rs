@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
-use ferry_client::{Transport, WaitPolicy};
+use ferry_client::{SlotPlace, Transport, WaitPolicy};
 
 mod rdma;
 
@@ -91,6 +91,9 @@ pub(crate) struct InferArgs {
     /// How to wait for the reply.
     #[arg(long, default_value_t = WaitPolicy::Adaptive)]
     pub(crate) wait: WaitPolicy,
+    /// What the slots are to the model's GPU: auto, pageable, pinned, mapped, or cuda:N.
+    #[arg(long, value_parser = slot_place)]
+    pub(crate) memory: Option<SlotPlace>,
     /// Larger is more urgent.
     #[arg(long, default_value_t = 0)]
     pub(crate) priority: u8,
@@ -114,6 +117,10 @@ pub(crate) struct BenchArgs {
     /// Transports to measure, in turn within one run.
     #[arg(long = "transport", value_delimiter = ',', value_parser = transport_name)]
     pub(crate) transports: Vec<Transport>,
+    /// What the slots are to a model's GPU, in turn within one run: auto, pageable, pinned, mapped,
+    /// or cuda:N for its own memory.
+    #[arg(long = "memory", value_delimiter = ',', value_parser = slot_place)]
+    pub(crate) memory: Vec<SlotPlace>,
     /// Clients at once, each with a thread and a session of its own.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) clients: u32,
@@ -294,5 +301,9 @@ fn transport(name: &str) -> Result<Choice, String> {
 }
 
 fn transport_name(name: &str) -> Result<Transport, String> {
+    name.parse().map_err(|error: ferry_core::transport::UnknownName| error.to_string())
+}
+
+fn slot_place(name: &str) -> Result<SlotPlace, String> {
     name.parse().map_err(|error: ferry_core::transport::UnknownName| error.to_string())
 }

@@ -1,87 +1,31 @@
 //! For programs without an async runtime, and for least latency: the caller's own thread drives
 //! the link, and nothing hops to another one.
 
+mod client;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ferry_memory::SlotTable;
 use ferry_transport::{Completion, Driver, DriverState, Ending, LinkError};
-use tokio::runtime::Runtime;
 
 use crate::agreed::Agreed;
 use crate::attach::{Attached, attach};
 use crate::error::Error;
-use crate::options::{Options, SessionBuilder};
+use crate::options::Options;
 use crate::recorder::{RecordCounts, SessionSink};
 use crate::reply::Reply;
 use crate::slot::Slot;
 
+pub use client::Client;
+
 /// How long closing may take before it is left to the session's lease.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
-/// A connection to a server. Clones share it.
-#[derive(Clone, Debug)]
-pub struct Client {
-    inner: crate::Client,
-    runtime: Arc<Runtime>,
-}
-
-impl Client {
-    /// Connects to `server`, such as `http://127.0.0.1:50051`.
-    ///
-    /// # Errors
-    /// [`Error::Connect`] if nobody answers there.
-    pub fn connect(server: &str) -> Result<Client, Error> {
-        Client::connect_with(server, None)
-    }
-
-    /// Connects as a tenant, where the server has tenants.
-    ///
-    /// # Errors
-    /// [`Error::Connect`] if nobody answers there.
-    pub fn connect_with(server: &str, key: Option<&str>) -> Result<Client, Error> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("ferry-control")
-            .enable_all()
-            .build()
-            .map_err(|source| Error::Start { what: "the control plane's runtime", source })?;
-        let inner = runtime.block_on(crate::Client::connect_with(server, key))?;
-        Ok(Client { inner, runtime: Arc::new(runtime) })
-    }
-
-    /// Asks for a session with a model.
-    pub fn session(&self, model: &str) -> SessionBuilder<'_, Client> {
-        SessionBuilder { client: self, options: Options::new(model) }
-    }
-
-    /// Runs a future of the async API, for the other services of [`v1`](crate::v1).
-    pub fn run<T>(&self, future: impl Future<Output = T>) -> T {
-        self.runtime.block_on(future)
-    }
-
-    /// The async client behind this one.
-    pub fn control(&self) -> &crate::Client {
-        &self.inner
-    }
-
-    /// Sends the timings that wait, and says what became of all so far.
-    pub fn flush(&self) -> RecordCounts {
-        self.run(self.inner.flush())
-    }
-}
-
-impl SessionBuilder<'_, Client> {
-    /// Opens the session and connects its data plane.
-    ///
-    /// # Errors
-    /// [`Error::Refused`] with what the server says, [`Error::Attach`] if the data plane cannot be
-    /// connected.
-    pub fn open(self) -> Result<Session, Error> {
-        Session::open(self.client.clone(), self.options)
-    }
-}
+/// After so long without a request the link is looked at before a slot is handed out: whether it
+/// broke meanwhile. It costs one poll, which busy sessions need not pay.
+const QUIET: Duration = Duration::from_millis(1);
 
 /// A session whose link is driven by the calling thread.
 #[derive(Debug)]
@@ -93,6 +37,8 @@ pub struct Session {
     gone: Arc<AtomicBool>,
     client: Client,
     options: Options,
+    /// When the last slot was handed out.
+    used: Instant,
     closed: bool,
 }
 
@@ -107,7 +53,8 @@ impl Session {
             other => other?,
         };
         let agreed = Arc::new(agreed);
-        Ok(Session { driver: Some(driver), table, agreed, gone, client, options, closed: false })
+        let (driver, used, closed) = (Some(driver), Instant::now(), false);
+        Ok(Session { driver, table, agreed, gone, client, options, used, closed })
     }
 
     /// What was agreed with the server.
@@ -120,6 +67,13 @@ impl Session {
     /// # Errors
     /// [`Error::SlotsInUse`] if there is none: take or drop a reply. What a resume can fail with.
     pub fn slot(&mut self) -> Result<Slot, Error> {
+        let now = Instant::now();
+        if now.saturating_duration_since(self.used) >= QUIET
+            && let Some(driver) = &mut self.driver
+        {
+            driver.poll();
+        }
+        self.used = now;
         if self.is_lost() {
             self.resume()?;
         }
@@ -165,7 +119,11 @@ impl Session {
         let Some(driver) = self.driver.as_mut() else {
             return Err(Error::LinkLost(LinkError::Closed));
         };
-        driver.submit(slot.inner, bytes, slot.what, fill_ns).map_err(|error| error.why.into())
+        driver.submit(slot.inner, bytes, slot.what, fill_ns).map_err(|error| {
+            // A link that takes nothing any more says so in its next events.
+            driver.poll();
+            error.why.into()
+        })
     }
 
     /// The next reply of those in flight; `None` if nothing is.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -32,6 +32,8 @@ pub(crate) struct Lane {
 struct State {
     stop: AtomicBool,
     lost: AtomicBool,
+    /// The thread takes no command any more.
+    ended: AtomicBool,
     /// Known once the thread has ended.
     next_request: AtomicU64,
 }
@@ -79,6 +81,12 @@ impl Lane {
             return Err(Error::LinkLost(LinkError::Closed));
         }
         self.waker.wake();
+        // The thread says that it has ended and then empties the queue; here it is filled and then
+        // looked at: one of the two sees the other, and nobody waits for an answer in vain.
+        fence(Ordering::SeqCst);
+        if self.state.ended.load(Ordering::SeqCst) {
+            while self.commands.pop().is_some() {}
+        }
         Ok(receiver)
     }
 
@@ -127,12 +135,12 @@ impl Work {
                 busy = true;
             }
             self.driver.poll();
+            let is_lost = self.note_loss();
             while let Some(done) = self.driver.take() {
                 self.complete(done);
                 busy = true;
             }
-            if *self.driver.state() != DriverState::Live {
-                self.state.lost.store(true, Ordering::Release);
+            if is_lost {
                 break;
             }
             if self.state.stop.load(Ordering::Acquire) && self.commands.is_empty() {
@@ -141,9 +149,21 @@ impl Work {
             if busy { self.driver.busy() } else { self.driver.idle(IDLE_MAX) }
         }
         // Commands that came too late are answered by the drop of their channel.
+        self.state.ended.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
         while self.commands.pop().is_some() {}
         self.driver.flush();
         self.state.next_request.store(self.driver.next_request(), Ordering::Release);
+    }
+
+    /// Whether the link is lost. Noted before anybody is told: who hears of it and asks for a slot
+    /// gets one of a new lease.
+    fn note_loss(&self) -> bool {
+        let is_lost = *self.driver.state() != DriverState::Live;
+        if is_lost {
+            self.state.lost.store(true, Ordering::Release);
+        }
+        is_lost
     }
 
     fn submit(&mut self, command: Command) {
@@ -156,8 +176,13 @@ impl Work {
             Ok(request) => {
                 self.waiting.insert(request, Waiting { answer, permit });
             }
-            // A caller that is gone does not hear it.
-            Err(error) => drop(answer.send(Err(error.why.into()))),
+            Err(error) => {
+                // A link that takes nothing any more says so in its next events.
+                self.driver.poll();
+                self.note_loss();
+                // A caller that is gone does not hear it.
+                drop(answer.send(Err(error.why.into())));
+            }
         }
     }
 

@@ -72,8 +72,8 @@ pub use slot::Slot;
 
 pub use ferry_core::RequestRecord;
 pub use ferry_core::{
-    BoundSignature, BoundTensor, DType, PixelFormat, RequestKind, Stage, StageTimes, Status,
-    Transport, WaitPolicy,
+    BoundSignature, BoundTensor, DType, PixelFormat, RequestKind, SlotPlace, Stage, StageTimes,
+    Status, Transport, WaitPolicy,
 };
 pub use ferry_proto::v1;
 pub use ferry_transport::RecordSink;

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use ferry_core::{Transport, WaitPolicy};
+use ferry_core::{SlotPlace, Transport, WaitPolicy};
 use ferry_proto::v1;
 use ferry_rdma::RdmaOptions;
 use ferry_transport::RecordSink;
@@ -17,6 +17,7 @@ pub struct Options {
     pub(crate) version: u64,
     pub(crate) transport: Option<Transport>,
     pub(crate) wait: WaitPolicy,
+    pub(crate) place: Option<SlotPlace>,
     pub(crate) slots: u32,
     pub(crate) shapes: Vec<(String, Vec<u64>)>,
     pub(crate) request_bytes_min: u64,
@@ -41,6 +42,7 @@ impl Options {
             version: 0,
             transport: None,
             wait: WaitPolicy::default(),
+            place: None,
             slots: 0,
             shapes: Vec::new(),
             request_bytes_min: 0,
@@ -82,6 +84,7 @@ impl Options {
             protocol_max: frame,
             model: self.model.clone(),
             version: self.version,
+            placement: self.place.map(Into::into),
             slots: self.slots,
             shapes: self.shapes.iter().map(shape).collect(),
             request_bytes_min: self.request_bytes_min,
@@ -124,6 +127,14 @@ impl<C> SessionBuilder<'_, C> {
     /// How to wait for replies; [`WaitPolicy::Adaptive`] if not said.
     pub fn wait(mut self, wait: WaitPolicy) -> Self {
         self.options.wait = wait;
+        self
+    }
+
+    /// Where the slots are to lie, for a model on a GPU: memory of the host that is `pinned`,
+    /// `mapped` or neither for it, or the GPU's own. If not said, the server decides for each
+    /// request between pinned and mapped.
+    pub fn place(mut self, place: SlotPlace) -> Self {
+        self.options.place = Some(place);
         self
     }
 

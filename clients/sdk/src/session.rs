@@ -18,6 +18,9 @@ use crate::recorder::{RecordCounts, SessionSink};
 use crate::reply::Reply;
 use crate::slot::Slot;
 
+/// Leases that a slot is waited for in: the present one, and the one after it.
+const SLOT_TRIES: usize = 2;
+
 /// A session. Clones share it. Dropping the last one leaves the server's part to the lease;
 /// [`close`](Session::close) ends it at once.
 #[derive(Clone, Debug)]
@@ -87,13 +90,19 @@ impl Session {
     /// # Cancel safety
     /// Dropping the future takes no slot.
     pub async fn slot(&self) -> Result<Slot, Error> {
-        let live = self.live().await?;
-        let closed = || Error::LinkLost(LinkError::Closed);
-        let permit = Arc::clone(&live.permits).acquire_owned().await;
-        let permit = permit.map_err(|_closed| closed())?;
-        // A permit stands for a free slot: it is given back after the slot.
-        let inner = live.table.acquire().ok_or_else(closed)?;
-        Ok(Slot::new(inner, Arc::clone(&live.agreed), Some(permit)))
+        for _ in 0..SLOT_TRIES {
+            let live = self.live().await?;
+            let permit = Arc::clone(&live.permits).acquire_owned().await;
+            // A permit stands for a free slot: it is given back after the slot. Whoever waited
+            // for one while the link was lost is given one of the next lease.
+            if let Ok(permit) = permit
+                && !live.is_lost()
+                && let Some(inner) = live.table.acquire()
+            {
+                return Ok(Slot::new(inner, Arc::clone(&live.agreed), Some(permit)));
+            }
+        }
+        Err(Error::LinkLost(LinkError::Closed))
     }
 
     /// Sends a request and waits for its reply.

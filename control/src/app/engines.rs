@@ -13,7 +13,7 @@ use crate::error::chain;
 use crate::machine::VERSION;
 use crate::models::{
     CompletionName, DeviceChoice, EngineChoice, EngineLoader, Instances, LoadSpec, Metadata,
-    PrecisionName,
+    PrecisionName, ShapeLimits,
 };
 
 /// Instances of echo beyond the cores: each serves one lane or one thread of gRPC at a time.
@@ -123,6 +123,7 @@ impl Onnx {
             },
             channels_last: gpu.channels_last,
             streams: gpu.streams,
+            beside_urgent: gpu.beside_urgent,
             completion: match gpu.completion {
                 CompletionName::Poll => Completion::Poll,
                 CompletionName::Wait => Completion::Wait,
@@ -160,6 +161,7 @@ pub(super) fn echo(base: Metadata) -> (Instances, Metadata) {
         instances,
         threads: 1,
         run: RunOn::Lane,
+        shapes: ShapeLimits::NONE,
         ..base
     };
     let engines = (0..instances).map(|_| Box::new(Echo::new()) as Box<dyn Engine>);

@@ -4,10 +4,10 @@ use ferry_cuda::Found;
 use ferry_cuda::libraries::FAMILIES;
 use ferry_onnx::Probe;
 use ferry_proto::v1;
-use rustix::process::{Resource, getrlimit};
 
 use super::engines;
 use crate::config::Config;
+use crate::limits;
 
 fn finding(area: &str, name: &str, outcome: Result<String, (String, &str)>) -> v1::Finding {
     let (usable, detail, fix) = match outcome {
@@ -47,7 +47,7 @@ pub(super) fn all(config: &Config) -> Vec<v1::Finding> {
     all.push(memfd());
     all.push(eventfd());
     all.push(futex());
-    all.push(descriptors());
+    all.push(finding("limit", "descriptors", limits::descriptors(config.sessions_max())));
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     all.push(finding("limit", "cores", Ok(format!("{cores} that this process may use"))));
     all
@@ -125,22 +125,6 @@ fn futex() -> v1::Finding {
         Err(error) => Err((error.to_string(), "clients of shm have to use the wait policy spin")),
     };
     finding("limit", "futex", outcome)
-}
-
-fn descriptors() -> v1::Finding {
-    /// Descriptors that a session may take on its lane, with room.
-    const PER_SESSION: u64 = 4;
-    /// As many sessions as a server has to bear.
-    const SESSIONS: u64 = 1000;
-    let outcome = match getrlimit(Resource::Nofile).current {
-        Some(limit) if limit < PER_SESSION * SESSIONS => Err((
-            format!("{limit} descriptors, enough for some {} sessions", limit / PER_SESSION),
-            "raise it before the start: ulimit -n 65536",
-        )),
-        Some(limit) => Ok(format!("{limit} descriptors")),
-        None => Ok("unlimited descriptors".into()),
-    };
-    finding("limit", "descriptors", outcome)
 }
 
 #[cfg(test)]

@@ -23,6 +23,10 @@ pub struct Settings {
     /// Where timings are stored
     #[arg(long, value_name = "sqlite:PATH")]
     pub store: Option<String>,
+    /// Most that the store may grow to, beside a log of some 64 MiB; beyond it rows are lost and
+    /// counted [default: what the disk holds]
+    #[arg(long, value_name = "BYTES")]
+    pub store_bytes_max: Option<u64>,
     /// Folder with NAME.onnx or NAME/VERSION/model.onnx
     #[arg(long, value_name = "DIR")]
     pub models: Option<PathBuf>,
@@ -189,6 +193,7 @@ impl Settings {
             listen: listen(self.listen.or(file.listen).unwrap_or(base.listen))?,
             data_host: self.data_host.or(file.data_host),
             store: self.store.or(file.store).unwrap_or(base.store),
+            store_bytes_max: self.store_bytes_max.or(file.store_bytes_max),
             models: self.models.or(file.models),
             onnxruntime: self.onnxruntime.or(file.onnxruntime),
             cuda_libraries: LibrarySearch {

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use ferry_core::{DType, Signature};
+use ferry_core::{BoundSignature, DType, Signature};
 use ferry_cuda::Device;
 use ferry_engine::{Picture, Pool, PoolOptions};
 
 use super::folder::sha256;
 use super::{EngineLoader, Instances, LoadSpec, Metadata, Source};
 use crate::clock::unix_ns;
-use crate::error::chain;
+use crate::error::{ApiError, chain};
 
 /// A model that is loaded.
 #[derive(Debug)]
@@ -38,6 +38,16 @@ impl Served {
     /// What the model takes and gives.
     pub fn signature(&self) -> &Signature {
         self.pool.signature()
+    }
+
+    /// Chooses every open dimension, within the model's bounds.
+    ///
+    /// # Errors
+    /// [`ApiError`] with the tensor that does not fit, and what would.
+    pub fn bind(&self, shapes: &[(String, Vec<u64>)]) -> Result<BoundSignature, ApiError> {
+        let bound = self.signature().bind(shapes)?;
+        self.metadata.shapes.check(self.signature(), &bound)?;
+        Ok(bound)
     }
 
     /// Whether pictures are served.

@@ -7,6 +7,8 @@ use ferry_engine::{Picture, RunOn};
 use ferry_vision::{Channels, Filter, Layout, Limits, PictureSpec};
 use serde::Deserialize;
 
+use super::ShapeLimits;
+
 /// Most instances of one model: each is a copy of its working memory and a thread.
 const INSTANCES_MAX: usize = 256;
 
@@ -81,6 +83,8 @@ pub struct Gpu {
     pub channels_last: bool,
     /// Streams of normal priority, and as many of high.
     pub streams: usize,
+    /// Normal requests that may be started while an urgent one runs.
+    pub beside_urgent: usize,
     /// `poll`: requests of all streams are in flight at once; `wait`: one after the other.
     pub completion: CompletionName,
 }
@@ -91,6 +95,7 @@ impl Default for Gpu {
             precision: PrecisionName::Fp32,
             channels_last: false,
             streams: STREAMS_DEFAULT,
+            beside_urgent: 1,
             completion: CompletionName::Poll,
         }
     }
@@ -135,6 +140,8 @@ pub struct Metadata {
     pub queue: usize,
     /// Which thread runs it.
     pub run: RunOn,
+    /// How large sessions may make what its file leaves open.
+    pub shapes: ShapeLimits,
     /// Names of the classes.
     pub labels: Vec<String>,
     /// The input that pictures become, and how.
@@ -174,6 +181,8 @@ struct File {
     threads: Option<usize>,
     queue: Option<usize>,
     run: Run,
+    max_batch: Option<u64>,
+    max_elements: Option<u64>,
     labels: Option<String>,
     picture: Option<PictureTable>,
 }
@@ -247,6 +256,7 @@ impl Metadata {
             threads,
             queue,
             run: RunOn::Worker,
+            shapes: ShapeLimits::default(),
             labels: Vec::new(),
             picture: None,
         }
@@ -287,6 +297,10 @@ impl Metadata {
             let why = || meaning(format!("{name} = {value}; allowed are 1 to {max}"));
             (1..=max).contains(&value).then_some(value).ok_or_else(why)
         };
+        let open = |name: &str, given: Option<u64>, default: u64| match given {
+            Some(0) => Err(meaning(format!("{name} = 0; at least 1 is needed"))),
+            given => Ok(given.unwrap_or(default)),
+        };
         Ok(Metadata {
             description: file.description,
             engine: file.engine,
@@ -299,6 +313,10 @@ impl Metadata {
                 Run::Worker => RunOn::Worker,
                 Run::Lane => RunOn::Lane,
             },
+            shapes: ShapeLimits {
+                batch_max: open("max_batch", file.max_batch, base.shapes.batch_max)?,
+                elements_max: open("max_elements", file.max_elements, base.shapes.elements_max)?,
+            },
             labels,
             picture: file.picture.map(PictureTable::parse).transpose().map_err(meaning)?,
         })
@@ -307,8 +325,12 @@ impl Metadata {
 
 impl Gpu {
     fn check(self) -> Result<Gpu, String> {
-        let why = || format!("gpu.streams = {}; allowed are 1 to {STREAMS_MAX}", self.streams);
-        (1..=STREAMS_MAX).contains(&self.streams).then_some(self).ok_or_else(why)
+        for (name, value) in [("streams", self.streams), ("beside_urgent", self.beside_urgent)] {
+            if !(1..=STREAMS_MAX).contains(&value) {
+                return Err(format!("gpu.{name} = {value}; allowed are 1 to {STREAMS_MAX}"));
+            }
+        }
+        Ok(self)
     }
 }
 
@@ -350,42 +372,4 @@ impl PictureTable {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(text: &str) -> Result<Metadata, MetadataError> {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("l.txt"), "cat\ndog\n").unwrap();
-        let path = dir.path().join("m.toml");
-        std::fs::write(&path, text).unwrap();
-        Metadata::read(&path, Metadata::unnamed(3, 9))
-    }
-
-    #[test]
-    fn what_the_file_does_not_say_is_the_servers() {
-        let metadata = read("labels = 'l.txt'\n[picture]\ninput='x'\nwidth=4\nheight=2").unwrap();
-        assert_eq!((metadata.threads, metadata.queue, metadata.instances), (3, 9, 1));
-        assert_eq!(metadata.labels, ["cat", "dog"]);
-        let (input, picture) = metadata.picture.unwrap();
-        assert_eq!((input.as_str(), picture.spec.width, picture.spec.std), ("x", 4, [1.0; 3]));
-    }
-
-    #[test]
-    fn what_has_no_meaning_is_refused_with_the_file() {
-        for text in [
-            "engin = 'onnx'",
-            "engine = 'torch'",
-            "instances = 0",
-            "queue = 1000000",
-            "labels = '../l.txt'",
-            "labels = '/etc/passwd'",
-            "labels = 'none.txt'",
-            "[picture]\ninput='x'\nwidth=0\nheight=2",
-            "[picture]\ninput='x'\nwidth=4\nheight=2\nmean=[1.0]",
-            "[picture]\ninput='x'\nwidth=4\nheight=2\nstd=[0.0,1.0,1.0]",
-        ] {
-            let error = read(text).expect_err(text).to_string();
-            assert!(error.contains(".t"), "{text}: {error}");
-        }
-    }
-}
+mod tests;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::folder::{scan, sha256};
@@ -67,12 +68,16 @@ impl Models {
     }
 
     /// Looks at the folder and loads everything in it. A model that cannot be loaded is failed,
-    /// and the others serve. Blocks for as long as the engines take.
+    /// and the others serve. Blocks for as long as the engines take; begins none after `stop` was
+    /// set.
     ///
     /// # Errors
     /// What the system says if the folder cannot be read.
-    pub fn load_all(&self) -> std::io::Result<()> {
+    pub fn load_all(&self, stop: &AtomicBool) -> std::io::Result<()> {
         for source in self.scan()? {
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
             let (name, version) = (source.name.clone(), source.version);
             if let Err(error) = self.load_source(source) {
                 tracing::error!(model = name, version, %error, "model not loaded");

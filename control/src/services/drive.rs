@@ -133,6 +133,7 @@ pub(super) async fn start(
             shapes: asked.shapes.clone(),
             request_bytes_min: asked.request_bytes_min.max(asked.payload.len() as u64),
             run_id: asked.run_id,
+            placement: asked.placement.clone(),
             ..v1::OpenSessionRequest::default()
         };
         match open_local(state, Arc::clone(&tenant), one).await {

@@ -70,7 +70,7 @@ pub(super) fn bind(
     let given = request.shapes.iter().map(|it| (it.name.clone(), it.shape.clone()));
     let inputs = request.inputs.iter().map(|it| (it.name.clone(), it.shape.clone()));
     let shapes: Vec<(String, Vec<u64>)> = given.chain(inputs).collect();
-    Ok(served.signature().bind(&shapes)?)
+    served.bind(&shapes)
 }
 
 /// Copies the inputs to their places, or the payload as it is; how many bytes that makes.

@@ -79,7 +79,7 @@ impl Offer<'_> {
             .into();
         let shapes: Vec<(String, Vec<u64>)> =
             asked.shapes.iter().map(|it| (it.name.clone(), it.shape.clone())).collect();
-        let binding = served.signature().bind(&shapes)?;
+        let binding = served.bind(&shapes)?;
         let layout = self.layout(asked, &binding, transport)?;
         let binding = Arc::new(binding);
         Ok(Agreed { protocol, transport, reason, wait, placement, memory, binding, layout })

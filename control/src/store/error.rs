@@ -40,8 +40,8 @@ pub enum StoreError {
     /// Another process holds the lock.
     #[error("the store is locked by another process: end what writes to it")]
     Locked(#[source] sqlx::Error),
-    /// The disk is full.
-    #[error("the store's disk is full: free some space")]
+    /// The disk is full, or the store has grown to its bound.
+    #[error("the store is full: free disk space, or delete rows, or raise store-bytes-max")]
     Full(#[source] sqlx::Error),
     /// The file may not be written.
     #[error("the store is read-only: give the server the right to write to it")]

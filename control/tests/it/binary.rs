@@ -1,23 +1,28 @@
 //! The binary itself: its first line, its signals, its exit codes.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Instant;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
 
 use ferry_core::{Status, Transport};
 use ferry_proto::v1;
+use ferry_proto::v1::admin_client::AdminClient;
 use ferry_proto::v1::sessions_client::SessionsClient;
 use rustix::process::{Pid, Signal, kill_process};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection};
+use tonic::transport::Channel;
 
 use crate::common::{Client, LONG, ask, until};
 
-struct Ferryd {
-    child: Child,
-    address: String,
+pub(crate) struct Ferryd {
+    pub(crate) child: Child,
+    pub(crate) address: String,
 }
 
-fn command(folder: &Path, listen: &str) -> Command {
+pub(crate) fn command(folder: &Path, listen: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ferryd"));
     command.current_dir(folder).args(["--listen", listen, "--store", "sqlite:f.db"]);
     command.args(["--log", "warn"]).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -29,7 +34,7 @@ impl Ferryd {
         Ferryd::spawn(&mut command(folder, "127.0.0.1:0"))
     }
 
-    fn spawn(command: &mut Command) -> Ferryd {
+    pub(crate) fn spawn(command: &mut Command) -> Ferryd {
         let mut child = command.spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
@@ -38,12 +43,12 @@ impl Ferryd {
         Ferryd { child, address }
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id().try_into().unwrap()).unwrap();
         kill_process(pid, signal).unwrap();
     }
 
-    fn wait(&mut self) -> ExitStatus {
+    pub(crate) fn wait(&mut self) -> ExitStatus {
         let deadline = Instant::now() + LONG;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -104,6 +109,55 @@ async fn sigterm_under_load_answers_what_was_accepted_and_ends_with_0() {
     assert!(rows >= answered, "{rows} rows for {answered} answers");
 }
 
+/// More than the kernel keeps between two ends of a connection.
+const LONG_REPLY: usize = 32 << 20;
+
+/// A server with one request served whose reply its client has not begun to read.
+async fn with_unread_reply(folder: &Path) -> (Ferryd, Client) {
+    let ferryd = Ferryd::start(folder);
+    let channel = Channel::from_shared(format!("http://{}", ferryd.address)).unwrap();
+    let channel = channel.connect().await.unwrap();
+    let asked = ask(Transport::Tcp, 64, LONG_REPLY as u64);
+    let opened = SessionsClient::new(channel.clone()).open(asked).await.unwrap().into_inner();
+    let mut client = Client::connect(&opened);
+    client.send(&[7; 64]);
+    let mut admin = AdminClient::new(channel);
+    let late = Instant::now() + LONG;
+    loop {
+        let status = admin.status(v1::StatusRequest {}).await.unwrap().into_inner();
+        if status.lanes.iter().any(|lane| lane.replies == 1) {
+            return (ferryd, client);
+        }
+        assert!(Instant::now() < late, "not served");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_reader_gets_its_last_reply_whole_before_the_server_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut ferryd, mut client) = with_unread_reply(folder.path()).await;
+    ferryd.signal(Signal::TERM);
+    // It reads only after a pause, while the server waits to end.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(ferryd.child.try_wait().unwrap().is_none(), "it ended with a reply of somebody's");
+    let (status, payload) = client.reply();
+    assert_eq!((status, payload.len()), (Status::Ok, LONG_REPLY));
+    assert!(payload.iter().all(|&byte| byte == 7));
+    assert_eq!(ferryd.wait().code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_never_reads_its_last_reply_does_not_keep_the_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut ferryd, client) = with_unread_reply(folder.path()).await;
+    ferryd.signal(Signal::TERM);
+    assert_eq!(ferryd.wait().code(), Some(0));
+    drop(client);
+    let mut said = String::new();
+    ferryd.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(said.contains("cut_off=1"), "{said}");
+}
+
 /// What a process holds: descriptors, and mappings of memory that sessions share.
 fn held(ferryd: &Ferryd) -> (usize, usize) {
     let proc = format!("/proc/{}", ferryd.child.id());
@@ -148,20 +202,22 @@ async fn expired_sessions_leave_no_descriptor_and_no_mapping() {
 
 /// Rows of ended runs in the store that the server left behind.
 async fn stored(folder: &Path) -> u64 {
-    use ferry_control::store::{
-        Cell, Location, QueryLimits, SqliteConfig, SqliteStore, TimingStore,
-    };
-    let url = format!("sqlite:{}", folder.join("f.db").display());
-    let location: Location = url.parse().unwrap();
-    let store = SqliteStore::open(location, SqliteConfig::default()).await.unwrap();
-    let sql = "SELECT count(*) FROM request_rows JOIN runs ON runs.id = run_id \
+    let sql = "SELECT count(*), 0 FROM request_rows JOIN runs ON runs.id = run_id \
                WHERE finished_unix_ns IS NOT NULL";
-    let rows = store.query(sql, QueryLimits::default()).await.unwrap().all().await.unwrap();
-    store.close().await;
-    match rows[0][0] {
-        Cell::Integer(count) => count.try_into().unwrap(),
-        ref other => panic!("{other:?}"),
-    }
+    counts(folder, sql).await.0
+}
+
+/// Runs in the store that a server left behind, and those of them that have ended.
+pub(crate) async fn finished_runs(folder: &Path) -> (u64, u64) {
+    counts(folder, "SELECT count(*), count(finished_unix_ns) FROM runs").await
+}
+
+async fn counts(folder: &Path, sql: &'static str) -> (u64, u64) {
+    let url = format!("sqlite:{}", folder.join("f.db").display());
+    let mut store = SqliteConnectOptions::from_str(&url).unwrap().connect().await.unwrap();
+    let (a, b): (i64, i64) = sqlx::query_as(sql).fetch_one(&mut store).await.unwrap();
+    store.close().await.unwrap();
+    (a.try_into().unwrap(), b.try_into().unwrap())
 }
 
 #[test]

@@ -7,13 +7,13 @@ use ferry_proto::v1;
 use ferry_proto::v1::admin_client::AdminClient;
 use tonic::Code;
 
-use crate::common::{Client, Running, ask, until};
+use crate::common::{Client, Running, ask, link, until};
 
 const LINKS: [Transport; 3] = [Transport::Shm, Transport::Tcp, Transport::Zmq];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_without_a_heartbeat_ends_and_gives_everything_back() {
-    let server = Running::start(|config| config.lease = Duration::from_millis(400)).await;
+    let server = Running::start(|config| config.lease = Duration::from_secs(2)).await;
     let mut clients = Vec::new();
     for transport in LINKS.into_iter().chain([Transport::Grpc]) {
         let opened = server.open(ask(transport, 4096, 4096)).await.unwrap();
@@ -41,8 +41,27 @@ async fn a_session_without_a_heartbeat_ends_and_gives_everything_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_token_of_an_expired_session_is_good_for_nothing() {
+    let server = Running::start(|config| config.lease = Duration::from_millis(200)).await;
+    let mut all = Vec::new();
+    for transport in LINKS {
+        all.push(server.open(ask(transport, 64, 64)).await.unwrap());
+    }
+    until("all leases are over", || server.state.sessions.count() == 0).await;
+    for opened in all {
+        let (_, token, _) = opened.session.as_ref().unwrap().parts().unwrap();
+        tokio::task::block_in_place(|| link(&opened, token)).expect_err("its link is closed");
+        let resume = v1::ResumeSessionRequest { session: opened.session };
+        let refused = server.sessions().resume(resume).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated);
+        assert!(refused.message().contains("open another"), "{}", refused.message());
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn heartbeats_keep_a_session_and_say_which_are_gone() {
-    let server = Running::start(|config| config.lease = Duration::from_millis(600)).await;
+    let server = Running::start(|config| config.lease = Duration::from_millis(1500)).await;
     let mut client = server.client(ask(Transport::Tcp, 64, 64)).await;
     let unknown = v1::SessionRef { session_id: 7, ..client.reference.clone() };
     let mut forged = client.reference.clone();
@@ -53,7 +72,7 @@ async fn heartbeats_keep_a_session_and_say_which_are_gone() {
         let answer = server.sessions().heartbeat(request).await.unwrap().into_inner();
         assert_eq!(answer.gone, [7, forged.session_id]);
         assert!(!answer.draining);
-        tokio::time::sleep(Duration::from_millis(120)).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
     }
     assert_eq!(client.infer(&[1; 64]).0, Status::Ok, "kept for two leases");
     server.stop().await;

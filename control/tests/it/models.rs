@@ -4,6 +4,7 @@ use std::path::Path;
 
 use ferry_core::{Status, Transport};
 use ferry_proto::v1;
+use ferry_proto::v1::inference_client::InferenceClient;
 use ferry_proto::v1::model::State;
 use ferry_proto::v1::models_client::ModelsClient;
 use tonic::Code;
@@ -151,5 +152,71 @@ async fn the_latest_version_is_served_and_the_others_by_number() {
     models.unload(v1::UnloadModelRequest { name: "digits".into(), version: 3 }).await.unwrap();
     assert_eq!(server.state.sessions.count(), 1, "only the sessions of that version ended");
     assert_eq!(server.open(ask_digits(Transport::Tcp)).await.unwrap().version, 1);
+    server.stop().await;
+}
+
+/// `y = relu(x)` with x and y `[N, M]`: protobuf is a sequence of numbered fields.
+fn open_relu() -> Vec<u8> {
+    fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+        [&[number << 3 | 2, u8::try_from(bytes.len()).unwrap()], bytes].concat()
+    }
+    let dims = [field(1, &field(2, b"N")), field(1, &field(2, b"M"))].concat();
+    // Element type 1 is FLOAT.
+    let kind = field(1, &[&[1 << 3, 1], &*field(2, &dims)].concat());
+    let value = |name: &[u8]| [field(1, name), field(2, &kind)].concat();
+    let node = [field(1, b"x"), field(2, b"y"), field(4, b"Relu")].concat();
+    let graph = [field(1, &node), field(2, b"g"), field(11, &value(b"x")), field(12, &value(b"y"))];
+    // IR version 8, the graph, and operator set 13.
+    [&[1 << 3, 8], &*field(7, &graph.concat()), &*field(8, &[2 << 3, 13])].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_dimensions_are_bounded_before_anything_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, metadata) in [("usual", ""), ("small", "max_batch = 2\nmax_elements = 10\n")] {
+        std::fs::write(folder.path().join(format!("{name}.onnx")), open_relu()).unwrap();
+        let metadata = format!("engine = 'tract'\n{metadata}");
+        std::fs::write(folder.path().join(format!("{name}.toml")), metadata).unwrap();
+    }
+    let path = folder.path().to_owned();
+    let server = Running::start(|config| config.models = Some(path)).await;
+    let open = async |model: &str, shape: [u64; 2]| {
+        let shapes = vec![v1::TensorShape { name: "x".into(), shape: shape.to_vec() }];
+        let model = model.to_owned();
+        server.open(v1::OpenSessionRequest { model, shapes, ..ask(Transport::Tcp, 1, 1) }).await
+    };
+    for (model, shape, numbers) in [
+        ("usual", [257, 1], ["257", "allows 256", "max_batch"]),
+        ("usual", [1, (64 << 20) + 1], ["67108865", "allows 67108864", "max_elements"]),
+        ("small", [3, 1], ["3", "allows 2", "max_batch"]),
+        ("small", [2, 6], ["12", "allows 10", "max_elements"]),
+    ] {
+        let refused = open(model, shape).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{model} {shape:?}");
+        for number in numbers {
+            assert!(refused.message().contains(number), "{}", refused.message());
+        }
+    }
+    assert_eq!(server.state.sessions.count(), 0);
+    // The same bound for a call without a session.
+    let tensor = v1::InlineTensor {
+        name: "x".into(),
+        datatype: "FP32".into(),
+        shape: vec![3, 1],
+        contents: vec![0; 12].into(),
+    };
+    let request =
+        v1::InferRequest { model: "small".into(), inputs: vec![tensor], ..Default::default() };
+    let mut inference = InferenceClient::new(server.channel.clone());
+    let refused = inference.infer(request).await.unwrap_err();
+    assert!(refused.message().contains("max_batch"), "{}", refused.message());
+
+    let mut client = Client::connect(&open("small", [2, 5]).await.unwrap());
+    let input: Vec<u8> = (0..10_u8).flat_map(|it| (f32::from(it) - 5.0).to_ne_bytes()).collect();
+    let (status, payload) = client.infer(&input);
+    assert_eq!(status, Status::Ok);
+    let expected: Vec<u8> =
+        (0..10_u8).flat_map(|it| (f32::from(it) - 5.0).max(0.0).to_ne_bytes()).collect();
+    assert_eq!(payload, expected);
     server.stop().await;
 }

@@ -4,11 +4,11 @@
 //! lease of it (generation) and which slot it is for, so that a receiver can refuse it before one
 //! payload byte is placed.
 
+use crate::placement::Staged;
 use crate::record::KindName;
 use crate::session::{Generation, SessionId, SlotIndex, Token};
 use crate::stage::{ServerTimes, StageTimes, WIRE_STAGES};
 use crate::status::Status;
-use crate::transport::Staged;
 
 /// Length of the header in bytes: two cache lines.
 pub const FRAME_BYTES: usize = 128;

@@ -5,6 +5,7 @@
 
 pub mod endpoint;
 pub mod frame;
+pub mod placement;
 pub mod record;
 pub mod session;
 pub mod signature;
@@ -15,12 +16,11 @@ pub mod transport;
 
 pub use endpoint::{Attachment, Endpoint, Gid, MemoryKey, QueuePair, RegionDescriptor, Retry};
 pub use frame::{Body, FRAME_BYTES, Frame, FrameError, PixelFormat, Reply, Request, RequestKind};
+pub use placement::{HostMemory, MemoryChoice, Placement, SlotPlace, Staged, Why};
 pub use record::{KindName, RequestRecord};
 pub use session::{Generation, SessionId, SlotIndex, SlotLayout, Token};
 pub use signature::{BindError, BoundSignature, BoundTensor, Signature};
 pub use stage::{ServerTimes, Stage, StageTimes};
 pub use status::Status;
 pub use tensor::{DType, Dim, TensorSpec};
-pub use transport::{
-    HostMemory, LinkKind, MemoryChoice, Placement, Staged, Transport, WaitPolicy, Why,
-};
+pub use transport::{LinkKind, Transport, WaitPolicy};

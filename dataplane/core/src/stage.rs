@@ -1,6 +1,6 @@
 //! The named steps of a request, and how long each took.
 
-use crate::transport::Staged;
+use crate::placement::Staged;
 
 /// A step of a request. See `docs/MEASURING.md` for where each starts and stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -6,6 +6,7 @@
 pub mod device;
 pub mod error;
 pub mod graph;
+pub mod kernel;
 pub mod list;
 pub mod memory;
 pub mod probe;

@@ -8,7 +8,9 @@ use ferry_memory::{MemoryError, View};
 use crate::driver::device::Device;
 use crate::driver::error::CudaError;
 use crate::driver::graph::Graph;
+use crate::driver::kernel::Kernels;
 use crate::driver::stream::{Event, Priority, Stream};
+use crate::picture::PictureArgs;
 
 /// Why work could not be started, or failed.
 #[derive(Debug, thiserror::Error)]
@@ -155,6 +157,54 @@ impl Plan<'_> {
         Ok(unsafe { self.runner.stream.copy(to, from, bytes) }?)
     }
 
+    /// Copies as [`Plan::copy`] does, by a kernel that reads or writes host memory in place; both
+    /// views must be memory that the device reaches.
+    ///
+    /// # Errors
+    /// [`FlightError`].
+    ///
+    /// # Safety
+    /// As [`Plan::copy`]; the views do not overlap.
+    #[expect(unsafe_code, reason = "the device copies behind the caller's back")]
+    pub unsafe fn copy_by_kernel(
+        &mut self,
+        kernels: &Kernels,
+        to: &View<'_>,
+        from: &View<'_>,
+        bytes: usize,
+    ) -> Result<(), FlightError> {
+        let (to, from) = (to.part(0, bytes)?, from.part(0, bytes)?);
+        to.check_writable()?;
+        let (to, from) = (reached(&to)?, reached(&from)?);
+        // SAFETY: as in `copy`.
+        Ok(unsafe { kernels.copy(&self.runner.stream, to, from, bytes) }?)
+    }
+
+    /// Makes a model's input of a raw picture. `from` must be as long as the picture, and `to` as
+    /// the input, at least.
+    ///
+    /// # Errors
+    /// [`FlightError`].
+    ///
+    /// # Safety
+    /// As [`Plan::copy`].
+    #[expect(unsafe_code, reason = "the device reads and writes behind the caller's back")]
+    pub unsafe fn picture(
+        &mut self,
+        kernels: &Kernels,
+        to: &View<'_>,
+        from: &View<'_>,
+        args: &PictureArgs,
+    ) -> Result<(), FlightError> {
+        let long = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let from = from.part(0, long(args.source_bytes()))?;
+        let to = to.part(0, long(args.output_len().saturating_mul(4)))?;
+        let (to, from) = (reached(&to)?, reached(&from)?);
+        // SAFETY: both are as long as the picture and its tensor (checked above) and stay mapped
+        // by the caller's argument; device memory and what is in it is aligned for `f32`.
+        Ok(unsafe { kernels.picture(&self.runner.stream, to, from, args) }?)
+    }
+
     /// Starts a graph.
     ///
     /// # Errors
@@ -176,6 +226,12 @@ impl Plan<'_> {
         let host = view.host().ok_or(FlightError::Unreachable(view.placement()))?;
         Ok(host.addr().get() as u64)
     }
+}
+
+/// Where the device's kernels find a view.
+fn reached(view: &View<'_>) -> Result<u64, FlightError> {
+    let device = view.device().ok_or(FlightError::Unreachable(view.placement()))?;
+    Ok(device.address)
 }
 
 impl<K> Flight<K> {

@@ -24,6 +24,7 @@ pub use backing::{CudaPlacer, DeviceBacking, PinnedBacking};
 pub use driver::device::{Attributes, Device};
 pub use driver::error::CudaError;
 pub use driver::graph::{Graph, NodeCounts};
+pub use driver::kernel::{KernelError, Kernels};
 pub use driver::list::{Listed, list};
 pub use driver::memory::DeviceBuffer;
 pub use driver::probe::{Driver, Missing, probe};

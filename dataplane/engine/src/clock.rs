@@ -47,14 +47,14 @@ impl StageClock {
     }
 }
 
-/// The stages that an engine may time.
+/// The stages that an engine may time and that keep it busy.
 const OF_ENGINE: [Stage; 5] =
     [Stage::CopyIn, Stage::Preprocess, Stage::Infer, Stage::Postprocess, Stage::CopyOut];
 
-/// Adds what an engine timed. A stage that both timed (`preprocess`) is the sum of both; stages
-/// that are not an engine's are ignored.
+/// Adds what an engine timed. A stage that both timed (`preprocess`, and `queue` where requests
+/// wait for a stream too) is the sum of both; stages that are not an engine's are ignored.
 pub(crate) fn merge(times: &mut StageTimes, of_engine: &StageTimes) {
-    for stage in OF_ENGINE {
+    for stage in [Stage::Queue].into_iter().chain(OF_ENGINE) {
         if let Some(ns) = of_engine.of(stage) {
             times.set(stage, times.of(stage).unwrap_or(0).saturating_add(ns));
         }
@@ -105,12 +105,12 @@ mod tests {
         times.set(Stage::Queue, 1);
         times.set(Stage::Preprocess, 10);
         let mut engine = StageTimes::NONE;
-        engine.set(Stage::Queue, 100);
+        engine.set(Stage::Queue, 2);
         engine.set(Stage::Server, 100);
         engine.set(Stage::Preprocess, 5);
         engine.set(Stage::Infer, 7);
         merge(&mut times, &engine);
-        assert_eq!(times.of(Stage::Queue), Some(1));
+        assert_eq!(times.of(Stage::Queue), Some(3));
         assert_eq!(times.of(Stage::Server), None);
         assert_eq!(times.of(Stage::Preprocess), Some(15));
         assert_eq!(busy_ns(&times), 22);

@@ -35,6 +35,11 @@ impl ArrivalGuard {
         self.into_parts().arrival.fail(status, text, times)
     }
 
+    /// The arrival, which nobody answers for any more. For engines run by hand.
+    pub fn into_arrival(self) -> Arrival {
+        self.into_parts().arrival
+    }
+
     /// Notes the stages that are over.
     pub(crate) fn set_times(&mut self, times: StageTimes) {
         self.times = times;

@@ -12,6 +12,7 @@
 mod file;
 mod graph;
 pub mod load;
+mod log;
 mod ort;
 pub mod runtime;
 mod signature;

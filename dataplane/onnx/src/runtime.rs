@@ -8,6 +8,7 @@ use ort::environment::Environment;
 use ort::logging::LogLevel;
 
 use crate::file::text_of;
+use crate::log::Log;
 use crate::ort::library_version;
 
 /// What the system's loader is asked for when no file was found.
@@ -119,27 +120,20 @@ fn paths(search: &Search, why: &mut Vec<String>) -> Vec<PathBuf> {
 }
 
 fn open(path: &Path) -> Result<Opened, String> {
+    let log = Log::default();
     let builder = ort::init_from(path).map_err(|error| error.to_string())?;
     let version = library_version(path).map_err(|why| format!("{}: {why}", path.display()))?;
     let environment = builder
         .with_name("ferry")
         .with_telemetry(false)
-        .with_logger(Arc::new(log))
+        .with_logger(Arc::new(
+            move |level, category: &str, id: &str, location: &str, text: &str| {
+                log.line(level, category, id, location, text);
+            },
+        ))
         .build()
         .map_err(|error| format!("{}: {}", path.display(), error.message()))?;
     // ort asks for everything down to `Verbose`, and ONNX Runtime formats what is asked for.
     environment.set_log_level(LogLevel::Warning);
     Ok(Opened { path: path.to_owned(), version, environment })
-}
-
-/// ONNX Runtime's log, in ours.
-fn log(level: LogLevel, category: &str, id: &str, location: &str, message: &str) {
-    match level {
-        LogLevel::Verbose => tracing::trace!(category, id, location, "onnxruntime: {message}"),
-        LogLevel::Info => tracing::debug!(category, id, location, "onnxruntime: {message}"),
-        LogLevel::Warning => tracing::warn!(category, id, location, "onnxruntime: {message}"),
-        LogLevel::Error | LogLevel::Fatal => {
-            tracing::error!(category, id, location, "onnxruntime: {message}");
-        }
-    }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use ferry_client::blocking::Client;
-use ferry_client::{RecordCounts, Transport, WaitPolicy};
+use ferry_client::{RecordCounts, SlotPlace, Transport, WaitPolicy};
 
 use super::inside;
 use super::member::{Member, Round};
@@ -16,10 +16,20 @@ use super::work::Work;
 use crate::args::BenchArgs;
 use crate::failure::Failure;
 
+/// A transport, and where its slots lie if that was asked for.
+pub(crate) type Way = (Transport, Option<SlotPlace>);
+
+/// How a way is called in tables and runs.
+pub(crate) fn label((transport, place): Way) -> String {
+    place.map_or_else(|| transport.to_string(), |place| format!("{transport}/{place}"))
+}
+
 /// What a crew does.
 #[derive(Clone, Debug)]
 pub(crate) struct Load {
     pub(crate) transport: Transport,
+    /// The server's choice if not said.
+    pub(crate) place: Option<SlotPlace>,
     pub(crate) run_id: i64,
     pub(crate) clients: u32,
     pub(crate) window: u32,
@@ -29,9 +39,11 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    pub(crate) fn from_args(args: &BenchArgs, transport: Transport, run_id: i64) -> Load {
+    pub(crate) fn from_args(args: &BenchArgs, way: Way, run_id: i64) -> Load {
+        let (transport, place) = way;
         Load {
             transport,
+            place,
             run_id,
             clients: args.clients,
             window: args.window,
@@ -39,6 +51,13 @@ impl Load {
             warmup: args.warmup,
             record: !args.no_record,
         }
+    }
+}
+
+impl Load {
+    /// How it is called in tables.
+    pub(crate) fn label(&self) -> String {
+        label((self.transport, self.place))
     }
 }
 

@@ -21,6 +21,7 @@ pub(super) fn round(
     request.requests = requests;
     request.warmup = load.warmup;
     request.window = load.window;
+    request.placement = load.place.map(Into::into);
     request.run_id = load.run_id;
     request.set_wait(load.wait.into());
     let (mut first, mut last) = (u64::MAX, 0);

@@ -54,6 +54,10 @@ impl Member {
             .record(load.record)
             .warmup(load.warmup)
             .observer(observer);
+        let builder = match load.place {
+            Some(place) => builder.place(place),
+            None => builder,
+        };
         let mut session = work.ask(builder).open()?;
         let inputs = session.agreed().signature.inputs.len();
         let mut slot = session.slot()?;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use anyhow::anyhow;
 use ferry_client::blocking::Client;
-use ferry_client::{Transport, v1};
+use ferry_client::{SlotPlace, Transport, v1};
 use serde_json::json;
 
 use crate::args::BenchArgs;
@@ -19,7 +19,7 @@ use crate::control;
 use crate::failure::Failure;
 use crate::printer::Printer;
 
-pub(crate) use crew::{Crew, Load};
+pub(crate) use crew::{Crew, Load, Way};
 pub(crate) use work::{Work, pattern};
 
 pub(crate) fn run(args: &BenchArgs, printer: &Printer) -> Result<(), Failure> {
@@ -28,16 +28,17 @@ pub(crate) fn run(args: &BenchArgs, printer: &Printer) -> Result<(), Failure> {
         if args.transports.is_empty() { every(&client)? } else { args.transports.clone() };
     let work = Arc::new(Work::prepare(&client, args)?);
     let mut crews = Vec::new();
-    for &transport in &transports {
-        let run_id = start_run(&client, args, transport)?;
-        let load = Load::from_args(args, transport, run_id);
+    let ways = ways(&transports, &args.memory);
+    for &way in &ways {
+        let run_id = start_run(&client, args, way)?;
+        let load = Load::from_args(args, way, run_id);
         crews.push(Crew::gather(&client, load, Arc::clone(&work))?);
     }
     printer.say(&format!(
         "{} × {} clients × {} requests (warm-up {}, window {}, wait {}), {} rounds in turn",
         args.model, args.clients, args.requests, args.warmup, args.window, args.wait, args.rounds
     ));
-    let bar = printer.bar(args.rounds * transports.len() as u64, "rounds");
+    let bar = printer.bar(args.rounds * ways.len() as u64, "rounds");
     for share in shares(args.requests, args.rounds) {
         for crew in &mut crews {
             crew.round(share)?;
@@ -66,6 +67,23 @@ pub(crate) fn shares(requests: u64, rounds: u64) -> Vec<u64> {
     (0..rounds).map(share).filter(|&share| share > 0).collect()
 }
 
+/// Every transport with every memory; memory of a device only where the transport carries it.
+fn ways(transports: &[Transport], memory: &[SlotPlace]) -> Vec<Way> {
+    let mut ways = Vec::new();
+    for &transport in transports {
+        let is_own = transport.is_device() || transport == Transport::Grpc;
+        if memory.is_empty() || is_own {
+            ways.push((transport, None));
+            continue;
+        }
+        let carries = |place: &&SlotPlace| {
+            matches!(place, SlotPlace::Host(_)) || transport == Transport::Local
+        };
+        ways.extend(memory.iter().filter(carries).map(|&place| (transport, Some(place))));
+    }
+    ways
+}
+
 /// Every transport of the server.
 fn every(client: &Client) -> Result<Vec<Transport>, Failure> {
     let status = client.run(control::admin(client).status(v1::StatusRequest {}))?.into_inner();
@@ -76,10 +94,12 @@ fn every(client: &Client) -> Result<Vec<Transport>, Failure> {
     Ok(all)
 }
 
-fn start_run(client: &Client, args: &BenchArgs, transport: Transport) -> Result<i64, Failure> {
+fn start_run(client: &Client, args: &BenchArgs, way: Way) -> Result<i64, Failure> {
     let options = json!({
         "model": args.model,
-        "transport": transport.name(),
+        "transport": way.0.name(),
+        "memory": way.1.map(|place| place.to_string()),
+        "priority": args.priority,
         "clients": args.clients,
         "requests": args.requests,
         "window": args.window,
@@ -91,7 +111,7 @@ fn start_run(client: &Client, args: &BenchArgs, transport: Transport) -> Result<
         "record": !args.no_record,
     });
     let request = v1::StartRunRequest {
-        name: if args.name.is_empty() { transport.name().into() } else { args.name.clone() },
+        name: if args.name.is_empty() { crew::label(way) } else { args.name.clone() },
         kind: "bench".into(),
         options_json: options.to_string(),
         warmup: args.warmup,

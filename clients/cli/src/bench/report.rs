@@ -18,7 +18,7 @@ pub(crate) fn print(outcomes: &[Outcome], printer: &Printer) -> Result<(), Failu
             let total = outcome.summary.of(Stage::Total);
             let ns = |share| human_ns(total.quantile(share) as f64);
             vec![
-                outcome.load.transport.to_string(),
+                outcome.load.label(),
                 outcome.requests.to_string(),
                 outcome.errors.to_string(),
                 format!("{:.0}", rate(outcome)),
@@ -37,8 +37,9 @@ pub(crate) fn print(outcomes: &[Outcome], printer: &Printer) -> Result<(), Failu
 
 /// Where the median goes, stage by stage.
 fn stages(outcomes: &[Outcome], printer: &Printer) -> Result<(), Failure> {
+    let labels: Vec<String> = outcomes.iter().map(|outcome| outcome.load.label()).collect();
     let mut head = vec!["stage (p50)"];
-    head.extend(outcomes.iter().map(|outcome| outcome.load.transport.name()));
+    head.extend(labels.iter().map(String::as_str));
     let names = Stage::ALL.iter().map(|stage| stage.name()).chain(super::summary::DERIVED);
     let mut rows = Vec::new();
     for name in names {
@@ -80,6 +81,7 @@ pub(crate) fn to_json(outcome: &Outcome) -> Value {
     });
     json!({
         "transport": load.transport.name(),
+        "memory": load.place.map(|place| place.to_string()),
         "model": outcome.model,
         "clients": load.clients,
         "requests": outcome.requests,

@@ -91,6 +91,9 @@ fn through(
         .wait(args.wait)
         .slots(1)
         .timeout(Duration::from_secs(args.timeout_s));
+    if let Some(place) = args.memory {
+        builder = builder.place(place);
+    }
     if let Some(transport) = transport {
         builder = builder.transport(transport);
     }

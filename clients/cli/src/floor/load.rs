@@ -84,8 +84,16 @@ pub(super) fn rate(
         ..Default::default()
     };
     let run_id = client.run(control::runs(client).start(start))?.into_inner().run_id;
-    let load =
-        Load { transport, run_id, clients, window, wait: WaitPolicy::Spin, warmup, record: true };
+    let load = Load {
+        transport,
+        place: None,
+        run_id,
+        clients,
+        window,
+        wait: WaitPolicy::Spin,
+        warmup,
+        record: true,
+    };
     let work = Arc::new(Work::echo("echo", 0, in_bytes, out_bytes, 0));
     let mut crew = Crew::gather(client, load, work)?;
     crew.round(requests)?;

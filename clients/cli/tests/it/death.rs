@@ -65,6 +65,26 @@ fn a_killed_server_is_noticed_and_its_successor_found() {
 }
 
 #[test]
+fn a_server_killed_mid_request_is_told_to_whoever_waits() {
+    for transport in TRANSPORTS {
+        let mut server = Server::start(&[], |_| {});
+        let client = Client::connect(&server.url).unwrap();
+        let mut session = echo(&client, transport);
+        once(&mut session, 1).unwrap();
+        // Stopped, it answers nothing: the request is in flight when it dies.
+        server.halt();
+        let mut slot = session.slot().unwrap();
+        slot.input_mut(0).unwrap().fill(2);
+        session.submit(slot).unwrap();
+        server.signal(Signal::KILL);
+        server.wait();
+        let told = session.next().expect("the request ends");
+        assert!(matches!(told, Err(Error::LinkLost(_))), "{transport}: {told:?}");
+        assert!(session.next().is_none(), "{transport}: once");
+    }
+}
+
+#[test]
 fn a_drain_answers_what_was_accepted_and_ends_the_run() {
     let mut server = Server::start(&[], |_| {});
     let client = Client::connect(&server.url).unwrap();

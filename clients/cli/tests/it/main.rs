@@ -3,7 +3,9 @@
 
 mod accuracy;
 mod bad_input;
+mod between;
 mod contract;
 mod death;
+mod resume;
 mod server;
 mod tasks;

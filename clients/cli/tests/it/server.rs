@@ -81,6 +81,15 @@ impl Server {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
+    /// Stops all its threads where they are; only a kill ends it then.
+    pub(crate) fn halt(&self) {
+        self.signal(rustix::process::Signal::STOP);
+        let pid = rustix::process::Pid::from_raw(i32::try_from(self.pid()).unwrap());
+        // Answers once the last thread has stopped.
+        let told = rustix::process::waitpid(pid, rustix::process::WaitOptions::UNTRACED);
+        assert!(told.unwrap().unwrap().1.stopped());
+    }
+
     /// Waits for the end; the exit code.
     pub(crate) fn wait(&mut self) -> Option<i32> {
         let deadline = Instant::now() + END_WITHIN;

@@ -28,11 +28,14 @@ pub struct SqliteConfig {
     pub busy_timeout: Duration,
     /// Queries that may run at once.
     pub queries_max: usize,
+    /// Most that the file may grow to, in bytes, its log not counted: what comes on top is refused
+    /// as on a full disk. `None`: whatever the disk holds.
+    pub bytes_max: Option<u64>,
 }
 
 impl Default for SqliteConfig {
     fn default() -> Self {
-        SqliteConfig { busy_timeout: Duration::from_millis(250), queries_max: 4 }
+        SqliteConfig { busy_timeout: Duration::from_millis(250), queries_max: 4, bytes_max: None }
     }
 }
 

@@ -19,6 +19,8 @@ const SESSIONS_MAX: usize = 1 << 16;
 /// The write-ahead log is copied into the file whenever it has grown by this many pages (16 MiB):
 /// seldom enough that it costs little, often enough that reading stays fast.
 const CHECKPOINT_PAGES: &str = "4096";
+/// What a file made by SQLite has by default; one with larger pages is bounded later, by as much.
+const PAGE_BYTES: u64 = 4096;
 /// A log that a long query kept from being reused is cut back to this.
 const LOG_BYTES_MAX: &str = "67108864";
 
@@ -73,6 +75,13 @@ impl SqliteStore {
             .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
             .pragma("journal_size_limit", LOG_BYTES_MAX)
             .disable_statement_logging();
+        let options = match self.config.bytes_max {
+            // SQLite takes less than there is as "no page more".
+            Some(bytes) => {
+                options.pragma("max_page_count", (bytes / PAGE_BYTES).max(1).to_string())
+            }
+            None => options,
+        };
         #[cfg(test)]
         let options = self
             .test_pragmas

@@ -7,7 +7,7 @@ use cudarc::driver::sys::CUgraphNodeType as Type;
 
 use super::device::Device;
 use super::error::{CudaError, check};
-use super::stream::{Handle, Stream};
+use super::stream::{Handle, Priority, Stream};
 
 /// Recorded work, ready to be started on any stream of its device.
 #[derive(Debug)]
@@ -16,6 +16,9 @@ pub struct Graph {
     exec: Handle<sys::CUgraphExec>,
     counts: NodeCounts,
 }
+
+/// `CUDA_GRAPH_INSTANTIATE_FLAG_USE_NODE_PRIORITY`: kernels keep the priority that they were given.
+const USE_NODE_PRIORITY: u64 = 8;
 
 /// What a graph is made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,6 +50,8 @@ pub enum CaptureError<E> {
 impl Graph {
     /// Records what `work` puts on `stream`; it is not run.
     ///
+    /// Its kernels get the given priority, whichever stream the graph is started on.
+    ///
     /// Calls of other threads are not affected (`CU_STREAM_CAPTURE_MODE_RELAXED`): memory may be
     /// allocated meanwhile.
     ///
@@ -54,6 +59,7 @@ impl Graph {
     /// [`CaptureError`].
     pub fn capture<E>(
         stream: &Stream,
+        priority: Priority,
         work: impl FnOnce() -> Result<(), E>,
     ) -> Result<Graph, CaptureError<E>> {
         let device = Arc::clone(stream.device());
@@ -70,13 +76,15 @@ impl Graph {
         let template = Template(raw);
         worked.map_err(CaptureError::Work)?;
         check("cuStreamEndCapture", ended).map_err(CaptureError::Driver)?;
-        let counts = template.counts().map_err(CaptureError::Driver)?;
+        let counts = template.count_and_rank(&device, priority).map_err(CaptureError::Driver)?;
         if counts.others > 0 {
             return Err(CaptureError::Unrepeatable(counts.others));
         }
         let mut exec = std::ptr::null_mut();
         // SAFETY: a graph that was just captured, a place of ours; destroyed in `drop`.
-        let made = unsafe { sys::cuGraphInstantiateWithFlags(&raw mut exec, template.0, 0) };
+        let made = unsafe {
+            sys::cuGraphInstantiateWithFlags(&raw mut exec, template.0, USE_NODE_PRIORITY)
+        };
         check("cuGraphInstantiate", made).map_err(CaptureError::Driver)?;
         Ok(Graph { device, exec: Handle(exec), counts })
     }
@@ -118,7 +126,9 @@ impl Drop for Graph {
 struct Template(sys::CUgraph);
 
 impl Template {
-    fn counts(&self) -> Result<NodeCounts, CudaError> {
+    /// Counts the nodes, and gives kernels their priority.
+    fn count_and_rank(&self, device: &Device, priority: Priority) -> Result<NodeCounts, CudaError> {
+        let rank = priority.number(device)?;
         let mut count = 0;
         // SAFETY: with null for the nodes the call gives their number.
         let got = unsafe { sys::cuGraphGetNodes(self.0, std::ptr::null_mut(), &raw mut count) };
@@ -133,7 +143,10 @@ impl Template {
             // SAFETY: a node of this graph, a place of ours.
             check("cuGraphNodeGetType", unsafe { sys::cuGraphNodeGetType(node, &raw mut kind) })?;
             match kind {
-                Type::CU_GRAPH_NODE_TYPE_KERNEL => counts.kernels += 1,
+                Type::CU_GRAPH_NODE_TYPE_KERNEL => {
+                    set_priority(node, rank)?;
+                    counts.kernels += 1;
+                }
                 Type::CU_GRAPH_NODE_TYPE_MEMCPY => counts.copies += 1,
                 Type::CU_GRAPH_NODE_TYPE_MEMSET => counts.fills += 1,
                 Type::CU_GRAPH_NODE_TYPE_EMPTY => {}
@@ -142,6 +155,14 @@ impl Template {
         }
         Ok(counts)
     }
+}
+
+fn set_priority(node: sys::CUgraphNode, rank: i32) -> Result<(), CudaError> {
+    let attribute = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PRIORITY;
+    let value = sys::CUlaunchAttributeValue { priority: rank };
+    // SAFETY: a kernel node of a graph that is alive, and the value that goes with the attribute.
+    let set = unsafe { sys::cuGraphKernelNodeSetAttribute(node, attribute, &raw const value) };
+    check("cuGraphKernelNodeSetAttribute", set)
 }
 
 impl Drop for Template {

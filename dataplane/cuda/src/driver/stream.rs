@@ -17,6 +17,17 @@ pub enum Priority {
     High,
 }
 
+impl Priority {
+    /// The driver's number for it.
+    pub(crate) fn number(self, device: &Device) -> Result<i32, CudaError> {
+        let (least, greatest) = device.priorities()?;
+        Ok(match self {
+            Priority::Normal => least,
+            Priority::High => greatest,
+        })
+    }
+}
+
 /// An order of work on a device. It does not wait for the default stream.
 #[derive(Debug)]
 pub struct Stream {
@@ -26,7 +37,7 @@ pub struct Stream {
 }
 
 /// A handle of the driver's: never followed here.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Handle<T>(pub(crate) T);
 
 // SAFETY: only handles of the driver's are kept in it, whose calls are thread-safe.
@@ -40,11 +51,7 @@ impl Stream {
     /// # Errors
     /// What the driver says.
     pub fn new(device: &Arc<Device>, priority: Priority) -> Result<Stream, CudaError> {
-        let (least, greatest) = device.priorities()?;
-        let number = match priority {
-            Priority::Normal => least,
-            Priority::High => greatest,
-        };
+        let number = priority.number(device)?;
         let mut raw = std::ptr::null_mut();
         let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
         // SAFETY: a place of ours; destroyed in `drop`.

@@ -45,8 +45,14 @@ inline unsigned __shfl_down_sync(unsigned lanes, unsigned value, unsigned delta)
     return lane + delta < 32 ? row[thread + delta] : value;
 }
 
+// What the kernel may read: memory's holes lie at whole pages, and would not notice 15 bytes.
+inline const unsigned char *readable, *readable_end;
+
 inline uint4 __ldg(const uint4 *from) {
-    if ((unsigned long long)from % 16 != 0) abort();
+    auto *bytes = (const unsigned char *)from;
+    if ((unsigned long long)from % 16 != 0 || bytes < readable || bytes + 16 > readable_end) {
+        abort();
+    }
     return *from;
 }
 

@@ -121,6 +121,8 @@ static void launch(const Order &order, const unsigned char *source, unsigned cha
         else if (order.kernel == F16_BITS) ferry_picture_f16(source, (F16 *)output, args);
         else ferry_copy(source, output, order.source_bytes);
     };
+    readable = source;
+    readable_end = source + order.source_bytes;
     auto *bytes = (unsigned char *)folded;
     for (unsigned block = 0; block < order.grid; ++block) {
         blockIdx = {block, 0, 0};

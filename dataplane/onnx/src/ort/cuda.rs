@@ -17,6 +17,8 @@ mod held;
 mod model;
 #[expect(unsafe_code, reason = "ONNX Runtime binds foreign memory by its C API only")]
 mod native;
+mod pictures;
+mod schedule;
 
 pub use engine::CudaEngine;
 pub use model::{Completion, CudaModel, CudaOptions, Precision};

@@ -60,11 +60,11 @@ pub(crate) enum At {
 pub(crate) const EVERYWHERE: [At; 3] = [At::Pageable, At::Pinned, At::Device];
 
 pub(crate) fn table(binding: &BoundSignature, at: At, slots: u32) -> Arc<SlotTable> {
-    let layout = SlotLayout {
-        slots,
-        request_bytes: binding.request_bytes(),
-        reply_bytes: binding.reply_bytes(),
-    };
+    table_of(binding.request_bytes(), binding.reply_bytes(), at, slots)
+}
+
+pub(crate) fn table_of(request_bytes: u64, reply_bytes: u64, at: At, slots: u32) -> Arc<SlotTable> {
+    let layout = SlotLayout { slots, request_bytes, reply_bytes };
     let bytes = SlotTable::bytes(&layout).unwrap();
     let heap = || -> Arc<dyn Backing> { Arc::new(HeapBacking::new(bytes).unwrap()) };
     let backing = match at {

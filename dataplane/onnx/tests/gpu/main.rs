@@ -7,4 +7,5 @@
 mod common;
 mod conformance;
 mod numbers;
+mod pictures;
 mod side_by_side;

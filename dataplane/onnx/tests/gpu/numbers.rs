@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ferry_core::Stage;
+use ferry_core::{HostMemory, MemoryChoice, Stage};
 use ferry_engine::Engine;
 use ferry_onnx::{CudaOptions, OrtEngine, OrtOptions, Precision};
 
@@ -28,7 +28,9 @@ fn agrees(name: &str) {
         for at in EVERYWHERE {
             for priority in [0, 1] {
                 let slots = table(&binding, at, 2);
-                let finished = finish(&mut engine, job(&slots, &binding, &request, 1, priority));
+                let mut job = job(&slots, &binding, &request, 1, priority);
+                job.memory = MemoryChoice::Always(HostMemory::Pinned);
+                let finished = finish(&mut engine, job);
                 let error = relative_error(&floats_of(&reply(&finished)), &reference);
                 let times = finished.outcome.as_ref().unwrap();
                 eprintln!(

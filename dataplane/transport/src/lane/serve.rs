@@ -1,20 +1,21 @@
 //! The loop of a lane.
 
+mod reply;
+
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ferry_core::{
-    Body, Frame, Generation, RegionDescriptor, Reply, RequestKind, SessionId, Stage, StageTimes,
-    Status, WaitPolicy,
+    Body, Frame, Generation, RegionDescriptor, RequestKind, SessionId, StageTimes, Status,
+    WaitPolicy,
 };
-use ferry_memory::{Arrival, Departure, PeerId};
+use ferry_memory::{Arrival, PeerId};
 
 use super::handle::{Command, Shared};
 use super::ids::IdMap;
 use super::{Handler, LaneOptions};
 use crate::admitted::Admission;
-use crate::clock::between_ns;
-use crate::link::{AdmitError, EVENTS_PER_POLL_MAX, Event, Events, LinkError, Listener, Transfer};
+use crate::link::{AdmitError, EVENTS_PER_POLL_MAX, Event, Events, Listener};
 use crate::wait::Waiter;
 
 /// Longest sleep in one go. Only a guard: link, outbox and commands end the sleep.
@@ -28,6 +29,8 @@ struct Session {
     peer: Option<PeerId>,
     /// The last reply submitted, and how long the link took over it once that is known.
     last_reply: Option<(u64, Option<u64>)>,
+    /// Replies that the link has and has not handed on.
+    leaving: u64,
 }
 
 /// The state of the lane's thread.
@@ -42,6 +45,8 @@ pub(super) struct Lane {
     most_eager: WaitPolicy,
     in_flight: u64,
     in_flight_max: u64,
+    /// Of all sessions.
+    leaving: u64,
     draining: bool,
     stopping: bool,
 }
@@ -64,6 +69,7 @@ impl Lane {
             waiter: Waiter::new(WaitPolicy::Block),
             most_eager: options.most_eager,
             in_flight: 0,
+            leaving: 0,
             draining: false,
             stopping: false,
         }
@@ -130,14 +136,7 @@ impl Lane {
                     visible,
                 });
             }
-            Event::Sent { peer, request, elapsed_ns } => {
-                let session = self.by_peer.get(&peer).and_then(|it| self.sessions.get_mut(it));
-                if let Some(Session { last_reply: Some((last, ns)), .. }) = session
-                    && *last == request
-                {
-                    *ns = Some(elapsed_ns);
-                }
-            }
+            Event::Sent { peer, request, elapsed_ns } => self.sent(peer, request, elapsed_ns),
             Event::Joined { peer, session } => {
                 counters.joins.bump();
                 if let Some(known) = self.sessions.get_mut(&session) {
@@ -156,6 +155,8 @@ impl Lane {
                     && let Some(known) = self.sessions.get_mut(&session)
                 {
                     known.peer = None;
+                    let lost = std::mem::take(&mut known.leaving);
+                    self.left(lost);
                 }
                 self.handler.gone(session, &why);
             }
@@ -178,72 +179,13 @@ impl Lane {
         } else {
             self.in_flight += 1;
             counters.in_flight.set(self.in_flight);
-            let departure = self.handler.handle(arrival);
-            if departure.is_some() {
-                self.landed();
+            if let Some(departure) = self.handler.handle(arrival) {
+                self.depart(departure);
             }
-            departure
+            return;
         };
         if let Some(departure) = departure {
             self.reply(departure);
-        }
-    }
-
-    /// A request came back from the handler.
-    fn landed(&mut self) {
-        self.in_flight = self.in_flight.saturating_sub(1);
-        self.shared.counters.in_flight.set(self.in_flight);
-    }
-
-    /// Sends what other threads made ready, at most as much as one poll brings: a full outbox
-    /// must not keep the lane from its link.
-    fn empty_outbox(&mut self) -> bool {
-        for sent in 0..EVENTS_PER_POLL_MAX {
-            let Some(departure) = self.shared.outbox().take() else { return sent > 0 };
-            self.landed();
-            self.reply(departure);
-        }
-        true
-    }
-
-    fn reply(&mut self, departure: Departure) {
-        let counters = &self.shared.counters;
-        let live = self
-            .sessions
-            .get_mut(&departure.session)
-            .filter(|it| it.generation == departure.generation && it.peer == Some(departure.peer));
-        let Some(session) = live else {
-            // Dropping the departure frees its slot, in a table that nobody else may use.
-            counters.stale.bump();
-            return;
-        };
-        let Departure { peer, request, mut status, mut payload_bytes, mut times, slot, .. } =
-            departure;
-        if payload_bytes > slot.reply().bytes() {
-            (status, payload_bytes) = (Status::EngineFailed, 0);
-        }
-        times.set(Stage::Receive, between_ns(departure.seen, departure.visible));
-        times.set(Stage::Server, between_ns(departure.seen, Instant::now()));
-        let reply_ns_previous = session.last_reply.and_then(|(_, ns)| ns);
-        let frame = Frame {
-            session: departure.session,
-            generation: departure.generation,
-            slot: slot.index(),
-            request,
-            payload_bytes: payload_bytes as u64,
-            body: Body::Reply(Reply { status, times, reply_ns_previous }),
-        };
-        session.last_reply = Some((request, None));
-        match self.link.submit(Transfer { peer, frame, slot }) {
-            Ok(()) => counters.replies.bump(),
-            Err(rejected) => {
-                counters.unsent.bump();
-                if !matches!(rejected.why, LinkError::NoPeer(_) | LinkError::Closed) {
-                    // A client that gets no answer would wait for ever: it is told that the link
-                    // is of no use any more.
-                    self.evict(departure.session, Status::LinkLost);
-                }
-            }
         }
     }
 
@@ -276,15 +218,19 @@ impl Lane {
     fn admit(&mut self, admission: Admission) -> Result<RegionDescriptor, AdmitError> {
         let Admission { session, generation, wait, .. } = admission;
         let descriptor = self.link.admit(admission)?;
-        self.sessions.insert(session, Session { generation, wait, peer: None, last_reply: None });
+        let fresh = Session { generation, wait, peer: None, last_reply: None, leaving: 0 };
+        if let Some(old) = self.sessions.insert(session, fresh) {
+            self.left(old.leaving);
+        }
         self.choose_policy();
         Ok(descriptor)
     }
 
     fn evict(&mut self, session: SessionId, status: Status) {
         self.link.evict(session, status);
-        if let Some(Session { peer: Some(peer), .. }) = self.sessions.remove(&session) {
-            self.by_peer.remove(&peer);
+        if let Some(Session { peer, leaving, .. }) = self.sessions.remove(&session) {
+            peer.and_then(|peer| self.by_peer.remove(&peer));
+            self.left(leaving);
         }
         self.choose_policy();
     }

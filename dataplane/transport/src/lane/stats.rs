@@ -12,18 +12,20 @@ impl Counter {
         self.set(self.get().wrapping_add(1));
     }
 
+    /// What was counted before is seen by whoever sees this.
     pub(super) fn set(&self, value: u64) {
-        self.0.store(value, Ordering::Relaxed);
+        self.0.store(value, Ordering::Release);
     }
 
     pub(super) fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.0.load(Ordering::Acquire)
     }
 }
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// The counters of a lane, all since its start but `in_flight`.
+        /// The counters of a lane, all since its start but `in_flight` and `leaving`. They are
+        /// read in this order.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct LaneStats {
             $($(#[$doc])* pub $name: u64,)*
@@ -62,8 +64,11 @@ counters! {
     stale,
     /// Replies that the link did not take although the session was there.
     unsent,
-    /// Requests with the handler now.
+    /// Requests with the handler now. Each is counted as `leaving` before it ceases to be here.
     in_flight,
+    /// Replies that the link took and has not handed on, to the kernel or to a library: their
+    /// clients read slowly.
+    leaving,
     /// How often the link was polled.
     polls,
     /// How often the lane slept.

@@ -1,32 +1,30 @@
 //! The server's end.
 
+mod hear;
+mod probe;
+
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ferry_core::{Body, Endpoint, Frame, RegionDescriptor, SessionId, Status};
-use ferry_memory::{MemoryError, PeerId, Slot};
+use ferry_core::{Endpoint, RegionDescriptor, SessionId, Status};
+use ferry_memory::{MemoryError, PeerId};
 use zmq::SocketType;
 
-use crate::admitted::{Admission, Admitted, Refusal};
+use crate::admitted::{Admission, Admitted};
 use crate::event::EventWaker;
 use crate::link::{
     AdmitError, Capabilities, EVENTS_PER_POLL_MAX, Event, Events, Link, LinkError, Listener,
     Rejected, Transfer, Waker,
 };
 use crate::outgoing::{Half, Outgoing, reject};
-use crate::roster::{Roster, goodbye, is_goodbye, status_for};
-use crate::zmq::socket::{Incoming, Sent, ZmqSocket};
+use crate::roster::{Roster, goodbye};
+use crate::zmq::socket::{Sent, ZmqSocket};
 use crate::zmq::{CAPABILITIES, ZmqOptions};
 
 /// How often the monitor is asked while polling without sleeping.
 const POLLS_PER_LOOK: u32 = 64;
-
-/// When peers are probed after a connection broke: libzmq reports the break before it forgets
-/// the peer, by a moment that depends on its own threads.
-const PROBES_AFTER: [Duration; 3] =
-    [Duration::from_millis(2), Duration::from_millis(20), Duration::from_millis(200)];
 
 /// The server's end of the `zmq` link: one ROUTER for all sessions.
 #[derive(Debug)]
@@ -90,92 +88,6 @@ impl ZmqListenerLink {
         })
     }
 
-    /// Takes one message; `false` if there is none.
-    fn step(&mut self) -> Result<bool, LinkError> {
-        if !self.socket.receive()? {
-            return Ok(false);
-        }
-        let seen = Instant::now();
-        let peer = self.names.get(self.socket.part()).copied();
-        let outcome = match peer {
-            Some(peer) => self.serve(peer, seen)?,
-            None => self.greet()?,
-        };
-        self.socket.skip_rest()?;
-        if let Err(refusal) = outcome {
-            let status = status_for(&refusal);
-            let why = LinkError::Protocol(refusal.to_string());
-            self.pending.push_back(Event::Refused(refusal));
-            if let Some(peer) = peer {
-                self.drop_peer(peer, Some(status), why);
-            }
-        }
-        Ok(true)
-    }
-
-    /// A message of a peer that has joined.
-    fn serve(&mut self, peer: PeerId, seen: Instant) -> Result<Result<(), Refusal>, LinkError> {
-        let Some(Peer { admitted, .. }) = self.peers.get(&peer) else { return Ok(Ok(())) };
-        let breach = |what| Refusal::Breach { session: admitted.admission.session, what };
-        let Incoming::Header(header, more) = self.socket.receive_header()? else {
-            return Ok(Err(breach("a message whose first part is not a header")));
-        };
-        let frame = match Frame::decode(&header) {
-            Ok(frame) => frame,
-            Err(error) => return Ok(Err(error.into())),
-        };
-        if let Some(status) = is_goodbye(&frame, admitted).filter(|_| !more) {
-            self.drop_peer(peer, None, LinkError::Bye(status));
-            return Ok(Ok(()));
-        }
-        let mut slot: Slot = match admitted.accept(&frame) {
-            Ok(slot) => slot,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
-        if !self.socket.receive_payload(frame.payload_bytes, Half::Request, &mut slot)? {
-            let what = "a payload that is not one part of the length in its header";
-            return Ok(Err(breach(what)));
-        }
-        let visible = Instant::now();
-        self.pending.push_back(Event::Arrived { peer, frame, slot, seen, visible });
-        Ok(Ok(()))
-    }
-
-    /// The first message of an identity that nobody speaks by.
-    fn greet(&mut self) -> Result<Result<(), Refusal>, LinkError> {
-        let identity: Box<[u8]> = self.socket.part().into();
-        let peer = PeerId(self.peers_seen);
-        let joined = match self.socket.receive_header()? {
-            Incoming::Header(header, false) => Frame::decode(&header)
-                .map_err(Refusal::from)
-                .and_then(|hello| self.roster.join(&hello, peer).map(|admitted| (hello, admitted))),
-            Incoming::Header(..) | Incoming::Malformed => Err(Refusal::Breach {
-                session: SessionId(0),
-                what: "no header where a hello was due",
-            }),
-        };
-        let (hello, admitted) = match joined {
-            Ok(joined) => joined,
-            Err(refusal) => {
-                let bye = goodbye(None, status_for(&refusal));
-                // A peer that cannot be told is none of ours.
-                let _told = self.socket.send_frame(Some(&identity), &bye)?;
-                return Ok(Err(refusal));
-            }
-        };
-        self.peers_seen += 1;
-        let session = admitted.admission.session;
-        let outbox = VecDeque::new();
-        self.names.insert(identity.clone(), peer);
-        self.peers.insert(peer, Peer { identity: identity.clone(), admitted, outbox });
-        let welcome = Frame { body: Body::Welcome, ..hello };
-        match self.socket.send_frame(Some(&identity), &welcome)? {
-            Sent::Taken => self.pending.push_back(Event::Joined { peer, session }),
-            Sent::Full | Sent::Gone => self.drop_peer(peer, None, LinkError::Closed),
-        }
-        Ok(Ok(()))
-    }
-
     /// Forgets a peer. Its identity is a stranger's from now on.
     fn cut(&mut self, peer: PeerId, status: Option<Status>) -> Option<SessionId> {
         let Peer { identity, admitted, outbox } = self.peers.remove(&peer)?;
@@ -222,35 +134,6 @@ impl ZmqListenerLink {
             return self.drop_peer(peer, None, why);
         }
         self.backlog.retain(|&other| other != peer);
-    }
-
-    fn note_break(&mut self) {
-        self.broken_again = self.broken.is_some();
-        self.broken.get_or_insert_with(Instant::now);
-    }
-
-    /// Finds out who is gone after a connection broke.
-    fn probe(&mut self) {
-        let Some(since) = self.broken else { return };
-        match PROBES_AFTER.get(self.probes) {
-            Some(&after) if since.elapsed() >= after => self.probes += 1,
-            Some(_) => return,
-            None => {
-                self.broken = self.broken_again.then(Instant::now);
-                (self.broken_again, self.probes) = (false, 0);
-                return;
-            }
-        }
-        let lost = |(peer, member): (&PeerId, &Peer)| {
-            let body = Body::Welcome;
-            let welcome = Frame { body, ..goodbye(Some(&member.admitted), Status::Ok) };
-            let sent = self.socket.send_frame(Some(&member.identity), &welcome);
-            matches!(sent, Ok(Sent::Gone)).then_some(*peer)
-        };
-        let lost: Vec<PeerId> = self.peers.iter().filter_map(lost).collect();
-        for peer in lost {
-            self.drop_peer(peer, None, LinkError::Closed);
-        }
     }
 }
 
@@ -301,9 +184,7 @@ impl Link for ZmqListenerLink {
         if !self.pending.is_empty() {
             return;
         }
-        let probe = self.broken.zip(PROBES_AFTER.get(self.probes));
-        let at_most = probe
-            .map_or(at_most, |(since, after)| at_most.min(after.saturating_sub(since.elapsed())));
+        let at_most = self.probe_in().map_or(at_most, |due| at_most.min(due));
         if self.socket.park(&self.waker, !self.backlog.is_empty(), at_most) {
             self.note_break();
         }

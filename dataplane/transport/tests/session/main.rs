@@ -5,3 +5,4 @@ mod common;
 mod driver;
 mod faulty;
 mod lane;
+mod leaving;

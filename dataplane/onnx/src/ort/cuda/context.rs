@@ -39,6 +39,8 @@ struct Kept {
 pub(super) struct Staging {
     request: Region,
     reply: Region,
+    /// Room for a raw picture; `None` until one was copied.
+    raw: Option<Region>,
 }
 
 impl Staging {
@@ -48,6 +50,15 @@ impl Staging {
 
     pub(super) fn reply(&self) -> View<'_> {
         self.reply.view()
+    }
+
+    pub(super) fn raw(&self) -> Option<View<'_>> {
+        self.raw.as_ref().map(Region::view)
+    }
+
+    fn bytes(&self) -> usize {
+        let raw = self.raw.as_ref().map_or(0, Region::bytes);
+        self.request.bytes() + self.reply.bytes() + raw
     }
 }
 
@@ -69,36 +80,43 @@ impl Context {
 
     /// Bytes of device memory that it holds beside the weights.
     pub(super) fn bytes(&self) -> usize {
-        let staging = self.staging.as_ref().map_or(0, |it| it.request.bytes() + it.reply.bytes());
+        let staging = self.staging.as_ref().map_or(0, Staging::bytes);
         self.workspace.stats().held_bytes + staging
     }
 
-    /// Device memory for tensors of these shapes; made or grown where there is too little.
-    pub(super) fn staging(&mut self, shapes: &BoundSignature) -> Result<Staging, EngineError> {
+    /// Device memory for tensors of these shapes, and for a raw picture of `raw_bytes`; made or
+    /// grown where there is too little. What requests in flight use stays until they are done.
+    pub(super) fn staging(
+        &mut self,
+        shapes: &BoundSignature,
+        raw_bytes: usize,
+    ) -> Result<Staging, EngineError> {
         let length = |bytes: u64| {
             usize::try_from(bytes)
                 .map_err(|_too_long| EngineError::Shapes(format!("tensors of {bytes} bytes")))
         };
         let (request, reply) = (length(shapes.request_bytes())?, length(shapes.reply_bytes())?);
-        if let Some(staging) = &self.staging
-            && staging.request.bytes() >= request
-            && staging.reply.bytes() >= reply
-        {
-            return Ok(staging.clone());
-        }
-        // Recorded graphs know the old addresses.
-        self.runner.stream().synchronize().map_err(failed)?;
-        self.graphs.clear();
         let device = Arc::clone(self.runner.stream().device());
-        let before = self.staging.take();
-        let old = before.map_or((0, 0), |it| (it.request.bytes(), it.reply.bytes()));
         let region = |bytes: usize| {
             Ok::<_, EngineError>(Region::whole(Arc::new(DeviceBacking::new(&device, bytes)?)))
         };
-        let staging =
-            Staging { request: region(request.max(old.0))?, reply: region(reply.max(old.1))? };
-        self.staging = Some(staging.clone());
-        Ok(staging)
+        let fits = |it: &Staging| it.request.bytes() >= request && it.reply.bytes() >= reply;
+        if !self.staging.as_ref().is_some_and(fits) {
+            let old =
+                self.staging.as_ref().map_or((0, 0), |it| (it.request.bytes(), it.reply.bytes()));
+            let (request, reply) = (region(request.max(old.0))?, region(reply.max(old.1))?);
+            let raw = self.staging.take().and_then(|old| old.raw);
+            // Recorded graphs know the old addresses.
+            self.runner.stream().synchronize().map_err(failed)?;
+            self.graphs.clear();
+            self.staging = Some(Staging { request, reply, raw });
+        }
+        let gone = || EngineError::Run("staging memory is gone".to_owned());
+        let staging = self.staging.as_mut().ok_or_else(gone)?;
+        if staging.raw.as_ref().map_or(0, Region::bytes) < raw_bytes {
+            staging.raw = Some(region(raw_bytes)?);
+        }
+        Ok(staging.clone())
     }
 
     /// Sees to it that there is a graph for tensors at these addresses, inputs first.
@@ -147,7 +165,9 @@ impl Context {
             tried.and_then(|()| with_arena(&self.workspace, || run().and_then(|()| settle())));
         warmed.map_err(EngineError::Run)?;
         let captured = with_arena(&self.workspace, || {
-            Graph::capture(stream.stream(), || model.run(&bound, &stream))
+            Graph::capture(stream.stream(), self.runner.stream().priority(), || {
+                model.run(&bound, &stream)
+            })
         });
         captured.map_err(|error| {
             EngineError::Run(format!(

@@ -1,35 +1,39 @@
 //! An instance of a model on a CUDA device.
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use ferry_core::{DType, SessionId, Signature, Stage, StageTimes};
+use ferry_core::{DType, Signature, Stage, StageTimes};
 use ferry_cuda::{Flight, Priority};
-use ferry_engine::{Engine, EngineError, Finished, Job};
+use ferry_engine::{Engine, EngineError, Finished, Job, Picture};
 
 use super::context::{Context, failed};
 use super::held::{Held, Places};
 use super::model::{Completion, CudaModel};
 use super::native;
+use super::pictures::Pictures;
+use super::schedule::Schedule;
 use crate::signature::check_binding;
 
-/// Sessions whose stream is remembered. One more, and all are forgotten, which costs them nothing
-/// but a change of stream.
-const SESSIONS_MAX: usize = 4096;
+/// Streams of high priority, at most: urgent requests are few.
+const STREAMS_HIGH_MAX: usize = 4;
+
+/// Requests that an instance takes beyond those that run: they wait here for their session's turn,
+/// so that the pool's queue, which knows no sessions, does not decide whose turn it is.
+const WAITING_MAX: usize = 64;
 
 /// An instance of a model on a device: some streams, driven by the one thread that calls it.
-///
-/// Each session keeps to one stream; sessions share streams where there are more of them.
-/// Requests of high priority run on streams of high priority.
 #[derive(Debug)]
 pub struct CudaEngine {
-    /// First: they end before what they use.
-    flights: Vec<VecDeque<Flight<Held>>>,
+    /// First: they end before what they use. One for each stream.
+    flights: Vec<Option<Flight<Held>>>,
+    schedule: Schedule<(Job, Instant)>,
     contexts: Vec<Context>,
     model: Arc<CudaModel>,
-    by_session: HashMap<(SessionId, Priority), usize>,
-    in_flight: usize,
+    /// Requests that could not be started.
+    failed: Vec<Finished>,
+    /// Set where raw pictures come to this engine.
+    pictures: Option<Pictures>,
 }
 
 impl CudaEngine {
@@ -39,12 +43,19 @@ impl CudaEngine {
             return Err(EngineError::Model(format!("{why}: use device = \"cpu\"")));
         }
         let streams = model.options().streams.max(1);
+        let high = streams.min(STREAMS_HIGH_MAX);
         let normal = std::iter::repeat_n(Priority::Normal, streams);
-        let all = normal.chain(std::iter::repeat_n(Priority::High, streams));
+        let all = normal.chain(std::iter::repeat_n(Priority::High, high));
         let contexts = all.map(|priority| Context::new(model.device(), priority));
         let contexts = contexts.collect::<Result<Vec<_>, _>>()?;
-        let flights = contexts.iter().map(|_| VecDeque::new()).collect();
-        Ok(CudaEngine { flights, contexts, model, by_session: HashMap::new(), in_flight: 0 })
+        Ok(CudaEngine {
+            flights: contexts.iter().map(|_| None).collect(),
+            schedule: Schedule::new(streams, high, model.options().beside_urgent),
+            contexts,
+            model,
+            failed: Vec::new(),
+            pictures: None,
+        })
     }
 
     /// Bytes of device memory that its streams hold beside the weights.
@@ -52,71 +63,80 @@ impl CudaEngine {
         self.contexts.iter().map(Context::bytes).sum()
     }
 
-    /// The session's stream, or the one with the fewest sessions.
-    fn stream_of(&mut self, job: &Job) -> usize {
-        let urgent = job.arrival.what.priority > 0;
-        let priority = if urgent { Priority::High } else { Priority::Normal };
-        let key = (job.arrival.session, priority);
-        if let Some(&known) = self.by_session.get(&key) {
-            return known;
+    /// Starts what streams are free for.
+    fn advance(&mut self) {
+        while let Some((stream, (job, since))) = self.schedule.next(Instant::now()) {
+            let waited = since.elapsed();
+            match self.start(stream, job, waited) {
+                Ok(flight) => self.flights[stream] = Some(flight),
+                Err((job, error)) => {
+                    self.schedule.done(stream, Instant::now());
+                    self.failed.push(Finished { job, outcome: Err(error) });
+                }
+            }
         }
-        let half = self.contexts.len() / 2;
-        let range = if urgent { half..self.contexts.len() } else { 0..half };
-        let mut sessions = vec![0_usize; self.contexts.len()];
-        for &stream in self.by_session.values() {
-            sessions[stream] += 1;
-        }
-        let least = range.min_by_key(|&i| (sessions[i], self.flights[i].len())).unwrap_or(0);
-        if self.by_session.len() >= SESSIONS_MAX {
-            self.by_session.clear();
-        }
-        self.by_session.insert(key, least);
-        least
     }
 
     /// Puts a request on a stream.
     #[expect(clippy::result_large_err, reason = "the caller gets its request back")]
-    fn start(&mut self, index: usize, job: Job) -> Result<Flight<Held>, (Job, EngineError)> {
-        let model = &self.model;
+    fn start(
+        &mut self,
+        index: usize,
+        job: Job,
+        waited: Duration,
+    ) -> Result<Flight<Held>, (Job, EngineError)> {
+        // This one runs already, for the schedule.
+        let (model, others) = (&self.model, self.schedule.running().saturating_sub(1));
         let context = &mut self.contexts[index];
-        let places = match Places::of(model, context, &job) {
+        let places = match Places::of(model, context, self.pictures.as_mut(), &job, others) {
             Ok(places) => places,
             Err(error) => return Err((job, error)),
         };
         if let Err(error) = context.record(model, &job.binding, places.addresses()) {
             return Err((job, error));
         }
-        let held = Held::new(job, model, context.workspace());
+        let held = Held::new(job, &places, model, context, waited);
+        let kernels = model.kernels().map(|kernels| &**kernels);
         let Some((runner, graph)) = context.graph(places.addresses()) else {
             let gone = "a graph that was just made is gone".to_owned();
             return Err((held.into_job(), EngineError::Run(gone)));
         };
-        let started =
-            runner.start(held, |held, plan| native::enqueue(plan, &held.job, &places, Some(graph)));
+        let steps = native::Steps { places: &places, kernels, graph };
+        let started = runner.start(held, |held, plan| native::enqueue(plan, &held.job, &steps));
         started.map_err(|(held, error)| (held.into_job(), EngineError::Run(error.to_string())))
     }
 
     /// Runs a request of a model that cannot be recorded, and waits for it.
     fn run_plainly(&mut self, index: usize, job: &Job) -> Result<StageTimes, EngineError> {
         let (model, context) = (&self.model, &mut self.contexts[index]);
-        let places = Places::of(model, context, job)?;
+        let places = Places::of(model, context, self.pictures.as_mut(), job, 0)?;
+        let kernels = model.kernels().map(|kernels| &**kernels);
         let flown = |error: ferry_cuda::FlightError| EngineError::Run(error.to_string());
-        let mut times = native::copy_and_wait(&mut context.runner, job, &places, Stage::CopyIn)
+        let way = native::Half::In;
+        let mut times = native::copy_and_wait(&mut context.runner, job, &places, kernels, way)
             .map_err(flown)?;
         let start = Instant::now();
         context.run_plainly(model, &job.binding, places.addresses())?;
         times.set(Stage::Infer, u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
-        let out = native::copy_and_wait(&mut context.runner, job, &places, Stage::CopyOut)
+        let way = native::Half::Out;
+        let out = native::copy_and_wait(&mut context.runner, job, &places, kernels, way)
             .map_err(flown)?;
-        if let Some(ns) = out.of(Stage::CopyOut) {
-            times.set(Stage::CopyOut, ns);
+        for stage in [Stage::CopyOut, Stage::Postprocess] {
+            times.put(stage, out.of(stage));
         }
+        times.set_staged(places.staged);
         Ok(times)
     }
 
     fn land(&mut self, index: usize, flight: Flight<Held>) -> Finished {
         let (held, times) = flight.finish(&mut self.contexts[index].runner);
-        Finished { job: held.into_job(), outcome: times.map_err(failed) }
+        match times {
+            Ok(times) => {
+                let (job, times) = held.land(times);
+                Finished { job, outcome: Ok(times) }
+            }
+            Err(error) => Finished { job: held.into_job(), outcome: Err(failed(error)) },
+        }
     }
 }
 
@@ -126,46 +146,63 @@ impl Engine for CudaEngine {
     }
 
     fn depth(&self) -> usize {
-        self.contexts.len()
+        match self.model.options().completion {
+            Completion::Wait => 1,
+            Completion::Poll => self.contexts.len() + WAITING_MAX,
+        }
+    }
+
+    fn prepares(&mut self, picture: &Picture) -> bool {
+        self.pictures = self.model.kernels().and_then(|_| Pictures::new(picture).ok());
+        self.pictures.is_some()
     }
 
     fn submit(&mut self, job: Job) -> Option<Finished> {
         if let Err(error) = check_binding(self.model.signature(), &job.binding) {
             return Some(Finished { job, outcome: Err(error) });
         }
-        let index = self.stream_of(&job);
+        let urgent = job.arrival.what.priority > 0;
+        let (high, priority) = match urgent {
+            true => (self.contexts.len() - 1, Priority::High),
+            false => (0, Priority::Normal),
+        };
         if !self.model.has_graphs() {
-            let outcome = self.run_plainly(index, &job);
+            let outcome = self.run_plainly(high, &job);
             return Some(Finished { job, outcome });
         }
-        match self.start(index, job) {
-            Err((job, error)) => Some(Finished { job, outcome: Err(error) }),
-            Ok(flight) if self.model.options().completion == Completion::Wait => {
-                while matches!(flight.is_done(), Ok(false)) {
-                    std::hint::spin_loop();
+        if self.model.options().completion == Completion::Wait {
+            return Some(match self.start(high, job, Duration::ZERO) {
+                Err((job, error)) => Finished { job, outcome: Err(error) },
+                Ok(flight) => {
+                    while matches!(flight.is_done(), Ok(false)) {
+                        std::hint::spin_loop();
+                    }
+                    self.land(high, flight)
                 }
-                Some(self.land(index, flight))
-            }
-            Ok(flight) => {
-                self.flights[index].push_back(flight);
-                self.in_flight += 1;
-                None
-            }
+            });
         }
+        self.schedule.push(job.arrival.session, priority, (job, Instant::now()));
+        self.advance();
+        None
     }
 
     fn poll(&mut self, finished: &mut Vec<Finished>) {
-        if self.in_flight == 0 {
+        finished.append(&mut self.failed);
+        if self.schedule.is_idle() {
             return;
         }
-        for index in 0..self.flights.len() {
-            // A stream ends its work in order. An error ends it too.
-            while self.flights[index].front().is_some_and(|it| !matches!(it.is_done(), Ok(false))) {
-                let Some(flight) = self.flights[index].pop_front() else { break };
-                self.in_flight -= 1;
-                let landed = self.land(index, flight);
+        for stream in 0..self.flights.len() {
+            // An error ends it too.
+            let is_over = |it: &Flight<Held>| !matches!(it.is_done(), Ok(false));
+            if self.flights[stream].as_ref().is_some_and(is_over)
+                && let Some(flight) = self.flights[stream].take()
+            {
+                let landed = self.land(stream, flight);
+                self.schedule.done(stream, Instant::now());
                 finished.push(landed);
             }
         }
+        self.advance();
+        finished.append(&mut self.failed);
     }
 }

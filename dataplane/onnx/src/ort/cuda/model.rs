@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ferry_core::{BoundSignature, Signature};
-use ferry_cuda::{Arena, Device, Priority, Runner};
+use ferry_cuda::{Arena, Device, Kernels, Priority, Runner};
 use ferry_engine::EngineError;
 use ort::ep::{ArbitrarilyConfigurableExecutionProvider, CUDA};
 use ort::session::Session;
@@ -58,6 +58,9 @@ pub struct CudaOptions {
     pub channels_last: bool,
     /// Streams of normal priority, and as many of high.
     pub streams: usize,
+    /// Normal requests that may be started while an urgent one runs; at least 1. Kernels share
+    /// the multiprocessors whatever their priority, so that this is what an urgent request feels.
+    pub beside_urgent: usize,
     /// When an instance says that a request is done.
     pub completion: Completion,
 }
@@ -69,6 +72,7 @@ impl Default for CudaOptions {
             precision: Precision::Fp32,
             channels_last: false,
             streams: 4,
+            beside_urgent: 1,
             completion: Completion::Poll,
         }
     }
@@ -89,6 +93,8 @@ pub struct CudaModel {
     runner: Mutex<Runner>,
     /// Whether all of the model can run on the device and be recorded.
     graphs: bool,
+    /// Kernels of ours; without the compiler's library there are none.
+    kernels: Option<Arc<Kernels>>,
 }
 
 impl CudaModel {
@@ -126,6 +132,9 @@ impl CudaModel {
         };
         let signature = signature_of(path, &session)?;
         check_outputs(path, &signature)?;
+        let kernels = Kernels::of(&device)
+            .inspect_err(|error| tracing::warn!(%error, "no picture kernel, no mapped memory"))
+            .ok();
         let run_options = RunOptions::new()
             .map_err(|error| unusable(path, one_line(error.message()), EXPORT_AGAIN))?;
         Ok(CudaModel {
@@ -139,6 +148,7 @@ impl CudaModel {
             run_options,
             runner: Mutex::new(runner),
             graphs,
+            kernels,
         })
     }
 
@@ -183,6 +193,11 @@ impl CudaModel {
     /// [`EngineError::Run`] with what the driver says.
     pub fn instance(self: &Arc<Self>) -> Result<CudaEngine, EngineError> {
         CudaEngine::new(Arc::clone(self))
+    }
+
+    /// Kernels for pictures and mapped memory; `None` where NVRTC is missing.
+    pub fn kernels(&self) -> Option<&Arc<Kernels>> {
+        self.kernels.as_ref()
     }
 
     /// The stream of the session, for one run at a time.

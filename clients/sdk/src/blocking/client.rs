@@ -1,0 +1,73 @@
+//! A connection for programs without an async runtime: it brings one of its own.
+
+use std::sync::Arc;
+
+use tokio::runtime::Runtime;
+
+use crate::blocking::Session;
+use crate::error::Error;
+use crate::options::{Options, SessionBuilder};
+use crate::recorder::RecordCounts;
+
+/// A connection to a server. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Client {
+    pub(super) inner: crate::Client,
+    runtime: Arc<Runtime>,
+}
+
+impl Client {
+    /// Connects to `server`, such as `http://127.0.0.1:50051`.
+    ///
+    /// # Errors
+    /// [`Error::Connect`] if nobody answers there.
+    pub fn connect(server: &str) -> Result<Client, Error> {
+        Client::connect_with(server, None)
+    }
+
+    /// Connects as a tenant, where the server has tenants.
+    ///
+    /// # Errors
+    /// [`Error::Connect`] if nobody answers there.
+    pub fn connect_with(server: &str, key: Option<&str>) -> Result<Client, Error> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("ferry-control")
+            .enable_all()
+            .build()
+            .map_err(|source| Error::Start { what: "the control plane's runtime", source })?;
+        let inner = runtime.block_on(crate::Client::connect_with(server, key))?;
+        Ok(Client { inner, runtime: Arc::new(runtime) })
+    }
+
+    /// Asks for a session with a model.
+    pub fn session(&self, model: &str) -> SessionBuilder<'_, Client> {
+        SessionBuilder { client: self, options: Options::new(model) }
+    }
+
+    /// Runs a future of the async API, for the other services of [`v1`](crate::v1).
+    pub fn run<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+
+    /// The async client behind this one.
+    pub fn control(&self) -> &crate::Client {
+        &self.inner
+    }
+
+    /// Sends the timings that wait, and says what became of all so far.
+    pub fn flush(&self) -> RecordCounts {
+        self.run(self.inner.flush())
+    }
+}
+
+impl SessionBuilder<'_, Client> {
+    /// Opens the session and connects its data plane.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with what the server says, [`Error::Attach`] if the data plane cannot be
+    /// connected.
+    pub fn open(self) -> Result<Session, Error> {
+        Session::open(self.client.clone(), self.options)
+    }
+}

@@ -1,0 +1,41 @@
+use super::*;
+
+fn read(text: &str) -> Result<Metadata, MetadataError> {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("l.txt"), "cat\ndog\n").unwrap();
+    let path = dir.path().join("m.toml");
+    std::fs::write(&path, text).unwrap();
+    Metadata::read(&path, Metadata::unnamed(3, 9))
+}
+
+#[test]
+fn what_the_file_does_not_say_is_the_servers() {
+    let metadata =
+        read("labels = 'l.txt'\nmax_batch = 4\n[picture]\ninput='x'\nwidth=4\nheight=2").unwrap();
+    assert_eq!((metadata.threads, metadata.queue, metadata.instances), (3, 9, 1));
+    assert_eq!(metadata.shapes, ShapeLimits { batch_max: 4, ..ShapeLimits::default() });
+    assert_eq!(metadata.labels, ["cat", "dog"]);
+    let (input, picture) = metadata.picture.unwrap();
+    assert_eq!((input.as_str(), picture.spec.width, picture.spec.std), ("x", 4, [1.0; 3]));
+}
+
+#[test]
+fn what_has_no_meaning_is_refused_with_the_file() {
+    for text in [
+        "engin = 'onnx'",
+        "engine = 'torch'",
+        "instances = 0",
+        "queue = 1000000",
+        "max_batch = 0",
+        "max_elements = -1",
+        "labels = '../l.txt'",
+        "labels = '/etc/passwd'",
+        "labels = 'none.txt'",
+        "[picture]\ninput='x'\nwidth=0\nheight=2",
+        "[picture]\ninput='x'\nwidth=4\nheight=2\nmean=[1.0]",
+        "[picture]\ninput='x'\nwidth=4\nheight=2\nstd=[0.0,1.0,1.0]",
+    ] {
+        let error = read(text).expect_err(text).to_string();
+        assert!(error.contains(".t"), "{text}: {error}");
+    }
+}

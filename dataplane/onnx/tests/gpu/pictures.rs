@@ -1,0 +1,94 @@
+//! Raw pictures become the model's input on the device, whatever memory they lie in.
+
+use std::sync::Arc;
+
+use ferry_core::{HostMemory, MemoryChoice, PixelFormat, RequestKind, Stage, Staged, Why};
+use ferry_engine::{Engine, Job, Picture};
+use ferry_onnx::{CudaOptions, OrtEngine, OrtOptions};
+use ferry_vision::{Channels, Filter, Layout, Limits, PictureSpec, Pixels, Preparer};
+
+use crate::common::{
+    At, bytes_of, finish, floats_of, job, model, noise, relative_error, reply, search, table,
+    table_of, zoo,
+};
+
+const SPEC: PictureSpec = PictureSpec {
+    width: 224,
+    height: 224,
+    layout: Layout::Nchw,
+    channels: Channels::Rgb,
+    resize: Filter::Bilinear,
+    scale: 1.0 / 255.0,
+    mean: [0.485, 0.456, 0.406],
+    std: [0.229, 0.224, 0.225],
+};
+
+/// Where the slots are, what the session asked for, and what is expected of it.
+const CASES: [(At, MemoryChoice, Option<(HostMemory, Why)>); 6] = [
+    (At::Pageable, MemoryChoice::Auto, Some((HostMemory::Pageable, Why::Unregistered))),
+    (
+        At::Pageable,
+        MemoryChoice::Always(HostMemory::Pageable),
+        Some((HostMemory::Pageable, Why::Asked)),
+    ),
+    (At::Pinned, MemoryChoice::Always(HostMemory::Pinned), Some((HostMemory::Pinned, Why::Asked))),
+    (At::Pinned, MemoryChoice::Always(HostMemory::Mapped), Some((HostMemory::Mapped, Why::Asked))),
+    (At::Pinned, MemoryChoice::Auto, Some((HostMemory::Mapped, Why::Idle))),
+    (At::Device, MemoryChoice::Auto, None),
+];
+
+#[test]
+fn the_answer_is_the_same_for_every_memory() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = zoo(directory.path(), "mobilenetv3-small");
+    let mut cpu = OrtEngine::load(&path, &search(), OrtOptions { threads: 8 }).unwrap();
+    let binding = Arc::new(cpu.signature().bind(&[]).unwrap());
+    let mut engine = model(&path, CudaOptions::default()).instance().unwrap();
+    assert!(engine.prepares(&Picture { spec: SPEC, limits: Limits::default() }));
+    for (width, height, format) in [
+        (546, 500, PixelFormat::Rgb8),
+        (1920, 1080, PixelFormat::Bgr8),
+        (224, 224, PixelFormat::Rgb8),
+        (37, 91, PixelFormat::Gray8),
+    ] {
+        let count = width as usize * height as usize * format.bytes() as usize;
+        let pixels: Vec<u8> =
+            noise(count, width).iter().map(|x| x.to_bits().to_le_bytes()[2]).collect();
+        let mut preparer = Preparer::new(SPEC).unwrap();
+        let mut input = vec![0.0; preparer.output_len()];
+        let view = Pixels::new(width, height, format, &pixels).unwrap();
+        preparer.prepare(view, &mut input).unwrap();
+        let slots = table(&binding, At::Pageable, 1);
+        let done = finish(&mut cpu, job(&slots, &binding, &bytes_of(&input), 1, 0));
+        let reference = floats_of(&reply(&done));
+        for (at, memory, expected) in CASES {
+            let slots = table_of(count.max(602_112) as u64, binding.reply_bytes(), at, 1);
+            let mut raw: Job = job(&slots, &binding, &pixels, 1, 0);
+            raw.memory = memory;
+            let kind = RequestKind::Raw { width, height, format };
+            let mut arrival = raw.arrival.into_arrival();
+            arrival.what.kind = kind;
+            raw.arrival = arrival.into();
+            let done = finish(&mut engine, raw);
+            let error = relative_error(&floats_of(&reply(&done)), &reference);
+            let times = *done.outcome.as_ref().unwrap();
+            eprintln!(
+                "{width} x {height} {format:?} {at:?} {memory:?}: error {error:.2e}, copy_in {:?} \
+                 preprocess {:?} infer {:?} postprocess {:?} copy_out {:?} {:?}",
+                times.of(Stage::CopyIn),
+                times.of(Stage::Preprocess),
+                times.of(Stage::Infer),
+                times.of(Stage::Postprocess),
+                times.of(Stage::CopyOut),
+                times.staged()
+            );
+            assert!(error <= 1e-4, "{at:?} {memory:?}: {error}");
+            let large = memory == MemoryChoice::Auto && at == At::Pinned && count > (4 << 20);
+            let expected = if large { Some((HostMemory::Pinned, Why::Large)) } else { expected };
+            assert_eq!(times.staged(), expected.map(|(memory, why)| Staged { memory, why }));
+            let copied = matches!(expected, Some((HostMemory::Pageable | HostMemory::Pinned, _)));
+            assert_eq!(times.of(Stage::CopyIn).is_some(), copied, "{at:?} {memory:?}");
+            assert!(times.of(Stage::Preprocess).is_some());
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! The order of work, on a device that is none.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use ferry_conformance::engine::{self as promises, EngineUnderTest};
+use ferry_core::{
+    DType, Generation, MemoryChoice, Request, RequestKind, SessionId, SlotLayout, Stage, TensorSpec,
+};
+use ferry_memory::{Arrival, HeapBacking, PeerAccess, PeerId, Region, SlotTable};
+
+use super::*;
+use crate::native::fake::{Fake, FakeDeviceBacking, FakeExecution};
+
+fn signature(dtype: DType) -> Signature {
+    let shape = vec![Dim::Named("n".to_owned())];
+    let spec = |name: &str| TensorSpec { name: name.to_owned(), dtype, shape: shape.clone() };
+    Signature { inputs: vec![spec("x")], outputs: vec![spec("y")] }
+}
+
+fn binding(dtype: DType, n: u64) -> Arc<BoundSignature> {
+    Arc::new(signature(dtype).bind(&[("x".to_owned(), vec![n])]).unwrap())
+}
+
+/// An engine of `contexts` contexts, and how often their shapes were set.
+fn lanes(
+    gpu: &Arc<Fake>,
+    dtype: DType,
+    contexts: usize,
+) -> (Lanes<Fake, FakeExecution>, Arc<AtomicUsize>) {
+    let set = Arc::new(AtomicUsize::new(0));
+    let executions = std::iter::repeat_with(|| FakeExecution::new(&set));
+    let ranges = [("n".to_owned(), DimRange { min: 1, typical: 1, max: 8 })].into();
+    let executions = executions.take(contexts).collect();
+    (Lanes::new(gpu, signature(dtype), ranges, executions).unwrap(), set)
+}
+
+fn keeps_the_promises(reaches_host: bool, contexts: usize) {
+    let make = || {
+        let (engine, _) = lanes(&Fake::new(reaches_host), DType::F32, contexts);
+        let request = (0..20).collect();
+        EngineUnderTest { engine: Box::new(engine), binding: binding(DType::F32, 5), request }
+    };
+    promises::the_signature_is_well_formed(&make);
+    promises::the_same_input_gives_the_same_output(&make);
+    promises::every_job_comes_back_once(&make);
+    promises::depth_many_jobs_are_in_flight(&make);
+    promises::a_payload_of_the_wrong_length_is_an_error(&make);
+    promises::a_failed_job_comes_back_whole(&make);
+}
+
+#[test]
+fn what_every_engine_promises() {
+    for contexts in [1, 4] {
+        keeps_the_promises(true, contexts);
+        keeps_the_promises(false, contexts);
+    }
+}
+
+fn slots(binding: &BoundSignature, on_device: bool) -> Arc<SlotTable> {
+    let layout = SlotLayout {
+        slots: 2,
+        request_bytes: binding.request_bytes(),
+        reply_bytes: binding.reply_bytes(),
+    };
+    let heap = HeapBacking::new(SlotTable::bytes(&layout).unwrap()).unwrap();
+    let region = if on_device {
+        Region::whole(Arc::new(FakeDeviceBacking(heap)))
+    } else {
+        Region::whole(Arc::new(heap))
+    };
+    SlotTable::over(layout, PeerAccess::Writes, &region).unwrap()
+}
+
+fn job(table: &Arc<SlotTable>, binding: &Arc<BoundSignature>, fill: u8) -> Job {
+    let slot = table.acquire().unwrap();
+    let bytes = usize::try_from(binding.request_bytes()).unwrap();
+    slot.request().copy_in(0, &vec![fill; bytes]).unwrap();
+    let now = Instant::now();
+    let arrival = Arrival {
+        peer: PeerId(1),
+        session: SessionId(1),
+        generation: Generation::FIRST,
+        request: u64::from(fill),
+        what: Request { kind: RequestKind::Tensor, batch: 1, priority: 0 },
+        payload_bytes: bytes,
+        slot,
+        seen: now,
+        visible: now,
+    };
+    Job {
+        arrival: arrival.into(),
+        binding: Arc::clone(binding),
+        prepared: None,
+        memory: MemoryChoice::Auto,
+    }
+}
+
+fn finish(engine: &mut dyn Engine) -> Finished {
+    let mut finished = Vec::new();
+    for _ in 0..100 {
+        engine.poll(&mut finished);
+        if let Some(done) = finished.pop() {
+            return done;
+        }
+    }
+    panic!("nothing came back");
+}
+
+/// The stages of a job, and how many copies it took, after its answer was checked.
+fn run(dtype: DType, on_device: bool, reaches_host: bool) -> ([bool; 5], usize) {
+    let gpu = Fake::new(reaches_host);
+    let (mut engine, _) = lanes(&gpu, dtype, 1);
+    let binding = binding(dtype, 8);
+    let table = slots(&binding, on_device);
+    assert!(engine.submit(job(&table, &binding, 7)).is_none(), "in flight");
+    let Finished { job, outcome } = finish(&mut engine);
+    let times = outcome.unwrap();
+    let mut reply = vec![0; usize::try_from(binding.reply_bytes()).unwrap()];
+    job.arrival.slot.reply().copy_out(0, &mut reply).unwrap();
+    assert!(reply.iter().all(|&byte| byte == 8), "{reply:?}");
+    let stages =
+        [Stage::CopyIn, Stage::Preprocess, Stage::Infer, Stage::Postprocess, Stage::CopyOut];
+    (stages.map(|stage| times.of(stage).is_some()), gpu.copies.load(Ordering::Relaxed))
+}
+
+#[test]
+fn tensors_are_copied_where_they_must_be() {
+    // Memory of the host that nobody pinned: by way of pinned memory.
+    assert_eq!(run(DType::F32, false, false), ([true, true, true, true, true], 2));
+    // Pinned: by the device.
+    assert_eq!(run(DType::F32, false, true), ([true, false, true, false, true], 2));
+    // The device's own: floats where they lie.
+    assert_eq!(run(DType::F32, true, true), ([false, false, true, false, false], 0));
+    // Integers are copied: the peer may change them.
+    assert_eq!(run(DType::I32, true, true), ([true, false, true, false, true], 2));
+}
+
+#[test]
+fn shapes_are_set_when_they_change_and_refused_out_of_range() {
+    let gpu = Fake::new(false);
+    let (mut engine, set) = lanes(&gpu, DType::F32, 1);
+    let once = |engine: &mut Lanes<_, _>, n| {
+        // Another one each time: equal counts as much as the same.
+        let binding = binding(DType::F32, n);
+        let submitted = engine.submit(job(&slots(&binding, false), &binding, 1));
+        submitted.unwrap_or_else(|| finish(engine)).outcome.map(drop)
+    };
+    for n in [3, 3, 8, 1, 1] {
+        once(&mut engine, n).unwrap();
+    }
+    assert_eq!(set.load(Ordering::Relaxed), 3);
+    let text = once(&mut engine, 9).unwrap_err().to_string();
+    assert!(text.contains("\"n\" is 9") && text.contains("1 to 8"), "{text}");
+    once(&mut engine, 1).unwrap();
+
+    let foreign = binding(DType::I32, 3);
+    let finished = engine.submit(job(&slots(&foreign, false), &foreign, 1)).unwrap();
+    assert!(matches!(finished.outcome, Err(EngineError::Shapes(_))));
+}
+
+#[test]
+fn one_job_too_many_comes_back() {
+    let (mut engine, _) = lanes(&Fake::new(false), DType::F32, 1);
+    let binding = binding(DType::F32, 4);
+    let table = slots(&binding, false);
+    assert!(engine.submit(job(&table, &binding, 1)).is_none());
+    let refused = engine.submit(job(&table, &binding, 2)).unwrap();
+    assert!(matches!(refused.outcome, Err(EngineError::Run(_))));
+    assert_eq!(refused.job.arrival.request, 2);
+    assert_eq!(finish(&mut engine).job.arrival.request, 1);
+}
+
+#[test]
+fn a_lost_device_gives_the_jobs_back() {
+    let gpu = Fake::new(false);
+    let (mut engine, _) = lanes(&gpu, DType::F32, 2);
+    let binding = binding(DType::F32, 4);
+    let table = slots(&binding, false);
+    assert!(engine.submit(job(&table, &binding, 1)).is_none());
+    gpu.lost.store(true, Ordering::Relaxed);
+    let lost = finish(&mut engine);
+    assert!(lost.outcome.unwrap_err().to_string().contains("lost"));
+    let refused = engine.submit(job(&table, &binding, 2)).unwrap();
+    assert!(refused.outcome.unwrap_err().to_string().contains("lost"));
+}
+
+/// The device writes into the slot until it is done: an engine that goes waits for it.
+#[test]
+fn an_engine_that_is_dropped_waits_for_the_device() {
+    let gpu = Fake::new(true);
+    let (mut engine, _) = lanes(&gpu, DType::F32, 2);
+    let binding = binding(DType::F32, 4);
+    let table = slots(&binding, false);
+    for fill in [1, 2] {
+        assert!(engine.submit(job(&table, &binding, fill)).is_none());
+    }
+    assert_eq!(table.free_slots(), 0);
+    drop(engine);
+    assert_eq!(table.free_slots(), 2);
+}

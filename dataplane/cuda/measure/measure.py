@@ -30,13 +30,15 @@ class Server:
         for model in models:
             if not (folder / f"{model}.onnx").exists():
                 run([args.ferry, "zoo", "write", model, "--out", folder])
-            toml = folder / f"{model}.toml"
-            text = toml.read_text().split("# measured")[0]
+            toml, plain = folder / f"{model}.toml", folder / f"{model}.toml.plain"
+            if not plain.exists():
+                plain.write_text(toml.read_text())
+            text = plain.read_text()
             top, _, rest = text.partition("[picture]")
             table = "".join(f"{key} = {value}\n" for key, value in gpu.items())
             run_on = 'run = "lane"\n' if gpu.get("completion") == '"wait"' else ""
             device = f'device = "{args.device}"\n'
-            toml.write_text(f"{device}{run_on}{top}[picture]{rest}\n# measured\n[gpu]\n{table}")
+            toml.write_text(f"{device}{run_on}{top}[picture]{rest}\n[gpu]\n{table}")
         log = open(args.out / f"ferryd-{port}.log", "w")
         command = [args.ferryd, "--listen", f"127.0.0.1:{port}", "--models", folder,
                    "--store", f"sqlite:{args.out}/store-{port}.db", "--onnxruntime",

@@ -91,7 +91,7 @@ impl RdmaClient {
         }
         self.heard = seen;
         if let Err(why) = self.wire.complete(task, completion) {
-            let why = self.health.explain(why);
+            let why = self.health.explain(why, self.port.device());
             self.wire.abandon();
             return self.end(why);
         }

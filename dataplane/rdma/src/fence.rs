@@ -82,11 +82,6 @@ impl Memory {
         }
     }
 
-    /// How inboxes are fenced.
-    pub(crate) fn fencing(&self) -> Fencing {
-        self.fencing
-    }
-
     /// Memory for one lease.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use ferry_core::{Body, FRAME_BYTES, Frame, Generation, SessionId, SlotIndex, Status};
-use ferry_memory::{PeerId, Slot};
+use ferry_memory::Slot;
 use ferry_transport::admitted::is_goodbye;
 use ferry_transport::{Admitted, Event, LinkError, Refusal, Rejected, Transfer};
 
@@ -15,7 +15,10 @@ use crate::wire::Wire;
 pub(crate) enum Stand {
     /// It has not proved the session yet.
     Expected,
-    /// It has.
+    /// It has, and does not know yet that it is welcome: the answer may have no way back. It can
+    /// still attach again, with another address.
+    Greeted,
+    /// It knows.
     Joined,
     /// It is gone, and the lease is spent.
     Gone,
@@ -119,7 +122,7 @@ impl Session {
             let bytes = frame.payload_bytes;
             return Heard::Refused(Refusal::Length { session, bytes, bytes_max: 0 });
         }
-        self.stand = Stand::Joined;
+        self.stand = Stand::Greeted;
         Heard::Hello
     }
 
@@ -201,7 +204,8 @@ impl Session {
     pub(crate) fn end(&mut self, bye: Option<Status>) {
         self.admitted.table.retire();
         let bye = bye.map(|status| self.control(Body::Bye { status }));
-        let told = (self.stand == Stand::Joined).then_some(bye).flatten();
+        let is_known = matches!(self.stand, Stand::Joined | Stand::Greeted);
+        let told = is_known.then_some(bye).flatten();
         self.stand = Stand::Gone;
         self.wire.close(told.as_ref());
     }
@@ -213,12 +217,17 @@ impl Session {
         self.wire.abandon();
     }
 
+    /// The client knows that it is welcome, if it did not before.
+    pub(crate) fn join(&mut self) -> Option<Event> {
+        if self.stand != Stand::Greeted {
+            return None;
+        }
+        self.stand = Stand::Joined;
+        Some(Event::Joined { peer: self.admitted.peer, session: self.id() })
+    }
+
     pub(crate) fn gone(&self, why: LinkError) -> Event {
         let (peer, session) = (self.admitted.peer, Some(self.id()));
         Event::Gone { peer, session, why, slots: Vec::new() }
-    }
-
-    pub(crate) fn peer(&self) -> PeerId {
-        self.admitted.peer
     }
 }

@@ -59,6 +59,10 @@ enum Phase {
 pub(crate) struct Wire {
     serial: u32,
     phase: Phase,
+    /// A work request has failed since the last reset.
+    failed: bool,
+    depth: Depth,
+    queue: Arc<CompletionQueue>,
     sends: u32,
     receives: u32,
     first_psn: u32,
@@ -112,6 +116,9 @@ impl Wire {
         let wire = Wire {
             serial: parts.serial,
             phase: Phase::Open,
+            failed: false,
+            depth,
+            queue: Arc::clone(queue),
             sends: 0,
             receives: depth.receive,
             first_psn: crate::port::random_psn()?,
@@ -149,25 +156,30 @@ impl Wire {
         }
     }
 
-    /// Starts again as `serial`, if the wire was connected: what is left of the old connection is
-    /// nobody's. A wire that waits for its peer stays as it is.
+    /// Starts again as `serial`, if the wire was connected or a way could not be taken: what is
+    /// left of the old connection is nobody's. A wire that waits for its peer stays as it is.
     ///
     /// # Errors
-    /// [`LinkError`] with what the device says; then the wire can only be dropped.
+    /// [`LinkError`] with what the device says.
     pub(crate) fn reset(&mut self, port: &Port, serial: u32) -> Result<(), LinkError> {
-        let (pair, was_connected) = match std::mem::replace(&mut self.pair, Pair::Lost) {
-            Pair::Waiting(pair) => (pair, false),
+        let pair = match std::mem::replace(&mut self.pair, Pair::Lost) {
+            Pair::Waiting(pair) => {
+                self.pair = Pair::Waiting(pair);
+                return Ok(());
+            }
             Pair::Connected(pair, _) => {
                 self.inbox.forget_binding(&self.domain)?;
-                (pair.reset()?.init(port.number)?, true)
+                pair.reset()?.init(port.number)?
             }
-            Pair::Lost => return Err(LinkError::os("connect", "the queue pair is lost")),
+            Pair::Lost => {
+                self.inbox.forget_binding(&self.domain)?;
+                QueuePair::new(&self.domain, &self.queue, self.depth)?.init(port.number)?
+            }
         };
-        if was_connected {
-            (self.serial, self.sends, self.phase) = (serial, 0, Phase::Open);
-            self.receives = self.receives_at_rest();
-            pair.receive(task_id(serial, Task::Receive), self.receives)?;
-        }
+        (self.serial, self.sends, self.phase, self.failed) = (serial, 0, Phase::Open, false);
+        // A late packet of the old connection must not fit the new one.
+        (self.receives, self.first_psn) = (self.depth.receive, crate::port::random_psn()?);
+        pair.receive(task_id(serial, Task::Receive), self.receives)?;
         self.pair = Pair::Waiting(pair);
         Ok(())
     }
@@ -176,7 +188,7 @@ impl Wire {
     /// use once [`is_open`](Wire::is_open).
     ///
     /// # Errors
-    /// [`LinkError`] with what the device says; then the wire can only be dropped.
+    /// [`LinkError`] with what the device says; then only a [`reset`](Wire::reset) helps.
     pub(crate) fn connect(&mut self, path: &Path, peer: MemoryKey) -> Result<(), LinkError> {
         let Pair::Waiting(waiting) = std::mem::replace(&mut self.pair, Pair::Lost) else {
             return Err(LinkError::os("connect", "the queue pair does not wait for a peer"));
@@ -194,8 +206,9 @@ impl Wire {
         self.outbox_areas.bytes() as u64
     }
 
-    fn receives_at_rest(&self) -> u32 {
-        self.inbox_areas.slots() + SPARE_RECEIVES
+    /// Whether a work request has failed, and with it the connection.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed
     }
 
     /// Whether the peer can write: its key is good.
@@ -245,6 +258,7 @@ impl Wire {
             _ => self.sends = self.sends.saturating_sub(1),
         }
         if !completion.status.is_success() {
+            self.failed = true;
             let what = match task {
                 Task::Receive => "receive",
                 Task::Slot(_) | Task::Control | Task::Touch => "RDMA write",

@@ -105,6 +105,11 @@ impl RdmaClient {
         let path = self.port.path(&way.own, server, way.server, server.retry);
         self.gone = false;
         self.wire.reset(&self.port, number)?;
+        // What an earlier way left behind would take the room of this one's.
+        let mut left = Vec::new();
+        while self.queue.poll(&mut left).map_err(LinkError::from)? > 0 {
+            left.clear();
+        }
         let (number, first_psn) = self.wire.identity();
         let attachment = Attachment {
             queue_pair: self.port.end(number, first_psn, &[way.own.gid]),
@@ -204,7 +209,7 @@ fn prepare(
         in_flight: 0,
         heard: Instant::now(),
         is_touching: false,
-        health: Health::default(),
+        health: Health::new(),
         gone: false,
         scratch: Vec::new(),
         pending: VecDeque::new(),

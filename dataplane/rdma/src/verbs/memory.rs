@@ -2,6 +2,7 @@
 
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ferry_memory::Region;
 use rdma_mummy_sys as sys;
@@ -174,6 +175,9 @@ impl Drop for Registration {
     }
 }
 
+/// Windows of this process that the device has.
+static WINDOWS: AtomicUsize = AtomicUsize::new(0);
+
 /// A type-2 memory window: a key of its own to a part of a registration, good for one queue pair,
 /// that can be taken back at once without touching the registration.
 #[derive(Debug)]
@@ -200,7 +204,13 @@ impl Window {
         let raw = NonNull::new(raw).ok_or_else(|| VerbsError::last("ibv_alloc_mw"))?;
         // SAFETY: the window was just made.
         let key = unsafe { raw.as_ref().rkey };
+        WINDOWS.fetch_add(1, Ordering::Relaxed);
         Ok(Window { raw, key, registration })
+    }
+
+    /// How many windows this process has: the kernel lists every object but these.
+    pub fn count() -> usize {
+        WINDOWS.load(Ordering::Relaxed)
     }
 
     /// The key of the present binding.
@@ -228,6 +238,10 @@ impl Drop for Window {
     fn drop(&mut self) {
         // SAFETY: freed once. Whoever owns a queue pair and its window drops the window first:
         // the other order hangs for a minute on Soft-RoCE.
-        VerbsError::log("ibv_dealloc_mw", unsafe { sys::ibv_dealloc_mw(self.raw()) });
+        let returned = unsafe { sys::ibv_dealloc_mw(self.raw()) };
+        VerbsError::log("ibv_dealloc_mw", returned);
+        if returned == 0 {
+            WINDOWS.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }

@@ -14,6 +14,7 @@ impl Wire {
         payload_bytes: usize,
         area: Area,
     ) -> Result<(), LinkError> {
+        self.room()?;
         let Pair::Connected(pair, peer) = &self.pair else { return Err(LinkError::Closed) };
         let no_area = || LinkError::os("send", "no such slot");
         let at = self.outbox_areas.header_at(area).ok_or_else(no_area)?;
@@ -44,10 +45,17 @@ impl Wire {
     /// # Errors
     /// [`LinkError`]; nothing was asked.
     pub(crate) fn touch(&mut self) -> Result<(), LinkError> {
+        self.room()?;
         let Pair::Connected(pair, peer) = &self.pair else { return Err(LinkError::Closed) };
         pair.touch(task_id(self.serial, Task::Touch), peer.address, peer.remote_key)?;
         self.sends += 1;
         Ok(())
+    }
+
+    /// Whether one more frame may be under way: its completion, seen or not, has room in the queue,
+    /// and the invalidation that ends the session still has some.
+    fn room(&self) -> Result<(), LinkError> {
+        if self.sends + 1 < self.depth.send { Ok(()) } else { Err(LinkError::Full) }
     }
 
     /// The header that lies in an area of the inbox, copied: the peer may write it again.

@@ -3,8 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a failure is a failed test")]
 
 mod alone;
+mod attach;
 mod door;
 mod hostile;
+mod overrun;
 
 mod raw;
 mod stale;

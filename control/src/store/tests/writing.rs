@@ -54,7 +54,7 @@ async fn everything_arrives_as_recorded() {
              version, engine, connection, wait, tenant, kind, batch, priority, bytes_in, \
              bytes_out, status, started_unix_ns) FROM requests WHERE request = 1",
             format!(
-                "{own} -6 shm shm cuda:1 pinned resnet50 1 onnx direct spin tenant raw 1 0 100 10 \
+                "{own} -6 shm shm cuda:1 device resnet50 1 onnx direct spin tenant raw 1 0 100 10 \
                  overloaded 1001"
             ),
         ),

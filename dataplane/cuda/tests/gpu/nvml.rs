@@ -1,4 +1,4 @@
-//! What NVML tells of a device. `./test gpu` runs it.
+//! What NVML tells of a device.
 
 use std::time::{Duration, Instant};
 

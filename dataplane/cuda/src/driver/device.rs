@@ -246,7 +246,7 @@ impl Drop for Device {
     }
 }
 
-fn attributes(raw: sys::CUdevice) -> Result<Attributes, CudaError> {
+pub(super) fn attributes(raw: sys::CUdevice) -> Result<Attributes, CudaError> {
     let of = |attribute: Attr| {
         let mut value = 0;
         // SAFETY: a place of ours and a device that exists.
@@ -271,14 +271,14 @@ fn attributes(raw: sys::CUdevice) -> Result<Attributes, CudaError> {
     })
 }
 
-fn name(raw: sys::CUdevice) -> Result<String, CudaError> {
+pub(super) fn name(raw: sys::CUdevice) -> Result<String, CudaError> {
     let mut text = [0; 128];
     // SAFETY: room for 128 bytes, NUL included, as said.
     check("cuDeviceGetName", unsafe { sys::cuDeviceGetName(text.as_mut_ptr(), 128, raw) })?;
     Ok(text_of(&text))
 }
 
-fn text_of(text: &[std::ffi::c_char]) -> String {
+pub(super) fn text_of(text: &[std::ffi::c_char]) -> String {
     let bytes: Vec<u8> = text.iter().map(|&byte| byte.cast_unsigned()).collect();
     let until_nul = CStr::from_bytes_until_nul(&bytes).unwrap_or_default();
     until_nul.to_string_lossy().into_owned()

@@ -17,7 +17,7 @@ pub mod picture;
 
 pub use arena::{Arena, ArenaStats};
 pub use backing::{CudaPlacer, DeviceBacking, PinnedBacking};
-pub use driver::device::{Attributes, Device};
+pub use driver::device::{Attributes, Device, OpenError};
 pub use driver::error::CudaError;
 pub use driver::graph::{Graph, NodeCounts};
 pub use driver::kernel::{KernelError, Kernels};

@@ -61,8 +61,8 @@ fn cases() -> Vec<(v1::OpenSessionRequest, Code, &'static str)> {
                 placement: Some(v1::Placement { cuda_ordinal: Some(0), ..Default::default() }),
                 ..base()
             },
-            Code::FailedPrecondition,
-            "host memory",
+            Code::InvalidArgument,
+            "runs on the CPU",
         ),
         (
             v1::OpenSessionRequest { client: "x".repeat(1000), ..base() },

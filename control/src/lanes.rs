@@ -133,10 +133,11 @@ impl Lanes {
             .min_by_key(|lane| lane.sessions.load(Ordering::Relaxed))
     }
 
-    /// The lanes of a transport. Those of shm carry the doorbell of cuda-ipc.
+    /// The lanes of a transport. Those of shm carry the doorbell of cuda-ipc, those of rdma gdr.
     pub fn of(&self, transport: Transport) -> impl Iterator<Item = &Arc<Lane>> {
         let carrier = match transport {
             Transport::CudaIpc => Transport::Shm,
+            Transport::Gdr => Transport::Rdma,
             other => other,
         };
         self.0.iter().filter(move |lane| lane.transport == carrier)

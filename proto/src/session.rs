@@ -88,15 +88,17 @@ impl v1::Endpoint {
 }
 
 impl v1::RegionDescriptor {
-    /// The descriptors on the wire; none for memory that is not reachable yet.
+    /// The descriptors on the wire; none for memory that is not reachable yet, two where payloads
+    /// lie apart from their headers, which come first.
     pub fn of(region: &RegionDescriptor) -> Vec<v1::RegionDescriptor> {
         use v1::region_descriptor::Kind;
         let memfd = |bytes: &u64| Kind::Memfd(v1::Memfd { bytes: *bytes });
         let kinds = match region {
             RegionDescriptor::Framed => vec![Kind::Framed(true)],
             RegionDescriptor::Memfd { bytes, .. } => vec![memfd(bytes)],
-            RegionDescriptor::Remote { key, .. } => {
-                key.iter().map(|key| Kind::MemoryKey((*key).into())).collect()
+            RegionDescriptor::Remote { key, payloads, .. } => {
+                let keys = key.iter().chain(payloads.iter().filter(|_| key.is_some()));
+                keys.map(|key| Kind::MemoryKey((*key).into())).collect()
             }
             RegionDescriptor::Device(memory) => vec![Kind::GpuHandle(memory.into())],
             RegionDescriptor::OnDevice { bytes, slots, .. } => {
@@ -117,18 +119,23 @@ impl v1::RegionDescriptor {
         queue_pair: Option<&QueuePair>,
     ) -> Result<RegionDescriptor, WireError> {
         use v1::region_descriptor::Kind;
+        let remote = |key: Option<&v1::MemoryKey>, payloads: Option<&v1::MemoryKey>| {
+            Ok(RegionDescriptor::Remote {
+                queue_pair: queue_pair.ok_or(WireError::Missing("endpoint.queue_pair"))?.clone(),
+                key: key.map(|key| (*key).try_into()).transpose()?,
+                payloads: payloads.map(|key| (*key).try_into()).transpose()?,
+            })
+        };
         let kinds = told.iter().map(|it| it.kind.as_ref().ok_or(WireError::Missing("region.kind")));
         let kinds = kinds.collect::<Result<Vec<_>, _>>()?;
         match (kinds.as_slice(), queue_pair) {
             ([], None) | ([Kind::Framed(_)], _) => Ok(RegionDescriptor::Framed),
-            ([], Some(queue_pair)) => {
-                Ok(RegionDescriptor::Remote { queue_pair: queue_pair.clone(), key: None })
-            }
+            ([], Some(_)) => remote(None, None),
             ([Kind::Memfd(memfd)], _) => Ok(RegionDescriptor::Memfd { bytes: memfd.bytes, layout }),
-            ([Kind::MemoryKey(key)], _) => Ok(RegionDescriptor::Remote {
-                queue_pair: queue_pair.ok_or(WireError::Missing("endpoint.queue_pair"))?.clone(),
-                key: Some((*key).try_into()?),
-            }),
+            ([Kind::MemoryKey(key)], _) => remote(Some(key), None),
+            ([Kind::MemoryKey(key), Kind::MemoryKey(payloads)], _) => {
+                remote(Some(key), Some(payloads))
+            }
             ([Kind::Memfd(memfd), Kind::GpuHandle(slots)], _) => Ok(RegionDescriptor::OnDevice {
                 bytes: memfd.bytes,
                 layout,
@@ -136,7 +143,7 @@ impl v1::RegionDescriptor {
             }),
             (others, _) => {
                 let why = format!(
-                    "{}, which do not go together: one, or a memfd and a GPU handle",
+                    "{}, which do not go together: one, two keys, or a memfd and a GPU handle",
                     others.len()
                 );
                 Err(WireError::invalid("regions", why))

@@ -48,7 +48,7 @@ pub(crate) struct Has {
 impl Failed {
     fn of(&self, transport: Transport) -> Option<&OnceLock<String>> {
         match transport {
-            Transport::Rdma => Some(&self.rdma),
+            Transport::Rdma | Transport::Gdr => Some(&self.rdma),
             Transport::CudaIpc => Some(&self.cuda_ipc),
             _ => None,
         }

@@ -17,6 +17,9 @@ pub(super) fn placer(session: &Session) -> Option<Arc<dyn Placer>> {
         (Placement::Cuda(_), _) if session.agreed.transport == Transport::CudaIpc => {
             Some(Arc::new(IpcPlacer::new(device)))
         }
+        (Placement::Cuda(_), _) if session.agreed.transport == Transport::Gdr => {
+            Some(Arc::new(CudaPlacer::exported(device)))
+        }
         (Placement::Cuda(_), _) => Some(Arc::new(CudaPlacer::on_device(device))),
         (Placement::Host, MemoryChoice::Always(HostMemory::Pageable)) => None,
         (Placement::Host, _) => Some(Arc::new(CudaPlacer::registered(device))),

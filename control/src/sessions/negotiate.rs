@@ -10,6 +10,7 @@ use ferry_core::{
 use ferry_proto::{WireError, v1};
 
 use super::device::{Gpu, Unfit};
+use super::gdr::GdrFit;
 use crate::error::ApiError;
 use crate::models::Served;
 
@@ -74,6 +75,11 @@ impl Offer<'_> {
         let wish = v1::Transport::try_from(asked.transport)
             .map_err(|why| WireError::invalid("transport", why))?;
         let (transport, reason) = self.transport(wish.named(), asked, &Gpu::of(served))?;
+        let (transport, reason) = match transport {
+            Transport::Gdr => (transport, self.gdr(served).check().map(|_| reason)?),
+            Transport::Rdma if wish.named().is_none() => self.gdr(served).prefer(asked, reason),
+            _ => (transport, reason),
+        };
         let (placement, memory) = placement(asked, served, transport)?;
         let wait = v1::WaitPolicy::try_from(asked.wait)
             .map_err(|why| WireError::invalid("wait", why))?
@@ -84,6 +90,10 @@ impl Offer<'_> {
         let layout = self.layout(asked, &binding, transport)?;
         let binding = Arc::new(binding);
         Ok(Agreed { protocol, transport, reason, wait, placement, memory, binding, layout })
+    }
+
+    fn gdr<'s>(&'s self, served: &'s Served) -> GdrFit<'s> {
+        GdrFit::of(served, self.findings)
     }
 
     fn layout(
@@ -146,10 +156,6 @@ impl Offer<'_> {
                     Err(Unfit { why, fix }) => Err(ApiError::Transport { transport, why, fix }),
                 }
             }
-            Transport::Gdr => refuse(
-                "it is not in this build",
-                "ask for shm on one host, or for tcp; auto chooses",
-            ),
             Transport::Grpc => Ok((transport, "asked for".into())),
             Transport::Shm if has(transport) && !is_this_host(&asked.host_id) => refuse(
                 "the client's host_id is not the server's, so that they cannot share memory",
@@ -176,8 +182,8 @@ impl Offer<'_> {
     }
 
     /// Memory of the model's device on one host, where both ends have it; else shared memory.
-    /// Between two, RDMA where both ends have a device: whether their devices reach each other shows
-    /// when the client attaches. Else the fastest of the rest.
+    /// Between two, RDMA where both ends have a device: whether their devices reach each other
+    /// shows when the client attaches. Else the fastest of the rest.
     fn choose(&self, asked: &v1::OpenSessionRequest, model: &Gpu<'_>) -> (Transport, String) {
         let has = |transport| self.transports.contains(&transport);
         let same = is_this_host(&asked.host_id);

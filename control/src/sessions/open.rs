@@ -187,7 +187,7 @@ pub async fn attach(
             let transport = session.agreed.transport;
             let why = format!(
                 "it is on {transport}, whose clients connect by themselves; only sessions on rdma \
-                 are attached"
+                 and gdr are attached"
             );
             Err(ApiError::field("session", why))
         }

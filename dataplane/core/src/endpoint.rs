@@ -51,6 +51,9 @@ pub enum RegionDescriptor {
         /// Names the memory; `None` until both queue pairs are connected and it is opened to the
         /// peer.
         key: Option<MemoryKey>,
+        /// Names the memory of the payloads, where they do not lie behind their headers: memory of
+        /// a device.
+        payloads: Option<MemoryKey>,
     },
     /// Memory of a CUDA device, as the memory itself says it.
     Device(DeviceMemory),

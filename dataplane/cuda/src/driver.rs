@@ -6,10 +6,12 @@
 pub mod device;
 pub mod entered;
 pub mod error;
+pub mod export;
 pub mod graph;
 pub mod identity;
 pub mod ipc;
 pub mod kernel;
+pub mod list;
 pub mod memory;
 pub mod probe;
 pub mod stream;

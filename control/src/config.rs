@@ -5,6 +5,7 @@ mod settings;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use ferry_cuda::libraries::LibrarySearch;
 pub use ferry_rdma::RdmaOptions;
 
 use crate::sessions::{Quota, TenantConfig};
@@ -26,6 +27,8 @@ pub struct Config {
     pub models: Option<PathBuf>,
     /// The native library of ONNX Runtime; `None`: the loader's own search.
     pub onnxruntime: Option<PathBuf>,
+    /// Where the CUDA libraries are looked for.
+    pub cuda_libraries: LibrarySearch,
     /// Lanes of each link.
     pub lanes: LaneCounts,
     /// The RDMA device, and how it is used.
@@ -79,6 +82,7 @@ impl Default for Config {
             store_bytes_max: None,
             models: None,
             onnxruntime: None,
+            cuda_libraries: LibrarySearch::default(),
             lanes: LaneCounts { shm: 2, tcp: 2, zmq: 1, rdma: 1, local: 1 },
             rdma: RdmaOptions::default(),
             lease: Duration::from_secs(30),

@@ -31,5 +31,5 @@ pub mod state;
 pub mod store;
 
 pub use app::{BuildError, Server};
-pub use config::{Config, ConfigError, RdmaOptions, Settings};
+pub use config::{Config, ConfigError, LibrarySearch, RdmaOptions, Settings};
 pub use serve::bind;

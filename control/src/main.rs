@@ -41,8 +41,18 @@ struct Args {
 impl Args {
     fn config(self) -> Result<Config, ConfigError> {
         let file = self.config.as_deref().map(Settings::read).transpose()?;
-        self.settings.over(file.unwrap_or_default())
+        let mut config = self.settings.over(file.unwrap_or_default())?;
+        let libraries = &mut config.cuda_libraries;
+        libraries.loader = folders("LD_LIBRARY_PATH");
+        libraries.environments = [folders("VIRTUAL_ENV"), folders("CONDA_PREFIX")].concat();
+        Ok(config)
     }
+}
+
+/// The folders that a variable of the environment lists.
+fn folders(variable: &str) -> Vec<PathBuf> {
+    let value = std::env::var_os(variable).unwrap_or_default();
+    std::env::split_paths(&value).filter(|path| path.is_absolute()).collect()
 }
 
 fn main() -> ExitCode {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use ferry_rdma::{Fence, RdmaOptions};
 use serde::Deserialize;
 
-use super::{Config, LANES_MAX, LaneCounts};
+use super::{Config, LANES_MAX, LaneCounts, LibrarySearch};
 use crate::sessions::{Quota, TenantConfig};
 
 /// One source of options. The same names serve the command line and the file.
@@ -33,6 +33,10 @@ pub struct Settings {
     /// Path of libonnxruntime.so
     #[arg(long, value_name = "PATH")]
     pub onnxruntime: Option<PathBuf>,
+    /// Folders with libraries of CUDA 13 and cuDNN 9, or above them, such as a site-packages;
+    /// searched before those of Python and of the toolkit
+    #[arg(long, value_name = "DIR[,DIR]", env = "FERRY_CUDA_LIBRARIES", value_delimiter = ',')]
+    pub cuda_libraries: Option<Vec<PathBuf>>,
     /// Threads that serve shared memory; 0 turns it off
     #[arg(long, value_name = "N")]
     pub shm_lanes: Option<u32>,
@@ -192,6 +196,10 @@ impl Settings {
             store_bytes_max: self.store_bytes_max.or(file.store_bytes_max),
             models: self.models.or(file.models),
             onnxruntime: self.onnxruntime.or(file.onnxruntime),
+            cuda_libraries: LibrarySearch {
+                explicit: self.cuda_libraries.or(file.cuda_libraries).unwrap_or_default(),
+                ..base.cuda_libraries
+            },
             lanes: LaneCounts {
                 shm: lanes("shm-lanes", self.shm_lanes, file.shm_lanes, base.lanes.shm)?,
                 tcp: lanes("tcp-lanes", self.tcp_lanes, file.tcp_lanes, base.lanes.tcp)?,

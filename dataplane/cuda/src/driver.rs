@@ -11,6 +11,7 @@ pub mod graph;
 pub mod identity;
 pub mod ipc;
 pub mod kernel;
+pub mod list;
 pub mod memory;
 pub mod probe;
 pub mod stream;

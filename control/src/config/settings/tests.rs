@@ -48,6 +48,15 @@ fn tenants_inherit_the_quotas_that_they_do_not_name() {
 }
 
 #[test]
+fn folders_of_cuda_libraries_are_a_list_in_both() {
+    let file = || parse("cuda-libraries = ['/a', '/b']").unwrap();
+    let config = Settings::default().over(file()).unwrap();
+    assert_eq!(config.cuda_libraries.explicit, [Path::new("/a"), Path::new("/b")]);
+    let cli = Settings { cuda_libraries: Some(vec!["/c".into()]), ..Settings::default() };
+    assert_eq!(cli.over(file()).unwrap().cuda_libraries.explicit, [Path::new("/c")]);
+}
+
+#[test]
 fn rdma_is_set_by_file_and_command_line() {
     let file = parse("rdma-lanes = 3\nrdma-device = 'mlx5_0'\nrdma-gid-index = 4").unwrap();
     let cli = Settings {

@@ -122,6 +122,7 @@ impl Onnx {
                 PrecisionName::Tf32 => Precision::Tf32,
             },
             channels_last: gpu.channels_last,
+            fuse_conv_bias: gpu.fuse_conv_bias,
             streams: gpu.streams,
             beside_urgent: gpu.beside_urgent,
             completion: match gpu.completion {

@@ -81,6 +81,8 @@ pub struct Gpu {
     pub precision: PrecisionName,
     /// Convolutions keep channels innermost, which suits tensor cores.
     pub channels_last: bool,
+    /// A convolution adds its bias in the same kernel.
+    pub fuse_conv_bias: bool,
     /// Streams of normal priority, and as many of high.
     pub streams: usize,
     /// Normal requests that may be started while an urgent one runs.
@@ -94,6 +96,7 @@ impl Default for Gpu {
         Gpu {
             precision: PrecisionName::Fp32,
             channels_last: false,
+            fuse_conv_bias: false,
             streams: STREAMS_DEFAULT,
             beside_urgent: 1,
             completion: CompletionName::Poll,

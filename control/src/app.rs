@@ -2,6 +2,7 @@
 
 mod engines;
 mod findings;
+mod gdr;
 mod links;
 
 use std::sync::Arc;
@@ -137,6 +138,7 @@ impl Server {
             return Ok(None);
         };
         let (lanes, mut findings) = links::start(&config, &refusals)?;
+        findings.extend(gdr::findings(&config, &lanes));
         findings.extend(findings::all(&config));
         let state = Arc::new(State {
             tenants: Tenants::new(&config.tenants, config.quota, config.operator_key.clone()),

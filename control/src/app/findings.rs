@@ -9,7 +9,11 @@ use super::engines;
 use crate::config::Config;
 use crate::limits;
 
-fn finding(area: &str, name: &str, outcome: Result<String, (String, &str)>) -> v1::Finding {
+pub(super) fn finding(
+    area: &str,
+    name: &str,
+    outcome: Result<String, (String, &str)>,
+) -> v1::Finding {
     let (usable, detail, fix) = match outcome {
         Ok(detail) => (true, detail, ""),
         Err((why, fix)) => (false, why, fix),
@@ -26,10 +30,7 @@ pub(super) fn all(config: &Config) -> Vec<v1::Finding> {
     all.push(finding("engine", "tract", Ok("part of this build".into())));
     all.push(finding("engine", "echo", Ok("part of this build".into())));
     all.push(finding("transport", "grpc", Ok("the control plane itself".into())));
-    for name in ["gdr", "cuda-ipc"] {
-        let why = "not in this build".to_owned();
-        all.push(finding("transport", name, Err((why, "use shm on one host, tcp otherwise"))));
-    }
+    all.push(cuda_ipc(config));
     all.extend(gpu.into_iter().map(|found| v1::Finding {
         area: "gpu".into(),
         name: found.name,
@@ -51,6 +52,26 @@ pub(super) fn all(config: &Config) -> Vec<v1::Finding> {
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     all.push(finding("limit", "cores", Ok(format!("{cores} that this process may use"))));
     all
+}
+
+/// Whether a device's memory can hold slots. Whether a session's can is told when it is opened: its
+/// model has to run on one, and its client to see it.
+fn cuda_ipc(config: &Config) -> v1::Finding {
+    let outcome = match ferry_cuda::probe() {
+        Err(missing) => Err((format!("no CUDA: {}", missing.why), missing.fix)),
+        Ok(_) if config.lanes.shm == 0 => {
+            Err(("its doorbell needs a lane of shm".into(), "start with --shm-lanes 1".into()))
+        }
+        Ok(driver) => Ok(format!(
+            "for models on a GPU, of which there are {} (CUDA {}); its doorbell is shm's",
+            driver.devices(),
+            driver.version()
+        )),
+    };
+    match &outcome {
+        Ok(_) => finding("transport", "cuda-ipc", outcome.map_err(|(why, _)| (why, ""))),
+        Err((why, fix)) => finding("transport", "cuda-ipc", Err((why.clone(), fix))),
+    }
 }
 
 fn onnxruntime(runtime: &Probe) -> v1::Finding {

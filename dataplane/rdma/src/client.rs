@@ -102,7 +102,7 @@ impl RdmaClient {
             (Task::Receive, _) => self.breach("a message that is not a write with an immediate"),
             (Task::Slot(slot), _) => self.sent(slot),
             (Task::Touch, _) => self.is_touching = false,
-            (Task::Control | Task::Window, _) => {}
+            (Task::Payload(_) | Task::Control | Task::Window, _) => {}
         }
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ferry_core::{Attachment, Body, Endpoint, RegionDescriptor, Retry, SessionId, Status};
-use ferry_memory::PeerId;
+use ferry_memory::{PeerId, Placer};
 use ferry_transport::admitted::status_for;
 use ferry_transport::event::EventWaker;
 use ferry_transport::link::EVENTS_PER_POLL_MAX;
@@ -21,6 +21,7 @@ use ferry_transport::{
 use device::{Lost, Opened};
 
 use crate::areas::{Area, Areas};
+use crate::device_memory::check;
 use crate::fence::{Fencing, Memory};
 use crate::health::Health;
 use crate::options::RdmaOptions;
@@ -29,7 +30,7 @@ use crate::probe::{WindowProbe, probe};
 use crate::session::{Heard, Session, Stand};
 use crate::verbs::{Completion, CompletionQueue, CompletionStatus, Operation};
 use crate::wait::{CAPABILITIES, sleep};
-use crate::wire::{Parts, Requests, Task, Wire, completions_of, read_task_id};
+use crate::wire::{Parts, Remote, Requests, Task, Wire, Writes, completions_of, read_task_id};
 
 /// How long attaching waits for the device to open a window. It answers in microseconds.
 const OPEN_WITHIN: Duration = Duration::from_secs(2);
@@ -149,7 +150,7 @@ impl RdmaListener {
                 self.pending.extend(sent);
                 heard
             }
-            (Task::Control | Task::Window | Task::Touch, _) => Heard::Nothing,
+            (Task::Payload(_) | Task::Control | Task::Window | Task::Touch, _) => Heard::Nothing,
         };
         self.on_heard(serial, heard);
     }
@@ -159,6 +160,7 @@ impl RdmaListener {
         match heard {
             Heard::Nothing => {}
             Heard::Event(event) => self.pending.push_back(event),
+            Heard::Broken(why) => self.cut(serial, why),
             Heard::Hello => {
                 let welcome = session.control(Body::Welcome);
                 if let Err(why) = session.wire.send(&welcome, 0, Area::Control) {
@@ -240,7 +242,8 @@ impl RdmaListener {
         self.sessions.retain(|_, session| {
             let is_closed = session.wire.has_closed(now);
             if is_closed {
-                *completions -= completions_of(session.admitted.admission.layout.slots);
+                let slots = session.admitted.admission.layout.slots;
+                *completions -= completions_of(slots, Writes::One);
                 *closing -= 1;
             }
             !is_closed

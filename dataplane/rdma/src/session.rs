@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use ferry_core::{Body, FRAME_BYTES, Frame, Generation, SessionId, SlotIndex, Status};
+use ferry_core::{Body, Frame, Generation, SessionId, SlotIndex, Status};
 use ferry_memory::Slot;
 use ferry_transport::admitted::is_goodbye;
 use ferry_transport::{Admitted, Event, LinkError, Refusal, Rejected, Transfer};
@@ -51,6 +51,8 @@ pub(crate) enum Heard {
     Goodbye(Status),
     Nothing,
     Refused(Refusal),
+    /// The memory of the session is of no more use.
+    Broken(LinkError),
 }
 
 impl Session {
@@ -85,7 +87,7 @@ impl Session {
             Ok(frame) => frame,
             Err(error) => return Heard::Refused(error.into()),
         };
-        if u64::from(bytes) != (FRAME_BYTES as u64).saturating_add(frame.payload_bytes) {
+        if u64::from(bytes) != self.wire.told_bytes(&frame) {
             return self.breach("the length of a write is not that of its frame");
         }
         if !is_of_lease && frame.generation == self.generation() {
@@ -143,16 +145,17 @@ impl Session {
     }
 
     fn accept(&self, frame: &Frame, seen: Instant) -> Heard {
-        match self.admitted.accept(frame) {
-            Ok(slot) => Heard::Event(Event::Arrived {
-                peer: self.admitted.peer,
-                frame: *frame,
-                slot,
-                seen,
-                visible: Instant::now(),
-            }),
-            Err(refusal) => Heard::Refused(refusal),
+        let slot = match self.admitted.accept(frame) {
+            Ok(slot) => slot,
+            Err(refusal) => return Heard::Refused(refusal),
+        };
+        if self.wire.is_apart()
+            && let Err(error) = slot.request().make_visible()
+        {
+            return Heard::Broken(LinkError::os("make a payload visible", error));
         }
+        let (peer, visible) = (self.admitted.peer, Instant::now());
+        Heard::Event(Event::Arrived { peer, frame: *frame, slot, seen, visible })
     }
 
     /// The reply in a slot is complete: its slot is free, and a request that waited for that is

@@ -5,8 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use cudarc::driver::sys;
 use cudarc::driver::sys::CUdevice_attribute as Attr;
+use ferry_core::DeviceUuid;
 
+use super::entered::Entered;
 use super::error::{CudaError, check};
+use super::identity::uuid_of;
 use super::probe::{Driver, Missing, probe};
 
 /// A device in use. Its primary context lives as long as any clone of the `Arc`.
@@ -139,6 +142,24 @@ impl Device {
     pub fn bind(&self) -> Result<(), CudaError> {
         // SAFETY: the context is retained for as long as `self` lives.
         check("cuCtxSetCurrent", unsafe { sys::cuCtxSetCurrent(self.context.0) })
+    }
+
+    /// Makes its context current for this thread until what is returned is dropped, and then the
+    /// one that was before: for threads of an application that uses CUDA itself.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn enter(&self) -> Result<Entered<'_>, CudaError> {
+        // SAFETY: the context is retained for as long as `self` lives, which is borrowed.
+        unsafe { Entered::new(self.context.0) }
+    }
+
+    /// Its identity, the same in every process.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn uuid(&self) -> Result<DeviceUuid, CudaError> {
+        uuid_of(self.raw)
     }
 
     /// Bytes free and bytes in all, of the whole device.

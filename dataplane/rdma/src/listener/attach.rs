@@ -21,16 +21,20 @@ impl RdmaListener {
         let Some(mut session) = self.sessions.remove(&serial) else {
             return Err(LinkError::Closed);
         };
-        let connected = if session.wire.outbox_bytes() > attachment.key.bytes {
-            Err(LinkError::Protocol("the memory for replies is too short".into()))
-        } else {
+        // A client's memory is the host's: its payloads lie behind their headers.
+        let layout = &session.admitted.admission.layout;
+        let areas = Areas::new(layout.slots, layout.reply_bytes);
+        let areas = areas.map_err(|error| LinkError::os("divide the memory for replies", error));
+        let remote = areas.and_then(|areas| Remote::new(areas, attachment.key, None));
+        let remote = remote.and_then(|remote| {
             session.stand = Stand::Expected;
-            session.wire.reset(port, next)
-        };
+            session.wire.reset(port, next)?;
+            Ok(remote)
+        });
         // What is left of an earlier connection is nobody's, and the queue has no room for it
         // beside what the next one leads to. Nothing comes on top: the queue pair has no peer.
         self.drain_up_to(usize::MAX);
-        let connected = connected.and_then(|()| session.wire.connect(&path, attachment.key));
+        let connected = remote.and_then(|remote| session.wire.connect(&path, remote));
         let serial = session.wire.serial();
         session.admitted.peer = PeerId(u64::from(serial));
         self.by_id.insert(session.id(), serial);
@@ -48,9 +52,10 @@ impl RdmaListener {
                 return Err(LinkError::os("open a memory window", "the device refused"));
             }
             if session.wire.is_open() {
-                let key = Some(session.wire.key());
+                let (key, payloads) = session.wire.keys();
                 let Some(Opened { port, .. }) = &self.opened else { return Err(LinkError::Closed) };
-                return Ok(RegionDescriptor::Remote { queue_pair: describe(port, session), key });
+                let queue_pair = describe(port, session);
+                return Ok(RegionDescriptor::Remote { queue_pair, key: Some(key), payloads });
             }
             if Instant::now() > until {
                 return Err(LinkError::os("open a memory window", "no completion in 2 s"));

@@ -74,17 +74,24 @@ impl Listener for RdmaListener {
             return Err(AdmitError::Full(self.options.sessions_max));
         }
         // More completions than the queue has room for would break it for everybody.
-        let needed = completions_of(layout.slots);
+        let needed = completions_of(layout.slots, Writes::One);
         let (serial, inline_bytes) = (self.serial(), self.options.inline_bytes);
         let (completions, sessions) = (self.completions, self.sessions.len());
         let opened = self.device()?;
         if completions + needed > opened.queue.entries() {
             return Err(AdmitError::Full(sessions));
         }
-        let inbox_areas = Areas::new(layout.slots, layout.request_bytes)?;
-        let outbox_areas = Areas::new(layout.slots, layout.reply_bytes)?;
-        let memory = opened.memory.lease(inbox_areas.bytes(), outbox_areas.bytes())?;
-        let parts = Parts { serial, memory, inbox_areas, outbox_areas, inline_bytes };
+        let placer = admission.placer.as_deref();
+        let is_apart = placer.is_some_and(Placer::on_device);
+        let divide = if is_apart { Areas::apart } else { Areas::new };
+        let inbox_areas = divide(layout.slots, layout.request_bytes)?;
+        let outbox_areas = divide(layout.slots, layout.reply_bytes)?;
+        let memory = opened.memory.lease(&inbox_areas, &outbox_areas, placer)?;
+        if let Some(payloads) = &memory.payloads {
+            check(&opened.port, &memory.domain, payloads).map_err(AdmitError::Attach)?;
+        }
+        let writes = Writes::One;
+        let parts = Parts { serial, memory, inbox_areas, outbox_areas, inline_bytes, writes };
         let wire = Wire::new(&opened.port, &opened.queue, parts).map_err(AdmitError::Attach)?;
         let table = wire.slots(layout, Requests::Arrive)?;
         let admitted = Admitted { peer: PeerId(u64::from(serial)), admission, table };
@@ -93,7 +100,7 @@ impl Listener for RdmaListener {
         self.sessions.insert(serial, session);
         self.by_id.insert(id, serial);
         self.completions += needed;
-        Ok(RegionDescriptor::Remote { queue_pair, key: None })
+        Ok(RegionDescriptor::Remote { queue_pair, key: None, payloads: None })
     }
 
     fn attach(

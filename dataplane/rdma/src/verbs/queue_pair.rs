@@ -11,7 +11,7 @@ use std::sync::Arc;
 use ferry_core::{Gid, Retry};
 use rdma_mummy_sys as sys;
 
-use super::{CompletionQueue, Domain, Registration, VerbsError};
+use super::{CompletionQueue, Domain, VerbsError};
 
 /// Made, and good for nothing yet.
 #[derive(Debug)]
@@ -62,6 +62,17 @@ pub struct Path {
     pub rd_atomic: u8,
     /// When a write is sent again.
     pub retry: Retry,
+}
+
+/// Bytes in a registration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Where.
+    pub address: u64,
+    /// How many.
+    pub bytes: u32,
+    /// The registration's local key.
+    pub local_key: u32,
 }
 
 /// One write, header and payload in one piece of local memory.
@@ -134,11 +145,12 @@ impl QueuePair<Reset> {
         let mut init: sys::ibv_qp_init_attr = unsafe { std::mem::zeroed() };
         (init.send_cq, init.recv_cq) = (queue.raw(), queue.raw());
         init.qp_type = sys::ibv_qp_type::IBV_QPT_RC;
-        init.sq_sig_all = 1;
+        // Each work request says whether its completion is wanted.
+        init.sq_sig_all = 0;
         init.cap = sys::ibv_qp_cap {
             max_send_wr: depth.send,
             max_recv_wr: depth.receive,
-            max_send_sge: 1,
+            max_send_sge: 2,
             max_recv_sge: 1,
             max_inline_data: inline_bytes,
         };
@@ -181,14 +193,5 @@ impl<S> QueuePair<S> {
             VerbsError::check("ibv_post_recv", returned)?;
         }
         Ok(())
-    }
-}
-
-/// Addresses as work requests have them.
-impl Registration {
-    /// The address of a byte of the region, as work requests name it.
-    pub fn address(&self, at: usize) -> u64 {
-        let base = self.region().view().host().map_or(0, |base| base.as_ptr() as u64);
-        base + at as u64
     }
 }

@@ -2,17 +2,20 @@
 //! left of sessions that are over, and that a request costs one write each way.
 
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ferry_core::{
     Body, FRAME_BYTES, Frame, Reply, Request, RequestKind, SessionId, StageTimes, Status,
 };
+use ferry_memory::Placer;
 use ferry_rdma::verbs::Window;
 use ferry_rdma::{Fence, RdmaClient, RdmaListener, RdmaOptions};
 use ferry_transport::link::SERVER;
 use ferry_transport::{Event, Link, Listener, Transfer};
 
-use crate::door::{attachable, options};
+use crate::door::{attachable_on, options};
+use crate::pretended::{Flaw, Pretender};
 use crate::raw::{Host, Peer, admission, poll};
 
 /// Sessions that come and go.
@@ -21,14 +24,14 @@ const SESSIONS: u64 = 200;
 /// What the kernel knows: objects of all devices, this process's threads and descriptors; and this
 /// process's memory windows, of which it keeps no list.
 #[derive(Debug, PartialEq, Eq)]
-struct Held {
+pub(crate) struct Held {
     objects: String,
     windows: usize,
     threads: usize,
     descriptors: usize,
 }
 
-fn held() -> Held {
+pub(crate) fn held() -> Held {
     let shown = Command::new("rdma").args(["resource", "show"]).output().unwrap();
     assert!(shown.status.success(), "{shown:?}");
     let count = |folder: &str| std::fs::read_dir(folder).unwrap().count();
@@ -115,8 +118,19 @@ fn take(link: &mut dyn Link, other: &mut dyn Link) -> (Vec<Event>, Vec<Event>) {
 
 #[test]
 fn a_request_is_one_write_and_so_is_its_reply() {
+    // A packet and its acknowledgement, each way.
+    exchange(None, 4);
+}
+
+#[test]
+fn a_request_with_its_payload_apart_is_two_writes_and_its_reply_one() {
+    exchange(Some(Pretender::new(Flaw::None)), 6);
+}
+
+/// Requests and replies; the device sends so many packets for one of each.
+fn exchange(placer: Option<Arc<dyn Placer>>, packets: u64) {
     const REQUESTS: u64 = 50;
-    let (mut server, door) = attachable(RdmaListener::open(options()).unwrap());
+    let (mut server, door) = attachable_on(RdmaListener::open(options()).unwrap(), placer);
     let told = admission(1, 1);
     let region = server.admit(told.clone()).unwrap();
     let connecting = std::thread::Builder::new().name("connect".into()).spawn(move || {
@@ -180,14 +194,14 @@ fn a_request_is_one_write_and_so_is_its_reply() {
         }
     }
     assert_eq!((requests_sent, replies_sent), (REQUESTS, REQUESTS), "completions");
-    // Both ends are on this device: a write of one packet and its acknowledgement, each way.
+    // Both ends are on this device, and each write is one packet.
     const { assert!(FRAME_BYTES + 1000 < 4096) };
     let Some(before) = before else { return };
     let (start, mut sent) = (Instant::now(), 0);
     // What is counted may be told late, but never again after that.
-    while sent < 4 * REQUESTS && start.elapsed() < Duration::from_secs(10) {
+    while sent < packets * REQUESTS && start.elapsed() < Duration::from_secs(10) {
         sent = sent_packets().unwrap() - before;
     }
     sent = sent_packets().unwrap() - before;
-    assert_eq!(sent, 4 * REQUESTS, "packets");
+    assert_eq!(sent, packets * REQUESTS, "packets");
 }

@@ -15,8 +15,8 @@ use ferry_rdma::RdmaListener;
 use ferry_rdma::areas::{Area, Areas, immediate};
 use ferry_rdma::gids::{self, GidEntry};
 use ferry_rdma::verbs::{
-    Access, Completion, CompletionQueue, CompletionStatus, Depth, Device, Domain, Path, QueuePair,
-    Registration, Rts, Write,
+    Access, Completion, CompletionQueue, CompletionStatus, Depth, Device, Domain, Part, Path,
+    QueuePair, Registration, Rts, Write,
 };
 use ferry_transport::{Admission, Event, Listener};
 
@@ -87,6 +87,8 @@ pub(crate) struct Peer<'h> {
     pub(crate) attachment: Attachment,
     /// The server's memory of this session.
     pub(crate) key: MemoryKey,
+    /// Its memory for payloads, where they lie apart.
+    pub(crate) payloads: Option<MemoryKey>,
     pair: QueuePair<Rts>,
     queue: Arc<CompletionQueue>,
     posted: Cell<u64>,
@@ -149,7 +151,7 @@ impl<'h> Peer<'h> {
             server_gid: server.gids[0],
         };
         let told = listener.attach(admission.session, &attachment).unwrap();
-        let RegionDescriptor::Remote { key: Some(key), queue_pair: server } = told else {
+        let RegionDescriptor::Remote { key: Some(key), payloads, queue_pair: server } = told else {
             panic!("{told:?}")
         };
         let path = Path {
@@ -167,7 +169,7 @@ impl<'h> Peer<'h> {
         };
         let pair = pair.ready_to_receive(&path).unwrap().ready_to_send(&path, first_psn).unwrap();
         let (posted, seen) = (Cell::new(0), RefCell::default());
-        Peer { host, admission, attachment, key, pair, queue, posted, seen }
+        Peer { host, admission, attachment, key, payloads, pair, queue, posted, seen }
     }
 
     fn frame(&self, slot: u32, payload_bytes: u64, body: Body) -> Frame {
@@ -189,36 +191,55 @@ impl<'h> Peer<'h> {
         self.post_frame(&frame, Area::Slot(SlotIndex(slot)), payload);
     }
 
+    /// Sends a header that says `payload` bytes, and nothing else.
+    pub(crate) fn claim(&self, slot: u32, payload: u64) {
+        let request =
+            ferry_core::Request { kind: ferry_core::RequestKind::Tensor, batch: 1, priority: 0 };
+        let frame = self.frame(slot, payload, Body::Request(request));
+        self.post_frame(&frame, Area::Slot(SlotIndex(slot)), 0);
+    }
+
     fn post_frame(&self, frame: &Frame, area: Area, payload: usize) {
-        let areas = Areas::new(LAYOUT.slots, LAYOUT.request_bytes).unwrap();
+        let divide = if self.payloads.is_some() { Areas::apart } else { Areas::new };
+        let areas = divide(LAYOUT.slots, LAYOUT.request_bytes).unwrap();
         let header = frame.encode();
         let view = self.host.source.region().view();
         view.copy_in(0, &header).unwrap();
         view.copy_in(header.len(), &vec![MARK; payload]).unwrap();
-        let at = areas.header_at(area).unwrap() as u64;
-        let bytes = header.len() + payload;
-        self.post(
-            self.key.address + at,
-            self.key.remote_key,
-            bytes,
-            immediate(frame.generation, area),
-        );
+        let at = self.key.address + areas.header_at(area).unwrap() as u64;
+        let immediate = immediate(frame.generation, area);
+        match (self.payloads, area) {
+            (Some(payloads), Area::Slot(slot)) if payload > 0 => {
+                let write = self.written(at, self.key.remote_key, header.len(), immediate);
+                let part = Part {
+                    address: write.address + u64::from(write.bytes),
+                    bytes: u32::try_from(payload).unwrap(),
+                    local_key: write.local_key,
+                };
+                let to = payloads.address + areas.payload_at(slot, payload).unwrap() as u64;
+                self.pair.write_apart(u64::MAX, part, to, payloads.remote_key, &write).unwrap();
+            }
+            _ => self.post(at, self.key.remote_key, header.len() + payload, immediate),
+        }
     }
 
     /// Posts a write of what lies in the source.
     pub(crate) fn post(&self, address: u64, key: u32, bytes: usize, immediate: u32) {
+        self.pair.write(&self.written(address, key, bytes, immediate)).unwrap();
+    }
+
+    /// The next write of what lies in the source.
+    fn written(&self, address: u64, key: u32, bytes: usize, immediate: u32) -> Write {
         self.posted.set(self.posted.get() + 1);
-        self.pair
-            .write(&Write {
-                id: self.posted.get(),
-                address: self.host.source.address(0),
-                bytes: u32::try_from(bytes).unwrap(),
-                local_key: self.host.source.local_key(),
-                remote_address: address,
-                remote_key: key,
-                immediate,
-            })
-            .unwrap();
+        Write {
+            id: self.posted.get(),
+            address: self.host.source.address(0),
+            bytes: u32::try_from(bytes).unwrap(),
+            local_key: self.host.source.local_key(),
+            remote_address: address,
+            remote_key: key,
+            immediate,
+        }
     }
 
     /// Posts a write of nothing, which the server does not notice.

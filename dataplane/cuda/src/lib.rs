@@ -22,7 +22,7 @@ mod survey;
 
 pub use arena::{Arena, ArenaStats};
 pub use backing::{CudaPlacer, DeviceBacking, PinnedBacking};
-pub use driver::device::{Attributes, Device};
+pub use driver::device::{Attributes, Device, OpenError};
 pub use driver::error::CudaError;
 pub use driver::graph::{Graph, NodeCounts};
 pub use driver::ipc::exported_bytes;

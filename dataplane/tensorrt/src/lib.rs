@@ -13,7 +13,8 @@
 //!    compute capability 8.0, 8.6, 8.9, 12.0 and above, and on no other: see
 //!    [`Capability::check`].
 //!
-//! The GPU itself is behind the trait [`Gpu`].
+//! The GPU is a [`CudaGpu`], opened by `ferry-cuda`; it is behind the trait [`Gpu`] so that the
+//! order of work can be tested without one.
 //!
 //! `unsafe` is fenced: it stands in the module `native` alone, which opens the libraries, runs
 //! engines, and says what a [`Gpu`] must promise.
@@ -33,15 +34,18 @@ mod plan;
 mod search;
 mod signature;
 mod source;
+mod survey;
 
 pub use build::{build, signature};
 pub use cache::{Cache, CacheUse};
 pub use engine::TrtEngine;
 pub use model::{TrtModel, TrtOptions};
+pub use native::cuda::CudaGpu;
 pub use native::gpu::{Gpu, GpuError};
 pub use options::{BuildOptions, Capability, DimRange, Precision, UnknownPrecision};
 pub use plan::EnginePlan;
 pub use search::{FETCHED, Probe, Search, probe};
+pub use survey::{Unusable, survey};
 
 /// What errors call the library.
 #[cfg(not(feature = "enterprise"))]

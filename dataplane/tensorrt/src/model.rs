@@ -99,7 +99,6 @@ impl<G: Gpu> TrtModel<G> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::native::driver;
     use crate::native::fake::Fake;
 
     fn refused(gpu: &Arc<Fake>) -> String {
@@ -114,7 +113,7 @@ mod tests {
     #[test]
     #[cfg(not(feature = "enterprise"))]
     fn a_gpu_that_is_not_supported() {
-        let mut gpu = Fake::new(false);
+        let mut gpu = Fake::new();
         let hopper = crate::Capability { major: 9, minor: 0 };
         Arc::get_mut(&mut gpu).unwrap().capability = hopper;
         let text = refused(&gpu);
@@ -126,13 +125,13 @@ mod tests {
     /// refuses what is no engine, and the process goes on.
     #[test]
     fn with_or_without_a_gpu_what_cannot_be_loaded_is_an_error() {
-        let gpu = Fake::new(false);
+        let gpu = Fake::new();
         let error = Weights::load(b"no engine", &gpu).map(drop).unwrap_err();
         assert!(matches!(error, EngineError::Library { .. }), "{error:?}");
         let text = error.to_string();
         assert!(text.contains("engine = \"onnx\""), "{text}");
-        if let Err(why) = driver::check() {
-            assert!(text.contains(&why) && text.contains("install NVIDIA's driver"), "{text}");
+        if let Err(missing) = ferry_cuda::probe() {
+            assert!(text.contains(&missing.why) && text.contains("NVIDIA's driver, 580"), "{text}");
             assert_eq!(refused(&gpu), text);
         }
     }

@@ -1,6 +1,6 @@
 //! The calls that Rust cannot check.
 
-pub(crate) mod driver;
+pub(crate) mod cuda;
 pub(crate) mod execution;
 #[cfg(test)]
 pub(crate) mod fake;

@@ -47,6 +47,16 @@ impl FromStr for Precision {
     }
 }
 
+/// The compute capabilities that the library runs on, for people.
+#[cfg(not(feature = "enterprise"))]
+pub(crate) const SUPPORTED: &str = "8.0, 8.6, 8.9, 12.0 and above";
+#[cfg(feature = "enterprise")]
+pub(crate) const SUPPORTED: &str = "as in the support matrix of TensorRT 11.4";
+
+/// What to do about a GPU that the library does not run on.
+pub(crate) const OTHERWISE: &str =
+    "use engine = \"onnx\", or build with the feature \"enterprise\" for TensorRT 11.4";
+
 /// Compute capability of a GPU, such as 8.9.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Capability {
@@ -62,6 +72,12 @@ impl fmt::Display for Capability {
     }
 }
 
+impl From<(u32, u32)> for Capability {
+    fn from((major, minor): (u32, u32)) -> Capability {
+        Capability { major, minor }
+    }
+}
+
 impl Capability {
     /// Refuses what the library does not run on.
     ///
@@ -71,18 +87,24 @@ impl Capability {
     /// # Errors
     /// [`EngineError::Library`], which says what is supported and what to use instead.
     pub fn check(self) -> Result<(), EngineError> {
-        let runs = matches!((self.major, self.minor), (8, 0 | 6 | 9)) || self.major >= 12;
-        if runs || cfg!(feature = "enterprise") {
+        if self.is_supported() {
             return Ok(());
         }
         Err(EngineError::Library {
             library: crate::LIBRARY,
-            why: format!(
-                "the GPU has compute capability {self}, and TensorRT-RTX runs on 8.0, 8.6, 8.9, \
-                 12.0 and above: use engine = \"onnx\", or build with the feature \"enterprise\" \
-                 for TensorRT 11.4"
-            ),
+            why: format!("the GPU has {}: {OTHERWISE}", self.unsupported()),
         })
+    }
+
+    /// As [`check`](Capability::check).
+    pub(crate) fn is_supported(self) -> bool {
+        let runs = matches!((self.major, self.minor), (8, 0 | 6 | 9)) || self.major >= 12;
+        runs || cfg!(feature = "enterprise")
+    }
+
+    /// What is wrong with it.
+    pub(crate) fn unsupported(self) -> String {
+        format!("compute capability {self}, and TensorRT-RTX runs on {SUPPORTED}")
     }
 }
 

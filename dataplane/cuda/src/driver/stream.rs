@@ -93,7 +93,7 @@ impl Stream {
     /// # Safety
     /// Both ranges are mapped until the work is done, `to` may be written, and nobody in this
     /// process borrows either as a slice meanwhile.
-    pub(crate) unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), CudaError> {
+    pub unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), CudaError> {
         self.device.bind()?;
         // SAFETY: the caller's argument.
         check("cuMemcpyAsync", unsafe { sys::cuMemcpyAsync(to, from, bytes, self.raw.0) })

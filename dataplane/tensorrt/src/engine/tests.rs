@@ -5,12 +5,13 @@ use std::time::Instant;
 
 use ferry_conformance::engine::{self as promises, EngineUnderTest};
 use ferry_core::{
-    DType, Generation, MemoryChoice, Request, RequestKind, SessionId, SlotLayout, Stage, TensorSpec,
+    DType, Generation, HostMemory, MemoryChoice, Request, RequestKind, SessionId, SlotLayout,
+    Stage, Staged, TensorSpec, Why,
 };
 use ferry_memory::{Arrival, HeapBacking, PeerAccess, PeerId, Region, SlotTable};
 
 use super::*;
-use crate::native::fake::{Fake, FakeDeviceBacking, FakeExecution};
+use crate::native::fake::{Fake, FakeBacking, FakeExecution, Place};
 
 fn signature(dtype: DType) -> Signature {
     let shape = vec![Dim::Named("n".to_owned())];
@@ -35,9 +36,9 @@ fn lanes(
     (Lanes::new(gpu, signature(dtype), ranges, executions).unwrap(), set)
 }
 
-fn keeps_the_promises(reaches_host: bool, contexts: usize) {
+fn keeps_the_promises(contexts: usize) {
     let make = || {
-        let (engine, _) = lanes(&Fake::new(reaches_host), DType::F32, contexts);
+        let (engine, _) = lanes(&Fake::new(), DType::F32, contexts);
         let request = (0..20).collect();
         EngineUnderTest { engine: Box::new(engine), binding: binding(DType::F32, 5), request }
     };
@@ -52,22 +53,21 @@ fn keeps_the_promises(reaches_host: bool, contexts: usize) {
 #[test]
 fn what_every_engine_promises() {
     for contexts in [1, 4] {
-        keeps_the_promises(true, contexts);
-        keeps_the_promises(false, contexts);
+        keeps_the_promises(contexts);
     }
 }
 
-fn slots(binding: &BoundSignature, on_device: bool) -> Arc<SlotTable> {
+/// Slots in memory that the device finds, or, without a place, in memory that nobody registered.
+fn slots(binding: &BoundSignature, place: Option<Place>) -> Arc<SlotTable> {
     let layout = SlotLayout {
         slots: 2,
         request_bytes: binding.request_bytes(),
         reply_bytes: binding.reply_bytes(),
     };
-    let heap = HeapBacking::new(SlotTable::bytes(&layout).unwrap()).unwrap();
-    let region = if on_device {
-        Region::whole(Arc::new(FakeDeviceBacking(heap)))
-    } else {
-        Region::whole(Arc::new(heap))
+    let bytes = SlotTable::bytes(&layout).unwrap();
+    let region = match place {
+        Some(place) => FakeBacking::region(bytes, place).unwrap(),
+        None => Region::whole(Arc::new(HeapBacking::new(bytes).unwrap())),
     };
     SlotTable::over(layout, PeerAccess::Writes, &region).unwrap()
 }
@@ -108,11 +108,11 @@ fn finish(engine: &mut dyn Engine) -> Finished {
 }
 
 /// The stages of a job, and how many copies it took, after its answer was checked.
-fn run(dtype: DType, on_device: bool, reaches_host: bool) -> ([bool; 5], usize) {
-    let gpu = Fake::new(reaches_host);
+fn run(dtype: DType, place: Option<Place>) -> ([bool; 5], usize) {
+    let gpu = Fake::new();
     let (mut engine, _) = lanes(&gpu, dtype, 1);
     let binding = binding(dtype, 8);
-    let table = slots(&binding, on_device);
+    let table = slots(&binding, place);
     assert!(engine.submit(job(&table, &binding, 7)).is_none(), "in flight");
     let Finished { job, outcome } = finish(&mut engine);
     let times = outcome.unwrap();
@@ -127,23 +127,50 @@ fn run(dtype: DType, on_device: bool, reaches_host: bool) -> ([bool; 5], usize) 
 #[test]
 fn tensors_are_copied_where_they_must_be() {
     // Memory of the host that nobody pinned: by way of pinned memory.
-    assert_eq!(run(DType::F32, false, false), ([true, true, true, true, true], 2));
+    assert_eq!(run(DType::F32, None), ([true, true, true, true, true], 2));
     // Pinned: by the device.
-    assert_eq!(run(DType::F32, false, true), ([true, false, true, false, true], 2));
+    assert_eq!(run(DType::F32, Some(Place::Pinned)), ([true, false, true, false, true], 2));
     // The device's own: floats where they lie.
-    assert_eq!(run(DType::F32, true, true), ([false, false, true, false, false], 0));
+    assert_eq!(run(DType::F32, Some(Place::Device)), ([false, false, true, false, false], 0));
+    // Another device's: as the host's that nobody pinned.
+    let other = run(DType::F32, Some(Place::OtherDevice));
+    assert_eq!(other, ([true, true, true, true, true], 2));
     // Integers are copied: the peer may change them.
-    assert_eq!(run(DType::I32, true, true), ([true, false, true, false, true], 2));
+    assert_eq!(run(DType::I32, Some(Place::Device)), ([true, false, true, false, true], 2));
+}
+
+/// What became of a request that wanted `memory`, from slots in `place`.
+fn wanting(memory: MemoryChoice, place: Option<Place>) -> Result<Option<Staged>, String> {
+    let (mut engine, _) = lanes(&Fake::new(), DType::F32, 1);
+    let binding = binding(DType::F32, 8);
+    let job = Job { memory, ..job(&slots(&binding, place), &binding, 7) };
+    let finished = engine.submit(job).unwrap_or_else(|| finish(&mut engine));
+    finished.outcome.map(|times| times.staged()).map_err(|error| error.to_string())
+}
+
+#[test]
+fn what_host_memory_was_is_told_and_what_cannot_be_is_refused() {
+    use HostMemory::{Mapped, Pageable, Pinned};
+    let told = |memory, why| Ok(Some(Staged { memory, why }));
+    let (auto, always) = (MemoryChoice::Auto, MemoryChoice::Always);
+    assert_eq!(wanting(auto, None), told(Pageable, Why::Unregistered));
+    assert_eq!(wanting(always(Pinned), None), told(Pageable, Why::Unregistered));
+    assert_eq!(wanting(auto, Some(Place::Pinned)).unwrap().unwrap().memory, Pinned);
+    assert_eq!(wanting(always(Pinned), Some(Place::Pinned)), told(Pinned, Why::Asked));
+    assert_eq!(wanting(always(Pageable), Some(Place::Pinned)), told(Pageable, Why::Asked));
+    assert_eq!(wanting(auto, Some(Place::Device)), Ok(None));
+    let refused = wanting(always(Mapped), Some(Place::Pinned)).unwrap_err();
+    assert!(refused.contains("mapped") && refused.contains("pinned or auto"), "{refused}");
 }
 
 #[test]
 fn shapes_are_set_when_they_change_and_refused_out_of_range() {
-    let gpu = Fake::new(false);
+    let gpu = Fake::new();
     let (mut engine, set) = lanes(&gpu, DType::F32, 1);
     let once = |engine: &mut Lanes<_, _>, n| {
         // Another one each time: equal counts as much as the same.
         let binding = binding(DType::F32, n);
-        let submitted = engine.submit(job(&slots(&binding, false), &binding, 1));
+        let submitted = engine.submit(job(&slots(&binding, None), &binding, 1));
         submitted.unwrap_or_else(|| finish(engine)).outcome.map(drop)
     };
     for n in [3, 3, 8, 1, 1] {
@@ -155,15 +182,15 @@ fn shapes_are_set_when_they_change_and_refused_out_of_range() {
     once(&mut engine, 1).unwrap();
 
     let foreign = binding(DType::I32, 3);
-    let finished = engine.submit(job(&slots(&foreign, false), &foreign, 1)).unwrap();
+    let finished = engine.submit(job(&slots(&foreign, None), &foreign, 1)).unwrap();
     assert!(matches!(finished.outcome, Err(EngineError::Shapes(_))));
 }
 
 #[test]
 fn one_job_too_many_comes_back() {
-    let (mut engine, _) = lanes(&Fake::new(false), DType::F32, 1);
+    let (mut engine, _) = lanes(&Fake::new(), DType::F32, 1);
     let binding = binding(DType::F32, 4);
-    let table = slots(&binding, false);
+    let table = slots(&binding, None);
     assert!(engine.submit(job(&table, &binding, 1)).is_none());
     let refused = engine.submit(job(&table, &binding, 2)).unwrap();
     assert!(matches!(refused.outcome, Err(EngineError::Run(_))));
@@ -173,10 +200,10 @@ fn one_job_too_many_comes_back() {
 
 #[test]
 fn a_lost_device_gives_the_jobs_back() {
-    let gpu = Fake::new(false);
+    let gpu = Fake::new();
     let (mut engine, _) = lanes(&gpu, DType::F32, 2);
     let binding = binding(DType::F32, 4);
-    let table = slots(&binding, false);
+    let table = slots(&binding, None);
     assert!(engine.submit(job(&table, &binding, 1)).is_none());
     gpu.lost.store(true, Ordering::Relaxed);
     let lost = finish(&mut engine);
@@ -188,10 +215,10 @@ fn a_lost_device_gives_the_jobs_back() {
 /// The device writes into the slot until it is done: an engine that goes waits for it.
 #[test]
 fn an_engine_that_is_dropped_waits_for_the_device() {
-    let gpu = Fake::new(true);
+    let gpu = Fake::new();
     let (mut engine, _) = lanes(&gpu, DType::F32, 2);
     let binding = binding(DType::F32, 4);
-    let table = slots(&binding, false);
+    let table = slots(&binding, Some(Place::Pinned));
     for fill in [1, 2] {
         assert!(engine.submit(job(&table, &binding, fill)).is_none());
     }

@@ -8,22 +8,22 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use ferry_core::{Placement, RegionDescriptor};
-use ferry_memory::{Backing, HeapBacking, MemoryError, Region, View};
+use ferry_memory::{Backing, DeviceAddress, HeapBacking, MemoryError, Region};
 
 use super::execution::Execution;
 use super::gpu::{Gpu, GpuError};
 use crate::options::Capability;
 
+/// The number of the device.
+const ORDINAL: u32 = 1;
+
 #[derive(Debug)]
 pub(crate) struct Fake {
     pub(crate) capability: Capability,
-    /// Whether all memory of the host counts as pinned.
-    pub(crate) reaches_host: bool,
     /// Copies that were started.
     pub(crate) copies: AtomicUsize,
     /// From now on everything fails.
     pub(crate) lost: AtomicBool,
-    pinned: Mutex<Vec<usize>>,
 }
 
 /// What a stream has to do.
@@ -87,13 +87,11 @@ impl Queue {
 }
 
 impl Fake {
-    pub(crate) fn new(reaches_host: bool) -> Arc<Fake> {
+    pub(crate) fn new() -> Arc<Fake> {
         Arc::new(Fake {
             capability: Capability { major: 8, minor: 9 },
-            reaches_host,
             copies: AtomicUsize::new(0),
             lost: AtomicBool::new(false),
-            pinned: Mutex::default(),
         })
     }
 
@@ -106,8 +104,10 @@ impl Fake {
 unsafe impl Gpu for Fake {
     type Stream = Arc<Queue>;
     type Event = Event;
-    /// Twice as long as asked for, to begin at a multiple of 256.
-    type Buffer = Vec<u8>;
+
+    fn ordinal(&self) -> u32 {
+        ORDINAL
+    }
 
     fn capability(&self) -> Capability {
         self.capability
@@ -159,28 +159,13 @@ unsafe impl Gpu for Fake {
         Ok(1)
     }
 
-    fn buffer(&self, bytes: usize) -> Result<Vec<u8>, GpuError> {
-        self.check().map(|()| vec![0xEE; bytes + 256])
-    }
-
-    fn address(&self, buffer: &Vec<u8>) -> u64 {
-        buffer.as_ptr().expose_provenance().next_multiple_of(256) as u64
+    fn memory(&self, bytes: usize) -> Result<Region, GpuError> {
+        self.check()?;
+        FakeBacking::region(bytes, Place::Device)
     }
 
     fn pinned(&self, bytes: usize) -> Result<Region, GpuError> {
-        let backing = HeapBacking::new(bytes).map_err(|error| GpuError(error.to_string()))?;
-        let region = Region::whole(Arc::new(backing));
-        let host = region.view().host().map_or(0, |it| it.as_ptr().expose_provenance());
-        self.pinned.lock().unwrap().push(host);
-        Ok(region)
-    }
-
-    fn reach(&self, view: &View<'_>) -> Option<u64> {
-        let host = view.host()?.as_ptr().expose_provenance();
-        let reached = self.reaches_host
-            || matches!(view.placement(), Placement::Cuda(_))
-            || self.pinned.lock().unwrap().contains(&host);
-        reached.then_some(host as u64)
+        FakeBacking::region(bytes, Place::Pinned)
     }
 
     unsafe fn copy(
@@ -240,14 +225,42 @@ impl Execution for FakeExecution {
     }
 }
 
-/// Memory that says that it is the device's, and begins at a multiple of 256.
+/// What memory of the host says that it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// The device's own; it begins at a multiple of 256.
+    Device,
+    /// The host's, and registered with the device.
+    Pinned,
+    /// Another device's.
+    OtherDevice,
+}
+
+/// Memory of the host that says that a device finds it at the host's own address.
 #[derive(Debug)]
-pub(crate) struct FakeDeviceBacking(pub(crate) HeapBacking);
+pub(crate) struct FakeBacking(HeapBacking, Place);
+
+impl FakeBacking {
+    pub(crate) fn region(bytes: usize, place: Place) -> Result<Region, GpuError> {
+        let heap = HeapBacking::new(bytes).map_err(|error| GpuError(error.to_string()))?;
+        Ok(Region::whole(Arc::new(FakeBacking(heap, place))))
+    }
+}
 
 // SAFETY: what it wraps keeps the promise.
-unsafe impl Backing for FakeDeviceBacking {
+unsafe impl Backing for FakeBacking {
     fn placement(&self) -> Placement {
-        Placement::Cuda(0)
+        match self.1 {
+            Place::Device => Placement::Cuda(ORDINAL),
+            Place::OtherDevice => Placement::Cuda(ORDINAL + 1),
+            Place::Pinned => Placement::Host,
+        }
+    }
+
+    fn device(&self) -> Option<DeviceAddress> {
+        let ordinal = ORDINAL + u32::from(self.1 == Place::OtherDevice);
+        let address = self.0.host()?.as_ptr().expose_provenance() as u64;
+        Some(DeviceAddress { ordinal, address })
     }
 
     fn bytes(&self) -> usize {

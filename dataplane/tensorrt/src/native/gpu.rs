@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ferry_engine::EngineError;
 use ferry_memory::{Region, View};
 
-use crate::options::Capability;
+use crate::options::{Capability, SUPPORTED};
 
 /// What the driver says, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -16,23 +16,24 @@ pub struct GpuError(pub String);
 
 /// A CUDA device: streams, events, memory and copies, and nothing else.
 ///
-/// The seam between this crate and the one that calls CUDA's driver. A value exists only where a
-/// driver was found and answers; the engine is written against it, so that its order of work can
-/// be tested without a device.
+/// [`CudaGpu`](crate::CudaGpu) is the one that there is. The engine is written against this trait
+/// so that its order of work can be tested without a device.
 ///
 /// # Safety
 /// What is returned must be of one device and its primary context, and must stay usable while the
 /// value that it was taken from lives. [`stream`](Gpu::stream) gives streams that run in order;
-/// [`buffer`](Gpu::buffer) gives memory that is not freed before work that was put on a stream
-/// earlier is over; an event that [`is_done`](Gpu::is_done) means that all work before it on its
-/// stream is; [`wait`](Gpu::wait) returns when all work on a stream is over, or never will run.
+/// [`memory`](Gpu::memory) gives memory that starts at a multiple of 256 and is not freed before
+/// work that was put on a stream earlier is over; an event that [`is_done`](Gpu::is_done) means
+/// that all work before it on its stream is; [`wait`](Gpu::wait) returns when all work on a stream
+/// is over, or never will run.
 pub unsafe trait Gpu: Send + Sync + fmt::Debug + 'static {
     /// A queue of work.
     type Stream: Send + fmt::Debug;
     /// A mark on a stream, which notes when it was passed.
     type Event: Send + fmt::Debug;
-    /// Memory of the device, freed on drop.
-    type Buffer: Send + fmt::Debug;
+
+    /// Its number, as views name it.
+    fn ordinal(&self) -> u32;
 
     /// What it can run.
     fn capability(&self) -> Capability;
@@ -82,24 +83,17 @@ pub unsafe trait Gpu: Send + Sync + fmt::Debug + 'static {
     /// What the driver says.
     fn ns_between(&self, start: &Self::Event, stop: &Self::Event) -> Result<u64, GpuError>;
 
-    /// Memory of the device.
+    /// Memory of the device, cleared; [`reach`] finds it.
     ///
     /// # Errors
     /// What the driver says, with the sizes.
-    fn buffer(&self, bytes: usize) -> Result<Self::Buffer, GpuError>;
+    fn memory(&self, bytes: usize) -> Result<Region, GpuError>;
 
-    /// Where the device finds it; a multiple of 256.
-    fn address(&self, buffer: &Self::Buffer) -> u64;
-
-    /// Host memory that the device can copy without a detour; [`reach`](Gpu::reach) finds it.
+    /// Host memory that the device can copy without a detour; [`reach`] finds it.
     ///
     /// # Errors
     /// What the driver says, with the sizes.
     fn pinned(&self, bytes: usize) -> Result<Region, GpuError>;
-
-    /// Where the device finds a view: memory of its own, or host memory that is pinned. `None`:
-    /// nowhere, so that it has to be copied by the host first.
-    fn reach(&self, view: &View<'_>) -> Option<u64>;
 
     /// Puts a copy on the stream.
     ///
@@ -117,20 +111,31 @@ pub unsafe trait Gpu: Send + Sync + fmt::Debug + 'static {
     ) -> Result<(), GpuError>;
 }
 
+/// Where a device finds a view: memory of its own, or host memory that is registered with it.
+/// `None`: nowhere, so that it has to be copied by the host first.
+pub(crate) fn reach<G: Gpu>(gpu: &G, view: &View<'_>) -> Option<u64> {
+    view.device().filter(|it| it.ordinal == gpu.ordinal()).map(|it| it.address)
+}
+
 /// Whether an engine can be loaded on this GPU.
 pub(crate) fn check<G: Gpu>(gpu: &Arc<G>) -> Result<(), EngineError> {
     gpu.capability().check()?;
-    super::driver::check().map_err(no_driver)?;
-    gpu.bind().map_err(|error| no_driver(error.to_string()))
+    // Asked before TensorRT is: where no driver answers, TensorRT hands out a runtime that ends
+    // the process when it is dropped.
+    ferry_cuda::probe().map_err(|missing| no_gpu(&missing.why, INSTALL))?;
+    gpu.bind().map_err(|error| no_gpu(&error.to_string(), INSTALL))
 }
 
-/// The error where there is no GPU to load an engine on.
-pub(crate) fn no_driver(why: String) -> EngineError {
+/// What to do where there is no driver that can be used.
+pub(crate) const INSTALL: &str = "install NVIDIA's driver, 580 or newer, for a GPU";
+
+/// The error where there is no GPU to load an engine on. `fix` is to have one.
+pub(crate) fn no_gpu(why: &str, fix: &str) -> EngineError {
     EngineError::Library {
         library: crate::LIBRARY,
         why: format!(
-            "no GPU to run on: {why}: install NVIDIA's driver (580 or newer) for a GPU of compute \
-             capability 8.0, 8.6, 8.9, 12.0 or above, or use engine = \"onnx\""
+            "no GPU to run on: {why}: {fix} of compute capability {SUPPORTED}, or use \
+             engine = \"onnx\""
         ),
     }
 }

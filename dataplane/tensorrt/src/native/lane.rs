@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use ferry_core::{BoundSignature, Stage, StageTimes};
+use ferry_core::{
+    BoundSignature, HostMemory, MemoryChoice, Placement, Stage, StageTimes, Staged, Why,
+};
 use ferry_engine::{EngineError, Job};
 
 use super::execution::Execution;
-use super::gpu::{Gpu, GpuError};
-use super::room::{Room, Way};
+use super::gpu::{Gpu, GpuError, reach};
+use super::room::{How, Room, Way};
 
 /// One run at a time.
 #[derive(Debug)]
@@ -18,8 +20,8 @@ pub(crate) struct Lane<G: Gpu, X: Execution> {
     stream: G::Stream,
     /// Start, inputs copied, run over, outputs copied.
     events: [G::Event; 4],
-    inputs: Vec<Room<G>>,
-    outputs: Vec<Room<G>>,
+    inputs: Vec<Room>,
+    outputs: Vec<Room>,
     /// What the context is set to.
     shapes: Option<Arc<BoundSignature>>,
     flight: Option<Flight>,
@@ -99,12 +101,15 @@ impl<G: Gpu, X: Execution> Lane<G, X> {
         *shapes = Some(Arc::clone(&binding));
 
         gpu.record(&events[0], stream).map_err(failed)?;
-        let private = flight.job.inputs_are_private();
+        let staged_as = stage(&**gpu, &flight.job)?;
+        flight.times.set_staged(staged_as);
+        let pageable = staged_as.is_some_and(|it| it.memory == HostMemory::Pageable);
+        let how = How { private: flight.job.inputs_are_private(), pageable };
         let start = Instant::now();
         let mut staged = false;
         for (index, (tensor, room)) in binding.inputs.iter().zip(inputs).enumerate() {
             let view = flight.job.input(index)?;
-            let (address, way) = room.fill(&**gpu, &view, tensor, private, stream)?;
+            let (address, way) = room.fill(&**gpu, &view, tensor, how, stream)?;
             flight.copied[0] |= way != Way::InPlace;
             staged |= way == Way::Staged;
             // SAFETY: the address is of the view's own device memory, or of the room's, and as
@@ -121,7 +126,7 @@ impl<G: Gpu, X: Execution> Lane<G, X> {
         for (index, (tensor, room)) in binding.outputs.iter().zip(outputs).enumerate() {
             let view = flight.job.output(index)?;
             view.check_writable()?;
-            let place = room.place(&**gpu, &view, tensor)?;
+            let place = room.place(&**gpu, &view, tensor, how)?;
             // SAFETY: as for the inputs.
             unsafe { execution.bind(&tensor.name, place.run) }.map_err(EngineError::Run)?;
             if let Some(to) = place.copy_to {
@@ -193,6 +198,29 @@ impl<G: Gpu, X: Execution> Drop for Lane<G, X> {
             tracing::warn!(%error, "a stream is freed without its device");
         }
     }
+}
+
+/// What host memory is to the device for a job, and why; `None` for memory of the device.
+fn stage<G: Gpu>(gpu: &G, job: &Job) -> Result<Option<Staged>, EngineError> {
+    let slot = job.arrival.slot.request();
+    let from_slot = job.prepared.is_none();
+    if from_slot && slot.placement() == Placement::Cuda(gpu.ordinal()) {
+        return Ok(None);
+    }
+    let (memory, why) = match job.memory {
+        MemoryChoice::Always(HostMemory::Pageable) => (HostMemory::Pageable, Why::Asked),
+        // What was prepared here lies in memory of this process, wherever the slot is.
+        _ if !from_slot || reach(gpu, &slot).is_none() => (HostMemory::Pageable, Why::Unregistered),
+        MemoryChoice::Always(HostMemory::Pinned) => (HostMemory::Pinned, Why::Asked),
+        MemoryChoice::Always(HostMemory::Mapped) => {
+            let why = "mapped memory, which tensorrt does not read in place: ask for pinned or \
+                       auto, or serve the model with engine = \"onnx\"";
+            return Err(EngineError::Run(why.to_owned()));
+        }
+        // As ONNX Runtime's engine records it where it has no kernels that read the host.
+        MemoryChoice::Auto => (HostMemory::Pinned, Why::Busy),
+    };
+    Ok(Some(Staged { memory, why }))
 }
 
 pub(super) fn failed(error: impl std::fmt::Display) -> EngineError {

@@ -4,22 +4,32 @@ use ferry_core::{BoundTensor, Placement};
 use ferry_engine::EngineError;
 use ferry_memory::{Region, View};
 
-use super::gpu::Gpu;
+use super::gpu::{Gpu, GpuError, reach};
 use super::lane::failed;
 
 /// Where tensors must start for TensorRT to use them in place.
 const ALIGN_BYTES: u64 = 256;
 
 /// Memory for one tensor, where it cannot be used where it lies. It only grows.
-#[derive(Debug)]
-pub(super) struct Room<G: Gpu> {
-    device: Option<(usize, G::Buffer)>,
+#[derive(Debug, Default)]
+pub(super) struct Room {
+    device: Option<Region>,
     host: Option<Region>,
 }
 
-impl<G: Gpu> Default for Room<G> {
-    fn default() -> Self {
-        Room { device: None, host: None }
+/// What holds for all tensors of a job.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct How {
+    /// Nobody can change the inputs meanwhile.
+    pub(super) private: bool,
+    /// Host memory is copied by the host first, registered or not: the session asked for it.
+    pub(super) pageable: bool,
+}
+
+impl How {
+    fn reach<G: Gpu>(self, gpu: &G, view: &View<'_>) -> Option<u64> {
+        let used = !self.pageable || matches!(view.placement(), Placement::Cuda(_));
+        reach(gpu, view).filter(|_| used)
     }
 }
 
@@ -39,7 +49,7 @@ pub(super) struct Place {
     pub(super) staged: bool,
 }
 
-impl<G: Gpu> Room<G> {
+impl Room {
     /// Pinned memory that the device copies to or from, if it was needed.
     pub(super) fn staging(&self) -> Option<&Region> {
         self.host.as_ref()
@@ -47,21 +57,21 @@ impl<G: Gpu> Room<G> {
 
     /// Where the device finds an input. Used where it lies if it lies in the device's memory, and
     /// if nobody can change what an operator might use as an index.
-    pub(super) fn fill(
+    pub(super) fn fill<G: Gpu>(
         &mut self,
         gpu: &G,
         view: &View<'_>,
         tensor: &BoundTensor,
-        private: bool,
+        how: How,
         stream: &G::Stream,
     ) -> Result<(u64, Way), EngineError> {
         let bytes = length(view, tensor)?;
-        let reach = gpu.reach(view);
-        let harmless = tensor.dtype.is_float() || private;
-        if let Some(address) = reach.filter(|&it| harmless && in_place(view, it)) {
+        let reached = how.reach(gpu, view);
+        let harmless = tensor.dtype.is_float() || how.private;
+        if let Some(address) = reached.filter(|&it| harmless && in_place(view, it)) {
             return Ok((address, Way::InPlace));
         }
-        let (from, way) = match reach {
+        let (from, way) = match reached {
             Some(from) => (from, Way::Copied),
             None => {
                 let (host, address) = self.host(gpu, bytes)?;
@@ -77,46 +87,52 @@ impl<G: Gpu> Room<G> {
     }
 
     /// Where the device computes an output, and where it copies it to.
-    pub(super) fn place(
+    pub(super) fn place<G: Gpu>(
         &mut self,
         gpu: &G,
         view: &View<'_>,
         tensor: &BoundTensor,
+        how: How,
     ) -> Result<Place, EngineError> {
         let bytes = length(view, tensor)?;
-        let reach = gpu.reach(view);
+        let reached = how.reach(gpu, view);
         // A model may go on computing with what is also an output: see `fill`.
         let harmless = tensor.dtype.is_float();
-        if let Some(run) = reach.filter(|&it| harmless && in_place(view, it)) {
+        if let Some(run) = reached.filter(|&it| harmless && in_place(view, it)) {
             return Ok(Place { run, copy_to: None, staged: false });
         }
         let run = self.device(gpu, bytes)?;
-        let copy_to = match reach {
+        let copy_to = match reached {
             Some(to) => to,
             None => self.host(gpu, bytes)?.1,
         };
-        Ok(Place { run, copy_to: Some(copy_to), staged: reach.is_none() })
+        Ok(Place { run, copy_to: Some(copy_to), staged: reached.is_none() })
     }
 
-    fn device(&mut self, gpu: &G, bytes: usize) -> Result<u64, EngineError> {
-        if self.device.as_ref().is_none_or(|(room, _)| *room < bytes) {
-            // The old one first: the two together might not fit.
-            self.device = None;
-            self.device = Some((bytes, gpu.buffer(bytes).map_err(failed)?));
-        }
-        let none = || failed("device memory that was just taken is gone");
-        self.device.as_ref().map(|(_, buffer)| gpu.address(buffer)).ok_or_else(none)
+    fn device<G: Gpu>(&mut self, gpu: &G, bytes: usize) -> Result<u64, EngineError> {
+        Ok(grown(&mut self.device, gpu, bytes, |bytes| gpu.memory(bytes))?.1)
     }
 
-    fn host(&mut self, gpu: &G, bytes: usize) -> Result<(&Region, u64), EngineError> {
-        if self.host.as_ref().is_none_or(|room| room.bytes() < bytes) {
-            self.host = None;
-            self.host = Some(gpu.pinned(bytes).map_err(failed)?);
-        }
-        let region = self.host.as_ref().ok_or_else(|| failed("pinned memory is gone"))?;
-        let address = gpu.reach(&region.view());
-        Ok((region, address.ok_or_else(|| failed("pinned memory that the device cannot reach"))?))
+    fn host<G: Gpu>(&mut self, gpu: &G, bytes: usize) -> Result<(&Region, u64), EngineError> {
+        grown(&mut self.host, gpu, bytes, |bytes| gpu.pinned(bytes))
     }
+}
+
+/// Memory of at least `bytes` bytes, and where the device finds it.
+fn grown<'a, G: Gpu>(
+    room: &'a mut Option<Region>,
+    gpu: &G,
+    bytes: usize,
+    make: impl FnOnce(usize) -> Result<Region, GpuError>,
+) -> Result<(&'a Region, u64), EngineError> {
+    if room.as_ref().is_none_or(|room| room.bytes() < bytes) {
+        // The old one first: the two together might not fit.
+        *room = None;
+        *room = Some(make(bytes).map_err(failed)?);
+    }
+    let region = room.as_ref().ok_or_else(|| failed("memory that was just taken is gone"))?;
+    let address = reach(gpu, &region.view());
+    Ok((region, address.ok_or_else(|| failed("memory that the device cannot reach"))?))
 }
 
 fn in_place(view: &View<'_>, address: u64) -> bool {

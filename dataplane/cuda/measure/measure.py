@@ -159,13 +159,16 @@ def one_client(args, out):
 
 def placements(args, out):
     """Every placement at 1 to 16 clients, two models."""
-    for model, requests in (("resnet50", 300), ("deeplabv3-resnet50", 16)):
+    only = [model for model in PICTURES if model in args.parts]
+    for model, requests in (("resnet50", 300), ("deeplabv3-resnet50", 8)):
+        if only and model not in only:
+            continue
         server = Server(args, [model], {"streams": args.streams}, 50063)
         image, body = picture(args, model), []
         for clients in (1, 2, 4, 8, 16):
             rows = server.bench(model, ["local", "cuda-ipc", "shm"],
                                 ["cuda:0", "pageable", "pinned", "mapped", "auto"], requests,
-                                rounds=2, warmup=10, clients=clients, image=image, kind="raw")
+                                rounds=2, warmup=max(2, requests // 10), clients=clients, image=image, kind="raw")
             for row in (row for row in rows if label(row) in WAYS[:6]):
                 total = row["total_ns"]
                 body.append([clients, label(row), text(total["p50"] / 1000),

@@ -10,6 +10,9 @@ use ferry_cuda::Priority;
 /// change of stream and of turn.
 const SESSIONS_MAX: usize = 4096;
 
+/// Starts per stream after which a session that had none counts as gone.
+const LATELY_STARTS: u64 = 8;
+
 /// For how long after an urgent request the next one is waited for, before all normal streams fill
 /// again: a client in a closed loop comes back within that.
 const URGENT_LINGER: Duration = Duration::from_millis(1);
@@ -127,10 +130,14 @@ impl<T> Schedule<T> {
         if self.sessions.len() >= SESSIONS_MAX && !self.sessions.contains_key(&found.session) {
             self.sessions.clear();
         }
-        // A stream that nobody calls home, if there is one: sessions spread.
+        // A stream that nobody calls home who was served lately, if there is one: sessions spread,
+        // and do not move on to a stream that has no graph for their slots yet.
         let range = self.streams(found.priority);
-        let taken =
-            |stream: usize| self.sessions.values().any(|it| it.homes.contains(&Some(stream)));
+        let lately = self.starts.saturating_sub(LATELY_STARTS * self.busy.len() as u64);
+        let taken = |stream: usize| {
+            let mut recent = self.sessions.values().filter(|it| it.last_start > lately);
+            recent.any(|it| it.homes.contains(&Some(stream)))
+        };
         let known = self.sessions.get(&found.session).copied().unwrap_or_default();
         let which = usize::from(found.priority == Priority::High);
         let home = known.homes[which].filter(|&home| !self.busy[home]);
@@ -180,6 +187,24 @@ mod tests {
         schedule.push(SessionId(9), Priority::High, 1);
         assert_eq!(drain(&mut schedule), [(2, 1)]);
         assert_eq!(schedule.running(), 3);
+    }
+
+    #[test]
+    fn sessions_that_are_gone_keep_no_stream() {
+        let mut schedule = Schedule::new(2, 1, 1);
+        let serve = |schedule: &mut Schedule<u32>, session| {
+            schedule.push(SessionId(session), Priority::Normal, 0);
+            let (stream, _) = schedule.next(Instant::now()).unwrap();
+            schedule.done(stream, Instant::now());
+            stream
+        };
+        let gone = [serve(&mut schedule, 1), serve(&mut schedule, 2)];
+        assert_eq!(gone, [0, 1]);
+        for _ in 0..100 {
+            serve(&mut schedule, 3);
+        }
+        let own = serve(&mut schedule, 3);
+        assert_ne!(serve(&mut schedule, 4), own, "the other stream is nobody's by now");
     }
 
     #[test]

@@ -26,6 +26,12 @@ pub struct Config {
     pub models: Option<PathBuf>,
     /// The native library of ONNX Runtime; `None`: the loader's own search.
     pub onnxruntime: Option<PathBuf>,
+    /// The native library of TensorRT, or its folder; `None`: the loader's own search.
+    pub tensorrt: Option<PathBuf>,
+    /// Where engines that were built are kept; `None`: they are built at every start.
+    pub engine_cache: Option<PathBuf>,
+    /// Most bytes of them together.
+    pub engine_cache_bytes_max: u64,
     /// Lanes of each link.
     pub lanes: LaneCounts,
     /// The RDMA device, and how it is used.
@@ -79,6 +85,10 @@ impl Default for Config {
             store_bytes_max: None,
             models: None,
             onnxruntime: None,
+            tensorrt: None,
+            engine_cache: None,
+            // Fifty of large vision models, or hundreds of small ones.
+            engine_cache_bytes_max: 8 << 30,
             lanes: LaneCounts { shm: 2, tcp: 2, zmq: 1, rdma: 1, local: 1 },
             rdma: RdmaOptions::default(),
             lease: Duration::from_secs(30),

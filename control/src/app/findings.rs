@@ -18,7 +18,7 @@ fn finding(area: &str, name: &str, outcome: Result<String, (String, &str)>) -> v
 
 /// Everything but the lanes.
 pub(super) fn all(config: &Config) -> Vec<v1::Finding> {
-    let mut all = vec![onnxruntime(config)];
+    let mut all = vec![onnxruntime(config), tensorrt(config)];
     all.push(finding("engine", "tract", Ok("part of this build".into())));
     all.push(finding("engine", "echo", Ok("part of this build".into())));
     all.push(finding("transport", "grpc", Ok("the control plane itself".into())));
@@ -49,6 +49,13 @@ fn onnxruntime(config: &Config) -> v1::Finding {
             finding("engine", "onnx", Ok(format!("ONNX Runtime {version} in {}", path.display())))
         }
         Probe::Missing { why, fix } => finding("engine", "onnx", Err((why, &fix))),
+    }
+}
+
+fn tensorrt(config: &Config) -> v1::Finding {
+    match engines::tensorrt::survey(config) {
+        Ok(found) => finding("engine", "tensorrt", Ok(found)),
+        Err(unusable) => finding("engine", "tensorrt", Err((unusable.why, &unusable.fix))),
     }
 }
 

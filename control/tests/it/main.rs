@@ -17,4 +17,5 @@ mod restart;
 mod runs;
 mod starting;
 mod store;
+mod tensorrt;
 mod transports;

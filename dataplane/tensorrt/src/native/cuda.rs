@@ -129,3 +129,6 @@ unsafe impl Gpu for CudaGpu {
         unsafe { stream.copy(to, from, bytes) }.map_err(driver)
     }
 }
+
+#[cfg(test)]
+mod tests;

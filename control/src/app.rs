@@ -2,6 +2,7 @@
 
 mod engines;
 mod findings;
+mod gdr;
 mod links;
 
 use std::sync::Arc;
@@ -57,6 +58,9 @@ pub enum BuildError {
         #[source]
         source: StoreError,
     },
+    /// A folder of CUDA libraries that was named is of no use.
+    #[error("--cuda-libraries: {0}")]
+    CudaLibraries(String),
     /// The model folder cannot be read.
     #[error("--models {folder}: {source}; create the folder or name another")]
     Models {
@@ -105,6 +109,8 @@ impl Server {
             .store
             .parse()
             .map_err(|error| BuildError::Location(crate::error::chain(&error)))?;
+        let searched = config.cuda_libraries.find();
+        searched.map_err(|error| BuildError::CudaLibraries(error.to_string()))?;
         let refused = |source| BuildError::Store { url: config.store.clone(), source };
         let options = SqliteConfig { bytes_max: config.store_bytes_max, ..SqliteConfig::default() };
         let store = SqliteStore::open(location, options).await.map_err(refused)?;
@@ -132,6 +138,7 @@ impl Server {
             return Ok(None);
         };
         let (lanes, mut findings) = links::start(&config, &refusals)?;
+        findings.extend(gdr::findings(&config, &lanes));
         findings.extend(findings::all(&config));
         let state = Arc::new(State {
             tenants: Tenants::new(&config.tenants, config.quota, config.operator_key.clone()),

@@ -5,6 +5,7 @@ mod settings;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use ferry_cuda::libraries::LibrarySearch;
 pub use ferry_rdma::RdmaOptions;
 
 use crate::sessions::{Quota, TenantConfig};
@@ -32,6 +33,8 @@ pub struct Config {
     pub engine_cache: Option<PathBuf>,
     /// Most bytes of them together.
     pub engine_cache_bytes_max: u64,
+    /// Where the CUDA libraries are looked for.
+    pub cuda_libraries: LibrarySearch,
     /// Lanes of each link.
     pub lanes: LaneCounts,
     /// The RDMA device, and how it is used.
@@ -89,6 +92,7 @@ impl Default for Config {
             engine_cache: None,
             // Fifty of large vision models, or hundreds of small ones.
             engine_cache_bytes_max: 8 << 30,
+            cuda_libraries: LibrarySearch::default(),
             lanes: LaneCounts { shm: 2, tcp: 2, zmq: 1, rdma: 1, local: 1 },
             rdma: RdmaOptions::default(),
             lease: Duration::from_secs(30),

@@ -136,7 +136,6 @@ impl ApiError {
 
     fn code(&self) -> Code {
         match self {
-            ApiError::Wire(WireError::NotHere(_)) => Code::FailedPrecondition,
             ApiError::Wire(_) | ApiError::Shapes(_) | ApiError::Field { .. } => {
                 Code::InvalidArgument
             }

@@ -27,8 +27,8 @@ pub trait Door: Send + Sync + std::fmt::Debug {
     ) -> Result<(Box<dyn Link>, Arc<SlotTable>), ApiError>;
 }
 
-/// How much memory the slots of a session take, in bytes.
-pub type Measure = fn(&SlotLayout) -> Result<usize, MemoryError>;
+/// How much memory the slots of a session take on a transport, in bytes.
+pub type Measure = fn(Transport, &SlotLayout) -> Result<usize, MemoryError>;
 
 /// A running lane.
 #[derive(Debug)]
@@ -133,9 +133,14 @@ impl Lanes {
             .min_by_key(|lane| lane.sessions.load(Ordering::Relaxed))
     }
 
-    /// The lanes of a transport.
+    /// The lanes of a transport. Those of shm carry the doorbell of cuda-ipc, those of rdma gdr.
     pub fn of(&self, transport: Transport) -> impl Iterator<Item = &Arc<Lane>> {
-        self.0.iter().filter(move |lane| lane.transport == transport)
+        let carrier = match transport {
+            Transport::CudaIpc => Transport::Shm,
+            Transport::Gdr => Transport::Rdma,
+            other => other,
+        };
+        self.0.iter().filter(move |lane| lane.transport == carrier)
     }
 
     /// Memory of a session's slots on a transport, in bytes: links lay them out in their own ways.
@@ -143,9 +148,8 @@ impl Lanes {
     /// # Errors
     /// [`MemoryError::Layout`] if there are none, or more than this machine can address.
     pub fn bytes(&self, transport: Transport, layout: &SlotLayout) -> Result<usize, MemoryError> {
-        let measure =
-            self.of(transport).next().map_or(SlotTable::bytes as Measure, |it| it.measure);
-        measure(layout)
+        let measure = self.of(transport).next().map(|lane| lane.measure);
+        measure.map_or_else(|| SlotTable::bytes(layout), |measure| measure(transport, layout))
     }
 
     /// Requests that are with any lane's handler.

@@ -14,6 +14,7 @@ mod clock;
 pub mod config;
 mod control_plane;
 pub mod error;
+pub mod gpu_queues;
 mod handler;
 pub mod lanes;
 pub mod limits;
@@ -30,5 +31,5 @@ pub mod state;
 pub mod store;
 
 pub use app::{BuildError, Server};
-pub use config::{Config, ConfigError, RdmaOptions, Settings};
+pub use config::{Config, ConfigError, LibrarySearch, RdmaOptions, Settings};
 pub use serve::bind;

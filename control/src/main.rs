@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use ferry_control::{Config, ConfigError, Server, Settings, bind, limits};
+use ferry_control::{Config, ConfigError, Server, Settings, bind, gpu_queues, limits};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -41,11 +41,22 @@ struct Args {
 impl Args {
     fn config(self) -> Result<Config, ConfigError> {
         let file = self.config.as_deref().map(Settings::read).transpose()?;
-        self.settings.over(file.unwrap_or_default())
+        let mut config = self.settings.over(file.unwrap_or_default())?;
+        let libraries = &mut config.cuda_libraries;
+        libraries.loader = folders("LD_LIBRARY_PATH");
+        libraries.environments = [folders("VIRTUAL_ENV"), folders("CONDA_PREFIX")].concat();
+        Ok(config)
     }
 }
 
+/// The folders that a variable of the environment lists.
+fn folders(variable: &str) -> Vec<PathBuf> {
+    let value = std::env::var_os(variable).unwrap_or_default();
+    std::env::split_paths(&value).filter(|path| path.is_absolute()).collect()
+}
+
 fn main() -> ExitCode {
+    gpu_queues::widen();
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {

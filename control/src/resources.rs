@@ -1,28 +1,42 @@
-//! Samples what process and machine use, for the server's run and for those that clients started.
+//! Samples what process, machine and GPUs use, for the server's run and for those that clients
+//! started.
+
+mod gpus;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::machine::sample;
 use crate::state::State;
-use crate::store::Event;
+use crate::store::{Event, ResourceSample};
+use gpus::{Gpus, in_use};
 
 /// Samples until it is aborted. What sampling itself costs is measured and logged at the first
-/// sample: it is two reads of `/proc`, some 100 µs each second by default.
+/// sample, and when a GPU joins: it is two reads of `/proc`, some 100 µs each second by default,
+/// and some calls of NVML where models run on a GPU.
 pub(crate) async fn keep(state: Arc<State>, every: Duration) {
     if every.is_zero() {
         return;
     }
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut gpus = Some(Gpus::default());
     let mut first = true;
     loop {
-        ticks.tick().await;
+        let poll_every = gpus.as_ref().and_then(Gpus::poll_every);
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = after(poll_every) => {
+                gpus = aside(gpus, Gpus::poll).await.map(|(gpus, ())| gpus);
+                continue;
+            }
+        }
         let start = Instant::now();
-        let Some(taken) = sample() else {
+        let Some(mut taken) = sample() else {
             tracing::warn!("no /proc: resources are not sampled");
             return;
         };
+        (gpus, taken) = with_gpus(gpus, &state, taken).await;
         for run in std::iter::once(0).chain(state.runs.going_on()) {
             let mut of_run = taken;
             of_run.run = run;
@@ -31,6 +45,56 @@ pub(crate) async fn keep(state: Arc<State>, every: Duration) {
         if std::mem::take(&mut first) {
             let cost_us = start.elapsed().as_micros();
             tracing::info!(cost_us, every_s = every.as_secs_f64(), "resources are sampled");
+        }
+    }
+}
+
+/// Waits; for ever if there is nothing to wait for.
+async fn after(time: Option<Duration>) {
+    match time {
+        Some(time) => tokio::time::sleep(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Adds what the GPUs of the models use.
+async fn with_gpus(
+    gpus: Option<Gpus>,
+    state: &State,
+    taken: ResourceSample,
+) -> (Option<Gpus>, ResourceSample) {
+    let devices = in_use(&state.models);
+    if devices.is_empty() && gpus.as_ref().is_none_or(Gpus::is_empty) {
+        return (gpus, taken);
+    }
+    let mut used = taken;
+    let sampled = aside(gpus, move |gpus| {
+        gpus.add(&devices);
+        gpus.sample(&mut used);
+        used
+    });
+    match sampled.await {
+        Some((gpus, used)) => (Some(gpus), used),
+        None => (None, taken),
+    }
+}
+
+/// Runs on a thread that may block: a driver that is busy keeps its callers waiting. After a panic
+/// no GPU is sampled any more.
+async fn aside<T: Send + 'static>(
+    gpus: Option<Gpus>,
+    work: impl FnOnce(&mut Gpus) -> T + Send + 'static,
+) -> Option<(Gpus, T)> {
+    let mut gpus = gpus?;
+    let done = tokio::task::spawn_blocking(move || {
+        let made = work(&mut gpus);
+        (gpus, made)
+    });
+    match done.await {
+        Ok(done) => Some(done),
+        Err(error) => {
+            tracing::error!(%error, "GPUs are not sampled any more");
+            None
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Sessions: leases on a model, a transport and a set of slots.
 
+mod device;
 mod expiry;
+mod gdr;
 mod negotiate;
 mod open;
 mod quota;
@@ -13,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ferry_core::{Generation, SessionId, Token};
 
 pub use expiry::{grace as grace_leases, keep as keep_leases};
+pub(crate) use gdr::gdr_finding;
 pub use negotiate::{Agreed, Offer, REPLY_BYTES_MIN, SLOTS_DEFAULT};
 pub use open::{Caller, Opened, attach, end, open, resume};
 pub use quota::{Quota, Reservation, Tenant, TenantConfig, Tenants};

@@ -75,7 +75,13 @@ impl State {
     /// The transports that a client can open a session with.
     pub fn transports(&self) -> Vec<Transport> {
         let lives = |it: &Transport| self.lanes.best(*it).is_some() || *it == Transport::Grpc;
-        Transport::ALL.into_iter().filter(lives).collect()
+        // Carried by another transport's lanes, and usable where what else they need was found.
+        let usable = |it: &Transport| {
+            let is_it =
+                |finding: &&v1::Finding| finding.area == "transport" && finding.name == it.name();
+            !it.is_device() || self.findings.iter().find(is_it).is_some_and(|it| it.usable)
+        };
+        Transport::ALL.into_iter().filter(lives).filter(usable).collect()
     }
 
     /// Requests that are being served, on lanes and in calls.

@@ -14,9 +14,6 @@ pub enum WireError {
         /// What is wrong, and what is allowed.
         why: String,
     },
-    /// What it describes exists in the protocol but not in this build.
-    #[error("{0} is not served by this build")]
-    NotHere(&'static str),
 }
 
 impl WireError {
@@ -35,7 +32,6 @@ impl From<WireError> for tonic::Status {
                 let code = tonic::Code::InvalidArgument;
                 tonic::Status::with_error_details(code, error.to_string(), details)
             }
-            WireError::NotHere(_) => tonic::Status::unimplemented(error.to_string()),
         }
     }
 }

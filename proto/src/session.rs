@@ -1,7 +1,10 @@
 //! Sessions, endpoints and regions, to the wire and back.
 
 use bytes::Bytes;
-use ferry_core::{Endpoint, Generation, QueuePair, RegionDescriptor, SessionId, SlotLayout, Token};
+use ferry_core::{
+    DeviceMemory, DeviceUuid, Endpoint, Generation, IpcHandle, QueuePair, RegionDescriptor,
+    SessionId, SlotLayout, Token,
+};
 
 use crate::error::WireError;
 use crate::v1;
@@ -85,35 +88,102 @@ impl v1::Endpoint {
 }
 
 impl v1::RegionDescriptor {
-    /// The descriptor on the wire; `None` for memory that is not reachable yet.
-    pub fn of(region: &RegionDescriptor) -> Option<v1::RegionDescriptor> {
+    /// The descriptors on the wire; none for memory that is not reachable yet, two where payloads
+    /// lie apart from their headers, which come first.
+    pub fn of(region: &RegionDescriptor) -> Vec<v1::RegionDescriptor> {
         use v1::region_descriptor::Kind;
-        let kind = match region {
-            RegionDescriptor::Framed => Kind::Framed(true),
-            RegionDescriptor::Memfd { bytes, .. } => Kind::Memfd(v1::Memfd { bytes: *bytes }),
-            RegionDescriptor::Remote { key, .. } => Kind::MemoryKey((*key)?.into()),
+        let memfd = |bytes: &u64| Kind::Memfd(v1::Memfd { bytes: *bytes });
+        let kinds = match region {
+            RegionDescriptor::Framed => vec![Kind::Framed(true)],
+            RegionDescriptor::Memfd { bytes, .. } => vec![memfd(bytes)],
+            RegionDescriptor::Remote { key, payloads, .. } => {
+                let keys = key.iter().chain(payloads.iter().filter(|_| key.is_some()));
+                keys.map(|key| Kind::MemoryKey((*key).into())).collect()
+            }
+            RegionDescriptor::Device(memory) => vec![Kind::GpuHandle(memory.into())],
+            RegionDescriptor::OnDevice { bytes, slots, .. } => {
+                vec![memfd(bytes), Kind::GpuHandle(slots.into())]
+            }
         };
-        Some(v1::RegionDescriptor { kind: Some(kind) })
+        kinds.into_iter().map(|kind| v1::RegionDescriptor { kind: Some(kind) }).collect()
     }
 
-    /// The descriptor; the layout of the session and the endpoint's queue pair complete it.
+    /// How a session's memory is reached: what was told of it, completed by the session's layout
+    /// and the endpoint's queue pair.
     ///
     /// # Errors
-    /// [`WireError`] for a kind of memory that this build cannot reach.
-    pub fn complete(
-        &self,
+    /// [`WireError`] for what is missing, makes no sense, or does not go together.
+    pub fn read(
+        told: &[v1::RegionDescriptor],
         layout: SlotLayout,
         queue_pair: Option<&QueuePair>,
     ) -> Result<RegionDescriptor, WireError> {
         use v1::region_descriptor::Kind;
-        match self.kind.as_ref().ok_or(WireError::Missing("region.kind"))? {
-            Kind::Framed(_) => Ok(RegionDescriptor::Framed),
-            Kind::Memfd(memfd) => Ok(RegionDescriptor::Memfd { bytes: memfd.bytes, layout }),
-            Kind::MemoryKey(key) => Ok(RegionDescriptor::Remote {
+        let remote = |key: Option<&v1::MemoryKey>, payloads: Option<&v1::MemoryKey>| {
+            Ok(RegionDescriptor::Remote {
                 queue_pair: queue_pair.ok_or(WireError::Missing("endpoint.queue_pair"))?.clone(),
-                key: Some((*key).try_into()?),
+                key: key.map(|key| (*key).try_into()).transpose()?,
+                payloads: payloads.map(|key| (*key).try_into()).transpose()?,
+            })
+        };
+        let kinds = told.iter().map(|it| it.kind.as_ref().ok_or(WireError::Missing("region.kind")));
+        let kinds = kinds.collect::<Result<Vec<_>, _>>()?;
+        match (kinds.as_slice(), queue_pair) {
+            ([], None) | ([Kind::Framed(_)], _) => Ok(RegionDescriptor::Framed),
+            ([], Some(_)) => remote(None, None),
+            ([Kind::Memfd(memfd)], _) => Ok(RegionDescriptor::Memfd { bytes: memfd.bytes, layout }),
+            ([Kind::MemoryKey(key)], _) => remote(Some(key), None),
+            ([Kind::MemoryKey(key), Kind::MemoryKey(payloads)], _) => {
+                remote(Some(key), Some(payloads))
+            }
+            ([Kind::Memfd(memfd), Kind::GpuHandle(slots)], _) => Ok(RegionDescriptor::OnDevice {
+                bytes: memfd.bytes,
+                layout,
+                slots: slots.try_into()?,
             }),
-            Kind::GpuHandle(_) => Err(WireError::NotHere("a GPU handle")),
+            (others, _) => {
+                let why = format!(
+                    "{}, which do not go together: one, two keys, or a memfd and a GPU handle",
+                    others.len()
+                );
+                Err(WireError::invalid("regions", why))
+            }
         }
+    }
+}
+
+impl From<&DeviceMemory> for v1::GpuHandle {
+    fn from(memory: &DeviceMemory) -> Self {
+        v1::GpuHandle {
+            cuda_ipc_handle: Bytes::copy_from_slice(&memory.handle.0),
+            offset: memory.offset,
+            bytes: memory.bytes,
+            device_uuid: Bytes::copy_from_slice(&memory.device.0),
+        }
+    }
+}
+
+impl TryFrom<&v1::GpuHandle> for DeviceMemory {
+    type Error = WireError;
+
+    fn try_from(told: &v1::GpuHandle) -> Result<Self, WireError> {
+        fn exactly<const N: usize>(
+            field: &'static str,
+            bytes: &Bytes,
+        ) -> Result<[u8; N], WireError> {
+            let wrong = |_| WireError::invalid(field, format!("{} bytes; it has {N}", bytes.len()));
+            <[u8; N]>::try_from(bytes.as_ref()).map_err(wrong)
+        }
+        let (offset, bytes) = (told.offset, told.bytes);
+        if bytes == 0 || offset.checked_add(bytes).is_none() {
+            let why = format!("{bytes} bytes from {offset} on: no range of memory");
+            return Err(WireError::invalid("gpu_handle.bytes", why));
+        }
+        Ok(DeviceMemory {
+            handle: IpcHandle(exactly("gpu_handle.cuda_ipc_handle", &told.cuda_ipc_handle)?),
+            device: DeviceUuid(exactly("gpu_handle.device_uuid", &told.device_uuid)?),
+            offset,
+            bytes,
+        })
     }
 }

@@ -95,22 +95,29 @@ proptest! {
 
     #[test]
     fn the_servers_end_survives_the_wire_before_and_after_its_memory_is_open(
-        queue_pair in queue_pairs(), key in keys(),
+        queue_pair in queue_pairs(), key in keys(), of_payloads in keys(),
     ) {
-        for key in [None, Some(key)] {
-            let region = RegionDescriptor::Remote { queue_pair: queue_pair.clone(), key };
+        for (key, payloads) in [(None, None), (Some(key), None), (Some(key), Some(of_payloads))] {
+            let region =
+                RegionDescriptor::Remote { queue_pair: queue_pair.clone(), key, payloads };
             let endpoint = v1::Endpoint::of(&Endpoint::Rdma, &region).unwrap();
             let bytes = endpoint.encode_to_vec();
             let (endpoint, pair) = v1::Endpoint::decode(bytes.as_slice()).unwrap().parts().unwrap();
             prop_assert_eq!(endpoint, Endpoint::Rdma);
             prop_assert_eq!(pair.as_ref(), Some(&queue_pair));
-            match v1::RegionDescriptor::of(&region) {
-                None => prop_assert_eq!(key, None, "nothing is told of memory that is not open"),
-                Some(told) => {
-                    prop_assert_eq!(told.complete(LAYOUT, pair.as_ref()).unwrap(), region);
-                    prop_assert!(told.complete(LAYOUT, None).is_err(), "a key to nobody");
-                }
+            let mut told = v1::RegionDescriptor::of(&region);
+            if told.is_empty() {
+                prop_assert_eq!(key, None, "nothing is told of memory that is not open");
+                continue;
             }
+            let read = |told: &[_], pair| v1::RegionDescriptor::read(told, LAYOUT, pair);
+            prop_assert_eq!(read(&told, pair.as_ref()).unwrap(), region);
+            prop_assert!(read(&told, None).is_err(), "a key to nobody");
+            told.resize(3, told[0].clone());
+            prop_assert!(read(&told, pair.as_ref()).is_err(), "three keys");
+            let framed = v1::RegionDescriptor::of(&RegionDescriptor::Framed);
+            prop_assert!(read(&[&told[..1], &framed].concat(), pair.as_ref()).is_err());
+            prop_assert!(read(&[&framed, &told[..1]].concat(), pair.as_ref()).is_err());
         }
     }
 
@@ -154,9 +161,7 @@ proptest! {
             if let Some(endpoint) = response.endpoint {
                 drop(endpoint.parts());
             }
-            for region in response.regions {
-                drop(region.complete(LAYOUT, None));
-            }
+            drop(v1::RegionDescriptor::read(&response.regions, LAYOUT, None));
         }
     }
 }

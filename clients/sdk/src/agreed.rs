@@ -68,8 +68,10 @@ impl Agreed {
         let read = |told: v1::AttachSessionResponse| {
             let endpoint = told.endpoint.ok_or(WireError::Missing("endpoint"))?;
             let (_, queue_pair) = endpoint.parts()?;
-            let region = told.regions.first().ok_or(WireError::Missing("regions"))?;
-            region.complete(self.layout, queue_pair.as_ref())
+            if told.regions.is_empty() {
+                return Err(WireError::Missing("regions"));
+            }
+            v1::RegionDescriptor::read(&told.regions, self.layout, queue_pair.as_ref())
         };
         read(told).map_err(Error::answer("attach the session"))
     }
@@ -81,11 +83,7 @@ impl Agreed {
         let layout: SlotLayout = opened.layout.ok_or(WireError::Missing("layout"))?.into();
         let endpoint = opened.endpoint.ok_or(WireError::Missing("endpoint"))?;
         let (endpoint, queue_pair) = endpoint.parts()?;
-        let region = match (opened.regions.first(), queue_pair) {
-            (Some(region), queue_pair) => region.complete(layout, queue_pair.as_ref())?,
-            (None, Some(queue_pair)) => RegionDescriptor::Remote { queue_pair, key: None },
-            (None, None) => RegionDescriptor::Framed,
-        };
+        let region = v1::RegionDescriptor::read(&opened.regions, layout, queue_pair.as_ref())?;
         let lease = opened.lease.ok_or(WireError::Missing("lease"))?;
         let signature = opened.signature.ok_or(WireError::Missing("signature"))?;
         let signature = BoundSignature::try_from(signature)?;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ferry_core::{Attachment, Endpoint, RegionDescriptor, Transport};
+use ferry_cuda::{CudaImporter, ImportedBacking};
 use ferry_memory::SlotTable;
 use ferry_rdma::verbs::Device;
 use ferry_rdma::{RdmaClient, RdmaOptions};
@@ -32,6 +33,15 @@ pub(crate) type Tell<'a> = dyn Fn(&Attachment) -> Result<RegionDescriptor, Error
 pub(crate) struct Attached {
     pub(crate) driver: Driver,
     pub(crate) table: Arc<SlotTable>,
+    /// Where the slots lie, if that is memory of a CUDA device.
+    pub(crate) device: Option<Arc<ImportedBacking>>,
+}
+
+/// A link, and its slots.
+struct Connected {
+    link: Box<dyn Link>,
+    table: Arc<SlotTable>,
+    device: Option<Arc<ImportedBacking>>,
 }
 
 /// Connects the data plane of a session. Blocks for at most
@@ -44,7 +54,7 @@ pub(crate) fn attach(
     sink: Arc<dyn RecordSink>,
     tell: &Tell<'_>,
 ) -> Result<Attached, Error> {
-    let (link, table) = connect(server, agreed, options, tell)?;
+    let Connected { link, table, device } = connect(server, agreed, options, tell)?;
     let options = DriverOptions {
         session: agreed.session,
         generation: agreed.generation,
@@ -53,7 +63,7 @@ pub(crate) fn attach(
         first_request,
         clock: UnixClock::read(),
     };
-    Ok(Attached { driver: Driver::new(link, options, sink), table })
+    Ok(Attached { driver: Driver::new(link, options, sink), table, device })
 }
 
 fn connect(
@@ -61,21 +71,23 @@ fn connect(
     agreed: &Agreed,
     options: &Options,
     tell: &Tell<'_>,
-) -> Result<(Box<dyn Link>, Arc<SlotTable>), Error> {
+) -> Result<Connected, Error> {
     let Agreed { endpoint, session, generation, token, layout, .. } = agreed;
     let deadline = Instant::now() + ATTACH_WITHIN;
     let transport: Transport = agreed.transport;
     match endpoint {
         Endpoint::Shm { .. } => {
+            let importer = CudaImporter::default();
             let connected = ShmClient::connect(
                 endpoint,
                 *session,
                 *generation,
                 *token,
                 &agreed.region,
+                Some(&importer),
                 deadline,
             );
-            boxed(transport, connected)
+            Ok(Connected { device: importer.into_opened(), ..boxed(transport, connected)? })
         }
         Endpoint::Tcp { .. } => {
             let connected =
@@ -109,13 +121,19 @@ fn connect(
         Endpoint::Grpc => {
             let table = SlotTable::private(*layout)
                 .map_err(|why| Error::Attach { transport, why: chain(&why) })?;
-            Ok((Box::new(InlineLink::connect(server, agreed)?), table))
+            let link = Box::new(InlineLink::connect(server, agreed)?);
+            Ok(Connected { link, table, device: None })
         }
         Endpoint::Local => Err(Error::Attach {
             transport,
             why: "the link local ends inside the server; use another transport".into(),
         }),
     }
+}
+
+/// Whether this process sees a CUDA device.
+pub(crate) fn has_cuda() -> bool {
+    ferry_cuda::probe().is_ok()
 }
 
 /// Whether this host has a device that could be used: one with an active port.
@@ -135,9 +153,9 @@ pub(crate) fn has_rdma(options: &RdmaOptions) -> bool {
 fn boxed<L: Link + 'static>(
     transport: Transport,
     connected: Result<(L, Arc<SlotTable>), impl std::error::Error>,
-) -> Result<(Box<dyn Link>, Arc<SlotTable>), Error> {
+) -> Result<Connected, Error> {
     let (link, table) = connected.map_err(|why| Error::Attach { transport, why: chain(&why) })?;
-    Ok((Box::new(link), table))
+    Ok(Connected { link: Box::new(link), table, device: None })
 }
 
 /// An error and its causes in one line.

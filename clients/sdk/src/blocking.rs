@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use ferry_cuda::ImportedBacking;
 use ferry_memory::SlotTable;
 use ferry_transport::{Completion, Driver, DriverState, Ending, LinkError};
 
@@ -33,6 +34,7 @@ pub struct Session {
     /// Dropped before the client: its last record goes through the client's tasks.
     driver: Option<Driver>,
     table: Arc<SlotTable>,
+    device: Option<Arc<ImportedBacking>>,
     agreed: Arc<Agreed>,
     gone: Arc<AtomicBool>,
     client: Client,
@@ -45,16 +47,17 @@ pub struct Session {
 impl Session {
     fn open(client: Client, options: Options) -> Result<Session, Error> {
         let mut agreed = client.run(client.inner.negotiate(&options))?;
-        let (driver, table, gone) = match bring_up(&client, &agreed, &options, 1) {
-            Err(error) if options.failed(agreed.transport, &error) => {
-                agreed = client.run(client.inner.negotiate(&options))?;
-                bring_up(&client, &agreed, &options, 1)?
-            }
-            other => other?,
-        };
+        let (Attached { driver, table, device }, gone) =
+            match bring_up(&client, &agreed, &options, 1) {
+                Err(error) if options.failed(agreed.transport, &error) => {
+                    agreed = client.run(client.inner.negotiate(&options))?;
+                    bring_up(&client, &agreed, &options, 1)?
+                }
+                other => other?,
+            };
         let agreed = Arc::new(agreed);
         let (driver, used, closed) = (Some(driver), Instant::now(), false);
-        Ok(Session { driver, table, agreed, gone, client, options, used, closed })
+        Ok(Session { driver, table, device, agreed, gone, client, options, used, closed })
     }
 
     /// What was agreed with the server.
@@ -78,7 +81,7 @@ impl Session {
             self.resume()?;
         }
         let inner = self.table.acquire().ok_or(Error::SlotsInUse(self.agreed.layout.slots))?;
-        Ok(Slot::new(inner, Arc::clone(&self.agreed), None))
+        Ok(Slot::new(inner, Arc::clone(&self.agreed), self.device.as_ref(), None))
     }
 
     /// A free slot, or `None` if all are in use. For programs that keep several requests in flight.
@@ -154,10 +157,11 @@ impl Session {
         let agreed = self.client.run(self.client.inner.resume(&self.agreed, &self.options))?;
         let up = bring_up(&self.client, &agreed, &self.options, first_request);
         // Where the server chose it, the next try opens a session without it.
-        let (driver, table, gone) = up.inspect_err(|error| {
+        let (Attached { driver, table, device }, gone) = up.inspect_err(|error| {
             self.options.failed(agreed.transport, error);
         })?;
         (self.driver, self.table, self.gone) = (Some(driver), table, gone);
+        self.device = device;
         self.agreed = Arc::new(agreed);
         Ok(())
     }
@@ -218,13 +222,13 @@ fn bring_up(
     agreed: &Agreed,
     options: &Options,
     first_request: u64,
-) -> Result<(Driver, Arc<SlotTable>, Arc<AtomicBool>), Error> {
+) -> Result<(Attached, Arc<AtomicBool>), Error> {
     let keeper = &client.inner.keeper;
     let gone = keeper.hold(agreed);
     let sink = SessionSink::new(options, &keeper.recorder);
     let tell = |attachment: &_| client.run(client.inner.tell(agreed, attachment));
     match attach(&client.inner.server, agreed, options, first_request, sink, &tell) {
-        Ok(Attached { driver, table }) => Ok((driver, table, gone)),
+        Ok(attached) => Ok((attached, gone)),
         Err(error) => {
             // The server has made the session: free it now, not when its lease ends.
             drop(client.run(keeper.close(agreed)));

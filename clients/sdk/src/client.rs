@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ferry_core::{Attachment, RegionDescriptor};
+use ferry_core::{Attachment, RegionDescriptor, Transport};
 use ferry_proto::v1;
 use ferry_proto::v1::sessions_client::SessionsClient;
 
@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::inline::endpoint;
 use crate::keeper::Keeper;
 use crate::key::{Channel, Key};
-use crate::options::{Options, SessionBuilder};
+use crate::options::{Has, Options, SessionBuilder};
 use crate::recorder::RecordCounts;
 use crate::session::Session;
 
@@ -67,18 +67,23 @@ impl Client {
     }
 
     pub(crate) async fn negotiate(&self, options: &Options) -> Result<Agreed, Error> {
-        let has_rdma = options.may_be_rdma() && {
-            let rdma = options.rdma.clone();
-            // Reads the system's tables and may load a library. A panic in there is no device.
-            tokio::task::spawn_blocking(move || attach::has_rdma(&rdma)).await.unwrap_or(false)
+        let (rdma, cuda) = (options.may_be(Transport::Rdma), options.may_be(Transport::CudaIpc));
+        let has = if rdma || cuda {
+            let device = options.rdma.clone();
+            let look = move || Has {
+                rdma: rdma && attach::has_rdma(&device),
+                cuda: cuda && attach::has_cuda(),
+            };
+            // Reads the system's tables and may load libraries. A panic in there is no device.
+            tokio::task::spawn_blocking(look).await.unwrap_or_default()
+        } else {
+            Has::default()
         };
         let mut sessions = SessionsClient::new(self.channel());
-        let opened = sessions.open(options.to_wire(has_rdma)).await;
+        let opened = sessions.open(options.to_wire(has)).await;
         let opened = opened.map_err(Error::refused("open a session"))?.into_inner();
         let mut agreed = Agreed::from_wire(opened)?;
-        if let Some(why) = options.rdma_failed.get() {
-            agreed.transport_reason = format!("{} (rdma: {why})", agreed.transport_reason);
-        }
+        agreed.transport_reason += &options.failed.reasons();
         Ok(agreed)
     }
 

@@ -83,6 +83,32 @@ pub enum Error {
         /// What would fit.
         room: String,
     },
+    /// Memory of a device cannot be borrowed as a slice.
+    #[error(
+        "the slot lies in memory of {place} ({transport}), where there is no slice: use `set_input` \
+         or `write`, or fill it by `device_address`"
+    )]
+    OnDevice {
+        /// Where it lies.
+        place: ferry_core::Placement,
+        /// The session's transport.
+        transport: Transport,
+    },
+    /// A copy between devices needs a slot on one.
+    #[error(
+        "the slot of a session on {0} lies in memory of the host: copy the tensor there with \
+         `write`, or open the session with the transport cuda-ipc"
+    )]
+    NotOnDevice(Transport),
+    /// A slot's memory could not be copied.
+    #[error("{doing}")]
+    Memory {
+        /// What was copied.
+        doing: &'static str,
+        /// Why not.
+        #[source]
+        source: ferry_memory::MemoryError,
+    },
     /// A thread or runtime could not be started.
     #[error("start {what}")]
     Start {
@@ -101,6 +127,10 @@ impl Error {
 
     pub(crate) fn answer(doing: &'static str) -> impl FnOnce(ferry_proto::WireError) -> Error {
         move |source| Error::Answer { doing, source }
+    }
+
+    pub(crate) fn memory(doing: &'static str) -> impl FnOnce(ferry_memory::MemoryError) -> Error {
+        move |source| Error::Memory { doing, source }
     }
 
     /// Whether the session is not known to the server (any more): open a new one.

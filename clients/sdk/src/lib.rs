@@ -75,5 +75,6 @@ pub use ferry_core::{
     BoundSignature, BoundTensor, DType, PixelFormat, RequestKind, SlotPlace, Stage, StageTimes,
     Status, Transport, WaitPolicy,
 };
+pub use ferry_memory::DeviceAddress;
 pub use ferry_proto::v1;
 pub use ferry_transport::RecordSink;

@@ -27,8 +27,40 @@ pub struct Options {
     pub(crate) observer: Option<Arc<dyn RecordSink>>,
     pub(crate) timeout: Duration,
     pub(crate) rdma: RdmaOptions,
-    /// Why the server's choice of rdma did not work: it is not offered again.
-    pub(crate) rdma_failed: Arc<OnceLock<String>>,
+    /// Why choices of the server's did not work: they are not offered again.
+    pub(crate) failed: Arc<Failed>,
+}
+
+/// Transports that the server chose and that did not work, with the reason.
+#[derive(Debug, Default)]
+pub(crate) struct Failed {
+    rdma: OnceLock<String>,
+    cuda_ipc: OnceLock<String>,
+}
+
+/// What this end has, and the server may choose a transport by.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Has {
+    pub(crate) rdma: bool,
+    pub(crate) cuda: bool,
+}
+
+impl Failed {
+    fn of(&self, transport: Transport) -> Option<&OnceLock<String>> {
+        match transport {
+            Transport::Rdma | Transport::Gdr => Some(&self.rdma),
+            Transport::CudaIpc => Some(&self.cuda_ipc),
+            _ => None,
+        }
+    }
+
+    /// The reasons so far, as they are added to the one for the transport in use.
+    pub(crate) fn reasons(&self) -> String {
+        [Transport::Rdma, Transport::CudaIpc]
+            .into_iter()
+            .filter_map(|it| Some(format!(" ({it}: {})", self.of(it)?.get()?)))
+            .collect()
+    }
 }
 
 /// How long a request may take before the caller gets an error: the slowest model of the reference
@@ -52,28 +84,29 @@ impl Options {
             observer: None,
             timeout: TIMEOUT,
             rdma: RdmaOptions::default(),
-            rdma_failed: Arc::default(),
+            failed: Arc::default(),
         }
     }
 
-    /// Whether the server may choose rdma.
-    pub(crate) fn may_be_rdma(&self) -> bool {
-        self.transport.is_none() && self.rdma_failed.get().is_none()
+    /// Whether the server may choose a transport for which this end has to have something.
+    pub(crate) fn may_be(&self, transport: Transport) -> bool {
+        let failed = self.failed.of(transport).is_some_and(|it| it.get().is_some());
+        self.transport.is_none() && !failed
     }
 
     /// Notes that a session could not be attached, so that a transport that the server chose is
     /// not offered again. `true` if that makes another try worth its while now.
     pub(crate) fn failed(&self, transport: Transport, why: &Error) -> bool {
-        let was_choice = self.transport.is_none() && transport == Transport::Rdma;
-        let is_first = was_choice && self.rdma_failed.set(why.to_string()).is_ok();
+        let place = self.failed.of(transport).filter(|_| self.transport.is_none());
+        let is_first = place.is_some_and(|it| it.set(why.to_string()).is_ok());
         if is_first {
-            tracing::warn!(%why, "the server chose rdma, which does not work: trying without");
+            tracing::warn!(%transport, %why, "the server's choice does not work: trying without");
         }
         is_first
     }
 
-    /// The request; `has_rdma` says that rdma may be chosen.
-    pub(crate) fn to_wire(&self, has_rdma: bool) -> v1::OpenSessionRequest {
+    /// The request; `has` says what may be chosen.
+    pub(crate) fn to_wire(&self, has: Has) -> v1::OpenSessionRequest {
         let frame = u32::from(ferry_core::frame::VERSION);
         let shape = |(name, shape): &(String, Vec<u64>)| v1::TensorShape {
             name: name.clone(),
@@ -93,7 +126,8 @@ impl Options {
             unrecorded: !self.record,
             client: concat!("ferry-client ", env!("CARGO_PKG_VERSION")).to_owned(),
             host_id: ferry_memory::host_id().unwrap_or_default(),
-            has_rdma,
+            has_rdma: has.rdma,
+            has_cuda: has.cuda,
             ..Default::default()
         };
         request.set_transport(self.transport.map_or(v1::Transport::Auto, Into::into));
@@ -212,15 +246,25 @@ mod tests {
     fn a_choice_that_failed_is_not_offered_again_and_a_wish_is_kept() {
         let why = || Error::Attach { transport: Transport::Rdma, why: "no way".into() };
         let auto = Options::new("echo");
-        assert!(auto.may_be_rdma());
+        assert!(auto.may_be(Transport::Rdma) && auto.may_be(Transport::CudaIpc));
         assert!(!auto.failed(Transport::Tcp, &why()), "another transport has no other choice");
-        assert!(auto.may_be_rdma());
+        assert_eq!(auto.failed.reasons(), "");
+        assert!(auto.may_be(Transport::Rdma));
         assert!(auto.failed(Transport::Rdma, &why()), "another try makes sense, once");
         assert!(!auto.failed(Transport::Rdma, &why()));
-        assert!(!auto.may_be_rdma());
-        assert!(auto.rdma_failed.get().unwrap().contains("no way"));
-        let wish = Options { transport: Some(Transport::Rdma), ..Options::new("echo") };
-        assert!(!wish.may_be_rdma(), "who names it need not offer it");
-        assert!(!wish.failed(Transport::Rdma, &why()), "no other transport than was asked for");
+        assert!(!auto.may_be(Transport::Rdma));
+        assert!(auto.may_be(Transport::CudaIpc), "the other one has not failed");
+        assert!(auto.failed(Transport::CudaIpc, &why()));
+        assert!(!auto.may_be(Transport::CudaIpc));
+        let reasons = auto.failed.reasons();
+        assert_eq!(
+            (reasons.matches("no way").count(), reasons.matches("(cuda-ipc:").count()),
+            (2, 1)
+        );
+        for named in [Transport::Rdma, Transport::CudaIpc] {
+            let wish = Options { transport: Some(named), ..Options::new("echo") };
+            assert!(!wish.may_be(named), "who names it need not offer it");
+            assert!(!wish.failed(named, &why()), "no other transport than was asked for");
+        }
     }
 }

@@ -2,19 +2,23 @@
 
 use std::sync::Arc;
 
-use ferry_core::{StageTimes, Status};
+use ferry_core::{Placement, StageTimes, Status};
+use ferry_memory::DeviceAddress;
 use ferry_transport::{Completion, Ending, LinkError};
 use tokio::sync::OwnedSemaphorePermit;
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 use crate::agreed::Agreed;
 use crate::error::Error;
 use crate::slot::{is_f32, none, range};
 
-/// The outputs of one request, in the slot where they landed. Dropping it frees the slot.
+/// The outputs of one request, in the slot where they landed; a copy of them where that is memory
+/// of a device. Dropping it frees the slot.
 #[derive(Debug)]
 pub struct Reply {
     slot: ferry_memory::Slot,
+    /// What the slot holds, where that is memory of a device. Words, so that floats are aligned.
+    copied: Option<Vec<u64>>,
     agreed: Arc<Agreed>,
     request: u64,
     payload_bytes: usize,
@@ -35,12 +39,16 @@ impl Reply {
             (Ending::Replied, Some(slot)) => slot,
             _ => return Err(Error::LinkLost(LinkError::Closed)),
         };
+        let copied = match slot.reply_bytes() {
+            Some(_) => None,
+            None => Some(copy_out(&slot, payload_bytes)?),
+        };
+        let agreed = Arc::clone(agreed);
+        let reply = Reply { slot, copied, agreed, request, payload_bytes, times, _permit: permit };
         if status == Status::Ok {
-            let agreed = Arc::clone(agreed);
-            return Ok(Reply { slot, agreed, request, payload_bytes, times, _permit: permit });
+            return Ok(reply);
         }
-        let text = slot.reply_bytes().and_then(|bytes| bytes.get(..payload_bytes));
-        let text = String::from_utf8_lossy(text.unwrap_or_default()).into_owned();
+        let text = String::from_utf8_lossy(reply.payload()).into_owned();
         Err(Error::Request { request, status, text })
     }
 
@@ -51,7 +59,8 @@ impl Reply {
 
     /// Everything that came back: the outputs, laid out as the session agreed.
     pub fn payload(&self) -> &[u8] {
-        let whole = self.slot.reply_bytes().unwrap_or_default();
+        let in_place = || self.slot.reply_bytes().unwrap_or_default();
+        let whole = self.copied.as_deref().map_or_else(in_place, <[u64]>::as_bytes);
         whole.get(..self.payload_bytes).unwrap_or_default()
     }
 
@@ -87,8 +96,24 @@ impl Reply {
         })
     }
 
+    /// Where the outputs begin in memory of a CUDA device, for kernels and copies of the
+    /// application's own, which must be over before the reply is dropped. `None` where they lie in
+    /// memory of the host.
+    pub fn device_address(&self) -> Option<DeviceAddress> {
+        let reply = self.slot.reply();
+        reply.device().filter(|_| reply.placement() != Placement::Host)
+    }
+
     /// Where the time went. `reply` is not known yet: it arrives with the next reply.
     pub fn times(&self) -> &StageTimes {
         &self.times
     }
+}
+
+/// The first bytes of the reply half.
+fn copy_out(slot: &ferry_memory::Slot, bytes: usize) -> Result<Vec<u64>, Error> {
+    let mut copied = vec![0_u64; bytes.div_ceil(size_of::<u64>())];
+    let into = copied.as_mut_bytes().get_mut(..bytes).unwrap_or_default();
+    slot.reply().copy_out(0, into).map_err(Error::memory("read the reply"))?;
+    Ok(copied)
 }

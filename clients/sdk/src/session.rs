@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use ferry_cuda::ImportedBacking;
 use ferry_memory::SlotTable;
 use ferry_transport::LinkError;
 use tokio::sync::{RwLock, Semaphore};
@@ -41,6 +42,7 @@ struct Shared {
 struct Live {
     agreed: Arc<Agreed>,
     table: Arc<SlotTable>,
+    device: Option<Arc<ImportedBacking>>,
     permits: Arc<Semaphore>,
     lane: Lane,
     gone: Arc<AtomicBool>,
@@ -99,7 +101,12 @@ impl Session {
                 && !live.is_lost()
                 && let Some(inner) = live.table.acquire()
             {
-                return Ok(Slot::new(inner, Arc::clone(&live.agreed), Some(permit)));
+                return Ok(Slot::new(
+                    inner,
+                    Arc::clone(&live.agreed),
+                    live.device.as_ref(),
+                    Some(permit),
+                ));
             }
         }
         Err(Error::LinkLost(LinkError::Closed))
@@ -195,13 +202,13 @@ async fn bring_up(
         let source = std::io::Error::other(panicked);
         Err(Error::Start { what: "the data plane", source })
     });
-    let up = attached.and_then(|Attached { driver, table }| {
-        Ok((Lane::spawn(driver, Arc::clone(&agreed))?, table))
+    let up = attached.and_then(|Attached { driver, table, device }| {
+        Ok((Lane::spawn(driver, Arc::clone(&agreed))?, table, device))
     });
     match up {
-        Ok((lane, table)) => {
+        Ok((lane, table, device)) => {
             let permits = Arc::new(Semaphore::new(agreed.layout.slots as usize));
-            Ok(Live { agreed, table, permits, lane, gone })
+            Ok(Live { agreed, table, device, permits, lane, gone })
         }
         Err(error) => {
             // The server has made the session: free it now, not when its lease ends.

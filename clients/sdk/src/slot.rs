@@ -3,15 +3,17 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use ferry_core::{BoundTensor, PixelFormat, Request, RequestKind};
+use ferry_core::{BoundTensor, PixelFormat, Placement, Request, RequestKind};
+use ferry_cuda::ImportedBacking;
+use ferry_memory::DeviceAddress;
 use tokio::sync::OwnedSemaphorePermit;
 use zerocopy::FromBytes;
 
 use crate::agreed::Agreed;
 use crate::error::Error;
 
-/// Room for one request, in the memory that the server's end reads (shared memory) or that the
-/// link sends from. Moved into `infer`, and back as a [`Reply`](crate::Reply); dropping it gives
+/// Room for one request, in the memory that the server's end reads (shared memory, or memory of a
+/// GPU) or that the link sends from. Moved into `infer`, and back as a [`Reply`](crate::Reply); dropping it gives
 /// it back unused.
 #[derive(Debug)]
 pub struct Slot {
@@ -20,6 +22,8 @@ pub struct Slot {
     pub(crate) handed_out: Instant,
     pub(crate) what: Request,
     pub(crate) payload_bytes: u64,
+    /// Where it lies, if that is memory of a CUDA device.
+    device: Option<Arc<ImportedBacking>>,
     /// Given back after `inner`, so that whoever waits for the permit finds the slot free.
     pub(crate) permit: Option<OwnedSemaphorePermit>,
 }
@@ -28,32 +32,119 @@ impl Slot {
     pub(crate) fn new(
         inner: ferry_memory::Slot,
         agreed: Arc<Agreed>,
+        device: Option<&Arc<ImportedBacking>>,
         permit: Option<OwnedSemaphorePermit>,
     ) -> Slot {
+        let device = device.map(Arc::clone);
         let payload_bytes = agreed.signature.request_bytes();
         let what = Request { kind: RequestKind::Tensor, batch: 1, priority: 0 };
-        Slot { inner, agreed, handed_out: Instant::now(), what, payload_bytes, permit }
+        Slot { inner, agreed, handed_out: Instant::now(), what, payload_bytes, device, permit }
     }
 
     /// The bytes of input `index`, to be written in place. What is not written keeps what the
     /// slot held before.
     ///
     /// # Errors
-    /// [`Error::NoTensor`] if the model has fewer inputs.
+    /// [`Error::NoTensor`] if the model has fewer inputs, [`Error::OnDevice`] if the slot lies in
+    /// memory of a device (cuda-ipc), which [`set_input`](Slot::set_input) writes.
     pub fn input_mut(&mut self, index: usize) -> Result<&mut [u8], Error> {
-        let agreed = Arc::clone(&self.agreed);
-        let inputs = &agreed.signature.inputs;
-        let tensor = inputs.get(index).ok_or_else(|| none("input", index, inputs))?;
+        let (at, end) = self.range(index)?;
+        self.is_tensor();
+        let (place, transport) = (self.inner.request().placement(), self.agreed.transport);
+        // A client's slots in memory of the host are its own, or the server's, whom it trusts.
+        match self.inner.request_bytes_mut() {
+            Some(room) => Ok(&mut room[at..end]),
+            None => Err(Error::OnDevice { place, transport }),
+        }
+    }
+
+    /// Length of input `index` in bytes.
+    ///
+    /// # Errors
+    /// [`Error::NoTensor`] if the model has fewer inputs.
+    pub fn input_bytes(&self, index: usize) -> Result<usize, Error> {
+        self.range(index).map(|(at, end)| end - at)
+    }
+
+    /// Copies all of input `index` into the slot, wherever that lies.
+    ///
+    /// # Errors
+    /// [`Error::NoTensor`] if the model has fewer inputs, [`Error::Size`] if `bytes` is not as long
+    /// as the input, [`Error::Memory`] with what the device says.
+    pub fn set_input(&mut self, index: usize, bytes: &[u8]) -> Result<(), Error> {
+        let (at, end) = self.range(index)?;
+        if bytes.len() != end - at {
+            return Err(Error::Size {
+                what: "input",
+                given: format!("{} bytes", bytes.len()),
+                room: format!("{} bytes", end - at),
+            });
+        }
+        self.write(at, bytes)
+    }
+
+    /// Copies bytes into the tensors of the request, at this offset from the first one's start,
+    /// wherever the slot lies. [`BoundTensor::offset`] says where each begins.
+    ///
+    /// # Errors
+    /// [`Error::Size`] if the bytes do not lie within the tensors, [`Error::Memory`] with what the
+    /// device says.
+    pub fn write(&mut self, at: usize, bytes: &[u8]) -> Result<(), Error> {
+        self.within("bytes to write", at, bytes.len())?;
+        self.is_tensor();
+        self.inner.request().copy_in(at, bytes).map_err(Error::memory("write the slot"))
+    }
+
+    /// Where the slot's tensors begin in memory of a CUDA device, for kernels and copies of the
+    /// application's own, which must be over before the request is sent. The ordinal is this
+    /// process's. `None` where the slot lies in memory of the host.
+    pub fn device_address(&self) -> Option<DeviceAddress> {
+        let request = self.inner.request();
+        request.device().filter(|_| request.placement() != Placement::Host)
+    }
+
+    /// Copies a tensor of the application's own from device memory into the slot, as
+    /// [`write`](Slot::write) does from the host, and waits until it is there. What computes the
+    /// tensor must be over: the application waits for its stream first.
+    ///
+    /// # Errors
+    /// [`Error::NotOnDevice`] if the slot lies in memory of the host, [`Error::Size`] if the bytes
+    /// do not lie within the tensors, [`Error::Memory`] if `address` is not the start of as many
+    /// bytes of device memory, or with what the device says.
+    pub fn copy_from_device(&mut self, at: usize, address: u64, bytes: usize) -> Result<(), Error> {
+        self.within("bytes to copy", at, bytes)?;
+        let (Some(device), Some(to)) = (self.device.clone(), self.device_address()) else {
+            return Err(Error::NotOnDevice(self.agreed.transport));
+        };
+        self.is_tensor();
+        let to = DeviceAddress { address: to.address + at as u64, ..to };
+        let copied = device.copy_from_device(to, address, bytes);
+        copied.map_err(Error::memory("copy a tensor of a device into the slot"))
+    }
+
+    fn within(&self, what: &'static str, at: usize, bytes: usize) -> Result<(), Error> {
+        let room = usize::try_from(self.agreed.signature.request_bytes()).unwrap_or(usize::MAX);
+        if at.checked_add(bytes).is_some_and(|end| end <= room) {
+            return Ok(());
+        }
+        let given = format!("{bytes} bytes at {at}");
+        Err(Error::Size { what, given, room: format!("no more than {room} bytes of tensors") })
+    }
+
+    fn range(&self, index: usize) -> Result<(usize, usize), Error> {
+        let inputs = &self.agreed.signature.inputs;
+        inputs.get(index).map(range).ok_or_else(|| none("input", index, inputs))
+    }
+
+    fn is_tensor(&mut self) {
         self.what.kind = RequestKind::Tensor;
-        self.payload_bytes = agreed.signature.request_bytes();
-        let (at, end) = range(tensor);
-        Ok(&mut self.room()[at..end])
+        self.payload_bytes = self.agreed.signature.request_bytes();
     }
 
     /// Input `index` as 32-bit floats.
     ///
     /// # Errors
-    /// [`Error::NoTensor`] if the model has fewer inputs, [`Error::Size`] if it is of another type.
+    /// As [`input_mut`](Slot::input_mut), and [`Error::Size`] if it is of another type.
     pub fn input_f32_mut(&mut self, index: usize) -> Result<&mut [f32], Error> {
         if let Some(tensor) = self.agreed.signature.inputs.get(index) {
             is_f32(tensor)?;
@@ -81,7 +172,8 @@ impl Slot {
     ///
     /// # Errors
     /// [`Error::Size`] if the slot is too small: open the session with
-    /// [`request_bytes`](crate::SessionBuilder::request_bytes).
+    /// [`request_bytes`](crate::SessionBuilder::request_bytes). [`Error::Memory`] with what a
+    /// device says.
     pub fn set_jpeg(&mut self, file: &[u8]) -> Result<(), Error> {
         self.copy_whole("JPEG file", file)?;
         self.what.kind = RequestKind::Jpeg;
@@ -129,23 +221,17 @@ impl Slot {
     }
 
     fn copy_whole(&mut self, what: &'static str, from: &[u8]) -> Result<(), Error> {
-        let room = self.room();
-        let Some(to) = room.get_mut(..from.len()) else {
+        let room = self.inner.request();
+        if from.len() > room.bytes() {
             return Err(Error::Size {
                 what,
                 given: format!("{} bytes", from.len()),
-                room: format!("at most {} bytes; open with more `request_bytes`", room.len()),
+                room: format!("at most {} bytes; open with more `request_bytes`", room.bytes()),
             });
-        };
-        to.copy_from_slice(from);
+        }
+        room.copy_in(0, from).map_err(Error::memory("write the slot"))?;
         self.payload_bytes = from.len() as u64;
         Ok(())
-    }
-
-    /// The whole request half. A client's slots are its own memory, or the server's, whom it
-    /// trusts: there is always a slice.
-    fn room(&mut self) -> &mut [u8] {
-        self.inner.request_bytes_mut().unwrap_or_default()
     }
 }
 
@@ -171,3 +257,6 @@ pub(crate) fn is_f32(tensor: &BoundTensor) -> Result<(), Error> {
     let room = format!("{} has {}", tensor.name, tensor.dtype);
     Err(Error::Size { what: "tensor as 32-bit floats", given: "FP32".into(), room })
 }
+
+#[cfg(test)]
+mod tests;

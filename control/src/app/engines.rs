@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use ferry_cuda::libraries::{self, LibrarySearch, cudnn_version};
 use ferry_engine::{Echo, Engine, EngineError, Rebuild, RunOn};
 use ferry_onnx::{
     Completion, CudaEngine, CudaModel, CudaOptions, Options, Precision, Probe, Search,
@@ -34,6 +35,7 @@ struct Engines {
 #[derive(Debug)]
 struct Onnx {
     library: Search,
+    cuda_libraries: LibrarySearch,
 }
 
 /// Where the project's script puts ONNX Runtime, below the folder of the project.
@@ -54,7 +56,8 @@ fn search(config: &Config) -> Search {
 
 /// What loads the files of the model folder.
 pub(super) fn loader(config: &Config) -> Arc<dyn EngineLoader> {
-    let onnx = Onnx { library: search(config) };
+    let cuda_libraries = config.cuda_libraries.clone();
+    let onnx = Onnx { library: search(config), cuda_libraries };
     Arc::new(Engines { onnx, tensorrt: Tensorrt::new(config) })
 }
 
@@ -63,7 +66,7 @@ pub(super) fn probe(config: &Config) -> Probe {
     ferry_onnx::probe(&search(config))
 }
 
-/// Versions of the native libraries, a JSON object.
+/// Versions of the native libraries and the names of the GPUs, a JSON object.
 pub(super) fn libraries_json(config: &Config) -> String {
     let mut all = serde_json::Map::new();
     if let Probe::Found { version, .. } = probe(config) {
@@ -71,6 +74,15 @@ pub(super) fn libraries_json(config: &Config) -> String {
     }
     if let Some(version) = tensorrt::version(config) {
         all.insert("tensorrt".into(), version.into());
+    }
+    if let Ok(driver) = ferry_cuda::probe() {
+        all.insert("cuda".into(), driver.version().into());
+        let cudnn = cudnn_version(&config.cuda_libraries).map(|it| it.to_string());
+        let told = [("nvidia_driver", ferry_cuda::nvml::driver_version().ok()), ("cudnn", cudnn)];
+        all.extend(told.into_iter().filter_map(|(key, it)| Some((key.to_owned(), it?.into()))));
+        let listed = ferry_cuda::list().unwrap_or_default();
+        let gpus: Vec<_> = listed.into_iter().flatten().map(|gpu| gpu.name).collect();
+        all.insert("gpus".into(), gpus.into());
     }
     serde_json::Value::Object(all).to_string()
 }
@@ -168,11 +180,17 @@ impl Onnx {
             precision,
             channels_last: gpu.channels_last,
             streams: gpu.streams,
+            beside_urgent: gpu.beside_urgent,
             completion: match gpu.completion {
                 CompletionName::Poll => Completion::Poll,
                 CompletionName::Wait => Completion::Wait,
             },
         };
+        // Without a driver they are of no use, and the model says what is missing.
+        if ferry_cuda::probe().is_ok() {
+            let opened = libraries::open(&self.cuda_libraries);
+            opened.map_err(|error| EngineError::Library { library: "CUDA", why: chain(&error) })?;
+        }
         let model = Arc::new(CudaModel::open(spec.file, &self.library, options)?);
         let instances = (0..spec.instances).map(|_| model.instance());
         let boxed = |it: CudaEngine| Box::new(it) as Box<dyn Engine>;

@@ -1,5 +1,7 @@
 //! What was looked for on this machine, beside the lanes.
 
+use ferry_cuda::Found;
+use ferry_cuda::libraries::FAMILIES;
 use ferry_onnx::Probe;
 use ferry_proto::v1;
 
@@ -7,7 +9,11 @@ use super::engines;
 use crate::config::Config;
 use crate::limits;
 
-fn finding(area: &str, name: &str, outcome: Result<String, (String, &str)>) -> v1::Finding {
+pub(super) fn finding(
+    area: &str,
+    name: &str,
+    outcome: Result<String, (String, &str)>,
+) -> v1::Finding {
     let (usable, detail, fix) = match outcome {
         Ok(detail) => (true, detail, ""),
         Err((why, fix)) => (false, why, fix),
@@ -18,15 +24,20 @@ fn finding(area: &str, name: &str, outcome: Result<String, (String, &str)>) -> v
 
 /// Everything but the lanes.
 pub(super) fn all(config: &Config) -> Vec<v1::Finding> {
-    let mut all = vec![onnxruntime(config), tensorrt(config)];
+    let runtime = engines::probe(config);
+    let gpu = ferry_cuda::survey(&config.cuda_libraries);
+    let mut all = vec![onnxruntime(&runtime), onnx_cuda(&runtime, &gpu), tensorrt(config)];
     all.push(finding("engine", "tract", Ok("part of this build".into())));
     all.push(finding("engine", "echo", Ok("part of this build".into())));
     all.push(finding("transport", "grpc", Ok("the control plane itself".into())));
-    for name in ["gdr", "cuda-ipc"] {
-        let why = "not in this build".to_owned();
-        all.push(finding("transport", name, Err((why, "use shm on one host, tcp otherwise"))));
-    }
-    all.push(finding("device", "gpu", Err(("not in this build".into(), "models run on the CPU"))));
+    all.push(cuda_ipc(config));
+    all.extend(gpu.into_iter().map(|found| v1::Finding {
+        area: "gpu".into(),
+        name: found.name,
+        usable: found.usable,
+        detail: found.detail,
+        fix: found.fix,
+    }));
     all.extend(ferry_rdma::survey(&config.rdma).into_iter().map(|found| v1::Finding {
         area: "rdma".into(),
         name: found.name,
@@ -43,12 +54,32 @@ pub(super) fn all(config: &Config) -> Vec<v1::Finding> {
     all
 }
 
-fn onnxruntime(config: &Config) -> v1::Finding {
-    match engines::probe(config) {
+/// Whether a device's memory can hold slots. Whether a session's can is told when it is opened: its
+/// model has to run on one, and its client to see it.
+fn cuda_ipc(config: &Config) -> v1::Finding {
+    let outcome = match ferry_cuda::probe() {
+        Err(missing) => Err((format!("no CUDA: {}", missing.why), missing.fix)),
+        Ok(_) if config.lanes.shm == 0 => {
+            Err(("its doorbell needs a lane of shm".into(), "start with --shm-lanes 1".into()))
+        }
+        Ok(driver) => Ok(format!(
+            "for models on a GPU, of which there are {} (CUDA {}); its doorbell is shm's",
+            driver.devices(),
+            driver.version()
+        )),
+    };
+    match &outcome {
+        Ok(_) => finding("transport", "cuda-ipc", outcome.map_err(|(why, _)| (why, ""))),
+        Err((why, fix)) => finding("transport", "cuda-ipc", Err((why.clone(), fix))),
+    }
+}
+
+fn onnxruntime(runtime: &Probe) -> v1::Finding {
+    match runtime {
         Probe::Found { path, version } => {
             finding("engine", "onnx", Ok(format!("ONNX Runtime {version} in {}", path.display())))
         }
-        Probe::Missing { why, fix } => finding("engine", "onnx", Err((why, &fix))),
+        Probe::Missing { why, fix } => finding("engine", "onnx", Err((why.clone(), fix))),
     }
 }
 
@@ -57,6 +88,45 @@ fn tensorrt(config: &Config) -> v1::Finding {
         Ok(found) => finding("engine", "tensorrt", Ok(found)),
         Err(unusable) => finding("engine", "tensorrt", Err((unusable.why, &unusable.fix))),
     }
+}
+
+/// Whether ONNX models can run on a GPU: the driver, ONNX Runtime, its provider and what that
+/// needs, in this order, since each is of no use without those before it.
+fn onnx_cuda(runtime: &Probe, gpu: &[Found]) -> v1::Finding {
+    const PROVIDER: &str = "libonnxruntime_providers_cuda.so";
+    let name = "onnx-cuda";
+    let refused = |why: String, fix: &str| finding("engine", name, Err((why, fix)));
+    let missing = |it: &&Found| !it.usable && !it.name.contains(' ');
+    if let Some(driver) = gpu.iter().filter(missing).find(|it| it.name == "driver") {
+        return refused(driver.detail.clone(), &driver.fix);
+    }
+    let (path, version) = match runtime {
+        Probe::Found { path, version } => (path, version),
+        Probe::Missing { why, fix } => return refused(why.clone(), fix),
+    };
+    // Without a folder the system's loader found it, and finds the provider or does not.
+    let provider = path.parent().filter(|folder| folder.is_absolute()).map(|it| it.join(PROVIDER));
+    if let Some(provider) = provider.filter(|provider| !provider.is_file()) {
+        let why = format!("{} is not there: this ONNX Runtime is for the CPU", provider.display());
+        let fix = "take libonnxruntime.so from the Python package onnxruntime-gpu (of CUDA 13), \
+                   with the files beside it, and name it by --onnxruntime";
+        return refused(why, fix);
+    }
+    let is_family = |it: &&Found| FAMILIES.iter().any(|family| family.name == it.name);
+    let lacking: Vec<_> = gpu.iter().filter(missing).filter(is_family).collect();
+    if !lacking.is_empty() {
+        let join = |part: fn(&Found) -> &str| {
+            let parts: Vec<_> = lacking.iter().map(|it| part(it)).collect();
+            parts.join("; ")
+        };
+        return refused(join(|it| &it.detail), &join(|it| &it.fix));
+    }
+    let devices = gpu.iter().filter(|it| it.usable && it.name.starts_with("cuda:"));
+    let devices: Vec<_> = devices.map(|it| &*it.name).filter(|name| !name.contains(' ')).collect();
+    if devices.is_empty() {
+        return refused("no GPU can be used".into(), "see the area gpu");
+    }
+    finding("engine", name, Ok(format!("ONNX Runtime {version} on {}", devices.join(", "))))
 }
 
 fn memfd() -> v1::Finding {
@@ -83,4 +153,48 @@ fn futex() -> v1::Finding {
         Err(error) => Err((error.to_string(), "clients of shm have to use the wait policy spin")),
     };
     finding("limit", "futex", outcome)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(name: &str, usable: bool) -> Found {
+        let fix = if usable { String::new() } else { format!("get {name}") };
+        Found { name: name.into(), usable, detail: format!("about {name}"), fix }
+    }
+
+    fn gpu(lacks: &[&str]) -> Vec<Found> {
+        let mut names = vec!["driver", "cuda:0", "cuda:0 dma-buf", "cuda:1", "cuda:1 peers"];
+        names.extend(FAMILIES.iter().map(|family| family.name));
+        names.into_iter().map(|name| found(name, !lacks.contains(&name))).collect()
+    }
+
+    #[test]
+    fn onnx_cuda_says_the_first_thing_that_is_in_the_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = Probe::Found {
+            path: folder.path().join("libonnxruntime.so"),
+            version: "1.31.1".into(),
+        };
+        let missing = Probe::Missing { why: "no library".into(), fix: "fetch it".into() };
+        let said = |runtime: &Probe, lacks: &[&str]| {
+            let finding = onnx_cuda(runtime, &gpu(lacks));
+            assert_eq!(finding.usable, finding.fix.is_empty(), "{finding:?}");
+            (finding.detail, finding.fix)
+        };
+        let owned = |why: &str, fix: &str| (why.to_owned(), fix.to_owned());
+        assert_eq!(said(&missing, &["driver", "cuDNN"]), owned("about driver", "get driver"));
+        assert_eq!(said(&missing, &["cuDNN"]), owned("no library", "fetch it"));
+        let (why, fix) = said(&runtime, &["cuDNN"]);
+        assert!(why.contains("providers_cuda") && fix.contains("onnxruntime-gpu"), "{why} {fix}");
+        std::fs::write(folder.path().join("libonnxruntime_providers_cuda.so"), "").unwrap();
+        let both = owned("about cuBLAS; about cuDNN", "get cuBLAS; get cuDNN");
+        assert_eq!(said(&runtime, &["cuDNN", "cuBLAS"]), both);
+        let devices = owned("ONNX Runtime 1.31.1 on cuda:0, cuda:1", "");
+        assert_eq!(said(&runtime, &["cuda:0 dma-buf", "cuda:1 peers"]), devices);
+        let one = owned("ONNX Runtime 1.31.1 on cuda:1", "");
+        assert_eq!(said(&runtime, &["cuda:0"]), one);
+        assert!(!onnx_cuda(&runtime, &gpu(&["cuda:0", "cuda:1"])).usable);
+    }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use ferry_core::{Generation, SessionId, SlotLayout, Token, Transport, WaitPolicy};
+use ferry_cuda::{DeviceBacking, exported_bytes};
 use ferry_memory::{MemoryError, ReplyTo, SlotTable};
 use ferry_proto::v1;
 use ferry_rdma::areas::Areas;
@@ -130,10 +131,10 @@ fn one(
         name,
         transport,
         endpoint: handle.endpoint().clone(),
-        measure: if transport == Transport::Rdma {
-            rdma_bytes as Measure
-        } else {
-            SlotTable::bytes
+        measure: match transport {
+            Transport::Rdma => rdma_bytes as Measure,
+            Transport::Shm => shm_bytes,
+            _ => |_, layout| SlotTable::bytes(layout),
         },
         handle,
         routes,
@@ -148,6 +149,17 @@ fn shm() -> Result<Make, BuildError> {
         .map_err(|error| BuildError::System(format!("no randomness: {error}")))?;
     let socket = format!("ferry-{:032x}", u128::from_ne_bytes(random));
     Ok(Box::new(move || Ok(Box::new(ShmListener::bind(&socket)?))))
+}
+
+/// Slots of cuda-ipc are whole blocks of a device's memory.
+fn shm_bytes(transport: Transport, layout: &SlotLayout) -> Result<usize, MemoryError> {
+    let bytes = SlotTable::bytes(layout)?;
+    if transport != Transport::CudaIpc {
+        return Ok(bytes);
+    }
+    exported_bytes(bytes).ok_or_else(|| MemoryError::Layout {
+        what: format!("{layout:?}: more than a device can have"),
+    })
 }
 
 fn tcp(address: SocketAddr) -> Make {
@@ -171,11 +183,16 @@ fn rdma(options: RdmaOptions) -> Make {
 }
 
 /// Each half has room for a header in front, and each direction an area for frames without a slot.
-fn rdma_bytes(layout: &SlotLayout) -> Result<usize, MemoryError> {
-    let requests = Areas::new(layout.slots, layout.request_bytes)?.bytes();
-    let replies = Areas::new(layout.slots, layout.reply_bytes)?.bytes();
-    requests.checked_add(replies).ok_or_else(|| MemoryError::Layout {
-        what: format!("{layout:?}: more than this machine can address"),
+/// Of gdr, headers and payloads lie apart, and payloads in whole pages of the device.
+fn rdma_bytes(transport: Transport, layout: &SlotLayout) -> Result<usize, MemoryError> {
+    let divide = if transport == Transport::Gdr { Areas::apart } else { Areas::new };
+    let too_long =
+        || MemoryError::Layout { what: format!("{layout:?}: more than this machine can address") };
+    [layout.request_bytes, layout.reply_bytes].into_iter().try_fold(0_usize, |sum, bytes| {
+        let areas = divide(layout.slots, bytes)?;
+        let payloads = areas.payloads_bytes().map_or(Some(0), DeviceBacking::exported_bytes);
+        let both = payloads.and_then(|payloads| payloads.checked_add(areas.bytes()));
+        both.and_then(|both| sum.checked_add(both)).ok_or_else(too_long)
     })
 }
 
@@ -209,5 +226,33 @@ impl Door for Way {
         let (link, table) = connected
             .map_err(|error| ApiError::Lane { lane: self.lane.clone(), why: error.to_string() })?;
         Ok((Box::new(link), table))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_on_a_device_count_as_the_blocks_that_they_take() {
+        let layout = SlotLayout { slots: 2, request_bytes: 602_112, reply_bytes: 4000 };
+        let slots = SlotTable::bytes(&layout).unwrap();
+        assert_eq!(shm_bytes(Transport::Shm, &layout).unwrap(), slots);
+        assert_eq!(shm_bytes(Transport::CudaIpc, &layout).unwrap(), 2 << 20);
+        let most = SlotLayout { slots: 64, request_bytes: u64::MAX / 2, reply_bytes: 1 };
+        assert!(shm_bytes(Transport::CudaIpc, &most).is_err());
+    }
+
+    #[test]
+    fn slots_of_gdr_count_as_the_pages_of_the_device_that_they_take() {
+        let layout = SlotLayout { slots: 2, request_bytes: 602_112, reply_bytes: 4000 };
+        let host = rdma_bytes(Transport::Rdma, &layout).unwrap();
+        assert_eq!(host, 2 * (602_112 + 4096) + 4096 + 2 * 8192 + 4096);
+        // 2 × 602,112 in 19 pages of 64 KiB and 2 × 4,096 in one, each with one to begin at a
+        // boundary; 3 headers of 128 bytes each way.
+        let device = rdma_bytes(Transport::Gdr, &layout).unwrap();
+        assert_eq!(device, (19 + 1 + 1 + 1) * 65_536 + 2 * 3 * 128);
+        let most = SlotLayout { slots: 64, request_bytes: u64::MAX / 2, reply_bytes: 1 };
+        assert!(rdma_bytes(Transport::Gdr, &most).is_err());
     }
 }

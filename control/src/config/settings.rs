@@ -4,12 +4,11 @@ mod values;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use ferry_rdma::RdmaOptions;
 use serde::Deserialize;
 
-use super::{Config, LANES_MAX, LaneCounts};
+use super::{Config, LANES_MAX, LaneCounts, LibrarySearch};
 use crate::sessions::Quota;
 use values::{at_least_1, engine_cache, fence, listen, seconds, tenants};
 
@@ -46,6 +45,10 @@ pub struct Settings {
     /// Most that this folder may hold; what was not used for longest goes [default: 8 GiB]
     #[arg(long, value_name = "BYTES")]
     pub engine_cache_bytes_max: Option<u64>,
+    /// Folders with libraries of CUDA 13 and cuDNN 9, or above them, such as a site-packages;
+    /// searched before those of Python and of the toolkit
+    #[arg(long, value_name = "DIR[,DIR]", env = "FERRY_CUDA_LIBRARIES", value_delimiter = ',')]
+    pub cuda_libraries: Option<Vec<PathBuf>>,
     /// Threads that serve shared memory; 0 turns it off
     #[arg(long, value_name = "N")]
     pub shm_lanes: Option<u32>,
@@ -214,6 +217,10 @@ impl Settings {
                 .engine_cache_bytes_max
                 .or(file.engine_cache_bytes_max)
                 .unwrap_or(base.engine_cache_bytes_max),
+            cuda_libraries: LibrarySearch {
+                explicit: self.cuda_libraries.or(file.cuda_libraries).unwrap_or_default(),
+                ..base.cuda_libraries
+            },
             lanes: LaneCounts {
                 shm: lanes("shm-lanes", self.shm_lanes, file.shm_lanes, base.lanes.shm)?,
                 tcp: lanes("tcp-lanes", self.tcp_lanes, file.tcp_lanes, base.lanes.tcp)?,

@@ -11,7 +11,6 @@ use serde::Deserialize;
 
 use super::ShapeLimits;
 
-pub(crate) use device::STREAMS_DEFAULT;
 pub use device::{CompletionName, DeviceChoice, DimSizes, EngineChoice, Gpu, PrecisionName};
 
 /// Most instances of one model: each is a copy of its working memory and a thread.

@@ -67,7 +67,7 @@ pub(super) fn opened(opened: &Opened, lease: std::time::Duration) -> v1::OpenSes
         transport: v1::Transport::from(agreed.transport).into(),
         transport_reason: agreed.reason.clone(),
         endpoint: v1::Endpoint::of(&opened.endpoint, &opened.region),
-        regions: v1::RegionDescriptor::of(&opened.region).into_iter().collect(),
+        regions: v1::RegionDescriptor::of(&opened.region),
         layout: Some(agreed.layout.into()),
         signature: Some((&*agreed.binding).into()),
         lease: Some(duration(lease)),
@@ -84,7 +84,7 @@ pub(super) fn opened(opened: &Opened, lease: std::time::Duration) -> v1::OpenSes
 pub(super) fn attached(region: &RegionDescriptor) -> v1::AttachSessionResponse {
     v1::AttachSessionResponse {
         endpoint: v1::Endpoint::of(&Endpoint::Rdma, region),
-        regions: v1::RegionDescriptor::of(region).into_iter().collect(),
+        regions: v1::RegionDescriptor::of(region),
     }
 }
 

@@ -9,6 +9,8 @@ use ferry_core::{
 };
 use ferry_proto::{WireError, v1};
 
+use super::device::{Gpu, Unfit};
+use super::gdr::GdrFit;
 use crate::error::ApiError;
 use crate::models::Served;
 
@@ -72,7 +74,12 @@ impl Offer<'_> {
         }
         let wish = v1::Transport::try_from(asked.transport)
             .map_err(|why| WireError::invalid("transport", why))?;
-        let (transport, reason) = self.transport(wish.named(), asked)?;
+        let (transport, reason) = self.transport(wish.named(), asked, &Gpu::of(served))?;
+        let (transport, reason) = match transport {
+            Transport::Gdr => (transport, self.gdr(served).check().map(|_| reason)?),
+            Transport::Rdma if wish.named().is_none() => self.gdr(served).prefer(asked, reason),
+            _ => (transport, reason),
+        };
         let (placement, memory) = placement(asked, served, transport)?;
         let wait = v1::WaitPolicy::try_from(asked.wait)
             .map_err(|why| WireError::invalid("wait", why))?
@@ -83,6 +90,10 @@ impl Offer<'_> {
         let layout = self.layout(asked, &binding, transport)?;
         let binding = Arc::new(binding);
         Ok(Agreed { protocol, transport, reason, wait, placement, memory, binding, layout })
+    }
+
+    fn gdr<'s>(&'s self, served: &'s Served) -> GdrFit<'s> {
+        GdrFit::of(served, self.findings)
     }
 
     fn layout(
@@ -124,10 +135,11 @@ impl Offer<'_> {
         &self,
         wish: Option<Transport>,
         asked: &v1::OpenSessionRequest,
+        model: &Gpu<'_>,
     ) -> Result<(Transport, String), ApiError> {
         let has = |transport| self.transports.contains(&transport);
         let Some(transport) = wish else {
-            return Ok(self.choose(asked));
+            return Ok(self.choose(asked, model));
         };
         let refuse = |why: &str, fix: &str| {
             let (why, fix) = (why.to_owned(), fix.to_owned());
@@ -138,10 +150,12 @@ impl Offer<'_> {
                 "it lives inside the server's process",
                 "use `ferry bench --transport local`, which drives it there (service Local)",
             ),
-            Transport::Gdr | Transport::CudaIpc => refuse(
-                "it is not in this build",
-                "ask for shm on one host, or for tcp; auto chooses",
-            ),
+            Transport::CudaIpc if has(transport) => {
+                match model.cuda_ipc(is_this_host(&asked.host_id)) {
+                    Ok(_) => Ok((transport, "asked for".into())),
+                    Err(Unfit { why, fix }) => Err(ApiError::Transport { transport, why, fix }),
+                }
+            }
             Transport::Grpc => Ok((transport, "asked for".into())),
             Transport::Shm if has(transport) && !is_this_host(&asked.host_id) => refuse(
                 "the client's host_id is not the server's, so that they cannot share memory",
@@ -167,14 +181,22 @@ impl Offer<'_> {
         ApiError::Transport { transport, why, fix }
     }
 
-    /// Shared memory on one host. Between two, RDMA where both ends have a device: whether their
-    /// devices reach each other shows when the client attaches. Else the fastest of the rest.
-    fn choose(&self, asked: &v1::OpenSessionRequest) -> (Transport, String) {
+    /// Memory of the model's device on one host, where both ends have it; else shared memory.
+    /// Between two, RDMA where both ends have a device: whether their devices reach each other
+    /// shows when the client attaches. Else the fastest of the rest.
+    fn choose(&self, asked: &v1::OpenSessionRequest, model: &Gpu<'_>) -> (Transport, String) {
         let has = |transport| self.transports.contains(&transport);
         let same = is_this_host(&asked.host_id);
+        let mut without = String::new();
+        if same && has(Transport::CudaIpc) && model.ordinal().is_some() {
+            match model.choice(asked) {
+                Ok(reason) => return (Transport::CudaIpc, reason),
+                Err(why) => without = format!(" (cuda-ipc: {why})"),
+            }
+        }
         if same && has(Transport::Shm) {
             let reason = "client and server share a host: shared memory is the fastest";
-            return (Transport::Shm, reason.into());
+            return (Transport::Shm, format!("{reason}{without}"));
         }
         if !same && asked.has_rdma && has(Transport::Rdma) {
             let reason = "client and server share no host, and both have an RDMA device";
@@ -246,9 +268,16 @@ fn placement(
              cuda-ipc on one host, gdr between two, or leave the placement out"
         )),
         Some(_) => Ok((Placement::Cuda(own), MemoryChoice::Always(HostMemory::Pinned))),
-        None if transport.is_device() => {
-            Ok((Placement::Cuda(own), MemoryChoice::Always(HostMemory::Pinned)))
-        }
+        None if transport.is_device() => match kind {
+            None | Some(MemoryChoice::Auto) => {
+                Ok((Placement::Cuda(own), MemoryChoice::Always(HostMemory::Pinned)))
+            }
+            Some(kind) => refuse(format!(
+                "{} memory over {transport}, whose tensors lie in memory of cuda:{own}: leave it \
+                 out, or ask for another transport",
+                kind.name()
+            )),
+        },
         None if transport == Transport::Grpc => match kind {
             None | Some(MemoryChoice::Auto | MemoryChoice::Always(HostMemory::Pageable)) => {
                 Ok((Placement::Host, MemoryChoice::Always(HostMemory::Pageable)))
@@ -264,42 +293,4 @@ fn placement(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn choose(transports: &[Transport], has_rdma: bool, host_id: &str) -> Transport {
-        let offer = Offer { transports, findings: &[], request_bytes_max: 1, is_inside: false };
-        let host_id = host_id.to_owned();
-        offer.choose(&v1::OpenSessionRequest { has_rdma, host_id, ..Default::default() }).0
-    }
-
-    #[test]
-    fn rdma_is_chosen_between_two_hosts_that_both_have_it() {
-        let own = ferry_memory::host_id().unwrap();
-        let all = [Transport::Shm, Transport::Rdma, Transport::Tcp];
-        assert_eq!(choose(&all, true, "another"), Transport::Rdma);
-        assert_eq!(choose(&all, false, "another"), Transport::Tcp, "the client has none");
-        assert_eq!(choose(&all[2..], true, "another"), Transport::Tcp, "the server has none");
-        assert_eq!(choose(&all, true, &own), Transport::Shm, "one host");
-        assert_eq!(choose(&all[1..], true, &own), Transport::Tcp, "one host without shm");
-    }
-
-    #[test]
-    fn a_transport_without_a_lane_is_refused_with_what_was_found() {
-        let findings = [v1::Finding {
-            area: "transport".into(),
-            name: "rdma".into(),
-            usable: false,
-            detail: "no device".into(),
-            fix: "plug one in".into(),
-        }];
-        let transports = &[Transport::Tcp];
-        let offer =
-            Offer { transports, findings: &findings, request_bytes_max: 1, is_inside: false };
-        let asked = v1::OpenSessionRequest::default();
-        let told = offer.transport(Some(Transport::Rdma), &asked).unwrap_err().to_string();
-        assert!(told.contains("no device") && told.contains("plug one in"), "{told}");
-        let told = offer.transport(Some(Transport::Zmq), &asked).unwrap_err().to_string();
-        assert!(told.contains("it has ended"), "{told}");
-    }
-}
+mod tests;

@@ -4,14 +4,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use ferry_core::{
-    Attachment, Endpoint, Generation, HostMemory, MemoryChoice, Placement, RegionDescriptor,
-    SessionId, Status, Token, Transport,
+    Attachment, Endpoint, Generation, RegionDescriptor, SessionId, Status, Token, Transport,
 };
-use ferry_cuda::CudaPlacer;
-use ferry_memory::{Placer, SlotTable};
+use ferry_memory::SlotTable;
 use ferry_proto::v1;
 use ferry_transport::{Admission, UnixClock};
 
+use super::device::placer;
 use super::session::Lease;
 use super::{Offer, Place, Session, Tenant};
 use crate::clock::unix_ns;
@@ -58,16 +57,6 @@ fn random<const N: usize>() -> Result<[u8; N], ApiError> {
     getrandom::fill(&mut bytes)
         .map_err(|error| ApiError::Internal(format!("no randomness: {error}")))?;
     Ok(bytes)
-}
-
-/// Where the server's slots are to lie, for a model on a device.
-fn placer(session: &Session) -> Option<Arc<dyn Placer>> {
-    let device = session.served.device.as_ref()?;
-    match (session.agreed.placement, session.agreed.memory) {
-        (Placement::Cuda(_), _) => Some(Arc::new(CudaPlacer::on_device(device))),
-        (Placement::Host, MemoryChoice::Always(HostMemory::Pageable)) => None,
-        (Placement::Host, _) => Some(Arc::new(CudaPlacer::registered(device))),
-    }
 }
 
 /// Opens a session.
@@ -198,7 +187,7 @@ pub async fn attach(
             let transport = session.agreed.transport;
             let why = format!(
                 "it is on {transport}, whose clients connect by themselves; only sessions on rdma \
-                 are attached"
+                 and gdr are attached"
             );
             Err(ApiError::field("session", why))
         }

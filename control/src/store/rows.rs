@@ -141,15 +141,16 @@ pub struct ResourceSample {
     pub machine_system_ns: u64,
     /// Resident memory of the process.
     pub rss_bytes: u64,
-    /// Memory used on the device.
+    /// Memory used on the GPUs that models run on, or ran on, since the server started. This and
+    /// what follows is of all of them; `None` where one does not tell.
     pub gpu_memory_bytes: Option<u64>,
-    /// Utilisation of the device, 0 to 100.
+    /// Their mean utilisation, 0 to 100.
     pub gpu_busy_percent: Option<f64>,
-    /// Traffic over PCIe since the device started.
+    /// Their traffic over PCIe, both directions, since the server first looked at each.
     pub pcie_bytes: Option<u64>,
-    /// Traffic over NVLink since the device started.
+    /// Their traffic over NVLink, likewise.
     pub nvlink_bytes: Option<u64>,
-    /// Energy since the driver was loaded, in microjoules.
+    /// Their energy since the driver was loaded, in microjoules.
     pub gpu_energy_uj: Option<u64>,
 }
 

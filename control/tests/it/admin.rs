@@ -66,7 +66,7 @@ async fn devices_name_what_is_missing_with_the_fix() {
         ("transport", "zmq"),
         ("transport", "rdma"),
         ("engine", "onnx"),
-        ("device", "gpu"),
+        ("engine", "onnx-cuda"),
     ] {
         let finding = find(area, name);
         assert!(!finding.usable && !finding.fix.is_empty(), "{finding:?}");
@@ -80,6 +80,15 @@ async fn devices_name_what_is_missing_with_the_fix() {
         assert!(!finding.detail.is_empty() && !finding.fix.is_empty(), "{finding:?}");
     }
     assert!(find("engine", "onnx").detail.contains("/nowhere"));
+    // With or without a GPU: what is found is said, and what is not comes with the fix.
+    let of_gpu: Vec<_> = devices.findings.iter().filter(|it| it.area == "gpu").collect();
+    for name in ["driver", "cudart", "cuBLAS", "NVRTC", "cuDNN"] {
+        let finding = find("gpu", name);
+        assert!(!finding.detail.is_empty(), "{finding:?}");
+    }
+    for finding in of_gpu.iter().filter(|it| !it.usable) {
+        assert!(!finding.detail.is_empty() && !finding.fix.is_empty(), "{finding:?}");
+    }
     let refused = server.open(ask(Transport::Tcp, 64, 64)).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
     server.stop().await;

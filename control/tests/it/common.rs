@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use ferry_control::state::State;
 use ferry_control::{Config, RdmaOptions, Server, bind};
 use ferry_core::{
-    Endpoint, Generation, RegionDescriptor, Request, RequestKind, RequestRecord, SessionId,
-    SlotLayout, Status, Token, Transport, WaitPolicy,
+    Endpoint, Generation, Request, RequestKind, RequestRecord, SessionId, SlotLayout, Status,
+    Token, Transport, WaitPolicy,
 };
 use ferry_memory::SlotTable;
 use ferry_proto::v1;
@@ -127,7 +127,7 @@ pub(crate) fn link(
     let (session, _, generation) = opened.session.as_ref().unwrap().parts().unwrap();
     let (endpoint, _) = opened.endpoint.clone().unwrap().parts().unwrap();
     let layout = SlotLayout::from(opened.layout.unwrap());
-    let region: RegionDescriptor = opened.regions[0].complete(layout, None).unwrap();
+    let region = v1::RegionDescriptor::read(&opened.regions, layout, None).unwrap();
     let late = Instant::now() + LONG;
     fn boxed<L: Link + 'static>(
         connected: Result<(L, Arc<SlotTable>), impl std::fmt::Display>,
@@ -137,7 +137,7 @@ pub(crate) fn link(
     }
     match endpoint {
         Endpoint::Shm { .. } => {
-            boxed(ShmClient::connect(&endpoint, session, generation, token, &region, late))
+            boxed(ShmClient::connect(&endpoint, session, generation, token, &region, None, late))
         }
         Endpoint::Tcp { .. } => {
             boxed(TcpClient::connect(&endpoint, session, generation, token, layout, late))

@@ -7,6 +7,7 @@ mod attach;
 mod binary;
 mod common;
 mod docs;
+mod gpu;
 mod inline;
 mod leases;
 mod local;

@@ -49,8 +49,8 @@ fn cases() -> Vec<(v1::OpenSessionRequest, Code, &'static str)> {
         (ask(Transport::Zmq, 64, 64), Code::FailedPrecondition, "--zmq-lanes 1"),
         (ask(Transport::Local, 64, 64), Code::FailedPrecondition, "ferry bench --transport local"),
         (ask(Transport::Rdma, 64, 64), Code::FailedPrecondition, "look for RDMA devices"),
-        (ask(Transport::Gdr, 64, 64), Code::FailedPrecondition, "not in this build"),
-        (ask(Transport::CudaIpc, 64, 64), Code::FailedPrecondition, "not in this build"),
+        (ask(Transport::Gdr, 64, 64), Code::FailedPrecondition, "needs a lane of rdma"),
+        (ask(Transport::CudaIpc, 64, 64), Code::FailedPrecondition, "CPU"),
         (
             v1::OpenSessionRequest { host_id: "else".into(), ..ask(Transport::Shm, 64, 64) },
             Code::FailedPrecondition,
@@ -61,8 +61,8 @@ fn cases() -> Vec<(v1::OpenSessionRequest, Code, &'static str)> {
                 placement: Some(v1::Placement { cuda_ordinal: Some(0), ..Default::default() }),
                 ..base()
             },
-            Code::FailedPrecondition,
-            "host memory",
+            Code::InvalidArgument,
+            "leave it out",
         ),
         (
             v1::OpenSessionRequest { client: "x".repeat(1000), ..base() },

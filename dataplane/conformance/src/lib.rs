@@ -7,10 +7,11 @@
 //! fn open() -> ferry_conformance::ServerEnd { … }
 //! ferry_conformance::link_suite!(open);
 //! ```
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod backing;
 pub mod engine;
+pub mod far;
 pub mod lent;
 pub mod link;
 

@@ -51,7 +51,79 @@ pub enum RegionDescriptor {
         /// Names the memory; `None` until both queue pairs are connected and it is opened to the
         /// peer.
         key: Option<MemoryKey>,
+        /// Names the memory of the payloads, where they do not lie behind their headers: memory of
+        /// a device.
+        payloads: Option<MemoryKey>,
     },
+    /// Memory of a CUDA device, as the memory itself says it.
+    Device(DeviceMemory),
+    /// The doorbell in a memfd, as in [`Memfd`](RegionDescriptor::Memfd), and the slots in memory
+    /// of a CUDA device.
+    OnDevice {
+        /// Length of the memfd in bytes, without the slots.
+        bytes: u64,
+        /// How the slots divide the device's memory.
+        layout: SlotLayout,
+        /// Where the slots are.
+        slots: DeviceMemory,
+    },
+}
+
+/// Memory of a CUDA device that another process of the same host can open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// Names the allocation.
+    pub handle: IpcHandle,
+    /// The device, as every process knows it: ordinals differ between processes.
+    pub device: DeviceUuid,
+    /// Where the memory starts in the allocation, in bytes.
+    pub offset: u64,
+    /// Length in bytes.
+    pub bytes: u64,
+}
+
+/// What `cuIpcGetMemHandle` gives. Whoever has it can open the memory, as the same user on the
+/// same host: it is not shown.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct IpcHandle(pub [u8; IpcHandle::BYTES]);
+
+impl IpcHandle {
+    /// Length of a handle in bytes: `CU_IPC_HANDLE_SIZE`.
+    pub const BYTES: usize = 64;
+}
+
+impl fmt::Debug for IpcHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("IpcHandle(…)")
+    }
+}
+
+/// A CUDA device's identity, as `nvidia-smi -L` shows it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct DeviceUuid(pub [u8; DeviceUuid::BYTES]);
+
+impl DeviceUuid {
+    /// Length in bytes.
+    pub const BYTES: usize = 16;
+}
+
+impl fmt::Display for DeviceUuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("GPU")?;
+        for (at, byte) in self.0.iter().enumerate() {
+            if matches!(at, 0 | 4 | 6 | 8 | 10) {
+                f.write_str("-")?;
+            }
+            write!(f, "{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for DeviceUuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DeviceUuid({self})")
+    }
 }
 
 /// A global identifier of an RDMA port.
@@ -148,4 +220,21 @@ pub struct Attachment {
     pub key: MemoryKey,
     /// Which of the server's GIDs to send from: the one that the client sends to.
     pub server_gid: Gid,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_named_as_nvidia_smi_names_it() {
+        let uuid = DeviceUuid(std::array::from_fn(|at| u8::try_from(at * 17).expect("small")));
+        assert_eq!(uuid.to_string(), "GPU-00112233-4455-6677-8899-aabbccddeeff");
+        assert_eq!(format!("{uuid:?}"), "DeviceUuid(GPU-00112233-4455-6677-8899-aabbccddeeff)");
+    }
+
+    #[test]
+    fn a_handle_is_not_shown() {
+        assert_eq!(format!("{:?}", IpcHandle([7; IpcHandle::BYTES])), "IpcHandle(…)");
+    }
 }

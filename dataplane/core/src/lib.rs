@@ -14,7 +14,10 @@ pub mod status;
 pub mod tensor;
 pub mod transport;
 
-pub use endpoint::{Attachment, Endpoint, Gid, MemoryKey, QueuePair, RegionDescriptor, Retry};
+pub use endpoint::{
+    Attachment, DeviceMemory, DeviceUuid, Endpoint, Gid, IpcHandle, MemoryKey, QueuePair,
+    RegionDescriptor, Retry,
+};
 pub use frame::{Body, FRAME_BYTES, Frame, FrameError, PixelFormat, Reply, Request, RequestKind};
 pub use placement::{HostMemory, MemoryChoice, Placement, SlotPlace, Staged, Why};
 pub use record::{KindName, RequestRecord};

@@ -1,6 +1,6 @@
 //! Device memory, and registered host memory, as placements.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use ferry_memory::{Backing, DeviceAddress, MemoryError, Placer};
 
 use crate::driver::device::Device;
 use crate::driver::error::CudaError;
+use crate::driver::export::EXPORT_ALIGN_BYTES;
 use crate::driver::memory::{DeviceBuffer, Registration};
 
 /// What the driver said, as an error of memory.
@@ -26,7 +27,12 @@ fn check(at: usize, len: usize, bytes: usize) -> Result<(), MemoryError> {
 /// Memory of a device.
 #[derive(Debug)]
 pub struct DeviceBacking {
+    /// First: closed before the memory is freed.
+    dma_buf: Option<OwnedFd>,
     buffer: DeviceBuffer,
+    /// Where in the buffer it begins.
+    at: usize,
+    bytes: usize,
 }
 
 impl DeviceBacking {
@@ -35,20 +41,61 @@ impl DeviceBacking {
     /// # Errors
     /// [`MemoryError::Os`] with what the driver says and the sizes.
     pub fn new(device: &Arc<Device>, bytes: usize) -> Result<DeviceBacking, MemoryError> {
-        let buffer = DeviceBuffer::zeroed(device, bytes).map_err(|error| {
-            let free = device.memory().map_or(0, |(free, _)| free);
-            let ordinal = device.ordinal();
-            let what =
-                format!("take {bytes} bytes of CUDA device {ordinal}, which has {free} free");
-            MemoryError::Os { what, source: std::io::Error::other(error) }
-        })?;
-        Ok(DeviceBacking { buffer })
+        let buffer = allocate(device, bytes)?;
+        Ok(DeviceBacking { dma_buf: None, buffer, at: 0, bytes })
     }
 
-    /// The memory.
+    /// As [`new`](DeviceBacking::new), for memory that a network card is to read and write: whole
+    /// pages of the device that nothing else lies in, synchronous copies that wait
+    /// ([`DeviceBuffer::sync_memops`]), and a dma-buf where the driver exports one. Where it does
+    /// not, the card's driver can still find the memory by its address (nvidia-peermem).
+    ///
+    /// # Errors
+    /// [`MemoryError::Os`] with what the driver says and the sizes.
+    pub fn exported(device: &Arc<Device>, bytes: usize) -> Result<DeviceBacking, MemoryError> {
+        let with_room = Self::exported_bytes(bytes).ok_or_else(|| MemoryError::Layout {
+            what: format!("{bytes} bytes of device memory"),
+        })?;
+        let whole = with_room - EXPORT_ALIGN_BYTES;
+        let buffer = allocate(device, with_room)?;
+        let at = to_boundary(buffer.address());
+        buffer.sync_memops().map_err(|error| device_error("set SYNC_MEMOPS", error))?;
+        let dma_buf = match buffer.dma_buf(at, whole) {
+            Ok(dma_buf) => Some(dma_buf),
+            Err(error) => {
+                tracing::info!(device = device.ordinal(), %error, "no dma-buf of device memory");
+                None
+            }
+        };
+        Ok(DeviceBacking { dma_buf, buffer, at, bytes })
+    }
+
+    /// How many bytes of the device [`exported`](DeviceBacking::exported) takes; `None` for more
+    /// than can be addressed.
+    pub fn exported_bytes(bytes: usize) -> Option<usize> {
+        let whole = bytes.max(1).checked_next_multiple_of(EXPORT_ALIGN_BYTES)?;
+        whole.checked_add(EXPORT_ALIGN_BYTES)
+    }
+
+    /// The allocation that the memory lies in: all of it, unless it is exported.
     pub fn buffer(&self) -> &DeviceBuffer {
         &self.buffer
     }
+}
+
+/// Bytes from an address to the next boundary that an exported range may begin at.
+fn to_boundary(address: u64) -> usize {
+    let align = EXPORT_ALIGN_BYTES as u64;
+    usize::try_from(address.wrapping_neg() % align).unwrap_or(0)
+}
+
+fn allocate(device: &Arc<Device>, bytes: usize) -> Result<DeviceBuffer, MemoryError> {
+    DeviceBuffer::zeroed(device, bytes).map_err(|error| {
+        let free = device.memory().map_or(0, |(free, _)| free);
+        let ordinal = device.ordinal();
+        let what = format!("take {bytes} bytes of CUDA device {ordinal}, which has {free} free");
+        MemoryError::Os { what, source: std::io::Error::other(error) }
+    })
 }
 
 // SAFETY: there is no address that a CPU can use.
@@ -59,7 +106,7 @@ unsafe impl Backing for DeviceBacking {
     }
 
     fn bytes(&self) -> usize {
-        self.buffer.bytes()
+        self.bytes
     }
 
     fn host(&self) -> Option<NonNull<u8>> {
@@ -68,17 +115,21 @@ unsafe impl Backing for DeviceBacking {
 
     fn device(&self) -> Option<DeviceAddress> {
         let ordinal = self.buffer.device().ordinal();
-        Some(DeviceAddress { ordinal, address: self.buffer.address() })
+        Some(DeviceAddress { ordinal, address: self.buffer.address() + self.at as u64 })
     }
 
     fn copy_in(&self, at: usize, from: &[u8]) -> Result<(), MemoryError> {
         check(at, from.len(), self.bytes())?;
-        self.buffer.write(at, from).map_err(|error| device_error("write device memory", error))
+        self.buffer
+            .write(self.at + at, from)
+            .map_err(|error| device_error("write device memory", error))
     }
 
     fn copy_out(&self, at: usize, into: &mut [u8]) -> Result<(), MemoryError> {
         check(at, into.len(), self.bytes())?;
-        self.buffer.read(at, into).map_err(|error| device_error("read device memory", error))
+        self.buffer
+            .read(self.at + at, into)
+            .map_err(|error| device_error("read device memory", error))
     }
 
     fn make_visible(&self) -> Result<(), MemoryError> {
@@ -91,7 +142,7 @@ unsafe impl Backing for DeviceBacking {
     }
 
     fn dma_buf(&self) -> Option<BorrowedFd<'_>> {
-        None
+        self.dma_buf.as_ref().map(AsFd::as_fd)
     }
 }
 
@@ -176,31 +227,60 @@ unsafe impl Backing for PinnedBacking {
 #[derive(Clone, Debug)]
 pub struct CudaPlacer {
     device: Arc<Device>,
-    on_device: bool,
+    slots: Slots,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Slots {
+    OnDevice,
+    Exported,
+    Registered,
 }
 
 impl CudaPlacer {
     /// Slots in the device's own memory.
     pub fn on_device(device: &Arc<Device>) -> CudaPlacer {
-        CudaPlacer { device: Arc::clone(device), on_device: true }
+        CudaPlacer { device: Arc::clone(device), slots: Slots::OnDevice }
+    }
+
+    /// Slots in the device's own memory that a network card can read and write.
+    pub fn exported(device: &Arc<Device>) -> CudaPlacer {
+        CudaPlacer { device: Arc::clone(device), slots: Slots::Exported }
     }
 
     /// Slots in memory of the host that is registered with the device.
     pub fn registered(device: &Arc<Device>) -> CudaPlacer {
-        CudaPlacer { device: Arc::clone(device), on_device: false }
+        CudaPlacer { device: Arc::clone(device), slots: Slots::Registered }
     }
 }
 
 impl Placer for CudaPlacer {
     fn on_device(&self) -> bool {
-        self.on_device
+        self.slots != Slots::Registered
     }
 
     fn allocate(&self, bytes: usize) -> Result<Arc<dyn Backing>, MemoryError> {
-        Ok(Arc::new(DeviceBacking::new(&self.device, bytes)?))
+        Ok(Arc::new(match self.slots {
+            Slots::Exported => DeviceBacking::exported(&self.device, bytes)?,
+            Slots::OnDevice | Slots::Registered => DeviceBacking::new(&self.device, bytes)?,
+        }))
     }
 
     fn register(&self, memory: Arc<dyn Backing>) -> Result<Arc<dyn Backing>, MemoryError> {
         Ok(Arc::new(PinnedBacking::new(&self.device, memory)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exported_range_begins_at_a_boundary_within_the_room_that_was_taken() {
+        for address in [0_u64, 1, 256, 65_535, 65_536, 0x7f12_3456_7800] {
+            let at = to_boundary(address);
+            assert!(at < EXPORT_ALIGN_BYTES, "{address:#x}");
+            assert_eq!((address + at as u64) % EXPORT_ALIGN_BYTES as u64, 0, "{address:#x}");
+        }
     }
 }

@@ -77,7 +77,6 @@ impl Runner {
     ///
     /// # Errors
     /// `keep`, and why nothing was started; what was started already is over.
-    #[expect(clippy::result_large_err, reason = "the caller gets back what it gave")]
     pub fn start<K>(
         &mut self,
         keep: K,

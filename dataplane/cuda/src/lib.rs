@@ -4,7 +4,8 @@
 //! else of this crate works without the [`Driver`] that it gives. A machine without a GPU builds
 //! and starts the same binary.
 //!
-//! `unsafe` is fenced: it stands in [`driver`] alone. What it offers is safe because work that
+//! `unsafe` is fenced: it stands in [`driver`], and where [`libraries`] opens files and [`nvml`] asks
+//! for what its wrapper does not. What it offers is safe because work that
 //! runs behind the caller's back owns what it uses: see [`Flight`].
 #![deny(unsafe_code)]
 
@@ -13,15 +14,23 @@ mod backing;
 #[expect(unsafe_code, reason = "the fence around libcuda")]
 pub mod driver;
 mod flight;
+mod ipc;
+pub mod libraries;
+pub mod nvml;
 pub mod picture;
+mod survey;
 
 pub use arena::{Arena, ArenaStats};
 pub use backing::{CudaPlacer, DeviceBacking, PinnedBacking};
 pub use driver::device::{Attributes, Device, OpenError};
 pub use driver::error::CudaError;
 pub use driver::graph::{Graph, NodeCounts};
+pub use driver::ipc::exported_bytes;
 pub use driver::kernel::{KernelError, Kernels};
+pub use driver::list::{Listed, list};
 pub use driver::memory::DeviceBuffer;
 pub use driver::probe::{Driver, Missing, probe};
 pub use driver::stream::{Event, Priority, Stream};
 pub use flight::{Flight, FlightError, Plan, Runner};
+pub use ipc::{CudaImporter, ExportedBacking, ImportedBacking, IpcPlacer};
+pub use survey::{Found, survey};

@@ -101,6 +101,7 @@ pub unsafe trait Backing: Send + Sync + std::fmt::Debug {
     /// How a peer reaches it; `None` if the memory cannot leave this process.
     fn describe(&self) -> Option<RegionDescriptor>;
 
-    /// A dma-buf of it, by which a NIC's driver registers memory of another device.
+    /// A dma-buf of it that begins with the first byte, by which a NIC's driver registers memory of
+    /// another device. The same at every call.
     fn dma_buf(&self) -> Option<BorrowedFd<'_>>;
 }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use ferry_core::DeviceMemory;
+
 use crate::backing::{Backing, MemoryError};
 
 /// Makes memory of a device, or makes memory of the host known to one. A link is given one with
@@ -22,4 +24,14 @@ pub trait Placer: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// What the device says.
     fn register(&self, memory: Arc<dyn Backing>) -> Result<Arc<dyn Backing>, MemoryError>;
+}
+
+/// Opens memory of a device that another process placed: a client's counterpart to [`Placer`].
+pub trait Importer: Send + Sync + std::fmt::Debug {
+    /// The memory that is described, for as long as the value lives.
+    ///
+    /// # Errors
+    /// [`MemoryError::Foreign`] where what is described is not there, is shorter than described,
+    /// or cannot be reached from here, with what to do; what the device says.
+    fn open(&self, described: &DeviceMemory) -> Result<Arc<dyn Backing>, MemoryError>;
 }

@@ -1,6 +1,7 @@
 //! A range of a backing, and the views into it.
 
 use std::marker::PhantomData;
+use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -42,10 +43,44 @@ impl Region {
         &self.backing
     }
 
+    /// How a network card's driver finds it; `None` for memory that is neither the host's nor a
+    /// device's.
+    pub fn registrable(&self) -> Option<Registrable<'_>> {
+        if let Some(base) = self.view().host() {
+            return Some(Registrable::Host(base));
+        }
+        let address = self.view().device()?.address;
+        let dma_buf = self.backing.dma_buf().map(|fd| DmaBuf { fd, at: self.at });
+        Some(Registrable::Device { address, dma_buf })
+    }
+
     /// A view of all of it.
     pub fn view(&self) -> View<'_> {
         View { backing: &*self.backing, at: self.at, bytes: self.bytes, _borrow: PhantomData }
     }
+}
+
+/// How a network card's driver finds memory that it is to register.
+#[derive(Clone, Copy, Debug)]
+pub enum Registrable<'a> {
+    /// Memory of the host, by its address.
+    Host(NonNull<u8>),
+    /// Memory of a device.
+    Device {
+        /// The first byte, as the device sees it. The driver of the device may answer for it.
+        address: u64,
+        /// The dma-buf that it lies in, where there is one.
+        dma_buf: Option<DmaBuf<'a>>,
+    },
+}
+
+/// A place in a dma-buf.
+#[derive(Clone, Copy, Debug)]
+pub struct DmaBuf<'a> {
+    /// The dma-buf.
+    pub fd: BorrowedFd<'a>,
+    /// Where in it the region begins.
+    pub at: usize,
 }
 
 fn check(at: usize, len: usize, bytes: usize) -> Result<(), MemoryError> {

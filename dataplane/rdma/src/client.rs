@@ -91,7 +91,7 @@ impl RdmaClient {
         }
         self.heard = seen;
         if let Err(why) = self.wire.complete(task, completion) {
-            let why = self.health.explain(why);
+            let why = self.health.explain(why, self.port.device());
             self.wire.abandon();
             return self.end(why);
         }
@@ -102,7 +102,7 @@ impl RdmaClient {
             (Task::Receive, _) => self.breach("a message that is not a write with an immediate"),
             (Task::Slot(slot), _) => self.sent(slot),
             (Task::Touch, _) => self.is_touching = false,
-            (Task::Control | Task::Window, _) => {}
+            (Task::Payload(_) | Task::Control | Task::Window, _) => {}
         }
     }
 

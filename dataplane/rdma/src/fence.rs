@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use ferry_memory::Region;
+use ferry_memory::{Placer, Region};
 use ferry_transport::{AdmitError, LinkError};
 
+use crate::areas::Areas;
 use crate::options::Fence;
-use crate::pool::{Pool, Registered, own};
+use crate::pool::{Pool, Registered, of_device, own};
 use crate::probe::WindowProbe;
 use crate::verbs::{Access, Domain, QueuePair, Rts, VerbsError, Window};
 
@@ -69,6 +70,17 @@ pub(crate) struct Leased {
     pub inbox: Inbox,
     /// What we send.
     pub outbox: Registered,
+    /// Payloads of both, where they lie apart from their headers.
+    pub payloads: Option<Payloads>,
+}
+
+/// Payloads in memory of a device, each direction with a registration of the lease's own.
+#[derive(Debug)]
+pub(crate) struct Payloads {
+    /// What the peer writes.
+    pub inbox: Registered,
+    /// What we send.
+    pub outbox: Registered,
 }
 
 impl Memory {
@@ -82,36 +94,65 @@ impl Memory {
         }
     }
 
-    /// How inboxes are fenced.
-    pub(crate) fn fencing(&self) -> Fencing {
-        self.fencing
-    }
-
-    /// Memory for one lease.
+    /// Memory for one lease, divided like this. A placer is asked for memory of its device where
+    /// payloads lie apart, else told of the memory.
     ///
     /// # Errors
     /// [`AdmitError`] if memory, registrations or windows are short.
     pub(crate) fn lease(
         &mut self,
-        inbox_bytes: usize,
-        outbox_bytes: usize,
+        inbox: &Areas,
+        outbox: &Areas,
+        placer: Option<&dyn Placer>,
     ) -> Result<Leased, AdmitError> {
+        let bytes = (inbox.bytes(), outbox.bytes());
+        let payloads = inbox.payloads_bytes().zip(outbox.payloads_bytes());
+        match (placer, payloads) {
+            (Some(placer), Some(payloads)) => self.own_lease(bytes, Some((placer, payloads))),
+            (Some(placer), None) => {
+                let mut leased = self.host_lease(bytes)?;
+                leased.inbox.memory.make_known(placer)?;
+                leased.outbox.make_known(placer)?;
+                Ok(leased)
+            }
+            (None, _) => self.host_lease(bytes),
+        }
+    }
+
+    fn host_lease(&mut self, (inbox, outbox): (usize, usize)) -> Result<Leased, AdmitError> {
         if self.fencing == Fencing::OwnRegistration {
-            // A registration's key is good for every queue pair of its domain, and keys can be
-            // guessed: the lease is a domain of its own.
-            let domain = Domain::new(self.domain.device()).map_err(refused)?;
-            let memory = own(&domain, inbox_bytes, Access::RemoteWrite)?;
-            let outbox = own(&domain, outbox_bytes, Access::Source)?;
-            return Ok(Leased { domain, inbox: Inbox { memory, key: Key::Registration }, outbox });
+            return self.own_lease((inbox, outbox), None);
         }
         let memory = match self.fencing {
-            Fencing::SharedWindow => self.inboxes.lease(inbox_bytes)?,
-            _ => own(&self.domain, inbox_bytes, Access::Windowed)?,
+            Fencing::SharedWindow => self.inboxes.lease(inbox)?,
+            _ => own(&self.domain, inbox, Access::Windowed)?,
         };
         let window = new_window(&self.domain, &memory).map_err(AdmitError::Attach)?;
         let inbox = Inbox { memory, key: Key::Window { window, is_bound: false } };
-        let outbox = self.outboxes.lease(outbox_bytes)?;
-        Ok(Leased { domain: Arc::clone(&self.domain), inbox, outbox })
+        let outbox = self.outboxes.lease(outbox)?;
+        Ok(Leased { domain: Arc::clone(&self.domain), inbox, outbox, payloads: None })
+    }
+
+    /// A domain and registrations of the lease's own. Payloads in a device's memory always have
+    /// them: the kernel binds no window to a dma-buf.
+    fn own_lease(
+        &self,
+        (inbox, outbox): (usize, usize),
+        payloads: Option<(&dyn Placer, (usize, usize))>,
+    ) -> Result<Leased, AdmitError> {
+        // A registration's key is good for every queue pair of its domain, and keys can be
+        // guessed: the lease is a domain of its own.
+        let domain = Domain::new(self.domain.device()).map_err(refused)?;
+        let memory = own(&domain, inbox, Access::RemoteWrite)?;
+        let outbox = own(&domain, outbox, Access::Source)?;
+        let on_device = |(placer, bytes): (&dyn Placer, (usize, usize))| {
+            Ok::<_, AdmitError>(Payloads {
+                inbox: of_device(&domain, placer, bytes.0, Access::Payloads)?,
+                outbox: of_device(&domain, placer, bytes.1, Access::Source)?,
+            })
+        };
+        let payloads = payloads.map(on_device).transpose()?;
+        Ok(Leased { domain, inbox: Inbox { memory, key: Key::Registration }, outbox, payloads })
     }
 
     /// Gives back what nobody uses.
@@ -150,7 +191,7 @@ impl Inbox {
 
     /// Of its first byte.
     pub(crate) fn address(&self) -> u64 {
-        self.region().view().host().map_or(0, |base| base.as_ptr() as u64)
+        self.memory.address()
     }
 
     /// What the peer presents; of use once [`is_open`](Inbox::is_open).

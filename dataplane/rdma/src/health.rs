@@ -9,6 +9,13 @@ use crate::verbs::{Device, DeviceEvent};
 /// How many polls pass between two looks at the device: one system call per 4,096 polls.
 const POLLS_PER_LOOK: u32 = 4096;
 
+/// How many polls pass between two looks at the clock, for a lane that is busy and sleeps between
+/// its requests.
+const POLLS_PER_CLOCK: u32 = 64;
+
+/// How often it is asked whether the device is still there: not every driver tells.
+const PRESENCE_EVERY: Duration = Duration::from_secs(1);
+
 /// How long a port may be down before its sessions are given up: as long as the device sends a
 /// write again. A shorter gap costs retransmissions and nothing else.
 const DOWN_MAX: Duration = Duration::from_secs(2);
@@ -17,9 +24,11 @@ const DOWN_MAX: Duration = Duration::from_secs(2);
 const EVENTS_MAX: usize = 64;
 
 /// What is known of a device's trouble.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Health {
     polls: u32,
+    /// When it was asked last whether the device is there.
+    looked: Instant,
     down_since: Option<Instant>,
     fatal: Option<LinkError>,
     offenders: Vec<u32>,
@@ -28,18 +37,51 @@ pub(crate) struct Health {
 }
 
 impl Health {
+    /// Of a device that was just opened.
+    pub(crate) fn new() -> Health {
+        Health {
+            polls: 0,
+            looked: Instant::now(),
+            down_since: None,
+            fatal: None,
+            offenders: Vec::new(),
+            moved: false,
+        }
+    }
+
     /// Whether the device is to be looked at; to be asked once per poll.
     pub(crate) fn is_due(&mut self) -> bool {
         self.polls = self.polls.wrapping_add(1);
-        self.polls.is_multiple_of(POLLS_PER_LOOK) || self.down_since.is_some()
+        self.polls.is_multiple_of(POLLS_PER_LOOK)
+            || self.down_since.is_some()
+            || self.polls.is_multiple_of(POLLS_PER_CLOCK) && self.asks_presence()
     }
 
-    /// Takes what the device has to say; the reason if no session on it can go on.
-    pub(crate) fn check(&mut self, device: &Device, port: u8) -> Option<LinkError> {
+    fn asks_presence(&self) -> bool {
+        self.looked.elapsed() >= PRESENCE_EVERY
+    }
+
+    /// Notes what the device has to say.
+    pub(crate) fn take_events(&mut self, device: &Device) {
         for _ in 0..EVENTS_MAX {
             let Some(event) = device.next_event() else { break };
             self.note(event, device.name());
         }
+        if self.asks_presence() {
+            self.look_for(device);
+        }
+    }
+
+    fn look_for(&mut self, device: &Device) {
+        self.looked = Instant::now();
+        if self.fatal.is_none() && !device.is_there() {
+            self.note(DeviceEvent::DeviceFatal, device.name());
+        }
+    }
+
+    /// Takes what the device has to say; the reason if no session on it can go on.
+    pub(crate) fn check(&mut self, device: &Device, port: u8) -> Option<LinkError> {
+        self.take_events(device);
         if self.fatal.is_some() {
             return self.fatal.clone();
         }
@@ -93,13 +135,24 @@ impl Health {
         std::mem::take(&mut self.moved)
     }
 
-    /// Why a connection failed, with what is known of the port.
-    pub(crate) fn explain(&self, why: LinkError) -> LinkError {
-        match (why, self.down_since) {
-            (LinkError::Os { what, error }, Some(_)) => {
-                LinkError::Os { what, error: format!("{error}; the port is down") }
-            }
-            (why, _) => why,
+    /// Whether the device is of no more use, and only opening it again can help.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.fatal.is_some()
+    }
+
+    /// Why a connection failed, with what is known of the device and its port by now.
+    pub(crate) fn explain(&mut self, why: LinkError, device: &Device) -> LinkError {
+        self.take_events(device);
+        // The other end may have found out first, and closed.
+        self.look_for(device);
+        let trouble = match (&self.fatal, self.down_since) {
+            (Some(fatal), _) => fatal.to_string(),
+            (None, Some(_)) => "the port is down".into(),
+            (None, None) => return why,
+        };
+        match why {
+            LinkError::Os { what, error } => LinkError::os(what, format!("{error}; {trouble}")),
+            why => why,
         }
     }
 }

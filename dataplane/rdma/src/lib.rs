@@ -8,10 +8,12 @@
 
 pub mod areas;
 mod client;
+mod device_memory;
 mod fence;
 pub mod gids;
 mod health;
 mod listener;
+mod loopback;
 mod options;
 mod pool;
 mod port;
@@ -24,6 +26,7 @@ mod wait;
 mod wire;
 
 pub use client::RdmaClient;
+pub use device_memory::try_device_memory;
 pub use fence::Fencing;
 pub use listener::RdmaListener;
 pub use options::{Fence, RdmaOptions};

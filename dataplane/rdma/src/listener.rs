@@ -1,6 +1,7 @@
 //! The server's end.
 
 mod attach;
+mod device;
 mod link;
 
 use std::collections::{HashMap, VecDeque};
@@ -8,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ferry_core::{Attachment, Body, Endpoint, RegionDescriptor, Retry, SessionId, Status};
-use ferry_memory::PeerId;
+use ferry_memory::{PeerId, Placer};
 use ferry_transport::admitted::status_for;
 use ferry_transport::event::EventWaker;
 use ferry_transport::link::EVENTS_PER_POLL_MAX;
@@ -17,19 +18,19 @@ use ferry_transport::{
     Refusal, Rejected, Transfer, Waker,
 };
 
+use device::{Lost, Opened};
+
 use crate::areas::{Area, Areas};
+use crate::device_memory::check;
 use crate::fence::{Fencing, Memory};
 use crate::health::Health;
 use crate::options::RdmaOptions;
 use crate::port::Port;
 use crate::probe::{WindowProbe, probe};
 use crate::session::{Heard, Session, Stand};
-use crate::verbs::{Completion, CompletionQueue, Operation};
+use crate::verbs::{Completion, CompletionQueue, CompletionStatus, Operation};
 use crate::wait::{CAPABILITIES, sleep};
-use crate::wire::{Parts, Requests, Task, Wire, completions_of, read_task_id};
-
-/// Most entries of the completion queue: what 2,900 sessions of 8 slots need.
-const COMPLETIONS_MAX: u32 = 65_536;
+use crate::wire::{Parts, Remote, Requests, Task, Wire, Writes, completions_of, read_task_id};
 
 /// How long attaching waits for the device to open a window. It answers in microseconds.
 const OPEN_WITHIN: Duration = Duration::from_secs(2);
@@ -42,19 +43,20 @@ const CLOSING_LOOK: Duration = Duration::from_millis(5);
 
 /// The server's end of the `rdma` link: one port of one device, one completion queue, a queue pair
 /// per session.
+///
+/// A device that is lost ends its sessions and is let go of; the next session looks for it again.
 #[derive(Debug)]
 pub struct RdmaListener {
     // Dropped first: what is in it belongs to the port.
     sessions: HashMap<u32, Session>,
     by_id: HashMap<SessionId, u32>,
-    memory: Memory,
-    queue: Arc<CompletionQueue>,
-    port: Port,
+    opened: Option<Opened>,
+    /// Where there is none.
+    lost: Option<Lost>,
     options: RdmaOptions,
     /// Completions that may be outstanding at once.
     completions: u32,
     next_serial: u32,
-    health: Health,
     closing: usize,
     scratch: Vec<Completion>,
     pending: VecDeque<Event>,
@@ -67,51 +69,19 @@ impl RdmaListener {
     /// # Errors
     /// [`LinkError::Os`] says what is missing, and how to get it.
     pub fn open(options: RdmaOptions) -> Result<RdmaListener, LinkError> {
-        let port = Port::open(&options)?;
-        port.log();
-        let mut probed = probe(&port);
-        if options.trust_window_bounds && probed == WindowProbe::Unbounded {
-            tracing::warn!("window bounds are trusted, and the device does not check them");
-            probed = WindowProbe::Hold;
-        }
-        let fencing = Fencing::choose(options.fence, &probed)?;
-        tracing::info!(
-            device = port.device().name(), windows = %probed, fence = fencing.name(),
-            "RDMA fence"
-        );
-        Self::with_fencing(options, port, fencing)
-    }
-
-    pub(crate) fn with_fencing(
-        options: RdmaOptions,
-        port: Port,
-        fencing: Fencing,
-    ) -> Result<RdmaListener, LinkError> {
-        if port.addresses(None).is_empty() {
-            let what = "its port has no usable GID: give the network device an address";
-            return Err(LinkError::os("use the RDMA device", what));
-        }
-        let entries = port.facts.completions_max.min(COMPLETIONS_MAX);
         Ok(RdmaListener {
             sessions: HashMap::new(),
             by_id: HashMap::new(),
-            memory: Memory::new(&port.domain, fencing),
-            queue: CompletionQueue::new(port.device(), entries)?,
-            port,
+            opened: Some(Opened::open(&options)?),
+            lost: None,
             options,
             completions: 0,
             next_serial: 1,
-            health: Health::default(),
             closing: 0,
             scratch: Vec::new(),
             pending: VecDeque::new(),
             waker: EventWaker::new()?,
         })
-    }
-
-    /// How sessions' memory is fenced.
-    pub fn fencing(&self) -> Fencing {
-        self.memory.fencing()
     }
 
     fn serial(&mut self) -> u32 {
@@ -121,11 +91,18 @@ impl RdmaListener {
         serial
     }
 
-    /// Takes what the device has completed, and what that leads to.
+    /// Takes what the device has completed, and what that leads to, as long as somebody takes the
+    /// events.
     fn drain(&mut self) {
-        while self.pending.len() < EVENTS_PER_POLL_MAX {
+        self.drain_up_to(EVENTS_PER_POLL_MAX);
+    }
+
+    /// Goes on until so many events wait.
+    fn drain_up_to(&mut self, events_max: usize) {
+        while self.pending.len() < events_max {
+            let Some(opened) = &self.opened else { return };
             let mut scratch = std::mem::take(&mut self.scratch);
-            let polled = self.queue.poll(&mut scratch);
+            let polled = opened.queue.poll(&mut scratch);
             let seen = Instant::now();
             for completion in scratch.drain(..) {
                 self.complete(&completion, seen);
@@ -142,7 +119,11 @@ impl RdmaListener {
     fn complete(&mut self, completion: &Completion, seen: Instant) {
         let (serial, task) = read_task_id(completion.id);
         let Some(session) = self.sessions.get_mut(&serial) else { return };
+        let was_well = !session.wire.has_failed() && !session.wire.is_closing();
         if let Err(why) = session.wire.complete(task, completion) {
+            if task == Task::Receive && was_well {
+                self.refused_by_device(serial, completion.status);
+            }
             return self.fail(serial, why);
         }
         if session.wire.is_closing() {
@@ -151,6 +132,10 @@ impl RdmaListener {
                 self.pending.extend(sent);
             }
             return;
+        }
+        if matches!(task, Task::Receive | Task::Control) {
+            // The welcome has arrived, or the client goes on because it has.
+            self.pending.extend(session.join());
         }
         let heard = match (task, completion.operation) {
             (Task::Receive, Operation::WrittenWithImmediate(immediate)) => {
@@ -165,7 +150,7 @@ impl RdmaListener {
                 self.pending.extend(sent);
                 heard
             }
-            (Task::Control | Task::Window | Task::Touch, _) => Heard::Nothing,
+            (Task::Payload(_) | Task::Control | Task::Window | Task::Touch, _) => Heard::Nothing,
         };
         self.on_heard(serial, heard);
     }
@@ -175,12 +160,11 @@ impl RdmaListener {
         match heard {
             Heard::Nothing => {}
             Heard::Event(event) => self.pending.push_back(event),
+            Heard::Broken(why) => self.cut(serial, why),
             Heard::Hello => {
-                let (peer, id) = (session.peer(), session.id());
                 let welcome = session.control(Body::Welcome);
-                match session.wire.send(&welcome, 0, Area::Control) {
-                    Ok(()) => self.pending.push_back(Event::Joined { peer, session: id }),
-                    Err(why) => self.fail(serial, why),
+                if let Err(why) = session.wire.send(&welcome, 0, Area::Control) {
+                    self.fail(serial, why);
                 }
             }
             Heard::Goodbye(status) => {
@@ -206,12 +190,26 @@ impl RdmaListener {
         }
     }
 
-    /// A queue pair has failed.
+    /// A queue pair has failed. A client that has not joined yet may try another way.
     fn fail(&mut self, serial: u32, why: LinkError) {
+        let Some(session) = self.sessions.get_mut(&serial) else { return };
+        if matches!(session.stand, Stand::Expected | Stand::Greeted) {
+            tracing::info!(session = %session.id(), %why, "no RDMA connection yet");
+            session.stand = Stand::Expected;
+            return;
+        }
+        self.cut(serial, why);
+    }
+
+    /// Ends a session whose queue pair is of no more use.
+    fn cut(&mut self, serial: u32, why: LinkError) {
         let Some(session) = self.sessions.get_mut(&serial) else { return };
         let was_closing = session.wire.is_closing();
         if session.stand == Stand::Joined {
-            let why = self.health.explain(why);
+            let why = match &mut self.opened {
+                Some(opened) => opened.health.explain(why, opened.port.device()),
+                None => why,
+            };
             tracing::warn!(session = %session.id(), %why, "RDMA connection failed");
             self.pending.push_back(session.gone(why));
         }
@@ -229,7 +227,7 @@ impl RdmaListener {
             .map(|(&serial, _)| serial)
             .collect();
         for serial in open {
-            self.fail(serial, why.clone());
+            self.cut(serial, why.clone());
         }
     }
 
@@ -244,33 +242,16 @@ impl RdmaListener {
         self.sessions.retain(|_, session| {
             let is_closed = session.wire.has_closed(now);
             if is_closed {
-                *completions -= completions_of(session.admitted.admission.layout.slots);
+                let slots = session.admitted.admission.layout.slots;
+                *completions -= completions_of(slots, Writes::One);
                 *closing -= 1;
             }
             !is_closed
         });
-        if self.closing < before {
-            self.memory.trim();
-        }
-    }
-
-    fn check_health(&mut self) {
-        if let Some(why) = self.health.check(self.port.device(), self.port.number) {
-            self.end_all(&why);
-        }
-        if self.health.take_moved() {
-            self.port.refresh();
-        }
-        for queue_pair in self.health.take_offenders() {
-            let offender = self.sessions.iter().find(|(_, session)| {
-                session.stand == Stand::Joined && session.wire.identity().0 == queue_pair
-            });
-            if let Some((&serial, session)) = offender {
-                let what = "a write outside its memory, or with a key that is not its own";
-                self.pending
-                    .push_back(Event::Refused(Refusal::Breach { session: session.id(), what }));
-                self.fail(serial, LinkError::Protocol(what.into()));
-            }
+        if self.closing < before
+            && let Some(opened) = &mut self.opened
+        {
+            opened.memory.trim();
         }
     }
 

@@ -29,6 +29,9 @@ pub struct RdmaOptions {
     pub trust_window_bounds: bool,
     /// Most sessions of one listener.
     pub sessions_max: usize,
+    /// Most completions that may be outstanding on one listener; fewer where the device has fewer.
+    /// A session of n slots takes 2 n + 7 of them; one for which there are none is not admitted.
+    pub completions_max: u32,
     /// Frames up to this many bytes, header included, are handed to the device in the work
     /// request itself, if it takes so many.
     pub inline_bytes: u32,
@@ -45,6 +48,7 @@ impl Default for RdmaOptions {
             fence: Fence::Auto,
             trust_window_bounds: false,
             sessions_max: 4096,
+            completions_max: 65_536,
             inline_bytes: 192,
         }
     }

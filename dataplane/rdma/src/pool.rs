@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use ferry_memory::{Arena, HeapBacking, Region};
+use ferry_memory::{Arena, HeapBacking, MemoryError, Placer, Region, Registrable};
 use ferry_transport::AdmitError;
 use ferry_transport::LinkError;
 
@@ -19,6 +19,28 @@ pub(crate) struct Registered {
     pub(crate) region: Region,
     /// Its registration: the part's own, or an arena's.
     pub(crate) registration: Arc<Registration>,
+}
+
+impl Registered {
+    /// The address of the first byte, as work requests name it.
+    pub(crate) fn address(&self) -> u64 {
+        match self.region.registrable() {
+            Some(Registrable::Host(base)) => base.as_ptr() as u64,
+            Some(Registrable::Device { address, .. }) => address,
+            None => 0,
+        }
+    }
+
+    /// Makes the memory known to the device that runs the session's model.
+    ///
+    /// # Errors
+    /// [`MemoryError`] with what the device says.
+    pub(crate) fn make_known(&mut self, placer: &dyn Placer) -> Result<(), MemoryError> {
+        // A region of a pool is all of its backing too: a part of the arena that is its own.
+        let known = placer.register(Arc::clone(self.region.backing()))?;
+        self.region = Region::whole(known);
+        Ok(())
+    }
 }
 
 /// Arenas with one registration each.
@@ -72,17 +94,33 @@ pub(crate) fn own(
     Ok(Registered { region, registration })
 }
 
+/// Memory of a device, with a registration of its own.
+///
+/// # Errors
+/// [`AdmitError`] if the device has no more, or the card does not find it; which of kernel, driver
+/// and module is missing.
+pub(crate) fn of_device(
+    domain: &Arc<Domain>,
+    placer: &dyn Placer,
+    bytes: usize,
+    access: Access,
+) -> Result<Registered, AdmitError> {
+    let region = Region::whole(placer.allocate(bytes)?);
+    let registration = Arc::new(register(domain, region.clone(), access)?);
+    Ok(Registered { region, registration })
+}
+
 fn register(
     domain: &Arc<Domain>,
     region: Region,
     access: Access,
 ) -> Result<Registration, AdmitError> {
-    let bytes = region.bytes();
+    let (bytes, placement) = (region.bytes(), region.view().placement());
     Registration::new(domain, region, access).map_err(|error| {
         let limit = error.error.raw_os_error() == Some(12);
         let fix = if limit { "; raise the limit of locked memory (ulimit -l)" } else { "" };
         AdmitError::Attach(LinkError::os(
-            format!("register {bytes} bytes"),
+            format!("register {bytes} bytes of {placement} memory"),
             format!("{error}{fix}"),
         ))
     })

@@ -2,20 +2,13 @@
 //! tenants, and there are drivers that do not check their bounds.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use ferry_core::{Gid, Retry};
-use ferry_memory::Region;
 use ferry_transport::LinkError;
 
+use crate::loopback::Loopback;
 use crate::pool::{Registered, own};
-use crate::port::{Port, random_psn};
-use crate::verbs::{
-    Access, CompletionQueue, CompletionStatus, Depth, Domain, QueuePair, Rts, Window, Write,
-};
-
-/// How long one step may take: three orders of magnitude above what a slow device needs.
-const STEP: Duration = Duration::from_secs(5);
+use crate::port::Port;
+use crate::verbs::{Access, CompletionStatus, Window, Write};
 
 /// The window of the probe: the first page of its memory.
 const WINDOW_BYTES: u64 = 4096;
@@ -74,64 +67,38 @@ fn try_out(port: &Port) -> Result<WindowProbe, LinkError> {
 
 /// Two queue pairs, one writing into a window of the other's.
 struct Rig {
-    queue: Arc<CompletionQueue>,
     // A queue pair with a bound window must not be destroyed: the window goes first.
     window: Window,
-    target: QueuePair<Rts>,
-    writer: QueuePair<Rts>,
+    loopback: Loopback,
     memory: Registered,
     source: Registered,
 }
 
 impl Rig {
     fn new(port: &Port) -> Result<Rig, LinkError> {
-        let make = |bytes, access| -> Result<(Arc<Domain>, Registered), LinkError> {
-            let memory = own(&port.domain, bytes, access);
-            let memory = memory.map_err(|error| LinkError::os("register", error))?;
-            Ok((Arc::clone(&port.domain), memory))
+        let make = |bytes, access| {
+            own(&port.domain, bytes, access).map_err(|error| LinkError::os("register", error))
         };
-        let (domain, memory) = make(3 * 4096, Access::Windowed)?;
-        let (_, source) = make(4096, Access::Source)?;
-        let queue = CompletionQueue::new(port.device(), 16)?;
-        let depth = Depth { send: 4, receive: 2, inline_bytes: 0 };
-        let new = || -> Result<_, LinkError> {
-            let pair = QueuePair::new(&domain, &queue, depth)?.init(port.number)?;
-            pair.receive(0, depth.receive)?;
-            Ok((pair, random_psn()?))
-        };
-        let ((target, target_psn), (writer, writer_psn)) = (new()?, new()?);
-        let addresses = port.addresses(None);
-        let (_, own) = addresses.first().ok_or_else(|| {
-            LinkError::os(
-                "find an address",
-                "the port has no usable GID: give its network device an address",
-            )
-        })?;
-        let to = |number, psn| {
-            let gids: [Gid; 1] = [own.gid];
-            port.path(own, &port.end(number, psn, &gids), own.gid, Retry::default())
-        };
-        let (to_writer, to_target) =
-            (to(writer.number(), writer_psn), to(target.number(), target_psn));
-        let target = target.ready_to_receive(&to_writer)?.ready_to_send(&to_writer, target_psn)?;
-        let writer = writer.ready_to_receive(&to_target)?.ready_to_send(&to_target, writer_psn)?;
-        let window = Window::new(&domain, Arc::clone(&memory.registration))?;
-        Ok(Rig { queue, window, target, writer, memory, source })
+        let memory = make(3 * 4096, Access::Windowed)?;
+        let source = make(4096, Access::Source)?;
+        let loopback = Loopback::new(port, &port.domain)?;
+        let window = Window::new(&port.domain, Arc::clone(&memory.registration))?;
+        Ok(Rig { window, loopback, memory, source })
     }
 
     fn bind(&mut self) -> Result<(), LinkError> {
-        let base = base(&self.memory.region);
-        self.target.bind(1, &mut self.window, base, WINDOW_BYTES)?;
+        let base = self.memory.address();
+        self.loopback.target.bind(1, &mut self.window, base, WINDOW_BYTES)?;
         self.expect(1, "bind a window")
     }
 
     fn take_back(&mut self) -> Result<(), LinkError> {
-        self.target.invalidate(2, &self.window)?;
+        self.loopback.target.invalidate(2, &self.window)?;
         self.expect(2, "invalidate a window")
     }
 
     fn expect(&self, id: u64, what: &str) -> Result<(), LinkError> {
-        match self.wait(id)? {
+        match self.loopback.wait(id)? {
             status if status.is_success() => Ok(()),
             status => Err(LinkError::os(what, status)),
         }
@@ -144,16 +111,15 @@ impl Rig {
             .view()
             .copy_in(0, &[0xa5; 16])
             .map_err(|error| LinkError::os("fill", error))?;
-        self.writer.write(&Write {
+        self.loopback.write(&Write {
             id: 3,
-            address: base(&self.source.region),
+            address: self.source.address(),
             bytes: 16,
             local_key: self.source.registration.local_key(),
-            remote_address: base(&self.memory.region) + at,
+            remote_address: self.memory.address() + at,
             remote_key: self.window.key(),
             immediate: 0,
-        })?;
-        self.wait(3)
+        })
     }
 
     /// Whether nothing was written from an offset on.
@@ -164,24 +130,4 @@ impl Rig {
         read.map_err(|error| LinkError::os("read", error))?;
         Ok(seen.iter().all(|&byte| byte == 0))
     }
-
-    /// Polls until the work request is complete.
-    fn wait(&self, id: u64) -> Result<CompletionStatus, LinkError> {
-        let until = Instant::now() + STEP;
-        let mut completions = Vec::new();
-        while Instant::now() < until {
-            self.queue.poll(&mut completions)?;
-            // Receives have the number 0.
-            if let Some(done) = completions.iter().find(|done| done.id == id) {
-                return Ok(done.status);
-            }
-            completions.clear();
-            std::thread::yield_now();
-        }
-        Err(LinkError::os("wait for the device", "no completion in 5 s"))
-    }
-}
-
-fn base(region: &Region) -> u64 {
-    region.view().host().map_or(0, |base| base.as_ptr() as u64)
 }

@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use ferry_core::{Body, FRAME_BYTES, Frame, Generation, SessionId, SlotIndex, Status};
-use ferry_memory::{PeerId, Slot};
+use ferry_core::{Body, Frame, Generation, SessionId, SlotIndex, Status};
+use ferry_memory::Slot;
 use ferry_transport::admitted::is_goodbye;
 use ferry_transport::{Admitted, Event, LinkError, Refusal, Rejected, Transfer};
 
@@ -15,7 +15,10 @@ use crate::wire::Wire;
 pub(crate) enum Stand {
     /// It has not proved the session yet.
     Expected,
-    /// It has.
+    /// It has, and does not know yet that it is welcome: the answer may have no way back. It can
+    /// still attach again, with another address.
+    Greeted,
+    /// It knows.
     Joined,
     /// It is gone, and the lease is spent.
     Gone,
@@ -48,6 +51,8 @@ pub(crate) enum Heard {
     Goodbye(Status),
     Nothing,
     Refused(Refusal),
+    /// The memory of the session is of no more use.
+    Broken(LinkError),
 }
 
 impl Session {
@@ -82,7 +87,7 @@ impl Session {
             Ok(frame) => frame,
             Err(error) => return Heard::Refused(error.into()),
         };
-        if u64::from(bytes) != (FRAME_BYTES as u64).saturating_add(frame.payload_bytes) {
+        if u64::from(bytes) != self.wire.told_bytes(&frame) {
             return self.breach("the length of a write is not that of its frame");
         }
         if !is_of_lease && frame.generation == self.generation() {
@@ -119,7 +124,7 @@ impl Session {
             let bytes = frame.payload_bytes;
             return Heard::Refused(Refusal::Length { session, bytes, bytes_max: 0 });
         }
-        self.stand = Stand::Joined;
+        self.stand = Stand::Greeted;
         Heard::Hello
     }
 
@@ -140,16 +145,17 @@ impl Session {
     }
 
     fn accept(&self, frame: &Frame, seen: Instant) -> Heard {
-        match self.admitted.accept(frame) {
-            Ok(slot) => Heard::Event(Event::Arrived {
-                peer: self.admitted.peer,
-                frame: *frame,
-                slot,
-                seen,
-                visible: Instant::now(),
-            }),
-            Err(refusal) => Heard::Refused(refusal),
+        let slot = match self.admitted.accept(frame) {
+            Ok(slot) => slot,
+            Err(refusal) => return Heard::Refused(refusal),
+        };
+        if self.wire.is_apart()
+            && let Err(error) = slot.request().make_visible()
+        {
+            return Heard::Broken(LinkError::os("make a payload visible", error));
         }
+        let (peer, visible) = (self.admitted.peer, Instant::now());
+        Heard::Event(Event::Arrived { peer, frame: *frame, slot, seen, visible })
     }
 
     /// The reply in a slot is complete: its slot is free, and a request that waited for that is
@@ -201,7 +207,8 @@ impl Session {
     pub(crate) fn end(&mut self, bye: Option<Status>) {
         self.admitted.table.retire();
         let bye = bye.map(|status| self.control(Body::Bye { status }));
-        let told = (self.stand == Stand::Joined).then_some(bye).flatten();
+        let is_known = matches!(self.stand, Stand::Joined | Stand::Greeted);
+        let told = is_known.then_some(bye).flatten();
         self.stand = Stand::Gone;
         self.wire.close(told.as_ref());
     }
@@ -213,12 +220,17 @@ impl Session {
         self.wire.abandon();
     }
 
+    /// The client knows that it is welcome, if it did not before.
+    pub(crate) fn join(&mut self) -> Option<Event> {
+        if self.stand != Stand::Greeted {
+            return None;
+        }
+        self.stand = Stand::Joined;
+        Some(Event::Joined { peer: self.admitted.peer, session: self.id() })
+    }
+
     pub(crate) fn gone(&self, why: LinkError) -> Event {
         let (peer, session) = (self.admitted.peer, Some(self.id()));
         Event::Gone { peer, session, why, slots: Vec::new() }
-    }
-
-    pub(crate) fn peer(&self) -> PeerId {
-        self.admitted.peer
     }
 }

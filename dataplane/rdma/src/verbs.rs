@@ -8,13 +8,16 @@
 mod completion;
 mod device;
 mod memory;
+mod peer_memory;
 mod queue_pair;
+mod registration;
 mod status;
 
 pub use completion::{Completion, CompletionQueue, Operation};
 pub use device::{Device, DeviceEvent, DeviceFacts, LinkLayer, PortFacts};
-pub use memory::{Access, Domain, Registration, Window};
-pub use queue_pair::{Depth, Init, Path, QueuePair, Rts, Write};
+pub use memory::{Domain, Window};
+pub use queue_pair::{Depth, Init, Part, Path, QueuePair, Rts, Write};
+pub use registration::{Access, By, Registration};
 pub use status::CompletionStatus;
 
 /// A verb that failed.
@@ -43,6 +46,11 @@ impl VerbsError {
                 error: std::io::Error::from_raw_os_error(errno.saturating_abs()),
             }),
         }
+    }
+
+    /// Whether the system said one of these numbers.
+    fn is_one_of(&self, numbers: &[i32]) -> bool {
+        self.error.raw_os_error().is_some_and(|number| numbers.contains(&number))
     }
 
     /// For destructors: there is nobody to tell.

@@ -19,8 +19,17 @@ pub(crate) const CAPABILITIES: Capabilities =
 pub(crate) struct Woken {
     /// Somebody used the waker.
     pub(crate) waker: bool,
+    /// A completion was announced.
+    queue: bool,
     /// The device has an event.
     pub(crate) device: bool,
+}
+
+impl Woken {
+    /// Nobody did: the time was over.
+    pub(crate) fn is_late(self) -> bool {
+        !(self.waker || self.queue || self.device)
+    }
 }
 
 /// Sleeps until a completion is announced, the device has an event, the waker is used or the time
@@ -39,8 +48,8 @@ pub(crate) fn sleep(
     // A time too long to be written down is as good as for ever; a signal only wakes early.
     let _early = poll(&mut doors, Timespec::try_from(at_most).ok().as_ref());
     let rang = |at: usize| doors[at].revents().contains(PollFlags::IN);
-    let woken = Woken { waker: rang(0), device: rang(2) };
-    if rang(1) {
+    let woken = Woken { waker: rang(0), queue: rang(1), device: rang(2) };
+    if woken.queue {
         queue.hush();
     }
     woken

@@ -2,22 +2,25 @@
 
 mod carry;
 mod closing;
+mod memory;
+mod remote;
 mod task;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ferry_core::{FRAME_BYTES, Frame, MemoryKey};
-use ferry_memory::{MemoryError, PeerAccess, Region, SlotTable};
+use ferry_core::{FRAME_BYTES, Frame};
 use ferry_transport::LinkError;
+pub(crate) use memory::Requests;
+pub(crate) use remote::Remote;
 pub(crate) use task::{Task, read_task_id, task_id};
 
 use crate::areas::{Area, Areas, immediate};
-use crate::fence::{Inbox, Leased};
+use crate::fence::{Inbox, Leased, Payloads};
 use crate::pool::Registered;
 use crate::port::Port;
 use crate::verbs::{
-    Completion, CompletionQueue, Depth, Domain, Init, Path, QueuePair, Rts, VerbsError, Write,
+    Completion, CompletionQueue, Depth, Domain, Init, Part, Path, QueuePair, Rts, VerbsError, Write,
 };
 
 /// Receives beside one per slot: a hello or goodbye that comes at the same time, twice.
@@ -34,7 +37,7 @@ const CLOSING_STEP: Duration = Duration::from_millis(700);
 #[derive(Debug)]
 enum Pair {
     Waiting(QueuePair<Init>),
-    Connected(QueuePair<Rts>, MemoryKey),
+    Connected(QueuePair<Rts>, Remote),
     /// A change of state failed, and took it along.
     Lost,
 }
@@ -59,6 +62,12 @@ enum Phase {
 pub(crate) struct Wire {
     serial: u32,
     phase: Phase,
+    /// A work request has failed since the last reset.
+    failed: bool,
+    depth: Depth,
+    /// Completions of what this side sends that may be outstanding.
+    sends_max: u32,
+    queue: Arc<CompletionQueue>,
     sends: u32,
     receives: u32,
     first_psn: u32,
@@ -68,6 +77,8 @@ pub(crate) struct Wire {
     inbox_areas: Areas,
     outbox: Registered,
     outbox_areas: Areas,
+    /// Where they do not lie behind their headers.
+    payloads: Option<Payloads>,
     domain: Arc<Domain>,
 }
 
@@ -84,16 +95,29 @@ pub(crate) struct Parts {
     pub(crate) outbox_areas: Areas,
     /// See [`RdmaOptions::inline_bytes`](crate::RdmaOptions::inline_bytes).
     pub(crate) inline_bytes: u32,
+    /// How many writes a frame may take.
+    pub(crate) writes: Writes,
+}
+
+/// How many writes carry a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Writes {
+    /// One: header and payload go to one place.
+    One,
+    /// Perhaps two: the peer's payloads may lie apart from their headers.
+    Two,
 }
 
 /// Room that a session of so many slots takes of a completion queue.
-pub(crate) fn completions_of(slots: u32) -> u32 {
-    let depth = depth_of(slots, 0);
+pub(crate) fn completions_of(slots: u32, writes: Writes) -> u32 {
+    let depth = depth_of(slots, 0, writes);
     depth.send + depth.receive
 }
 
-fn depth_of(slots: u32, inline_bytes: u32) -> Depth {
-    Depth { send: slots + SPARE_SENDS, receive: slots + SPARE_RECEIVES, inline_bytes }
+/// A payload's own write is not completed unless it fails, but takes room until the header's is.
+fn depth_of(slots: u32, inline_bytes: u32, writes: Writes) -> Depth {
+    let send = slots + SPARE_SENDS + if writes == Writes::Two { slots } else { 0 };
+    Depth { send, receive: slots + SPARE_RECEIVES, inline_bytes }
 }
 
 impl Wire {
@@ -106,12 +130,17 @@ impl Wire {
         queue: &Arc<CompletionQueue>,
         parts: Parts,
     ) -> Result<Wire, LinkError> {
-        let depth = depth_of(parts.inbox_areas.slots(), parts.inline_bytes);
-        let Leased { domain, inbox, outbox } = parts.memory;
+        let slots = parts.inbox_areas.slots();
+        let depth = depth_of(slots, parts.inline_bytes, parts.writes);
+        let Leased { domain, inbox, outbox, payloads } = parts.memory;
         let pair = QueuePair::new(&domain, queue, depth)?.init(port.number)?;
         let wire = Wire {
             serial: parts.serial,
             phase: Phase::Open,
+            failed: false,
+            depth,
+            sends_max: slots + SPARE_SENDS,
+            queue: Arc::clone(queue),
             sends: 0,
             receives: depth.receive,
             first_psn: crate::port::random_psn()?,
@@ -120,6 +149,7 @@ impl Wire {
             pair: Pair::Waiting(pair),
             outbox,
             outbox_areas: parts.outbox_areas,
+            payloads,
             domain,
         };
         wire.post_receives(depth.receive)?;
@@ -149,25 +179,30 @@ impl Wire {
         }
     }
 
-    /// Starts again as `serial`, if the wire was connected: what is left of the old connection is
-    /// nobody's. A wire that waits for its peer stays as it is.
+    /// Starts again as `serial`, if the wire was connected or a way could not be taken: what is
+    /// left of the old connection is nobody's. A wire that waits for its peer stays as it is.
     ///
     /// # Errors
-    /// [`LinkError`] with what the device says; then the wire can only be dropped.
+    /// [`LinkError`] with what the device says.
     pub(crate) fn reset(&mut self, port: &Port, serial: u32) -> Result<(), LinkError> {
-        let (pair, was_connected) = match std::mem::replace(&mut self.pair, Pair::Lost) {
-            Pair::Waiting(pair) => (pair, false),
+        let pair = match std::mem::replace(&mut self.pair, Pair::Lost) {
+            Pair::Waiting(pair) => {
+                self.pair = Pair::Waiting(pair);
+                return Ok(());
+            }
             Pair::Connected(pair, _) => {
                 self.inbox.forget_binding(&self.domain)?;
-                (pair.reset()?.init(port.number)?, true)
+                pair.reset()?.init(port.number)?
             }
-            Pair::Lost => return Err(LinkError::os("connect", "the queue pair is lost")),
+            Pair::Lost => {
+                self.inbox.forget_binding(&self.domain)?;
+                QueuePair::new(&self.domain, &self.queue, self.depth)?.init(port.number)?
+            }
         };
-        if was_connected {
-            (self.serial, self.sends, self.phase) = (serial, 0, Phase::Open);
-            self.receives = self.receives_at_rest();
-            pair.receive(task_id(serial, Task::Receive), self.receives)?;
-        }
+        (self.serial, self.sends, self.phase, self.failed) = (serial, 0, Phase::Open, false);
+        // A late packet of the old connection must not fit the new one.
+        (self.receives, self.first_psn) = (self.depth.receive, crate::port::random_psn()?);
+        pair.receive(task_id(serial, Task::Receive), self.receives)?;
         self.pair = Pair::Waiting(pair);
         Ok(())
     }
@@ -176,8 +211,8 @@ impl Wire {
     /// use once [`is_open`](Wire::is_open).
     ///
     /// # Errors
-    /// [`LinkError`] with what the device says; then the wire can only be dropped.
-    pub(crate) fn connect(&mut self, path: &Path, peer: MemoryKey) -> Result<(), LinkError> {
+    /// [`LinkError`] with what the device says; then only a [`reset`](Wire::reset) helps.
+    pub(crate) fn connect(&mut self, path: &Path, peer: Remote) -> Result<(), LinkError> {
         let Pair::Waiting(waiting) = std::mem::replace(&mut self.pair, Pair::Lost) else {
             return Err(LinkError::os("connect", "the queue pair does not wait for a peer"));
         };
@@ -189,46 +224,14 @@ impl Wire {
         Ok(())
     }
 
-    /// Bytes that the peer's memory must have for what we send.
-    pub(crate) fn outbox_bytes(&self) -> u64 {
-        self.outbox_areas.bytes() as u64
-    }
-
-    fn receives_at_rest(&self) -> u32 {
-        self.inbox_areas.slots() + SPARE_RECEIVES
+    /// Whether a work request has failed, and with it the connection.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed
     }
 
     /// Whether the peer can write: its key is good.
     pub(crate) fn is_open(&self) -> bool {
         self.inbox.is_open()
-    }
-
-    /// How the peer reaches the inbox.
-    pub(crate) fn key(&self) -> MemoryKey {
-        MemoryKey {
-            address: self.inbox.address(),
-            remote_key: self.inbox.key(),
-            bytes: self.inbox_areas.bytes() as u64,
-        }
-    }
-
-    /// Slots over the memory: request halves where `requests` says.
-    ///
-    /// # Errors
-    /// [`MemoryError`] if the layout does not fit.
-    pub(crate) fn slots(
-        &self,
-        layout: ferry_core::SlotLayout,
-        requests: Requests,
-    ) -> Result<Arc<SlotTable>, MemoryError> {
-        let inbox = self.inbox_areas.payloads(self.inbox.region())?;
-        let outbox = self.outbox_areas.payloads(&self.outbox.region)?;
-        let (halves, peer): (Vec<(Region, Region)>, _) = match requests {
-            Requests::Arrive => (inbox.into_iter().zip(outbox).collect(), PeerAccess::Writes),
-            // A client trusts the server that it asked, as on every link.
-            Requests::Depart => (outbox.into_iter().zip(inbox).collect(), PeerAccess::None),
-        };
-        SlotTable::placed(layout, peer, halves)
     }
 
     /// Keeps count, and posts a receive for one that was used.
@@ -242,12 +245,14 @@ impl Wire {
     ) -> Result<(), LinkError> {
         match task {
             Task::Receive => self.receives = self.receives.saturating_sub(1),
+            Task::Payload(_) => {}
             _ => self.sends = self.sends.saturating_sub(1),
         }
         if !completion.status.is_success() {
+            self.failed = true;
             let what = match task {
                 Task::Receive => "receive",
-                Task::Slot(_) | Task::Control | Task::Touch => "RDMA write",
+                Task::Slot(_) | Task::Payload(_) | Task::Control | Task::Touch => "RDMA write",
                 Task::Window => "memory window",
             };
             let why = format!("{}, vendor error {:#x}", completion.status, completion.vendor_error);
@@ -263,19 +268,6 @@ impl Wire {
         }
         Ok(())
     }
-}
-
-/// Which way requests go through a wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Requests {
-    /// At the server: they land in the inbox.
-    Arrive,
-    /// At the client: they leave from the outbox.
-    Depart,
-}
-
-fn address_of(region: &Region) -> u64 {
-    region.view().host().map_or(0, |base| base.as_ptr() as u64)
 }
 
 impl Drop for Wire {

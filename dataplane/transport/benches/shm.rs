@@ -132,7 +132,7 @@ fn with_link(run: impl FnOnce(RoundTrip<'_>)) {
         scope.spawn(|| serve(&mut listener, &stop));
         let deadline = Instant::now() + Duration::from_secs(10);
         let (mut client, table) =
-            ShmClient::connect(&endpoint, session, generation, token, &descriptor, deadline)
+            ShmClient::connect(&endpoint, session, generation, token, &descriptor, None, deadline)
                 .unwrap();
         let mut events = Events::new();
         run(&mut |bytes| round_trip(session, &mut client, &table, &mut events, bytes));
@@ -199,8 +199,9 @@ fn many(count: u64) {
             .map(|(id, descriptor)| {
                 let (id, start) = (SessionId(id), Instant::now());
                 let deadline = start + Duration::from_secs(10);
-                let connected =
-                    ShmClient::connect(&endpoint, id, generation, token, descriptor, deadline);
+                let connected = ShmClient::connect(
+                    &endpoint, id, generation, token, descriptor, None, deadline,
+                );
                 joined.push(start.elapsed().as_nanos());
                 (id, connected.unwrap())
             })

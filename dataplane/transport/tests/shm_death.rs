@@ -32,9 +32,16 @@ fn connect(socket: &str, session: SessionId, bytes: u64) -> (ShmClient, Vec<ferr
     let endpoint = Endpoint::Shm { socket: socket.to_owned() };
     let descriptor = RegionDescriptor::Memfd { bytes, layout: LAYOUT };
     let deadline = Instant::now() + WATCHDOG;
-    let (client, table) =
-        ShmClient::connect(&endpoint, session, Generation::FIRST, TOKEN, &descriptor, deadline)
-            .unwrap();
+    let (client, table) = ShmClient::connect(
+        &endpoint,
+        session,
+        Generation::FIRST,
+        TOKEN,
+        &descriptor,
+        None,
+        deadline,
+    )
+    .unwrap();
     (client, std::iter::from_fn(|| table.acquire()).collect())
 }
 

@@ -84,7 +84,7 @@ impl Work {
 
     /// The bytes of a session's inputs, made once and copied for each request.
     pub(crate) fn source(&self, slot: &mut Slot, inputs: usize) -> Result<Vec<Vec<u8>>, Error> {
-        let lengths = (0..inputs).map(|index| slot.input_mut(index).map(|bytes| bytes.len()));
+        let lengths = (0..inputs).map(|index| slot.input_bytes(index));
         lengths.map(|len| len.map(pattern)).collect()
     }
 
@@ -94,7 +94,7 @@ impl Work {
             Payload::Picture(picture) => picture.fill(slot)?,
             Payload::Pattern => {
                 for (index, bytes) in source.iter().enumerate() {
-                    slot.input_mut(index)?.copy_from_slice(bytes);
+                    slot.set_input(index, bytes)?;
                 }
             }
         }

@@ -152,7 +152,7 @@ fn fill(slot: &mut Slot, signature: BoundSignature, input: &Input) -> Result<(),
                     return Err(Failure::Usage(text));
                 }
                 // The shape was negotiated, so the lengths are equal.
-                slot.input_mut(index)?.copy_from_slice(&tensor.bytes);
+                slot.set_input(index, &tensor.bytes)?;
             }
             Ok(())
         }

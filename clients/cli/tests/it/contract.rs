@@ -121,6 +121,13 @@ fn without_an_rdma_device_doctor_and_refusal_say_what_to_do() {
         found.unwrap_or_else(|| panic!("no {area} {name}: {out}"))
     };
     assert!(area("rdma", "library")["detail"].is_string());
+    for (of, name) in
+        [("gpu", "driver"), ("gpu", "cuDNN"), ("gpu", "NVRTC"), ("engine", "onnx-cuda")]
+    {
+        let finding = area(of, name);
+        assert_ne!(finding["detail"], "", "{finding}");
+        assert!(finding["usable"] == true || finding["fix"] != "", "{finding}");
+    }
     let transport = area("transport", "rdma");
     assert_eq!(transport["usable"], false);
     let why = transport["detail"].as_str().unwrap();

@@ -47,11 +47,14 @@ pub(super) fn version(config: &Config) -> Option<String> {
 /// What this engine has no meaning for.
 fn check(gpu: Gpu) -> Result<(), EngineError> {
     let refuse = |what: &str| {
-        let why = format!("{what}, which tensorrt decides by itself: leave it out");
+        let why = format!("{what}, which is for engine = \"onnx\" alone: leave it out");
         Err(EngineError::Model(why))
     };
     if gpu.channels_last {
         return refuse("gpu.channels_last = true");
+    }
+    if gpu.beside_urgent != Gpu::default().beside_urgent {
+        return refuse(&format!("gpu.beside_urgent = {}", gpu.beside_urgent));
     }
     if gpu.completion == CompletionName::Wait {
         return refuse("gpu.completion = \"wait\"");
@@ -146,10 +149,11 @@ mod tests {
         check(Gpu::default()).unwrap();
         for gpu in [
             Gpu { channels_last: true, ..Gpu::default() },
+            Gpu { beside_urgent: 2, ..Gpu::default() },
             Gpu { completion: CompletionName::Wait, ..Gpu::default() },
         ] {
             let text = check(gpu).unwrap_err().to_string();
-            assert!(text.contains("gpu.c") && text.contains("leave it out"), "{text}");
+            assert!(text.contains("gpu.") && text.contains("leave it out"), "{text}");
         }
     }
 }

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use ferry_rdma::Fence;
 
 use super::*;
@@ -63,6 +65,15 @@ fn tenants_inherit_the_quotas_that_they_do_not_name() {
     let config = Settings::default().over(parse(file).unwrap()).unwrap();
     let tenant = &config.tenants[0];
     assert_eq!((tenant.quota.sessions, tenant.quota.slots), (3, 9));
+}
+
+#[test]
+fn folders_of_cuda_libraries_are_a_list_in_both() {
+    let file = || parse("cuda-libraries = ['/a', '/b']").unwrap();
+    let config = Settings::default().over(file()).unwrap();
+    assert_eq!(config.cuda_libraries.explicit, [Path::new("/a"), Path::new("/b")]);
+    let cli = Settings { cuda_libraries: Some(vec!["/c".into()]), ..Settings::default() };
+    assert_eq!(cli.over(file()).unwrap().cuda_libraries.explicit, [Path::new("/c")]);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use serde::Deserialize;
 const STREAMS_MAX: usize = 64;
 
 /// Streams where nobody says otherwise: sixteen sessions have one each.
-pub(crate) const STREAMS_DEFAULT: usize = 16;
+const STREAMS_DEFAULT: usize = 16;
 
 /// Which engine runs a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -73,6 +73,8 @@ pub struct Gpu {
     /// With ONNX Runtime streams of normal priority, and as many of high; with TensorRT contexts of
     /// each instance, each with a stream.
     pub streams: usize,
+    /// Normal requests that may be started while an urgent one runs.
+    pub beside_urgent: usize,
     /// `poll`: requests of all streams are in flight at once; `wait`: one after the other.
     pub completion: CompletionName,
 }
@@ -83,6 +85,7 @@ impl Default for Gpu {
             precision: PrecisionName::Fp32,
             channels_last: false,
             streams: STREAMS_DEFAULT,
+            beside_urgent: 1,
             completion: CompletionName::Poll,
         }
     }
@@ -147,7 +150,11 @@ impl DimSizes {
 
 impl Gpu {
     pub(super) fn check(self) -> Result<Gpu, String> {
-        let why = || format!("gpu.streams = {}; allowed are 1 to {STREAMS_MAX}", self.streams);
-        (1..=STREAMS_MAX).contains(&self.streams).then_some(self).ok_or_else(why)
+        for (name, value) in [("streams", self.streams), ("beside_urgent", self.beside_urgent)] {
+            if !(1..=STREAMS_MAX).contains(&value) {
+                return Err(format!("gpu.{name} = {value}; allowed are 1 to {STREAMS_MAX}"));
+            }
+        }
+        Ok(self)
     }
 }

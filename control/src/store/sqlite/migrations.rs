@@ -8,7 +8,7 @@ use sqlx::sqlite::SqliteConnection;
 use crate::store::StoreError;
 
 /// Number, name, the way up and the way down of each change to the schema.
-const MIGRATIONS: [(i64, &str, &str, &str); 3] = [
+const MIGRATIONS: [(i64, &str, &str, &str); 4] = [
     (
         1,
         "tables",
@@ -26,6 +26,12 @@ const MIGRATIONS: [(i64, &str, &str, &str); 3] = [
         "staged",
         include_str!("../../../../migrations/sqlite/0003_staged.up.sql"),
         include_str!("../../../../migrations/sqlite/0003_staged.down.sql"),
+    ),
+    (
+        4,
+        "gpu_counters",
+        include_str!("../../../../migrations/sqlite/0004_gpu_counters.up.sql"),
+        include_str!("../../../../migrations/sqlite/0004_gpu_counters.down.sql"),
     ),
 ];
 

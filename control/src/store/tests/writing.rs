@@ -28,6 +28,16 @@ async fn everything_arrives_as_recorded() {
     })));
     let sample = ResourceSample { unix_ns: 4, rss_bytes: 5, ..ResourceSample::default() };
     recorder.event(Event::Sampled(Box::new(sample)));
+    let of_gpu = ResourceSample {
+        run: 42,
+        gpu_memory_bytes: Some(6),
+        gpu_busy_percent: Some(7.5),
+        pcie_bytes: Some(8),
+        nvlink_bytes: Some(9),
+        gpu_energy_uj: Some(10),
+        ..sample
+    };
+    recorder.event(Event::Sampled(Box::new(of_gpu)));
     recorder.event(Event::Loaded(Box::new(ModelRow {
         name: "m".into(),
         version: "1".into(),
@@ -44,7 +54,7 @@ async fn everything_arrives_as_recorded() {
              version, engine, connection, wait, tenant, kind, batch, priority, bytes_in, \
              bytes_out, status, started_unix_ns) FROM requests WHERE request = 1",
             format!(
-                "{own} -6 shm shm cuda:1 pinned resnet50 1 onnx direct spin tenant raw 1 0 100 10 \
+                "{own} -6 shm shm cuda:1 device resnet50 1 onnx direct spin tenant raw 1 0 100 10 \
                  overloaded 1001"
             ),
         ),
@@ -69,8 +79,13 @@ async fn everything_arrives_as_recorded() {
         ),
         (
             "SELECT concat_ws(' ', run_id, unix_ns, rss_bytes, gpu_memory_bytes IS NULL) \
-             FROM resource_samples",
+             FROM resource_samples WHERE run_id <> 42",
             format!("{own} 4 5 1"),
+        ),
+        (
+            "SELECT concat_ws(' ', gpu_memory_bytes, gpu_busy_percent, pcie_bytes, nvlink_bytes, \
+             gpu_energy_uj) FROM resource_samples WHERE run_id = 42",
+            "6 7.5 8 9 10".to_owned(),
         ),
         (
             "SELECT concat_ws(' ', run_id, name, loaded_unix_ns, unloaded_unix_ns) FROM models",

@@ -5,8 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use cudarc::driver::sys;
 use cudarc::driver::sys::CUdevice_attribute as Attr;
+use ferry_core::DeviceUuid;
 
+use super::entered::Entered;
 use super::error::{CudaError, check};
+use super::identity::uuid_of;
 use super::probe::{Driver, Missing, probe};
 
 /// A device in use. Its primary context lives as long as any clone of the `Arc`.
@@ -158,6 +161,24 @@ impl Device {
         check("cuCtxSetCurrent", unsafe { sys::cuCtxSetCurrent(self.context.0) })
     }
 
+    /// Makes its context current for this thread until what is returned is dropped, and then the
+    /// one that was before: for threads of an application that uses CUDA itself.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn enter(&self) -> Result<Entered<'_>, CudaError> {
+        // SAFETY: the context is retained for as long as `self` lives, which is borrowed.
+        unsafe { Entered::new(self.context.0) }
+    }
+
+    /// Its identity, the same in every process.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn uuid(&self) -> Result<DeviceUuid, CudaError> {
+        uuid_of(self.raw)
+    }
+
     /// Bytes free and bytes in all, of the whole device.
     ///
     /// # Errors
@@ -242,7 +263,7 @@ impl Drop for Device {
     }
 }
 
-fn attributes(raw: sys::CUdevice) -> Result<Attributes, CudaError> {
+pub(super) fn attributes(raw: sys::CUdevice) -> Result<Attributes, CudaError> {
     let of = |attribute: Attr| {
         let mut value = 0;
         // SAFETY: a place of ours and a device that exists.
@@ -267,14 +288,14 @@ fn attributes(raw: sys::CUdevice) -> Result<Attributes, CudaError> {
     })
 }
 
-fn name(raw: sys::CUdevice) -> Result<String, CudaError> {
+pub(super) fn name(raw: sys::CUdevice) -> Result<String, CudaError> {
     let mut text = [0; 128];
     // SAFETY: room for 128 bytes, NUL included, as said.
     check("cuDeviceGetName", unsafe { sys::cuDeviceGetName(text.as_mut_ptr(), 128, raw) })?;
     Ok(text_of(&text))
 }
 
-fn text_of(text: &[std::ffi::c_char]) -> String {
+pub(super) fn text_of(text: &[std::ffi::c_char]) -> String {
     let bytes: Vec<u8> = text.iter().map(|&byte| byte.cast_unsigned()).collect();
     let until_nul = CStr::from_bytes_until_nul(&bytes).unwrap_or_default();
     until_nul.to_string_lossy().into_owned()

@@ -28,7 +28,7 @@ pub enum KernelError {
     /// The compiler's library is not there.
     #[error(
         "libnvrtc is not found, so that kernels cannot be compiled: install the Python package \
-         nvidia-cuda-nvrtc or CUDA, and put its lib folder on LD_LIBRARY_PATH"
+         nvidia-cuda-nvrtc or CUDA, or name its folder by --cuda-libraries"
     )]
     Missing,
     /// The compiler refused.

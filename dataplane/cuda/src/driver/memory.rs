@@ -101,7 +101,13 @@ impl DeviceBuffer {
         let to = self.address + at as u64;
         // SAFETY: both ranges are as long as said (checked above) and live until the call is
         // over, which waits. Device memory is never a slice, so nothing here aliases.
-        check("cuMemcpyHtoD", unsafe { sys::cuMemcpyHtoD_v2(to, from.as_ptr().cast(), from.len()) })
+        check("cuMemcpyHtoD", unsafe {
+            sys::cuMemcpyHtoD_v2(to, from.as_ptr().cast(), from.len())
+        })?;
+        // From pageable memory the call returns once the bytes are staged; other streams, and other
+        // processes, do not wait for the rest.
+        // SAFETY: null names the default stream, on which that ran.
+        check("cuStreamSynchronize", unsafe { sys::cuStreamSynchronize(std::ptr::null_mut()) })
     }
 
     /// Copies to the host and waits until it is there.

@@ -10,7 +10,7 @@ use super::error::check;
 const VERSION_MIN: i32 = 12080;
 
 /// Calls that are used: a driver without one of them would end the process at its first use.
-const SYMBOLS: [&str; 12] = [
+const SYMBOLS: [&str; 18] = [
     "cuInit",
     "cuDevicePrimaryCtxRetain",
     "cuMemAlloc_v2",
@@ -20,7 +20,13 @@ const SYMBOLS: [&str; 12] = [
     "cuGraphInstantiateWithFlags",
     "cuGraphKernelNodeSetAttribute",
     "cuEventElapsedTime_v2",
+    "cuCtxPushCurrent_v2",
+    "cuCtxPopCurrent_v2",
+    "cuDeviceGetUuid_v2",
+    "cuIpcGetMemHandle",
     "cuIpcOpenMemHandle_v2",
+    "cuIpcCloseMemHandle",
+    "cuMemGetAddressRange_v2",
     "cuMemGetHandleForAddressRange",
     "cuFlushGPUDirectRDMAWrites",
 ];

@@ -38,7 +38,7 @@ impl Link for RdmaClient {
         let woken = sleep(&self.waker, &self.queue, self.port.device(), at_most);
         self.waker.get_up(woken.waker);
         self.break_silence();
-        if woken.device {
+        if woken.device || woken.is_late() {
             self.check_health();
         }
     }

@@ -21,7 +21,7 @@ use crate::health::Health;
 use crate::options::RdmaOptions;
 use crate::port::Port;
 use crate::verbs::{CompletionQueue, Path};
-use crate::wire::{Parts, Requests, Wire, completions_of};
+use crate::wire::{Parts, Remote, Requests, Wire, Writes, completions_of};
 
 /// How long one way is given to carry a hello and its welcome. A way that leads nowhere shows
 /// itself when the device gives up, after 0.5 to 2 s.
@@ -105,23 +105,29 @@ impl RdmaClient {
         let path = self.port.path(&way.own, server, way.server, server.retry);
         self.gone = false;
         self.wire.reset(&self.port, number)?;
+        // What an earlier way left behind would take the room of this one's.
+        let mut left = Vec::new();
+        while self.queue.poll(&mut left).map_err(LinkError::from)? > 0 {
+            left.clear();
+        }
         let (number, first_psn) = self.wire.identity();
         let attachment = Attachment {
             queue_pair: self.port.end(number, first_psn, &[way.own.gid]),
-            key: self.wire.key(),
+            key: self.wire.keys().0,
             server_gid: way.server,
         };
-        let RegionDescriptor::Remote { queue_pair, key: Some(key) } = attach(&attachment)? else {
+        let RegionDescriptor::Remote { queue_pair, key: Some(key), payloads } =
+            attach(&attachment)?
+        else {
             let what = "the server opened no memory".into();
             return Err(LinkError::Protocol(what).into());
         };
-        let needed = self.wire.outbox_bytes();
-        if key.bytes < needed {
-            let what = format!("the server's memory has {} of {needed} bytes", key.bytes);
-            return Err(LinkError::Protocol(what).into());
-        }
+        // Two keys: payloads lie apart from their headers, in memory of a device.
+        let divide = if payloads.is_some() { Areas::apart } else { Areas::new };
+        let layout = self.slots.layout();
+        let remote = Remote::new(divide(layout.slots, layout.request_bytes)?, key, payloads)?;
         let path = Path { queue_pair: queue_pair.number, first_psn: queue_pair.first_psn, ..path };
-        self.wire.connect(&path, key)?;
+        self.wire.connect(&path, remote)?;
         self.greet(token, &way.server.to_string(), until)
     }
 
@@ -183,11 +189,12 @@ fn prepare(
     let refused = |error| LinkError::os("register the session's memory", chain(&error));
     // One session has nobody to share with: its registrations are its own.
     let mut memory = Memory::new(&port.domain, Fencing::OwnRegistration);
-    let memory = memory.lease(inbox_areas.bytes(), outbox_areas.bytes()).map_err(refused)?;
-    let queue = CompletionQueue::new(port.device(), completions_of(layout.slots))
-        .map_err(LinkError::from)?;
-    let inline_bytes = options.inline_bytes;
-    let parts = Parts { serial: 1, memory, inbox_areas, outbox_areas, inline_bytes };
+    let memory = memory.lease(&inbox_areas, &outbox_areas, None).map_err(refused)?;
+    // Where the server's payloads lie shows only when it answers: room for both.
+    let (inline_bytes, writes) = (options.inline_bytes, Writes::Two);
+    let entries = completions_of(layout.slots, writes);
+    let queue = CompletionQueue::new(port.device(), entries).map_err(LinkError::from)?;
+    let parts = Parts { serial: 1, memory, inbox_areas, outbox_areas, inline_bytes, writes };
     let wire = Wire::new(&port, &queue, parts)?;
     let slots = wire.slots(layout, Requests::Depart)?;
     let count = layout.slots as usize;
@@ -204,7 +211,7 @@ fn prepare(
         in_flight: 0,
         heard: Instant::now(),
         is_touching: false,
-        health: Health::default(),
+        health: Health::new(),
         gone: false,
         scratch: Vec::new(),
         pending: VecDeque::new(),

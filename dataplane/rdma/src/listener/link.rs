@@ -1,5 +1,6 @@
 //! What a lane sees of the listener.
 
+use super::attach::describe;
 use super::*;
 
 impl Link for RdmaListener {
@@ -19,27 +20,34 @@ impl Link for RdmaListener {
     fn poll(&mut self, events: &mut Events) {
         self.drain();
         self.reap();
-        if self.health.is_due() {
+        if self.opened.as_mut().is_some_and(|opened| opened.health.is_due()) {
             self.check_health();
         }
+        self.let_go();
         let count = self.pending.len().min(EVENTS_PER_POLL_MAX);
         events.extend(self.pending.drain(..count));
     }
 
     fn park(&mut self, at_most: Duration) {
         let at_most = if self.closing > 0 { at_most.min(CLOSING_LOOK) } else { at_most };
-        if !self.pending.is_empty() || !self.waker.lie_down() {
+        if !self.pending.is_empty() {
             return;
         }
-        let armed = self.queue.arm();
+        if self.opened.is_none() {
+            return self.waker.doze(at_most);
+        }
+        if !self.waker.lie_down() {
+            return;
+        }
+        let armed = self.opened.as_ref().is_some_and(|opened| opened.queue.arm().is_ok());
         // What came before the queue was armed is not announced.
         self.drain();
-        if armed.is_err() || !self.pending.is_empty() {
+        let Some(opened) = self.opened.as_ref().filter(|_| armed && self.pending.is_empty()) else {
             return self.waker.get_up(false);
-        }
-        let woken = sleep(&self.waker, &self.queue, self.port.device(), at_most);
+        };
+        let woken = sleep(&self.waker, &opened.queue, opened.port.device(), at_most);
         self.waker.get_up(woken.waker);
-        if woken.device {
+        if woken.device || woken.is_late() {
             self.check_health();
         }
     }
@@ -66,24 +74,33 @@ impl Listener for RdmaListener {
             return Err(AdmitError::Full(self.options.sessions_max));
         }
         // More completions than the queue has room for would break it for everybody.
-        let needed = completions_of(layout.slots);
-        if self.completions + needed > self.queue.entries() {
-            return Err(AdmitError::Full(self.sessions.len()));
-        }
-        let inbox_areas = Areas::new(layout.slots, layout.request_bytes)?;
-        let outbox_areas = Areas::new(layout.slots, layout.reply_bytes)?;
-        let memory = self.memory.lease(inbox_areas.bytes(), outbox_areas.bytes())?;
+        let needed = completions_of(layout.slots, Writes::One);
         let (serial, inline_bytes) = (self.serial(), self.options.inline_bytes);
-        let parts = Parts { serial, memory, inbox_areas, outbox_areas, inline_bytes };
-        let wire = Wire::new(&self.port, &self.queue, parts).map_err(AdmitError::Attach)?;
+        let (completions, sessions) = (self.completions, self.sessions.len());
+        let opened = self.device()?;
+        if completions + needed > opened.queue.entries() {
+            return Err(AdmitError::Full(sessions));
+        }
+        let placer = admission.placer.as_deref();
+        let is_apart = placer.is_some_and(Placer::on_device);
+        let divide = if is_apart { Areas::apart } else { Areas::new };
+        let inbox_areas = divide(layout.slots, layout.request_bytes)?;
+        let outbox_areas = divide(layout.slots, layout.reply_bytes)?;
+        let memory = opened.memory.lease(&inbox_areas, &outbox_areas, placer)?;
+        if let Some(payloads) = &memory.payloads {
+            check(&opened.port, &memory.domain, payloads).map_err(AdmitError::Attach)?;
+        }
+        let writes = Writes::One;
+        let parts = Parts { serial, memory, inbox_areas, outbox_areas, inline_bytes, writes };
+        let wire = Wire::new(&opened.port, &opened.queue, parts).map_err(AdmitError::Attach)?;
         let table = wire.slots(layout, Requests::Arrive)?;
         let admitted = Admitted { peer: PeerId(u64::from(serial)), admission, table };
         let session = Session::new(admitted, wire);
-        let queue_pair = self.describe(&session);
+        let queue_pair = describe(&opened.port, &session);
         self.sessions.insert(serial, session);
         self.by_id.insert(id, serial);
         self.completions += needed;
-        Ok(RegionDescriptor::Remote { queue_pair, key: None })
+        Ok(RegionDescriptor::Remote { queue_pair, key: None, payloads: None })
     }
 
     fn attach(
@@ -93,8 +110,11 @@ impl Listener for RdmaListener {
     ) -> Result<RegionDescriptor, AdmitError> {
         let serial = *self.by_id.get(&session).ok_or(AdmitError::NotAttachable(session))?;
         match self.sessions.get(&serial).map(|session| session.stand) {
-            Some(Stand::Expected) => {}
+            Some(Stand::Expected | Stand::Greeted) => {}
             _ => return Err(AdmitError::NotAttachable(session)),
+        }
+        if let Some(why) = self.opened.as_ref().and_then(|opened| opened.trouble.clone()) {
+            return Err(AdmitError::Attach(why));
         }
         self.connect(serial, attachment).map_err(AdmitError::Attach)
     }

@@ -5,6 +5,8 @@ mod event;
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
 use rdma_mummy_sys as sys;
@@ -19,6 +21,8 @@ use event::{RawEvent, read_event};
 pub struct Device {
     context: NonNull<sys::ibv_context>,
     name: String,
+    /// What stands for it in the system's tables, and its number there.
+    entry: Option<(PathBuf, u64)>,
 }
 
 // SAFETY: libibverbs allows its contexts to be used from any thread (ibv_open_device(3) and the
@@ -98,9 +102,12 @@ impl Device {
     /// # Errors
     /// [`VerbsError`]; no such device (19) if there is none of this name.
     pub fn open(name: &str) -> Result<Device, VerbsError> {
-        let mut opened = None;
+        let (mut opened, mut entry) = (None, None);
         each_device(|candidate, device| {
             if candidate == name {
+                // SAFETY: an entry of the list is a device, and the library has filled it in.
+                let of_device = unsafe { (*device).dev_name };
+                entry = entry_of(&of_device);
                 // SAFETY: `device` is an entry of the list, which lives while we are called.
                 let context = unsafe { sys::ibv_open_device(device) };
                 opened =
@@ -111,7 +118,7 @@ impl Device {
         let missing = std::io::Error::from_raw_os_error(19);
         let context =
             opened.unwrap_or(Err(VerbsError { verb: "ibv_get_device_list", error: missing }))?;
-        let device = Device { context, name: name.to_owned() };
+        let device = Device { context, name: name.to_owned(), entry };
         // Events are asked for, never waited for.
         let flags =
             fcntl_getfl(&device).and_then(|flags| fcntl_setfl(&device, flags | OFlags::NONBLOCK));
@@ -122,6 +129,14 @@ impl Device {
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether the system still lists it. Drivers that cannot be taken from under a program (those
+    /// of Soft-RoCE and Soft-iWARP) raise no event when their device is removed: removing waits
+    /// until everybody has closed it.
+    pub fn is_there(&self) -> bool {
+        let Some((path, number)) = &self.entry else { return true };
+        std::fs::metadata(path).is_ok_and(|now| now.ino() == *number)
     }
 
     pub(super) fn context(&self) -> *mut sys::ibv_context {
@@ -205,6 +220,15 @@ impl Device {
         unsafe { sys::ibv_ack_async_event((&raw mut event).cast()) };
         Some(told)
     }
+}
+
+/// The entry of `uverbs0` and the like; `None` where the system shows none.
+fn entry_of(dev_name: &[std::ffi::c_char]) -> Option<(PathBuf, u64)> {
+    let name = dev_name.iter().take_while(|&&c| c != 0).map(|&c| c.cast_unsigned()).collect();
+    let path = Path::new("/sys/class/infiniband_verbs").join(String::from_utf8(name).ok()?);
+    // The link in the class goes with the device; its own number tells it from a successor.
+    let number = std::fs::metadata(&path).ok()?.ino();
+    Some((path, number))
 }
 
 fn state_name(state: u32) -> &'static str {

@@ -1,12 +1,12 @@
-//! Protection domains, registrations and memory windows.
+//! Protection domains and memory windows.
 
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use ferry_memory::Region;
 use rdma_mummy_sys as sys;
 
-use super::{Device, VerbsError};
+use super::{Access, Device, Registration, VerbsError};
 
 /// What belongs together: only queue pairs of a domain can use its registrations.
 #[derive(Debug)]
@@ -68,111 +68,8 @@ impl Domain {
     }
 }
 
-/// Who may do what with a registration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// The device reads it for this process: what is sent. Relaxed ordering where offered.
-    Source,
-    /// The peer writes it by the registration's own key.
-    RemoteWrite,
-    /// The peer writes it by the key of a window that is bound to it.
-    Windowed,
-}
-
-impl Access {
-    fn flags(self) -> u32 {
-        use sys::ibv_access_flags as flag;
-        let flags = match self {
-            // An optional flag: kernels and devices that do not know it leave it out.
-            Access::Source => flag::IBV_ACCESS_LOCAL_WRITE | flag::IBV_ACCESS_RELAXED_ORDERING,
-            // Header and payload arrive by one key, and a header is never written out of order.
-            Access::RemoteWrite => flag::IBV_ACCESS_LOCAL_WRITE | flag::IBV_ACCESS_REMOTE_WRITE,
-            Access::Windowed => flag::IBV_ACCESS_LOCAL_WRITE | flag::IBV_ACCESS_MW_BIND,
-        };
-        flags.0
-    }
-}
-
-/// Memory that the device knows. Keeps the memory mapped.
-#[derive(Debug)]
-pub struct Registration {
-    raw: NonNull<sys::ibv_mr>,
-    region: Region,
-    domain: Arc<Domain>,
-}
-
-// SAFETY: as for `Domain`.
-unsafe impl Send for Registration {}
-// SAFETY: as for `Domain`.
-unsafe impl Sync for Registration {}
-
-impl Registration {
-    /// Registers all of a region.
-    ///
-    /// The peer or the device may write the memory from now on: it is only ever used as a view,
-    /// or in a slot table whose [`PeerAccess`](ferry_memory::PeerAccess) says so.
-    ///
-    /// # Errors
-    /// [`VerbsError`]: out of memory (12) mostly means that the limit of locked memory is reached.
-    pub fn new(
-        domain: &Arc<Domain>,
-        region: Region,
-        access: Access,
-    ) -> Result<Registration, VerbsError> {
-        let base = region.view().host().ok_or(VerbsError {
-            verb: "ibv_reg_mr",
-            error: std::io::Error::other("the region is not host memory"),
-        })?;
-        let (address, flags) = (base.as_ptr(), access.flags());
-        // SAFETY: the range is mapped for as long as `region` lives, which this value keeps; the
-        // contract above says who may touch it.
-        let raw = unsafe {
-            sys::ibv_reg_mr_iova2(
-                domain.raw(),
-                address.cast(),
-                region.bytes(),
-                address as u64,
-                flags,
-            )
-        };
-        let raw = NonNull::new(raw).ok_or_else(|| VerbsError::last("ibv_reg_mr"))?;
-        Ok(Registration { raw, region, domain: Arc::clone(domain) })
-    }
-
-    /// The key of this process's own work requests.
-    pub fn local_key(&self) -> u32 {
-        // SAFETY: the registration is alive.
-        unsafe { self.raw.as_ref().lkey }
-    }
-
-    /// The key that a peer presents; of use only with [`Access::RemoteWrite`].
-    pub fn remote_key(&self) -> u32 {
-        // SAFETY: the registration is alive.
-        unsafe { self.raw.as_ref().rkey }
-    }
-
-    /// The region that was registered.
-    pub fn region(&self) -> &Region {
-        &self.region
-    }
-
-    pub(super) fn raw(&self) -> *mut sys::ibv_mr {
-        self.raw.as_ptr()
-    }
-}
-
-impl Drop for Registration {
-    fn drop(&mut self) {
-        // SAFETY: windows over it are gone: they keep the registration. The memory is still there.
-        let returned = unsafe { sys::ibv_dereg_mr(self.raw()) };
-        VerbsError::log("ibv_dereg_mr", returned);
-        if returned != 0 {
-            // The device may still reach the pages: they are never used for anything else.
-            std::mem::forget(self.region.clone());
-        }
-        let _kept_until_here = &self.domain;
-    }
-}
+/// Windows of this process that the device has.
+static WINDOWS: AtomicUsize = AtomicUsize::new(0);
 
 /// A type-2 memory window: a key of its own to a part of a registration, good for one queue pair,
 /// that can be taken back at once without touching the registration.
@@ -200,7 +97,13 @@ impl Window {
         let raw = NonNull::new(raw).ok_or_else(|| VerbsError::last("ibv_alloc_mw"))?;
         // SAFETY: the window was just made.
         let key = unsafe { raw.as_ref().rkey };
+        WINDOWS.fetch_add(1, Ordering::Relaxed);
         Ok(Window { raw, key, registration })
+    }
+
+    /// How many windows this process has: the kernel lists every object but these.
+    pub fn count() -> usize {
+        WINDOWS.load(Ordering::Relaxed)
     }
 
     /// The key of the present binding.
@@ -228,6 +131,10 @@ impl Drop for Window {
     fn drop(&mut self) {
         // SAFETY: freed once. Whoever owns a queue pair and its window drops the window first:
         // the other order hangs for a minute on Soft-RoCE.
-        VerbsError::log("ibv_dealloc_mw", unsafe { sys::ibv_dealloc_mw(self.raw()) });
+        let returned = unsafe { sys::ibv_dealloc_mw(self.raw()) };
+        VerbsError::log("ibv_dealloc_mw", returned);
+        if returned == 0 {
+            WINDOWS.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }

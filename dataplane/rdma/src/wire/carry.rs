@@ -2,40 +2,74 @@
 
 use super::*;
 
+/// A header's bytes, as work requests count.
+const HEADER_BYTES: u32 = 128;
+const _: () = assert!(HEADER_BYTES as usize == FRAME_BYTES);
+
 impl Wire {
-    /// Sends a frame: the header is put in front of the payload that lies in the area already, and
-    /// both go to the same area of the peer's in one write.
+    /// Sends a frame whose payload lies in its area already. One write, in which header and payload
+    /// are gathered where they lie apart here; or, where they lie apart at the peer, two in one
+    /// post, the payload's first: a reliable connection keeps the order.
     ///
     /// # Errors
-    /// [`LinkError`]; nothing was sent.
+    /// [`LinkError`]; nothing was sent that the peer is told of.
     pub(crate) fn send(
         &mut self,
         frame: &Frame,
         payload_bytes: usize,
         area: Area,
     ) -> Result<(), LinkError> {
+        self.room()?;
         let Pair::Connected(pair, peer) = &self.pair else { return Err(LinkError::Closed) };
-        let no_area = || LinkError::os("send", "no such slot");
+        let no_area = || LinkError::os("send", "no such slot, or a shorter one");
         let at = self.outbox_areas.header_at(area).ok_or_else(no_area)?;
-        let header = frame.encode();
+        let to = peer.header(area).filter(|_| peer.fits(area, payload_bytes));
+        let to = to.ok_or_else(no_area)?;
         let view = self.outbox.region.view();
+        let header = frame.encode();
         view.copy_in(at, &header).map_err(|error| LinkError::os("write the header", error))?;
-        let bytes = u32::try_from(FRAME_BYTES + payload_bytes).unwrap_or(u32::MAX);
         let task = match area {
             Area::Slot(slot) => Task::Slot(slot.0),
             Area::Control => Task::Control,
         };
-        pair.write(&Write {
+        let write = Write {
             id: task_id(self.serial, task),
-            address: address_of(&self.outbox.region) + at as u64,
-            bytes,
+            address: self.outbox.address() + at as u64,
+            bytes: HEADER_BYTES,
             local_key: self.outbox.registration.local_key(),
-            remote_address: peer.address.wrapping_add(at as u64),
-            remote_key: peer.remote_key,
+            remote_address: to.address,
+            remote_key: to.key,
             immediate: immediate(frame.generation, area),
-        })?;
+        };
+        match (self.payload(area, payload_bytes), area) {
+            (None, _) => pair.write(&write)?,
+            (Some(payload), Area::Slot(slot)) if peer.is_apart() => {
+                let to = peer.payload(slot, payload_bytes).ok_or_else(no_area)?;
+                let id = task_id(self.serial, Task::Payload(slot.0));
+                pair.write_apart(id, payload, to.address, to.key, &write)?;
+            }
+            (Some(payload), _) if self.outbox_areas.is_apart() => {
+                pair.write_gathered(&write, payload)?;
+            }
+            (Some(payload), _) => {
+                pair.write(&Write { bytes: HEADER_BYTES + payload.bytes, ..write })?;
+            }
+        }
         self.sends += 1;
         Ok(())
+    }
+
+    /// Where a payload is sent from; `None` for one of no bytes.
+    fn payload(&self, area: Area, bytes: usize) -> Option<Part> {
+        let Area::Slot(slot) = area else { return None };
+        let at = self.outbox_areas.payload_at(slot, bytes).filter(|_| bytes > 0)?;
+        let memory = self.payloads.as_ref().map_or(&self.outbox, |payloads| &payloads.outbox);
+        Some(Part {
+            address: memory.address() + at as u64,
+            // As long as an area at most, whose length is 32 bits.
+            bytes: u32::try_from(bytes).ok()?,
+            local_key: memory.registration.local_key(),
+        })
     }
 
     /// Asks the peer's device whether it is there. The answer is a completion: of success, or that
@@ -44,10 +78,19 @@ impl Wire {
     /// # Errors
     /// [`LinkError`]; nothing was asked.
     pub(crate) fn touch(&mut self) -> Result<(), LinkError> {
+        self.room()?;
         let Pair::Connected(pair, peer) = &self.pair else { return Err(LinkError::Closed) };
-        pair.touch(task_id(self.serial, Task::Touch), peer.address, peer.remote_key)?;
+        let no_area = || LinkError::os("send", "no such area");
+        let to = peer.header(Area::Control).ok_or_else(no_area)?;
+        pair.touch(task_id(self.serial, Task::Touch), to.address, to.key)?;
         self.sends += 1;
         Ok(())
+    }
+
+    /// Whether one more frame may be under way: its completion, seen or not, has room in the queue,
+    /// and the invalidation that ends the session still has some.
+    fn room(&self) -> Result<(), LinkError> {
+        if self.sends + 1 < self.sends_max { Ok(()) } else { Err(LinkError::Full) }
     }
 
     /// The header that lies in an area of the inbox, copied: the peer may write it again.

@@ -7,6 +7,8 @@ pub(crate) enum Task {
     Receive,
     /// The frame of a slot.
     Slot(u32),
+    /// The payload of a slot's frame, where it goes apart from its header. Only a failure is told.
+    Payload(u32),
     /// A frame of the control area.
     Control,
     /// Binding or taking back a window.
@@ -21,6 +23,7 @@ pub(crate) fn task_id(serial: u32, task: Task) -> u64 {
     let task = match task {
         Task::Receive => 0x100,
         Task::Slot(slot) => slot & 0xff,
+        Task::Payload(slot) => 0x500 | slot & 0xff,
         Task::Control => 0x200,
         Task::Window => 0x300,
         Task::Touch => 0x400,
@@ -36,6 +39,7 @@ pub(crate) fn read_task_id(id: u64) -> (u32, Task) {
         0x200 => Task::Control,
         0x300 => Task::Window,
         0x400 => Task::Touch,
+        payload @ 0x500..=0x5ff => Task::Payload(payload & 0xff),
         slot => Task::Slot(slot),
     };
     (serial, task)

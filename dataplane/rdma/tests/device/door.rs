@@ -1,9 +1,11 @@
 //! A listener whose attachments come from another thread, as a lane's do.
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 use ferry_core::{Attachment, Endpoint, RegionDescriptor, SessionId, Status};
+use ferry_memory::Placer;
 use ferry_rdma::{RdmaListener, RdmaOptions};
 use ferry_transport::{
     Admission, AdmitError, Capabilities, ConnectError, Event, Events, Link, LinkError, Listener,
@@ -47,14 +49,24 @@ impl Door {
 #[derive(Debug)]
 struct Attachable {
     inner: RdmaListener,
+    /// Where every session's slots are to lie.
+    placer: Option<Arc<dyn Placer>>,
     asks: Receiver<Ask>,
 }
 
 /// Splits a listener into itself and the way to its `attach`.
 pub(crate) fn attachable(inner: RdmaListener) -> (Box<dyn Listener>, Door) {
+    attachable_on(inner, None)
+}
+
+/// As [`attachable`], with the slots of all sessions in memory of this placer's.
+pub(crate) fn attachable_on(
+    inner: RdmaListener,
+    placer: Option<Arc<dyn Placer>>,
+) -> (Box<dyn Listener>, Door) {
     let (send, asks) = sync_channel(64);
     let door = Door { asks: send, waker: inner.waker() };
-    (Box::new(Attachable { inner, asks }), door)
+    (Box::new(Attachable { inner, placer, asks }), door)
 }
 
 impl Link for Attachable {
@@ -94,7 +106,8 @@ impl Listener for Attachable {
     }
 
     fn admit(&mut self, admission: Admission) -> Result<RegionDescriptor, AdmitError> {
-        self.inner.admit(admission)
+        let placer = self.placer.clone().or_else(|| admission.placer.clone());
+        self.inner.admit(Admission { placer, ..admission })
     }
 
     fn evict(&mut self, session: SessionId, status: Status) {

@@ -29,6 +29,14 @@ fn settle(listener: &mut RdmaListener) -> Vec<Event> {
     events
 }
 
+fn is_gone(event: &Event, of: u64) -> bool {
+    matches!(event, Event::Gone { session: Some(it), .. } if it.0 == of)
+}
+
+fn is_breach(event: &Event, of: u64) -> bool {
+    matches!(event, Event::Refused(Refusal::Breach { session, .. }) if session.0 == of)
+}
+
 /// What the device refuses: writes with keys, addresses and lengths that are not the peer's.
 #[test]
 fn no_key_or_address_but_ones_own_is_good_for_anything() {
@@ -54,6 +62,15 @@ fn no_key_or_address_but_ones_own_is_good_for_anything() {
             let (address, key, bytes) = aim(&own, &victim);
             let status = own.strike(&mut listener, address, key, bytes);
             assert_eq!(status, CompletionStatus::REMOTE_ACCESS, "{what}, fence {fence:?}");
+            // Counted and cut off, whether the device raises an event or not.
+            let mut seen = own.seen.take();
+            let start = Instant::now();
+            while !seen.iter().any(|event| is_gone(event, session)) {
+                assert!(start.elapsed() < Duration::from_secs(20), "{what}: {seen:?}");
+                poll(&mut listener, &mut seen);
+            }
+            let counts = seen.iter().filter(|event| is_breach(event, session)).count();
+            assert_eq!(counts, 1, "{what}, fence {fence:?}: {seen:?}");
         }
         // The victim is still served, and its memory is what it wrote itself.
         victim.request(0, 100);

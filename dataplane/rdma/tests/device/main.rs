@@ -3,9 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "a failure is a failed test")]
 
 mod alone;
+mod apart;
+mod attach;
 mod door;
 mod hostile;
+mod overrun;
 
+mod pretended;
 mod raw;
 mod stale;
 mod suite;

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ferry_core::{Endpoint, RegionDescriptor, SessionId, Status};
-use ferry_memory::{PeerId, Slot, SlotTable};
+use ferry_memory::{PeerId, Slot};
 
 use super::channel::Channel;
 use super::{CAPABILITIES, Expected, Hall, LOCAL_SESSIONS_MAX};
@@ -209,7 +209,7 @@ impl Listener for LocalListener {
         if all.len() >= LOCAL_SESSIONS_MAX {
             return Err(AdmitError::Full(LOCAL_SESSIONS_MAX));
         }
-        let table = SlotTable::private(admission.layout)?;
+        let table = admission.private_slots()?;
         all.insert(admission.session, Expected { admission, table, channel: None });
         Ok(RegionDescriptor::Framed)
     }

@@ -13,7 +13,7 @@ use ferry_core::{
     Token,
 };
 use ferry_memory::ring::{ASLEEP, Consumer, Producer, SharedRing};
-use ferry_memory::{Bell, Slot, SlotTable};
+use ferry_memory::{Bell, Importer, Slot, SlotTable};
 
 use self::handshake::Joined;
 use self::waker::ClientWaker;
@@ -67,7 +67,8 @@ enum Loss {
 impl ShmClient {
     /// Connects to `endpoint`, proves the session by its token, and maps the memory that
     /// `descriptor` describes. The slots are the client's: it trusts its server as a program
-    /// trusts its libraries, and so borrows their bytes.
+    /// trusts its libraries, and so borrows their bytes. Slots in memory of a device are opened by
+    /// `importer`, last.
     ///
     /// # Errors
     /// [`ConnectError`] if nobody listens, the proof is refused, what is handed over is not as
@@ -78,11 +79,12 @@ impl ShmClient {
         generation: Generation,
         token: Token,
         descriptor: &RegionDescriptor,
+        importer: Option<&dyn Importer>,
         deadline: Instant,
     ) -> Result<(ShmClient, Arc<SlotTable>), ConnectError> {
         let hello = wire::bare(session, generation, Body::Hello { token });
         let Joined { socket, bell, memory, table } =
-            handshake::join(endpoint, &hello, descriptor, deadline)?;
+            handshake::join(endpoint, &hello, descriptor, importer, deadline)?;
         let slots = table.layout().slots as usize;
         let client = ShmClient {
             session,

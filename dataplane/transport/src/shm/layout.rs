@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ferry_core::{FRAME_BYTES, RegionDescriptor, SlotIndex, SlotLayout};
+use ferry_core::{DeviceMemory, FRAME_BYTES, RegionDescriptor, SlotIndex, SlotLayout};
 use ferry_memory::ring::{RING_BYTES, SharedRing, ring_in};
 use ferry_memory::slots::HALF_ALIGN_BYTES;
 use ferry_memory::{Backing, MemoryError, Placer, Region, SharedBacking, SlotTable};
@@ -15,12 +15,23 @@ const REPLIES_AT: usize = RING_BYTES;
 const HEADERS_AT: usize = HALF_ALIGN_BYTES;
 const _: () = assert!(REPLIES_AT + RING_BYTES <= HEADERS_AT);
 
-/// Offsets inside the memfd of a session: rings, header cells, slots.
+/// Offsets inside the memfd of a session: rings, header cells, and the slots, unless those lie in
+/// memory of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionLayout {
     slots: SlotLayout,
     slots_at: usize,
+    slots_bytes: usize,
     bytes: usize,
+}
+
+/// Where the slots of a session are.
+#[derive(Debug)]
+pub(super) enum Slots<'a> {
+    /// In the memfd, which a device gets to know where there is a placer.
+    InMemfd(Option<&'a dyn Placer>),
+    /// In memory of their own.
+    Apart(Arc<dyn Backing>),
 }
 
 /// Which way a header goes.
@@ -38,29 +49,63 @@ impl SessionLayout {
     /// # Errors
     /// [`MemoryError::Layout`] if the slots are none, too many or too long.
     pub fn new(slots: SlotLayout) -> Result<SessionLayout, MemoryError> {
-        let slots_bytes = SlotTable::bytes(&slots)?;
+        let mut layout = SessionLayout::apart(slots)?;
         let too_long = || MemoryError::Layout { what: format!("{slots:?} is more than memory") };
-        let cells = slots.slots as usize * 2 * FRAME_BYTES;
-        let slots_at = HEADERS_AT + cells.next_multiple_of(HALF_ALIGN_BYTES);
-        let bytes = slots_at.checked_add(slots_bytes).ok_or_else(too_long)?;
-        Ok(SessionLayout { slots, slots_at, bytes })
+        layout.bytes = layout.slots_at.checked_add(layout.slots_bytes).ok_or_else(too_long)?;
+        Ok(layout)
     }
 
-    /// The layout of memory that a server describes.
+    /// The same without the slots, which lie in memory of a device.
+    ///
+    /// # Errors
+    /// [`MemoryError::Layout`] if the slots are none, too many or too long.
+    pub fn apart(slots: SlotLayout) -> Result<SessionLayout, MemoryError> {
+        let slots_bytes = SlotTable::bytes(&slots)?;
+        let cells = slots.slots as usize * 2 * FRAME_BYTES;
+        let slots_at = HEADERS_AT + cells.next_multiple_of(HALF_ALIGN_BYTES);
+        Ok(SessionLayout { slots, slots_at, slots_bytes, bytes: slots_at })
+    }
+
+    /// The layout of memory that a server describes, and the device's memory with the slots, if
+    /// that is where they are.
     ///
     /// # Errors
     /// [`MemoryError::Foreign`] if it is not a memfd or not as long as its slots make it.
-    pub fn described(descriptor: &RegionDescriptor) -> Result<SessionLayout, MemoryError> {
-        let RegionDescriptor::Memfd { bytes, layout } = descriptor else {
-            let what = format!("the link shm needs a memfd, the session has {descriptor:?}");
-            return Err(MemoryError::Foreign { what });
+    pub fn described(
+        descriptor: &RegionDescriptor,
+    ) -> Result<(SessionLayout, Option<DeviceMemory>), MemoryError> {
+        let (bytes, own, device) = match descriptor {
+            RegionDescriptor::Memfd { bytes, layout } => {
+                (*bytes, SessionLayout::new(*layout)?, None)
+            }
+            RegionDescriptor::OnDevice { bytes, layout, slots } => {
+                (*bytes, SessionLayout::apart(*layout)?, Some(*slots))
+            }
+            _ => {
+                let what = format!("the link shm needs a memfd, the session has {descriptor:?}");
+                return Err(MemoryError::Foreign { what });
+            }
         };
-        let own = SessionLayout::new(*layout)?;
-        if u64::try_from(own.bytes).ok() != Some(*bytes) {
-            let what = format!("{layout:?} takes {} bytes, described are {bytes}", own.bytes);
-            return Err(MemoryError::Foreign { what });
+        let differs = |part: &str, takes: usize, described: u64| {
+            let layout = own.slots;
+            let what =
+                format!("{part} of {layout:?} takes {takes} bytes, described are {described}");
+            Err(MemoryError::Foreign { what })
+        };
+        if u64::try_from(own.bytes).ok() != Some(bytes) {
+            return differs("the memfd", own.bytes, bytes);
         }
-        Ok(own)
+        match device {
+            Some(device) if u64::try_from(own.slots_bytes).ok() != Some(device.bytes) => {
+                differs("the device's memory", own.slots_bytes, device.bytes)
+            }
+            device => Ok((own, device)),
+        }
+    }
+
+    /// Length of the slots in bytes, wherever they are.
+    pub fn slots_bytes(&self) -> usize {
+        self.slots_bytes
     }
 
     /// Length of the memfd in bytes.
@@ -94,21 +139,32 @@ pub(super) struct SessionMemory {
 }
 
 impl SessionMemory {
-    /// Finds the parts of `memory`, which a device gets to know where there is a `placer`.
+    /// Finds the parts of `memory`.
     pub(super) fn new(
         memory: &Arc<SharedBacking>,
         layout: &SessionLayout,
-        placer: Option<&dyn Placer>,
+        slots: Slots<'_>,
     ) -> Result<SessionMemory, MemoryError> {
-        let backing: Arc<dyn Backing> = Arc::<SharedBacking>::clone(memory);
-        let backing = placer.map_or(Ok(Arc::clone(&backing)), |it| it.register(backing))?;
+        let mut backing: Arc<dyn Backing> = Arc::<SharedBacking>::clone(memory);
+        let apart = match slots {
+            Slots::Apart(slots) => Some(slots),
+            Slots::InMemfd(None) => None,
+            Slots::InMemfd(Some(placer)) => {
+                backing = placer.register(backing)?;
+                None
+            }
+        };
         let whole = Region::whole(backing);
         let headers = whole.part(HEADERS_AT, layout.slots_at - HEADERS_AT)?;
+        let slots = match apart {
+            Some(slots) => Region::whole(slots).part(0, layout.slots_bytes)?,
+            None => whole.part(layout.slots_at, layout.slots_bytes)?,
+        };
         Ok(SessionMemory {
             requests: ring_in(memory, REQUESTS_AT)?,
             replies: ring_in(memory, REPLIES_AT)?,
             headers: Headers(headers),
-            slots: whole.part(layout.slots_at, layout.bytes - layout.slots_at)?,
+            slots,
         })
     }
 }
@@ -139,6 +195,7 @@ impl Headers {
 #[cfg(test)]
 mod tests {
     use ferry_core::session::SLOTS_MAX;
+    use ferry_core::{DeviceUuid, IpcHandle};
 
     use super::*;
 
@@ -181,5 +238,35 @@ mod tests {
         assert!(described(bytes + 4096, RESNET).is_err());
         assert!(described(bytes, SlotLayout { slots: 0, ..RESNET }).is_err());
         assert!(SessionLayout::described(&RegionDescriptor::Framed).is_err());
+        assert!(SessionLayout::described(&RegionDescriptor::Device(MEMORY)).is_err());
+    }
+
+    const MEMORY: DeviceMemory = DeviceMemory {
+        handle: IpcHandle([1; IpcHandle::BYTES]),
+        device: DeviceUuid([2; DeviceUuid::BYTES]),
+        offset: 0,
+        bytes: 2 * (602_112 + 4096),
+    };
+
+    #[test]
+    fn slots_apart_leave_the_rings_and_headers() {
+        let layout = SessionLayout::apart(RESNET).unwrap();
+        assert_eq!((layout.bytes(), layout.slots_bytes()), (2 * 4096, 2 * (602_112 + 4096)));
+        let described = |bytes, slots| {
+            let slots = DeviceMemory { bytes: slots, ..MEMORY };
+            SessionLayout::described(&RegionDescriptor::OnDevice { bytes, layout: RESNET, slots })
+        };
+        assert_eq!(described(8192, MEMORY.bytes).unwrap(), (layout, Some(MEMORY)));
+        for (bytes, slots) in [
+            (8192, MEMORY.bytes - 1),
+            (8192, MEMORY.bytes + 1),
+            (8192, u64::MAX),
+            (8192, 0),
+            (4096, MEMORY.bytes),
+            (8192 + MEMORY.bytes, MEMORY.bytes),
+        ] {
+            let error = described(bytes, slots).unwrap_err();
+            assert!(matches!(error, MemoryError::Foreign { .. }), "{bytes} {slots}: {error}");
+        }
     }
 }

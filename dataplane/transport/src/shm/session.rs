@@ -8,7 +8,7 @@ use ferry_core::{Body, Frame, RegionDescriptor, SessionId, SlotIndex, Status};
 use ferry_memory::ring::{Consumer, Producer, RingError, SharedRing};
 use ferry_memory::{Backing, Bell, MemoryError, PeerAccess, PeerId, SharedBacking, SlotTable};
 
-use super::layout::{Headers, SessionLayout, SessionMemory, Way};
+use super::layout::{Headers, SessionLayout, SessionMemory, Slots, Way};
 use super::wire;
 use crate::admitted::{Admission, Admitted, Refusal};
 use crate::link::{Event, Events, LinkError, Transfer};
@@ -16,6 +16,32 @@ use crate::link::{Event, Events, LinkError, Transfer};
 /// Bells more than were asked for, before the peer is cut off. An honest one rings at most once
 /// per raised flag; the slack is for nothing known.
 const BELLS_UNASKED_MAX: u64 = 16;
+
+/// The memory of a session, its memfd, and what its client is told.
+fn memory(
+    admission: &Admission,
+) -> Result<(SessionMemory, OwnedFd, RegionDescriptor), MemoryError> {
+    let (slots, placer) = (admission.layout, admission.placer.as_deref());
+    let undescribed = |what: &str| MemoryError::Layout { what: format!("{slots:?}: {what}") };
+    let too_long = "more than a descriptor can say";
+    if let Some(placer) = placer.filter(|it| it.on_device()) {
+        let layout = SessionLayout::apart(slots)?;
+        let apart = placer.allocate(layout.slots_bytes())?;
+        let Some(RegionDescriptor::Device(device)) = apart.describe() else {
+            return Err(undescribed("the device's memory cannot be opened by another process"));
+        };
+        let (backing, memfd) = SharedBacking::create(layout.bytes(), slots)?;
+        let memory = SessionMemory::new(&Arc::new(backing), &layout, Slots::Apart(apart))?;
+        let bytes = u64::try_from(layout.bytes()).map_err(|_overflow| undescribed(too_long))?;
+        let described = RegionDescriptor::OnDevice { bytes, layout: slots, slots: device };
+        return Ok((memory, memfd, described));
+    }
+    let layout = SessionLayout::new(slots)?;
+    let (backing, memfd) = SharedBacking::create(layout.bytes(), slots)?;
+    let described = backing.describe().ok_or_else(|| undescribed(too_long))?;
+    let memory = SessionMemory::new(&Arc::new(backing), &layout, Slots::InMemfd(placer))?;
+    Ok((memory, memfd, described))
+}
 
 /// A session that was admitted; joined once its client has proved itself.
 #[derive(Debug)]
@@ -43,11 +69,7 @@ impl Session {
         peer: PeerId,
         admission: Admission,
     ) -> Result<(Session, RegionDescriptor), MemoryError> {
-        let layout = SessionLayout::new(admission.layout)?;
-        let (backing, memfd) = SharedBacking::create(layout.bytes(), admission.layout)?;
-        let undescribed = || MemoryError::Layout { what: format!("{layout:?} is too long") };
-        let descriptor = backing.describe().ok_or_else(undescribed)?;
-        let memory = SessionMemory::new(&Arc::new(backing), &layout, admission.placer.as_deref())?;
+        let (memory, memfd, descriptor) = memory(&admission)?;
         let table = SlotTable::over(admission.layout, PeerAccess::Writes, &memory.slots)?;
         let session = Session {
             admitted: Admitted { peer, admission, table },

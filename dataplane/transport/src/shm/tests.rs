@@ -1,5 +1,6 @@
 //! What a hostile process at the other end achieves: nothing but its own end.
 
+mod apart;
 mod client_side;
 mod forged;
 mod strangers;
@@ -16,7 +17,7 @@ use ferry_core::{
 use ferry_memory::ring::{Producer, SharedRing};
 use ferry_memory::{Bell, PeerId, SharedBacking, Slot};
 
-use super::layout::{Headers, SessionLayout, SessionMemory, Way};
+use super::layout::{Headers, SessionLayout, SessionMemory, Slots, Way};
 use super::wire::{self, Welcome};
 use super::*;
 use crate::admitted::{Admission, Refusal};
@@ -154,7 +155,7 @@ impl Hostile {
         };
         let layout = SessionLayout::new(LAYOUT).unwrap();
         let backing = SharedBacking::import(memfd, layout.bytes(), LAYOUT).unwrap();
-        let memory = SessionMemory::new(&Arc::new(backing), &layout, None).unwrap();
+        let memory = SessionMemory::new(&Arc::new(backing), &layout, Slots::InMemfd(None)).unwrap();
         let (headers, requests) = (memory.headers, Producer::new(memory.requests));
         Hostile { socket, bell: Bell::from(bell), headers, requests }
     }

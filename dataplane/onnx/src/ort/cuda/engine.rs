@@ -50,7 +50,7 @@ impl CudaEngine {
         let contexts = contexts.collect::<Result<Vec<_>, _>>()?;
         Ok(CudaEngine {
             flights: contexts.iter().map(|_| None).collect(),
-            schedule: Schedule::new(streams, high),
+            schedule: Schedule::new(streams, high, model.options().beside_urgent),
             contexts,
             model,
             failed: Vec::new(),
@@ -65,12 +65,12 @@ impl CudaEngine {
 
     /// Starts what streams are free for.
     fn advance(&mut self) {
-        while let Some((stream, (job, since))) = self.schedule.next() {
+        while let Some((stream, (job, since))) = self.schedule.next(Instant::now()) {
             let waited = since.elapsed();
             match self.start(stream, job, waited) {
                 Ok(flight) => self.flights[stream] = Some(flight),
                 Err((job, error)) => {
-                    self.schedule.done(stream);
+                    self.schedule.done(stream, Instant::now());
                     self.failed.push(Finished { job, outcome: Err(error) });
                 }
             }
@@ -198,7 +198,7 @@ impl Engine for CudaEngine {
                 && let Some(flight) = self.flights[stream].take()
             {
                 let landed = self.land(stream, flight);
-                self.schedule.done(stream);
+                self.schedule.done(stream, Instant::now());
                 finished.push(landed);
             }
         }

@@ -1,6 +1,7 @@
 //! Which request runs next, and on which stream. Plain bookkeeping, tested without a device.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
 
 use ferry_core::SessionId;
 use ferry_cuda::Priority;
@@ -9,11 +10,15 @@ use ferry_cuda::Priority;
 /// change of stream and of turn.
 const SESSIONS_MAX: usize = 4096;
 
+/// For how long after an urgent request the next one is waited for, before all normal streams fill
+/// again: a client in a closed loop comes back within that.
+const URGENT_LINGER: Duration = Duration::from_millis(1);
+
 /// Some streams of normal priority, then some of high, and what waits for them.
 ///
 /// A stream runs one request at a time. Among those that wait, the session goes first that was
 /// served longest ago: one with many requests does not keep out one with few. A session keeps to
-/// its stream where that is free.
+/// its stream where that is free. While an urgent request runs, few normal ones are started.
 #[derive(Debug)]
 pub(super) struct Schedule<T> {
     normal: usize,
@@ -22,6 +27,10 @@ pub(super) struct Schedule<T> {
     sessions: HashMap<SessionId, Known>,
     /// Counts starts.
     starts: u64,
+    /// Normal requests that may run beside an urgent one.
+    beside_urgent: usize,
+    /// Until when an urgent request is expected to be followed by another.
+    urgent_until: Option<Instant>,
 }
 
 /// A request that waits.
@@ -41,19 +50,21 @@ struct Known {
 }
 
 impl<T> Schedule<T> {
-    pub(super) fn new(normal: usize, high: usize) -> Schedule<T> {
+    pub(super) fn new(normal: usize, high: usize, beside_urgent: usize) -> Schedule<T> {
         Schedule {
             normal,
             busy: vec![false; normal + high],
             waiting: VecDeque::new(),
             sessions: HashMap::new(),
             starts: 0,
+            beside_urgent: beside_urgent.max(1),
+            urgent_until: None,
         }
     }
 
-    /// Whether nothing runs.
+    /// Whether nothing runs and nothing waits.
     pub(super) fn is_idle(&self) -> bool {
-        !self.busy.contains(&true)
+        !self.busy.contains(&true) && self.waiting.is_empty()
     }
 
     /// How many run.
@@ -66,8 +77,11 @@ impl<T> Schedule<T> {
     }
 
     /// The next request that a stream is free for, with that stream, which is busy from now on.
-    pub(super) fn next(&mut self) -> Option<(usize, T)> {
+    pub(super) fn next(&mut self, now: Instant) -> Option<(usize, T)> {
         for priority in [Priority::High, Priority::Normal] {
+            if priority == Priority::Normal && !self.may_start_normal(now) {
+                continue;
+            }
             let Some(any) = self.streams(priority).find(|&stream| !self.busy[stream]) else {
                 continue;
             };
@@ -85,8 +99,20 @@ impl<T> Schedule<T> {
     }
 
     /// The stream is free again.
-    pub(super) fn done(&mut self, stream: usize) {
+    pub(super) fn done(&mut self, stream: usize, now: Instant) {
         self.busy[stream] = false;
+        if stream >= self.normal {
+            self.urgent_until = Some(now + URGENT_LINGER);
+        }
+    }
+
+    /// A device shares its multiprocessors among all kernels that are there, whatever their
+    /// priority: what is not started keeps nobody waiting.
+    fn may_start_normal(&self, now: Instant) -> bool {
+        let is_urgent = self.busy[self.normal..].contains(&true)
+            || self.urgent_until.is_some_and(|until| now < until);
+        let running = self.busy[..self.normal].iter().filter(|&&busy| busy).count();
+        !is_urgent || running < self.beside_urgent
     }
 
     fn streams(&self, priority: Priority) -> std::ops::Range<usize> {
@@ -124,21 +150,21 @@ mod tests {
     use super::*;
 
     fn drain(schedule: &mut Schedule<u32>) -> Vec<(usize, u32)> {
-        std::iter::from_fn(|| schedule.next()).collect()
+        std::iter::from_fn(|| schedule.next(Instant::now())).collect()
     }
 
     #[test]
     fn sessions_take_turns_however_many_requests_they_have() {
-        let mut schedule = Schedule::new(1, 1);
+        let mut schedule = Schedule::new(1, 1, 1);
         for item in 0..3 {
             schedule.push(SessionId(1), Priority::Normal, item);
         }
         schedule.push(SessionId(2), Priority::Normal, 10);
         let mut order = Vec::new();
-        while let Some((stream, item)) = schedule.next() {
+        while let Some((stream, item)) = schedule.next(Instant::now()) {
             order.push(item);
-            assert!(schedule.next().is_none(), "one at a time on a stream");
-            schedule.done(stream);
+            assert!(schedule.next(Instant::now()).is_none(), "one at a time on a stream");
+            schedule.done(stream, Instant::now());
         }
         assert_eq!(order, [0, 10, 1, 2]);
         assert!(schedule.is_idle());
@@ -146,7 +172,7 @@ mod tests {
 
     #[test]
     fn urgent_requests_have_streams_of_their_own_and_go_first() {
-        let mut schedule = Schedule::new(2, 1);
+        let mut schedule = Schedule::new(2, 1, 1);
         for session in 1..=4 {
             schedule.push(SessionId(session), Priority::Normal, 0);
         }
@@ -157,14 +183,33 @@ mod tests {
     }
 
     #[test]
+    fn few_normal_requests_start_beside_an_urgent_one_and_just_after_it() {
+        let mut schedule = Schedule::new(4, 1, 2);
+        schedule.push(SessionId(9), Priority::High, 9);
+        let start = Instant::now();
+        assert_eq!(schedule.next(start), Some((4, 9)));
+        for session in 1..=4 {
+            schedule.push(SessionId(session), Priority::Normal, 0);
+        }
+        let next = |schedule: &mut Schedule<u32>, at| schedule.next(at).map(|(stream, _)| stream);
+        assert_eq!(next(&mut schedule, start), Some(0));
+        assert_eq!(next(&mut schedule, start), Some(1));
+        assert_eq!(next(&mut schedule, start), None, "two beside the urgent one");
+        schedule.done(4, start);
+        assert_eq!(next(&mut schedule, start + URGENT_LINGER / 2), None, "the next may come");
+        assert_eq!(next(&mut schedule, start + URGENT_LINGER), Some(2));
+        assert!(!schedule.is_idle());
+    }
+
+    #[test]
     fn a_session_keeps_to_its_stream_and_sessions_spread() {
-        let mut schedule = Schedule::new(3, 1);
+        let mut schedule = Schedule::new(3, 1, 1);
         let mut homes = Vec::new();
         for round in 0..4 {
             for session in 1..=3 {
                 schedule.push(SessionId(session), Priority::Normal, 0);
-                let (stream, _) = schedule.next().unwrap();
-                schedule.done(stream);
+                let (stream, _) = schedule.next(Instant::now()).unwrap();
+                schedule.done(stream, Instant::now());
                 if round == 0 {
                     homes.push(stream);
                 }

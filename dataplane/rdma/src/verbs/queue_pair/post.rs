@@ -2,7 +2,7 @@
 
 use rdma_mummy_sys as sys;
 
-use super::{QueuePair, Rts, Write};
+use super::{Part, QueuePair, Rts, Write};
 use crate::verbs::{VerbsError, Window};
 
 impl QueuePair<Rts> {
@@ -11,16 +11,61 @@ impl QueuePair<Rts> {
     /// # Errors
     /// [`VerbsError`]: out of memory (12) if more was posted than the queue has room for.
     pub fn write(&self, write: &Write) -> Result<(), VerbsError> {
-        let mut part =
-            sys::ibv_sge { addr: write.address, length: write.bytes, lkey: write.local_key };
-        let mut request = blank_request(write.id, sys::ibv_wr_opcode::IBV_WR_RDMA_WRITE_WITH_IMM);
+        let mut part = first(write);
+        let mut request = self.written(write);
         (request.sg_list, request.num_sge) = (&raw mut part, 1);
+        self.post(&mut request)
+    }
+
+    /// As [`write`](QueuePair::write), with `behind` gathered right behind the bytes of the write:
+    /// the two lie apart here and together at the peer. `behind` may be memory of a device.
+    ///
+    /// # Errors
+    /// [`VerbsError`]: out of memory (12) if more was posted than the queue has room for.
+    pub fn write_gathered(&self, write: &Write, behind: Part) -> Result<(), VerbsError> {
+        let mut parts = [first(write), sge(behind)];
+        let mut request = self.written(write);
+        (request.sg_list, request.num_sge) = (parts.as_mut_ptr(), 2);
+        // The processor would have to read what is inline: it cannot read a device's memory.
+        request.send_flags &= !sys::ibv_send_flags::IBV_SEND_INLINE.0;
+        self.post(&mut request)
+    }
+
+    /// Posts a write of `payload` to an address of the peer's of its own, and `write` behind it:
+    /// the peer sees them in this order. Of the first, numbered `id`, only a failure is completed;
+    /// that `write` is complete says that both are.
+    ///
+    /// # Errors
+    /// [`VerbsError`]: out of memory (12) if more was posted than the queue has room for; then the
+    /// first may have been sent, which tells the peer nothing.
+    pub fn write_apart(
+        &self,
+        id: u64,
+        payload: Part,
+        remote_address: u64,
+        remote_key: u32,
+        write: &Write,
+    ) -> Result<(), VerbsError> {
+        let (mut part, mut header) = (sge(payload), first(write));
+        let mut second = self.written(write);
+        (second.sg_list, second.num_sge) = (&raw mut header, 1);
+        let mut request = blank_request(id, sys::ibv_wr_opcode::IBV_WR_RDMA_WRITE);
+        request.send_flags = 0;
+        (request.sg_list, request.num_sge) = (&raw mut part, 1);
+        request.wr.rdma = sys::rdma_t { remote_addr: remote_address, rkey: remote_key };
+        request.next = &raw mut second;
+        self.post(&mut request)
+    }
+
+    /// A write with its immediate, without its bytes.
+    fn written(&self, write: &Write) -> sys::ibv_send_wr {
+        let mut request = blank_request(write.id, sys::ibv_wr_opcode::IBV_WR_RDMA_WRITE_WITH_IMM);
         if write.bytes <= self.inline_bytes {
             request.send_flags |= sys::ibv_send_flags::IBV_SEND_INLINE.0;
         }
         request.imm_data_invalidated_rkey_union.imm_data = write.immediate.to_be();
         request.wr.rdma = sys::rdma_t { remote_addr: write.remote_address, rkey: write.remote_key };
-        self.post(request)
+        request
     }
 
     /// Posts a write of no bytes and no immediate: the peer's program notices nothing, and its
@@ -31,7 +76,7 @@ impl QueuePair<Rts> {
     pub fn touch(&self, id: u64, remote_address: u64, remote_key: u32) -> Result<(), VerbsError> {
         let mut request = blank_request(id, sys::ibv_wr_opcode::IBV_WR_RDMA_WRITE);
         request.wr.rdma = sys::rdma_t { remote_addr: remote_address, rkey: remote_key };
-        self.post(request)
+        self.post(&mut request)
     }
 
     /// Binds a window to bytes of its registration: from its completion on the peer may write
@@ -58,7 +103,7 @@ impl QueuePair<Rts> {
                 mw_access_flags: sys::ibv_access_flags::IBV_ACCESS_REMOTE_WRITE.0,
             },
         };
-        self.post(request)
+        self.post(&mut request)
     }
 
     /// Takes a window's key back: from its completion on nobody writes with it.
@@ -68,17 +113,26 @@ impl QueuePair<Rts> {
     pub fn invalidate(&self, id: u64, window: &Window) -> Result<(), VerbsError> {
         let mut request = blank_request(id, sys::ibv_wr_opcode::IBV_WR_LOCAL_INV);
         request.imm_data_invalidated_rkey_union.invalidated_rkey = window.key();
-        self.post(request)
+        self.post(&mut request)
     }
 
-    fn post(&self, mut request: sys::ibv_send_wr) -> Result<(), VerbsError> {
+    fn post(&self, request: &mut sys::ibv_send_wr) -> Result<(), VerbsError> {
         let mut refused = std::ptr::null_mut();
-        // SAFETY: the request and its one part live until the call returns, which copies them. The
-        // bytes that the device will read are inside a registration, or it refuses the request.
+        // SAFETY: the request, its parts and the one behind it live until the call returns, which
+        // copies them. The bytes that the device will read are inside a registration, or it
+        // refuses the request; those that are inline are memory of the host.
         let returned =
-            unsafe { sys::ibv_post_send(self.raw(), &raw mut request, &raw mut refused) };
+            unsafe { sys::ibv_post_send(self.raw(), &raw mut *request, &raw mut refused) };
         VerbsError::check("ibv_post_send", returned)
     }
+}
+
+fn first(write: &Write) -> sys::ibv_sge {
+    sge(Part { address: write.address, bytes: write.bytes, local_key: write.local_key })
+}
+
+fn sge(part: Part) -> sys::ibv_sge {
+    sys::ibv_sge { addr: part.address, length: part.bytes, lkey: part.local_key }
 }
 
 fn blank_request(id: u64, opcode: u32) -> sys::ibv_send_wr {

@@ -81,7 +81,7 @@ fn lanes(gpu: &Arc<CudaGpu>, contexts: usize) -> Lanes<CudaGpu, Copy> {
 }
 
 #[test]
-#[ignore = "needs a GPU of any kind: cargo test -p ferry-tensorrt --release --lib -- --ignored"]
+#[ignore = "needs a GPU of any kind: ./test gpu runs it"]
 fn on_a_gpu_an_engine_keeps_its_promises() {
     let gpu = gpu();
     for contexts in [1, 4] {
@@ -144,7 +144,7 @@ fn run(gpu: &Arc<CudaGpu>, region: impl FnOnce(usize) -> Region) -> (Option<Stag
 }
 
 #[test]
-#[ignore = "needs a GPU of any kind: cargo test -p ferry-tensorrt --release --lib -- --ignored"]
+#[ignore = "needs a GPU of any kind: ./test gpu runs it"]
 fn on_a_gpu_tensors_are_copied_where_they_must_be() {
     let gpu = gpu();
     let staged = |memory, why| Some(Staged { memory, why });

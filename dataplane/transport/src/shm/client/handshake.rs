@@ -4,13 +4,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ferry_core::{Body, Endpoint, Frame, LinkKind, RegionDescriptor};
-use ferry_memory::{Bell, MemoryError, PeerAccess, SharedBacking, SlotTable};
+use ferry_core::{Body, DeviceMemory, Endpoint, Frame, LinkKind, RegionDescriptor};
+use ferry_memory::{Bell, Importer, MemoryError, PeerAccess, SharedBacking, SlotTable};
 use rustix::io::Errno;
 
 use crate::connect::ConnectError;
 use crate::link::LinkError;
-use crate::shm::layout::{SessionLayout, SessionMemory};
+use crate::shm::layout::{SessionLayout, SessionMemory, Slots};
 use crate::shm::wire::{self, Welcome};
 
 /// What a client has once it is connected.
@@ -27,12 +27,15 @@ pub(super) fn join(
     endpoint: &Endpoint,
     hello: &Frame,
     descriptor: &RegionDescriptor,
+    importer: Option<&dyn Importer>,
     deadline: Instant,
 ) -> Result<Joined, ConnectError> {
     let Endpoint::Shm { socket: name } = endpoint else {
         return Err(ConnectError::Address(endpoint.clone(), LinkKind::Shm));
     };
-    let layout = SessionLayout::described(descriptor)?;
+    let (layout, device) = SessionLayout::described(descriptor)?;
+    let device = device.map(|memory| importer.ok_or_else(no_importer).map(|it| (it, memory)));
+    let device = device.transpose()?;
     let unreachable = |why| ConnectError::Unreachable { address: name.clone(), why };
     let os = |what: &str| {
         let what = what.to_owned();
@@ -56,16 +59,28 @@ pub(super) fn join(
     {
         return Err(protocol("a welcome to another session".into()));
     }
-    let (memory, table) = map(memfd, &layout)?;
+    let (memory, table) = map(memfd, &layout, device)?;
     Ok(Joined { socket, bell: Bell::from(bell), memory, table })
+}
+
+fn no_importer() -> MemoryError {
+    let what = "the slots lie in memory of a CUDA device, and this client opens none: ask for shm";
+    MemoryError::Foreign { what: what.into() }
 }
 
 fn map(
     memfd: OwnedFd,
     layout: &SessionLayout,
+    device: Option<(&dyn Importer, DeviceMemory)>,
 ) -> Result<(SessionMemory, Arc<SlotTable>), MemoryError> {
     let backing = SharedBacking::import(memfd, layout.bytes(), layout.slots())?;
-    let memory = SessionMemory::new(&Arc::new(backing), layout, None)?;
+    // Last, once the server has shown that it lives and the session is ours: opening a device may
+    // take long.
+    let slots = match device {
+        Some((importer, memory)) => Slots::Apart(importer.open(&memory)?),
+        None => Slots::InMemfd(None),
+    };
+    let memory = SessionMemory::new(&Arc::new(backing), layout, slots)?;
     // The server writes only the reply half of a slot that is in flight, and is trusted to.
     let table = SlotTable::over(layout.slots(), PeerAccess::None, &memory.slots)?;
     Ok((memory, table))

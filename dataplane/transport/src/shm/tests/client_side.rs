@@ -21,7 +21,7 @@ fn connect_to(answer: impl FnOnce(&OwnedFd) + Send) -> ConnectError {
             let endpoint = Endpoint::Shm { socket: name };
             let Admission { session, generation, token, .. } = admission(1);
             let deadline = Instant::now() + Duration::from_secs(1);
-            ShmClient::connect(&endpoint, session, generation, token, &descriptor, deadline)
+            ShmClient::connect(&endpoint, session, generation, token, &descriptor, None, deadline)
         });
         let socket = rustix::net::accept(&door).unwrap();
         answer(&socket);
@@ -104,7 +104,7 @@ fn silence_and_absence_are_told_apart() {
     let Admission { session, generation, token, .. } = admission(1);
     let deadline = Instant::now() + Duration::from_secs(1);
     let connect = |endpoint: &Endpoint, descriptor: &RegionDescriptor| {
-        ShmClient::connect(endpoint, session, generation, token, descriptor, deadline)
+        ShmClient::connect(endpoint, session, generation, token, descriptor, None, deadline)
             .map(|_| ())
             .unwrap_err()
     };

@@ -6,6 +6,7 @@ mod gdr;
 mod negotiate;
 mod open;
 mod quota;
+mod resume;
 mod session;
 mod standing;
 
@@ -17,8 +18,9 @@ use ferry_core::{Generation, SessionId, Token};
 pub use expiry::{grace as grace_leases, keep as keep_leases};
 pub(crate) use gdr::gdr_finding;
 pub use negotiate::{Agreed, Offer, REPLY_BYTES_MIN, SLOTS_DEFAULT};
-pub use open::{Caller, Opened, attach, end, open, resume};
+pub use open::{Caller, Opened, end, open};
 pub use quota::{Quota, Reservation, Tenant, TenantConfig, Tenants};
+pub use resume::{attach, resume};
 pub use session::{Place, Session};
 pub use standing::Standing;
 

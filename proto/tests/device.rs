@@ -1,5 +1,6 @@
 //! Memory of a device survives the wire, and every length of it is checked.
 #![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "helpers of tests; a failure is a failed test")]
 
 use bytes::Bytes;
 use ferry_core::{DeviceMemory, DeviceUuid, IpcHandle, RegionDescriptor, SlotLayout};

@@ -13,8 +13,8 @@ use crate::agreed::Agreed;
 use crate::error::Error;
 
 /// Room for one request, in the memory that the server's end reads (shared memory, or memory of a
-/// GPU) or that the link sends from. Moved into `infer`, and back as a [`Reply`](crate::Reply); dropping it gives
-/// it back unused.
+/// GPU) or that the link sends from. Moved into `infer`, and back as a [`Reply`](crate::Reply);
+/// dropping it gives it back unused.
 #[derive(Debug)]
 pub struct Slot {
     pub(crate) inner: ferry_memory::Slot,

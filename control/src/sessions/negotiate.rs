@@ -182,8 +182,8 @@ impl Offer<'_> {
     }
 
     /// Memory of the model's device on one host, where both ends have it; else shared memory.
-    /// Between two, RDMA where both ends have a device: whether their devices reach each other
-    /// shows when the client attaches. Else the fastest of the rest.
+    /// Between two, RDMA where both ends have a device: whether their devices reach each other shows
+    /// when the client attaches. Else the fastest of the rest.
     fn choose(&self, asked: &v1::OpenSessionRequest, model: &Gpu<'_>) -> (Transport, String) {
         let has = |transport| self.transports.contains(&transport);
         let same = is_this_host(&asked.host_id);

@@ -1,20 +1,19 @@
 //! Opens, resumes and ends sessions.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use ferry_core::{
-    Attachment, Endpoint, Generation, RegionDescriptor, SessionId, Status, Token, Transport,
-};
+use ferry_core::{Endpoint, Generation, RegionDescriptor, SessionId, Status, Token, Transport};
 use ferry_memory::SlotTable;
 use ferry_proto::v1;
 use ferry_transport::{Admission, UnixClock};
 
 use super::device::placer;
 use super::session::Lease;
-use super::{Offer, Place, Session, Tenant};
+use super::{Agreed, Offer, Place, Session, Tenant};
 use crate::clock::unix_ns;
 use crate::error::{ApiError, chain};
+use crate::models::Served;
 use crate::routes::{Meter, Recording};
 use crate::state::State;
 use crate::store::{Connection, Event, SessionRow};
@@ -59,7 +58,8 @@ fn random<const N: usize>() -> Result<[u8; N], ApiError> {
     Ok(bytes)
 }
 
-/// Opens a session.
+/// Opens a session. A transport that the server chose and whose lane then refuses the session, such as
+/// rdma while its device is away, is followed by the next best; one that was named is not.
 ///
 /// # Errors
 /// [`ApiError`] says what does not fit, and what would.
@@ -71,14 +71,38 @@ pub async fn open(
     state.takes_new()?;
     state.runs.check(&state.store, asked.run_id).await?;
     let served = state.models.get(&asked.model, asked.version)?;
-    let transports = state.transports();
-    let offer = Offer {
-        transports: &transports,
-        findings: &state.findings,
-        request_bytes_max: state.config.request_bytes_max,
-        is_inside: caller.is_inside,
-    };
-    let agreed = offer.agree(&asked, &served)?;
+    let mut transports = state.transports();
+    let mut refused = String::new();
+    loop {
+        let offer = Offer {
+            transports: &transports,
+            findings: &state.findings,
+            request_bytes_max: state.config.request_bytes_max,
+            is_inside: caller.is_inside,
+        };
+        let mut agreed = offer.agree(&asked, &served)?;
+        agreed.reason.push_str(&refused);
+        let transport = agreed.transport;
+        let opened = start(state, &caller, &asked, &served, agreed).await;
+        match opened {
+            Err(error @ ApiError::Lane { .. }) if asked.transport() == v1::Transport::Auto => {
+                // One less each time, and gRPC has no lane that could refuse.
+                transports.retain(|it| *it != transport);
+                tracing::warn!(%transport, %error, "auto chose a lane that refuses: the next one");
+                refused.push_str(&format!(" ({transport} was refused: {error})"));
+            }
+            other => return other,
+        }
+    }
+}
+
+async fn start(
+    state: &Arc<State>,
+    caller: &Caller,
+    asked: &v1::OpenSessionRequest,
+    served: &Arc<Served>,
+    agreed: Agreed,
+) -> Result<Opened, ApiError> {
     let memory = state.lanes.bytes(agreed.transport, &agreed.layout).map_err(|error| {
         ApiError::field("slots", format!("{}; ask for fewer or smaller ones", chain(&error)))
     })?;
@@ -97,12 +121,12 @@ pub async fn open(
         token: Token::new(random()?),
         place: place(state, &agreed)?,
         _held: held,
-        tenant: caller.tenant,
-        served,
+        tenant: Arc::clone(&caller.tenant),
+        served: Arc::clone(served),
         agreed,
         memory_bytes,
         run: asked.run_id,
-        client: asked.client,
+        client: asked.client.clone(),
         opened: Instant::now(),
         meter: Arc::new(Meter::default()),
         recording,
@@ -131,7 +155,7 @@ pub async fn open(
     Ok(Opened { session, endpoint, region })
 }
 
-fn place(state: &State, agreed: &super::Agreed) -> Result<Place, ApiError> {
+fn place(state: &State, agreed: &Agreed) -> Result<Place, ApiError> {
     if agreed.transport == Transport::Grpc {
         let table = SlotTable::private(agreed.layout);
         return Ok(Place::Inline(Mutex::new(table.map_err(|e| ApiError::Busy(chain(&e)))?)));
@@ -144,7 +168,7 @@ fn place(state: &State, agreed: &super::Agreed) -> Result<Place, ApiError> {
     Ok(Place::Lane(Arc::clone(lane)))
 }
 
-async fn admit(session: &Session) -> Result<(Endpoint, RegionDescriptor), ApiError> {
+pub(super) async fn admit(session: &Session) -> Result<(Endpoint, RegionDescriptor), ApiError> {
     let Place::Lane(lane) = &session.place else {
         return Ok((Endpoint::Grpc, RegionDescriptor::Framed));
     };
@@ -160,90 +184,13 @@ async fn admit(session: &Session) -> Result<(Endpoint, RegionDescriptor), ApiErr
     Ok((lane.endpoint.clone(), region))
 }
 
-/// Tells a session's link of its client's end. May be called again, with another address, until
-/// the client has joined.
-///
-/// # Errors
-/// [`ApiError`] if the proof does not fit, the session's link takes no attachments, the client has
-/// joined already, or the link cannot reach the client's end.
-pub async fn attach(
-    state: &Arc<State>,
-    id: SessionId,
-    token: &Token,
-    generation: Generation,
-    attachment: Attachment,
-) -> Result<RegionDescriptor, ApiError> {
-    let session = state.sessions.prove(id, token, generation)?;
-    let _turn = session.turn.lock().await;
-    {
-        let lease = session.lease();
-        if lease.over || lease.generation != generation {
-            return Err(ApiError::Credentials);
-        }
-    }
-    match &session.place {
-        Place::Lane(lane) if lane.transport == Transport::Rdma => lane.attach(id, attachment).await,
-        _ => {
-            let transport = session.agreed.transport;
-            let why = format!(
-                "it is on {transport}, whose clients connect by themselves; only sessions on rdma \
-                 and gdr are attached"
-            );
-            Err(ApiError::field("session", why))
-        }
-    }
-}
-
-async fn take_off(session: &Session, status: Status) {
+pub(super) async fn take_off(session: &Session, status: Status) {
     match &session.place {
         Place::Lane(lane) => lane.evict(session.id, status).await,
         Place::Inline(_) => {
             if let Some(table) = session.inline_slots() {
                 table.retire();
             }
-        }
-    }
-}
-
-/// Takes a session up again: the old lease is fenced before the new one begins.
-///
-/// # Errors
-/// [`ApiError::Credentials`] if the proof does not fit; then nothing has changed. If the lane
-/// does not take the new lease, the session is over.
-pub async fn resume(
-    state: &Arc<State>,
-    id: SessionId,
-    token: &Token,
-    generation: Generation,
-) -> Result<Opened, ApiError> {
-    state.takes_new()?;
-    let session = state.sessions.prove(id, token, generation)?;
-    let turn = session.turn.lock().await;
-    {
-        // Whoever resumed or ended it meanwhile was first.
-        let mut lease = session.lease();
-        if lease.over || lease.generation != generation {
-            return Err(ApiError::Credentials);
-        }
-        let next = generation.next().ok_or(ApiError::Credentials)?;
-        (lease.generation, lease.expires) = (next, Instant::now() + state.config.lease);
-    }
-    take_off(&session, Status::SessionEnded).await;
-    if let Place::Inline(slots) = &session.place {
-        let table = SlotTable::private(session.agreed.layout);
-        let table = table.map_err(|error| ApiError::Busy(chain(&error)))?;
-        *slots.lock().unwrap_or_else(PoisonError::into_inner) = table;
-    }
-    match admit(&session).await {
-        Ok((endpoint, region)) => {
-            tracing::info!(session = %id, generation = generation.0 + 1, "session resumed");
-            drop(turn);
-            Ok(Opened { session, endpoint, region })
-        }
-        Err(error) => {
-            session.lease().over = true;
-            forget(state, &session, "not_admitted");
-            Err(error)
         }
     }
 }
@@ -264,7 +211,7 @@ pub async fn end(
     true
 }
 
-fn forget(state: &State, session: &Session, reason: &'static str) {
+pub(super) fn forget(state: &State, session: &Session, reason: &'static str) {
     state.sessions.remove(session.id);
     state.recorder.event(Event::Closed { id: session.id, unix_ns: unix_ns(), reason });
     tracing::info!(

@@ -62,7 +62,7 @@ fn cases() -> Vec<(v1::OpenSessionRequest, Code, &'static str)> {
                 ..base()
             },
             Code::InvalidArgument,
-            "leave it out",
+            "runs on the CPU",
         ),
         (
             v1::OpenSessionRequest { client: "x".repeat(1000), ..base() },

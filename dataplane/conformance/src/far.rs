@@ -1,17 +1,13 @@
-//! Memory that can only be reached by copies, as that of a device: links and slots are tested over
-//! it on a machine without one.
+//! A device that is none: links and slots are tested over its memory on a machine without one.
 
 use std::collections::HashMap;
-use std::os::fd::BorrowedFd;
-use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use ferry_core::{
-    Attachment, DeviceMemory, DeviceUuid, Endpoint, IpcHandle, Placement, RegionDescriptor,
-    SessionId, Status,
+    Attachment, DeviceMemory, DeviceUuid, Endpoint, IpcHandle, RegionDescriptor, SessionId, Status,
 };
-use ferry_memory::{Backing, HeapBacking, Importer, MemoryError, Placer};
+use ferry_memory::{Backing, FarBacking, HeapBacking, Importer, MemoryError, Placer};
 use ferry_transport::{
     Admission, AdmitError, Capabilities, Events, Link, Listener, Rejected, Transfer, Waker,
 };
@@ -26,13 +22,6 @@ pub struct FarDevice {
 struct Placed {
     last: u8,
     live: HashMap<IpcHandle, Weak<HeapBacking>>,
-}
-
-/// Its memory: the bytes are there, and nobody is told where.
-#[derive(Debug)]
-struct FarBacking {
-    memory: Arc<HeapBacking>,
-    described: DeviceMemory,
 }
 
 impl FarDevice {
@@ -61,7 +50,7 @@ impl Placer for FarDevice {
         let handle = IpcHandle([placed.last; IpcHandle::BYTES]);
         placed.live.insert(handle, Arc::downgrade(&memory));
         let described = DeviceMemory { handle, device: Self::UUID, offset: 0, bytes: bytes as u64 };
-        Ok(Arc::new(FarBacking { memory, described }))
+        Ok(Arc::new(FarBacking::new(memory, described)))
     }
 
     fn register(&self, _memory: Arc<dyn Backing>) -> Result<Arc<dyn Backing>, MemoryError> {
@@ -80,43 +69,7 @@ impl Importer for FarDevice {
         if (memory.bytes() as u64) < described.bytes {
             return Err(foreign("shorter than described"));
         }
-        Ok(Arc::new(FarBacking { memory, described: *described }))
-    }
-}
-
-// SAFETY: there is no address that a CPU is told.
-#[expect(unsafe_code, reason = "the trait's contract is about addresses")]
-unsafe impl Backing for FarBacking {
-    fn placement(&self) -> Placement {
-        Placement::Cuda(0)
-    }
-
-    fn bytes(&self) -> usize {
-        self.memory.bytes()
-    }
-
-    fn host(&self) -> Option<NonNull<u8>> {
-        None
-    }
-
-    fn copy_in(&self, at: usize, from: &[u8]) -> Result<(), MemoryError> {
-        self.memory.copy_in(at, from)
-    }
-
-    fn copy_out(&self, at: usize, into: &mut [u8]) -> Result<(), MemoryError> {
-        self.memory.copy_out(at, into)
-    }
-
-    fn make_visible(&self) -> Result<(), MemoryError> {
-        self.memory.make_visible()
-    }
-
-    fn describe(&self) -> Option<RegionDescriptor> {
-        Some(RegionDescriptor::Device(self.described))
-    }
-
-    fn dma_buf(&self) -> Option<BorrowedFd<'_>> {
-        None
+        Ok(Arc::new(FarBacking::new(memory, *described)))
     }
 }
 

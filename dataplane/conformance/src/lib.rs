@@ -7,7 +7,7 @@
 //! fn open() -> ferry_conformance::ServerEnd { … }
 //! ferry_conformance::link_suite!(open);
 //! ```
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
 pub mod backing;
 pub mod engine;

@@ -149,7 +149,7 @@ def one_client(args, out):
                         rounds=8, warmup=50, image=image, kind="raw", wait="spin")
     rows = [row for row in rows if label(row) in WAYS[:6]] or rows
     base = rows[0]["total_ns"]["p50"] / 1000
-    stages = ["copy_in", "preprocess", "infer", "postprocess", "copy_out", "network"]
+    stages = ["fill", "copy_in", "preprocess", "infer", "postprocess", "copy_out", "network"]
     body = [[label(row), text(row["total_ns"]["p50"] / 1000, 1),
              text(row["total_ns"]["p50"] / 1000 - base, 1),
              *[text(us(row, stage), 1) for stage in stages], row["errors"]] for row in rows]

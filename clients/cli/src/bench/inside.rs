@@ -1,5 +1,6 @@
 //! The transport `local`: the server drives it, and tells the timings.
 
+use ferry_client::Status;
 use ferry_client::blocking::Client;
 use ferry_proto::rows;
 
@@ -34,8 +35,15 @@ pub(super) fn round(
                 let fill = row.times.of(ferry_client::Stage::Fill).unwrap_or(0);
                 first = first.min(row.started_unix_ns.saturating_sub(fill));
                 last = last.max(row.started_unix_ns.saturating_add(total));
-                outcome.summary.add(row);
-                outcome.requests += 1;
+                if row.status == Status::Ok {
+                    outcome.summary.add(row);
+                    outcome.requests += 1;
+                } else {
+                    outcome.errors += 1;
+                    let first =
+                        || format!("a reply with status {:?}: see the server's log", row.status);
+                    outcome.first_error.get_or_insert_with(first);
+                }
             }
         }
         Ok::<(), Failure>(())

@@ -222,6 +222,7 @@ fn stages(stages: Vec<u64>) -> anyhow::Result<StageTimes> {
         bytes_in: vec![0],
         bytes_out: vec![0],
         status: vec![0],
+        staged: vec![0],
         stages,
         ..Default::default()
     };

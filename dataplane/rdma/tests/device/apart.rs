@@ -25,6 +25,14 @@ fn on_device(session: u64, placer: &Arc<Pretender>) -> Admission {
     Admission { placer, ..admission(session, 1) }
 }
 
+fn is_gone(event: &Event, session: u64) -> bool {
+    matches!(event, Event::Gone { session: Some(it), .. } if it.0 == session)
+}
+
+fn is_arrival(event: &Event, session: u64) -> bool {
+    matches!(event, Event::Arrived { frame, .. } if frame.session.0 == session)
+}
+
 #[test]
 fn the_card_reaches_memory_that_only_its_address_names() {
     let placer = Pretender::new(Flaw::None);
@@ -189,7 +197,7 @@ fn frames_that_keep_no_rule_are_refused() {
     for (session, (what, trick)) in (10..).zip(tricks) {
         let peer = Peer::open(&host, &mut listener, on_device(session, &placer), true);
         trick(&peer);
-        let gone = |event: &Event| matches!(event, Event::Gone { session: Some(it), .. } if it.0 == session);
+        let gone = |event: &Event| is_gone(event, session);
         let events = until(&mut listener, gone);
         let refused = events.iter().filter(|event| matches!(event, Event::Refused(_))).count();
         assert_eq!(refused, 1, "{what}: {events:?}");
@@ -228,7 +236,7 @@ fn sessions_with_and_without_a_device_share_a_lane() {
         assert!(plain.payloads.is_none() && apart.payloads.is_some());
         for (peer, session) in [(&plain, 1), (&apart, 2)] {
             peer.request(0, 200);
-            let here = |event: &Event| matches!(event, Event::Arrived { frame, .. } if frame.session.0 == session);
+            let here = |event: &Event| is_arrival(event, session);
             until(&mut listener, here);
         }
         let told = listener.admit(on_device(3, &placer)).unwrap();

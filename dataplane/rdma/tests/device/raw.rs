@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use ferry_core::session::SLOTS_MAX;
 use ferry_core::{
-    Attachment, Body, Frame, Generation, MemoryKey, QueuePair as Pair, RegionDescriptor, Retry,
-    SessionId, SlotIndex, SlotLayout, Token, WaitPolicy,
+    Attachment, Body, Frame, Generation, MemoryKey, QueuePair as Pair, RegionDescriptor, Request,
+    RequestKind, Retry, SessionId, SlotIndex, SlotLayout, Token, WaitPolicy,
 };
 use ferry_memory::{HeapBacking, Region};
 use ferry_rdma::RdmaListener;
@@ -22,6 +22,7 @@ use ferry_transport::{Admission, Event, Listener};
 
 use crate::door::options;
 
+const TENSOR: Request = Request { kind: RequestKind::Tensor, batch: 1, priority: 0 };
 /// What every forbidden write writes.
 pub(crate) const MARK: u8 = 0xEE;
 
@@ -185,17 +186,13 @@ impl<'h> Peer<'h> {
 
     /// Sends a request of `payload` marked bytes, as an honest client does.
     pub(crate) fn request(&self, slot: u32, payload: usize) {
-        let request =
-            ferry_core::Request { kind: ferry_core::RequestKind::Tensor, batch: 1, priority: 0 };
-        let frame = self.frame(slot, payload as u64, Body::Request(request));
+        let frame = self.frame(slot, payload as u64, Body::Request(TENSOR));
         self.post_frame(&frame, Area::Slot(SlotIndex(slot)), payload);
     }
 
     /// Sends a header that says `payload` bytes, and nothing else.
     pub(crate) fn claim(&self, slot: u32, payload: u64) {
-        let request =
-            ferry_core::Request { kind: ferry_core::RequestKind::Tensor, batch: 1, priority: 0 };
-        let frame = self.frame(slot, payload, Body::Request(request));
+        let frame = self.frame(slot, payload, Body::Request(TENSOR));
         self.post_frame(&frame, Area::Slot(SlotIndex(slot)), 0);
     }
 

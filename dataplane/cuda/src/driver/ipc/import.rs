@@ -51,7 +51,7 @@ pub enum ImportError {
 #[derive(Debug)]
 pub struct ImportedBuffer {
     stream: Stream,
-    handle: Open,
+    _handle: Open,
     /// What was opened.
     base: u64,
     address: u64,
@@ -79,7 +79,7 @@ impl ImportedBuffer {
         let opened = unsafe { sys::cuIpcOpenMemHandle_v2(&raw mut base, raw, lazy) };
         check("cuIpcOpenMemHandle", opened).map_err(why_not_open)?;
         // From here on its drop closes it.
-        let mut imported = ImportedBuffer { stream, handle, base, address: base, bytes };
+        let mut imported = ImportedBuffer { stream, _handle: handle, base, address: base, bytes };
         let (start, mapped) = address_range(base)?;
         let end = u64::try_from(mapped).ok().and_then(|mapped| start.checked_add(mapped));
         let room = end.and_then(|end| end.checked_sub(base)).unwrap_or(0);
@@ -185,7 +185,7 @@ impl Drop for ImportedBuffer {
         let closed = unsafe { sys::cuIpcCloseMemHandle(self.base) };
         if let Err(error) = check("cuIpcCloseMemHandle", closed) {
             let device = self.device().ordinal();
-            tracing::warn!(device, bytes = self.bytes, handle = ?self.handle.0, %error, "not closed");
+            tracing::warn!(device, bytes = self.bytes, %error, "the server's memory is not closed");
         }
     }
 }

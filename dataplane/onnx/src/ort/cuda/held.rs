@@ -6,7 +6,7 @@ use std::time::Duration;
 use ferry_core::{
     HostMemory, MemoryChoice, Placement, RequestKind, Stage, StageTimes, Staged, Why,
 };
-use ferry_cuda::picture::{PictureArgs, SourceMemory};
+use ferry_cuda::picture::PictureArgs;
 use ferry_cuda::{Arena, Kernels};
 use ferry_engine::{EngineError, Job};
 use ferry_memory::View;
@@ -115,19 +115,15 @@ impl Places {
         let request = if request == Way::InPlace && !floats { Way::Copy } else { request };
         let picture = match (is_raw, pictures) {
             (false, _) => None,
-            (true, Some(pictures)) => {
-                let memory = match request {
-                    Way::Kernel => SourceMemory::Mapped,
-                    Way::InPlace | Way::Copy => SourceMemory::Device,
-                };
-                Some(pictures.args(&job.arrival.what.kind, memory)?)
-            }
+            // Mapped memory is streamed in first: many small reads across PCIe under way at once
+            // take less than those of the picture's own kernel.
+            (true, Some(pictures)) => Some(pictures.args(&job.arrival.what.kind)?),
             (true, None) => {
                 return Err(EngineError::Run("a raw picture without its kernel".to_owned()));
             }
         };
         let raw_bytes = match request {
-            Way::Copy if is_raw => job.arrival.payload_bytes,
+            Way::Copy | Way::Kernel if is_raw => job.arrival.payload_bytes,
             _ => 0,
         };
         let staging = context.staging(&job.binding, raw_bytes)?;

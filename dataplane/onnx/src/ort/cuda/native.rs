@@ -244,8 +244,13 @@ fn come(
             plan.mark(Stage::CopyIn)?;
             raw.part(0, payload.bytes())?
         }
-        (Way::Copy, None) => return Err(no_kernel()),
-        (Way::InPlace | Way::Kernel, _) => payload,
+        (Way::Kernel, Some(raw)) => {
+            // SAFETY: as above.
+            unsafe { plan.copy_by_kernel(kernels, &raw, &payload, payload.bytes()) }?;
+            raw.part(0, payload.bytes())?
+        }
+        (Way::Copy | Way::Kernel, None) => return Err(no_kernel()),
+        (Way::InPlace, _) => payload,
     };
     // SAFETY: as above.
     unsafe { plan.picture(kernels, &input, &pixels, args) }?;

@@ -4,33 +4,19 @@ use ferry_core::RequestKind;
 use ferry_cuda::picture::{PictureArgs, PictureError, PicturePlan, SourceMemory};
 use ferry_engine::{EngineError, Picture};
 
-/// The plans for pictures in device memory, and for those that the kernel reads in the host's.
+/// The plan for pictures in device memory.
 #[derive(Debug)]
-pub(super) struct Pictures {
-    device: PicturePlan,
-    mapped: PicturePlan,
-}
+pub(super) struct Pictures(PicturePlan);
 
 impl Pictures {
     pub(super) fn new(picture: &Picture) -> Result<Pictures, PictureError> {
-        Ok(Pictures {
-            device: PicturePlan::new(picture.spec, SourceMemory::Device)?,
-            mapped: PicturePlan::new(picture.spec, SourceMemory::Mapped)?,
-        })
+        Ok(Pictures(PicturePlan::new(picture.spec, SourceMemory::Device)?))
     }
 
-    pub(super) fn args(
-        &mut self,
-        kind: &RequestKind,
-        memory: SourceMemory,
-    ) -> Result<PictureArgs, EngineError> {
+    pub(super) fn args(&mut self, kind: &RequestKind) -> Result<PictureArgs, EngineError> {
         let RequestKind::Raw { width, height, format } = *kind else {
             return Err(EngineError::Run("not a raw picture".to_owned()));
         };
-        let plan = match memory {
-            SourceMemory::Device => &mut self.device,
-            SourceMemory::Mapped => &mut self.mapped,
-        };
-        plan.args(width, height, format).map_err(|error| EngineError::Run(error.to_string()))
+        self.0.args(width, height, format).map_err(|error| EngineError::Run(error.to_string()))
     }
 }

@@ -48,7 +48,8 @@ fn told(connected: Result<(ShmClient, Arc<ferry_memory::SlotTable>), ConnectErro
 
 #[test]
 fn what_cannot_be_opened_is_refused_and_the_session_ends() {
-    let forge: [(&str, fn(&mut DeviceMemory)); 3] = [
+    type Forge = fn(&mut DeviceMemory);
+    let forge: [(&str, Forge); 3] = [
         ("another device", |it| it.device = DeviceUuid([0; DeviceUuid::BYTES])),
         ("no such allocation", |it| it.handle = IpcHandle([0xEE; IpcHandle::BYTES])),
         ("described are", |it| it.bytes -= 1),

@@ -27,6 +27,12 @@ pub struct Config {
     pub models: Option<PathBuf>,
     /// The native library of ONNX Runtime; `None`: the loader's own search.
     pub onnxruntime: Option<PathBuf>,
+    /// The native library of TensorRT, or its folder; `None`: the loader's own search.
+    pub tensorrt: Option<PathBuf>,
+    /// Where engines that were built are kept; `None`: they are built at every start.
+    pub engine_cache: Option<PathBuf>,
+    /// Most bytes of them together.
+    pub engine_cache_bytes_max: u64,
     /// Where the CUDA libraries are looked for.
     pub cuda_libraries: LibrarySearch,
     /// Lanes of each link.
@@ -82,6 +88,10 @@ impl Default for Config {
             store_bytes_max: None,
             models: None,
             onnxruntime: None,
+            tensorrt: None,
+            engine_cache: None,
+            // Fifty of large vision models, or hundreds of small ones.
+            engine_cache_bytes_max: 8 << 30,
             cuda_libraries: LibrarySearch::default(),
             lanes: LaneCounts { shm: 2, tcp: 2, zmq: 1, rdma: 1, local: 1 },
             rdma: RdmaOptions::default(),

@@ -6,6 +6,7 @@ mod metadata;
 mod registry;
 mod shapes;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,7 +16,8 @@ use ferry_engine::{Engine, EngineError, Rebuild};
 pub use folder::{NAME_BYTES_MAX, Source, check_name};
 pub use load::Served;
 pub use metadata::{
-    CompletionName, DeviceChoice, EngineChoice, Gpu, Metadata, MetadataError, PrecisionName,
+    CompletionName, DeviceChoice, DimSizes, EngineChoice, Gpu, Metadata, MetadataError,
+    PrecisionName,
 };
 pub use registry::{Listed, Models, State};
 pub use shapes::ShapeLimits;
@@ -31,6 +33,8 @@ pub struct LoadSpec<'a> {
     pub device: DeviceChoice,
     /// How it runs on a GPU.
     pub gpu: Gpu,
+    /// Sizes of open dimensions that an engine is built for, by the dimension's name.
+    pub dims: &'a BTreeMap<String, DimSizes>,
     /// How many instances.
     pub instances: usize,
     /// Threads of each.
@@ -41,12 +45,14 @@ pub struct LoadSpec<'a> {
 pub struct Instances {
     /// At least one.
     pub engines: Vec<Box<dyn Engine>>,
-    /// The engine's name: `onnx`, `tract`, `echo`.
+    /// The engine's name: `onnx`, `tract`, `tensorrt`, `echo`.
     pub engine: &'static str,
     /// The version of its library.
     pub engine_version: String,
     /// The GPU that they run on; `None` for the CPU.
     pub device: Option<Arc<Device>>,
+    /// Sizes of open dimensions that they were built for; those that are not here may have any.
+    pub dims: BTreeMap<String, DimSizes>,
     /// Makes another instance.
     pub rebuild: Option<Rebuild>,
 }

@@ -1,5 +1,9 @@
 //! The engines that this build has.
 
+pub(super) mod tensorrt;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use ferry_cuda::libraries::{self, LibrarySearch, cudnn_version};
@@ -8,6 +12,7 @@ use ferry_onnx::{
     Completion, CudaEngine, CudaModel, CudaOptions, Options, Precision, Probe, Search,
 };
 
+use self::tensorrt::Tensorrt;
 use crate::config::Config;
 use crate::error::chain;
 use crate::machine::VERSION;
@@ -21,6 +26,13 @@ const ECHO_SPARE: usize = 4;
 
 /// Loads ONNX files.
 #[derive(Debug)]
+struct Engines {
+    onnx: Onnx,
+    tensorrt: Tensorrt,
+}
+
+/// Loads them with ONNX Runtime and tract.
+#[derive(Debug)]
 struct Onnx {
     library: Search,
     cuda_libraries: LibrarySearch,
@@ -29,18 +41,24 @@ struct Onnx {
 /// Where the project's script puts ONNX Runtime, below the folder of the project.
 const FETCHED: &str = ".cache/onnxruntime/1.30.0/libonnxruntime.so";
 
-/// The operator's path alone; else where the script puts the library: below the working folder, or
-/// below one of the folders above the binary.
-fn search(config: &Config) -> Search {
+/// Where a script of the project's may have put something: below the working folder, or below one
+/// of the folders above the binary.
+fn fetched(what: &str) -> Vec<PathBuf> {
     let binary = std::env::current_exe().unwrap_or_default();
-    let above = binary.ancestors().skip(1).map(|folder| folder.join(FETCHED));
-    let candidates = std::iter::once(FETCHED.into()).chain(above).collect();
-    Search { explicit: config.onnxruntime.clone(), candidates }
+    let above = binary.ancestors().skip(1).map(|folder| folder.join(what));
+    std::iter::once(what.into()).chain(above).collect()
+}
+
+/// The operator's path alone; else where the script puts the library.
+fn search(config: &Config) -> Search {
+    Search { explicit: config.onnxruntime.clone(), candidates: fetched(FETCHED) }
 }
 
 /// What loads the files of the model folder.
 pub(super) fn loader(config: &Config) -> Arc<dyn EngineLoader> {
-    Arc::new(Onnx { library: search(config), cuda_libraries: config.cuda_libraries.clone() })
+    let cuda_libraries = config.cuda_libraries.clone();
+    let onnx = Onnx { library: search(config), cuda_libraries };
+    Arc::new(Engines { onnx, tensorrt: Tensorrt::new(config) })
 }
 
 /// Whether ONNX Runtime is there.
@@ -54,6 +72,9 @@ pub(super) fn libraries_json(config: &Config) -> String {
     if let Probe::Found { version, .. } = probe(config) {
         all.insert("onnxruntime".into(), version.into());
     }
+    if let Some(version) = tensorrt::version(config) {
+        all.insert("tensorrt".into(), version.into());
+    }
     if let Ok(driver) = ferry_cuda::probe() {
         all.insert("cuda".into(), driver.version().into());
         let cudnn = cudnn_version(&config.cuda_libraries).map(|it| it.to_string());
@@ -66,16 +87,47 @@ pub(super) fn libraries_json(config: &Config) -> String {
     serde_json::Value::Object(all).to_string()
 }
 
-impl EngineLoader for Onnx {
+impl EngineLoader for Engines {
     fn load(&self, spec: &LoadSpec<'_>) -> Result<Instances, EngineError> {
-        if let Some(on_device) = self.on_device(spec)? {
+        match spec.engine {
+            EngineChoice::Auto => self.onnx.load(spec, ferry_onnx::EngineChoice::Auto),
+            EngineChoice::Onnx => self.onnx.load(spec, ferry_onnx::EngineChoice::Ort),
+            EngineChoice::Tract => self.onnx.load(spec, ferry_onnx::EngineChoice::Tract),
+            EngineChoice::Tensorrt => self.tensorrt.load(spec),
+        }
+    }
+}
+
+/// What only TensorRT has. Refused on every machine: what runs on the CPU must not depend on
+/// whether a GPU was found.
+fn check(spec: &LoadSpec<'_>) -> Result<Precision, EngineError> {
+    if !spec.dims.is_empty() {
+        let why = "[dims] says what an engine of tensorrt is built for: leave it out (max_batch \
+                   and max_elements bound sessions), or use engine = \"tensorrt\"";
+        return Err(EngineError::Model(why.to_owned()));
+    }
+    match spec.gpu.precision {
+        PrecisionName::Fp32 => Ok(Precision::Fp32),
+        PrecisionName::Tf32 => Ok(Precision::Tf32),
+        PrecisionName::Fp16 => {
+            let why = "gpu.precision = \"fp16\", and ONNX Runtime computes in the types of the \
+                       file: export the model in 16 bits and leave the precision out, or use \
+                       engine = \"tensorrt\"";
+            Err(EngineError::Model(why.to_owned()))
+        }
+    }
+}
+
+impl Onnx {
+    fn load(
+        &self,
+        spec: &LoadSpec<'_>,
+        choice: ferry_onnx::EngineChoice,
+    ) -> Result<Instances, EngineError> {
+        let precision = check(spec)?;
+        if let Some(on_device) = self.on_device(spec, precision)? {
             return Ok(on_device);
         }
-        let choice = match spec.engine {
-            EngineChoice::Auto => ferry_onnx::EngineChoice::Auto,
-            EngineChoice::Onnx => ferry_onnx::EngineChoice::Ort,
-            EngineChoice::Tract => ferry_onnx::EngineChoice::Tract,
-        };
         let options = Options { threads: spec.threads, library: self.library.clone() };
         let model = ferry_onnx::open(choice, spec.file, &options)?;
         let instances = (0..spec.instances).map(|_| model.instance());
@@ -84,15 +136,18 @@ impl EngineLoader for Onnx {
             engine: model.engine_name(),
             engine_version: model.library_version().to_owned(),
             device: None,
+            dims: BTreeMap::new(),
             rebuild: Some(Rebuild::new(move || model.instance())),
         })
     }
-}
 
-impl Onnx {
     /// The model on a GPU; `None` where it is to run on the CPU, or nothing else is possible and
     /// nobody asked for a GPU by name.
-    fn on_device(&self, spec: &LoadSpec<'_>) -> Result<Option<Instances>, EngineError> {
+    fn on_device(
+        &self,
+        spec: &LoadSpec<'_>,
+        precision: Precision,
+    ) -> Result<Option<Instances>, EngineError> {
         let ordinal = match (spec.device, spec.engine) {
             (DeviceChoice::Cpu, _) | (DeviceChoice::Auto, EngineChoice::Tract) => return Ok(None),
             (DeviceChoice::Cuda(ordinal), EngineChoice::Tract) => {
@@ -102,7 +157,7 @@ impl Onnx {
             (DeviceChoice::Auto, _) => 0,
             (DeviceChoice::Cuda(ordinal), _) => ordinal,
         };
-        match self.cuda(spec, ordinal) {
+        match self.cuda(spec, precision, ordinal) {
             Ok(instances) => Ok(Some(instances)),
             Err(error) if spec.device == DeviceChoice::Auto => {
                 let why = chain(&error);
@@ -113,14 +168,16 @@ impl Onnx {
         }
     }
 
-    fn cuda(&self, spec: &LoadSpec<'_>, ordinal: u32) -> Result<Instances, EngineError> {
+    fn cuda(
+        &self,
+        spec: &LoadSpec<'_>,
+        precision: Precision,
+        ordinal: u32,
+    ) -> Result<Instances, EngineError> {
         let gpu = spec.gpu;
         let options = CudaOptions {
             device: ordinal,
-            precision: match gpu.precision {
-                PrecisionName::Fp32 => Precision::Fp32,
-                PrecisionName::Tf32 => Precision::Tf32,
-            },
+            precision,
             channels_last: gpu.channels_last,
             streams: gpu.streams,
             beside_urgent: gpu.beside_urgent,
@@ -147,6 +204,7 @@ impl Onnx {
             engine: "onnx-cuda",
             engine_version: model.library_version().to_owned(),
             device: Some(Arc::clone(model.device())),
+            dims: BTreeMap::new(),
             rebuild: Some(Rebuild::new(move || Ok(boxed(model.instance()?)))),
         })
     }
@@ -171,6 +229,7 @@ pub(super) fn echo(base: Metadata) -> (Instances, Metadata) {
         engine: "echo",
         engine_version: VERSION.to_owned(),
         device: None,
+        dims: BTreeMap::new(),
         rebuild: Some(rebuild),
     };
     (instances, metadata)

@@ -26,7 +26,7 @@ pub(super) fn finding(
 pub(super) fn all(config: &Config) -> Vec<v1::Finding> {
     let runtime = engines::probe(config);
     let gpu = ferry_cuda::survey(&config.cuda_libraries);
-    let mut all = vec![onnxruntime(&runtime), onnx_cuda(&runtime, &gpu)];
+    let mut all = vec![onnxruntime(&runtime), onnx_cuda(&runtime, &gpu), tensorrt(config)];
     all.push(finding("engine", "tract", Ok("part of this build".into())));
     all.push(finding("engine", "echo", Ok("part of this build".into())));
     all.push(finding("transport", "grpc", Ok("the control plane itself".into())));
@@ -80,6 +80,13 @@ fn onnxruntime(runtime: &Probe) -> v1::Finding {
             finding("engine", "onnx", Ok(format!("ONNX Runtime {version} in {}", path.display())))
         }
         Probe::Missing { why, fix } => finding("engine", "onnx", Err((why.clone(), fix))),
+    }
+}
+
+fn tensorrt(config: &Config) -> v1::Finding {
+    match engines::tensorrt::survey(config) {
+        Ok(found) => finding("engine", "tensorrt", Ok(found)),
+        Err(unusable) => finding("engine", "tensorrt", Err((unusable.why, &unusable.fix))),
     }
 }
 

@@ -1,14 +1,16 @@
 //! The options as they are written, and how file and command line become a [`Config`].
 
+mod values;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use ferry_rdma::{Fence, RdmaOptions};
+use ferry_rdma::RdmaOptions;
 use serde::Deserialize;
 
 use super::{Config, LANES_MAX, LaneCounts, LibrarySearch};
-use crate::sessions::{Quota, TenantConfig};
+use crate::sessions::Quota;
+use values::{at_least_1, engine_cache, fence, listen, seconds, tenants};
 
 /// One source of options. The same names serve the command line and the file.
 #[derive(Clone, Debug, Default, Deserialize, clap::Args)]
@@ -33,6 +35,16 @@ pub struct Settings {
     /// Path of libonnxruntime.so
     #[arg(long, value_name = "PATH")]
     pub onnxruntime: Option<PathBuf>,
+    /// Path of libtensorrt_rtx.so.1, or of its folder
+    #[arg(long, value_name = "PATH")]
+    pub tensorrt: Option<PathBuf>,
+    /// Folder of engines that TensorRT built; whoever may write there chooses what this server
+    /// runs [default: $XDG_CACHE_HOME/ferry/engines, or ~/.cache/ferry/engines]
+    #[arg(long, value_name = "DIR")]
+    pub engine_cache: Option<PathBuf>,
+    /// Most that this folder may hold; what was not used for longest goes [default: 8 GiB]
+    #[arg(long, value_name = "BYTES")]
+    pub engine_cache_bytes_max: Option<u64>,
     /// Folders with libraries of CUDA 13 and cuDNN 9, or above them, such as a site-packages;
     /// searched before those of Python and of the toolkit
     #[arg(long, value_name = "DIR[,DIR]", env = "FERRY_CUDA_LIBRARIES", value_delimiter = ',')]
@@ -196,6 +208,15 @@ impl Settings {
             store_bytes_max: self.store_bytes_max.or(file.store_bytes_max),
             models: self.models.or(file.models),
             onnxruntime: self.onnxruntime.or(file.onnxruntime),
+            tensorrt: self.tensorrt.or(file.tensorrt),
+            engine_cache: self
+                .engine_cache
+                .or(file.engine_cache)
+                .or_else(|| engine_cache(|name| std::env::var_os(name))),
+            engine_cache_bytes_max: self
+                .engine_cache_bytes_max
+                .or(file.engine_cache_bytes_max)
+                .unwrap_or(base.engine_cache_bytes_max),
             cuda_libraries: LibrarySearch {
                 explicit: self.cuda_libraries.or(file.cuda_libraries).unwrap_or_default(),
                 ..base.cuda_libraries
@@ -239,61 +260,6 @@ impl Settings {
         }
         Ok(config)
     }
-}
-
-fn listen(listen: String) -> Result<String, ConfigError> {
-    match listen.rsplit_once(':') {
-        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(listen),
-        _ => Err(bad("listen", format!("{listen:?} is not HOST:PORT, such as 127.0.0.1:7077"))),
-    }
-}
-
-fn fence(name: Option<String>) -> Result<Fence, ConfigError> {
-    match name.as_deref() {
-        None | Some("auto") => Ok(Fence::Auto),
-        Some("window") => Ok(Fence::Window),
-        Some("registration") => Ok(Fence::Registration),
-        Some(other) => {
-            Err(bad("rdma-fence", format!("{other}; there are auto, window and registration")))
-        }
-    }
-}
-
-fn at_least_1(name: &'static str, count: usize) -> Result<usize, ConfigError> {
-    if count == 0 { Err(bad(name, "0; at least 1 is needed")) } else { Ok(count) }
-}
-
-fn seconds(
-    name: &'static str,
-    given: Option<f64>,
-    default: Duration,
-) -> Result<Duration, ConfigError> {
-    let Some(given) = given else { return Ok(default) };
-    Duration::try_from_secs_f64(given).map_err(|error| bad(name, format!("{given}: {error}")))
-}
-
-fn tenants(
-    all: BTreeMap<String, TenantSettings>,
-    everybody: &Quota,
-) -> Result<Vec<TenantConfig>, ConfigError> {
-    let mut tenants: Vec<TenantConfig> = Vec::with_capacity(all.len());
-    for (name, tenant) in all {
-        if tenant.key.is_empty() {
-            return Err(bad("tenants", format!("[tenants.{name}] has an empty key")));
-        }
-        if let Some(other) = tenants.iter().find(|other| other.key == tenant.key) {
-            let why = format!("{name} and {} have the same key; give each its own", other.name);
-            return Err(bad("tenants", why));
-        }
-        let quota = Quota {
-            sessions: tenant.quota_sessions.unwrap_or(everybody.sessions),
-            slots: tenant.quota_slots.unwrap_or(everybody.slots),
-            bytes: tenant.quota_bytes.unwrap_or(everybody.bytes),
-            in_flight: tenant.quota_in_flight.unwrap_or(everybody.in_flight),
-        };
-        tenants.push(TenantConfig { name, key: tenant.key, quota });
-    }
-    Ok(tenants)
 }
 
 #[cfg(test)]

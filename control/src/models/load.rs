@@ -1,5 +1,6 @@
 //! From a file to a model that serves.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ferry_core::{BoundSignature, DType, Signature};
@@ -7,7 +8,8 @@ use ferry_cuda::Device;
 use ferry_engine::{Picture, Pool, PoolOptions};
 
 use super::folder::sha256;
-use super::{EngineLoader, Instances, LoadSpec, Metadata, Source};
+use super::shapes::check_dims;
+use super::{DimSizes, EngineLoader, Instances, LoadSpec, Metadata, Source};
 use crate::clock::unix_ns;
 use crate::error::{ApiError, chain};
 
@@ -20,12 +22,14 @@ pub struct Served {
     pub version: u64,
     /// What runs it.
     pub pool: Pool,
-    /// `onnx`, `tract`, `echo`.
+    /// `onnx`, `tract`, `tensorrt`, `echo`.
     pub engine: &'static str,
     /// The version of the engine's library.
     pub engine_version: String,
     /// The GPU that it runs on; `None` for the CPU.
     pub device: Option<Arc<Device>>,
+    /// Sizes of open dimensions that it was built for.
+    pub dims: BTreeMap<String, DimSizes>,
     /// What the operator says of it.
     pub metadata: Metadata,
     /// Of its file; empty for a built-in model.
@@ -47,6 +51,7 @@ impl Served {
     pub fn bind(&self, shapes: &[(String, Vec<u64>)]) -> Result<BoundSignature, ApiError> {
         let bound = self.signature().bind(shapes)?;
         self.metadata.shapes.check(self.signature(), &bound)?;
+        check_dims(&self.dims, self.signature(), &bound)?;
         Ok(bound)
     }
 
@@ -71,7 +76,7 @@ impl Served {
         metadata: Metadata,
         sha256: String,
     ) -> Result<Arc<Served>, String> {
-        let Instances { engines, engine, engine_version, device, rebuild } = instances;
+        let Instances { engines, engine, engine_version, device, dims, rebuild } = instances;
         if let Some((input, _)) = &metadata.picture {
             let first = engines.first().map(|engine| &engine.signature().inputs);
             check_picture_input(first.map_or(&[][..], Vec::as_slice), input)?;
@@ -91,6 +96,7 @@ impl Served {
             engine,
             engine_version,
             device,
+            dims,
             metadata,
             sha256,
             loaded_unix_ns: unix_ns(),
@@ -115,6 +121,7 @@ impl Served {
             engine: metadata.engine,
             device: metadata.device,
             gpu: metadata.gpu,
+            dims: &metadata.dims,
             instances: metadata.instances,
             threads: metadata.threads,
         };

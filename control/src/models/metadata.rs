@@ -1,7 +1,9 @@
 //! `NAME.toml`: what a server must know of a model beyond its file.
 
+mod device;
+
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use ferry_engine::{Picture, RunOn};
 use ferry_vision::{Channels, Filter, Layout, Limits, PictureSpec};
@@ -9,117 +11,16 @@ use serde::Deserialize;
 
 use super::ShapeLimits;
 
+pub use device::{CompletionName, DeviceChoice, DimSizes, EngineChoice, Gpu, PrecisionName};
+
 /// Most instances of one model: each is a copy of its working memory and a thread.
 const INSTANCES_MAX: usize = 256;
 
 /// Most threads of one instance.
 const THREADS_MAX: usize = 1024;
 
-/// Most streams of one model: each has a workspace of its own.
-const STREAMS_MAX: usize = 64;
-
-/// Streams where nobody says otherwise: sixteen sessions have one each.
-pub(crate) const STREAMS_DEFAULT: usize = 16;
-
 /// Longest file of labels that is read, in bytes: 100,000 names.
 const LABELS_BYTES_MAX: u64 = 4 << 20;
-
-/// Which engine runs a model.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum EngineChoice {
-    /// ONNX Runtime where its library is there, else tract.
-    #[default]
-    Auto,
-    /// ONNX Runtime.
-    Onnx,
-    /// tract.
-    Tract,
-}
-
-/// Which device runs a model: `auto`, `cpu` or `cuda:N`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub enum DeviceChoice {
-    /// The first GPU, where the engine can use it; else the CPU.
-    #[default]
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// This GPU or an error.
-    Cuda(u32),
-}
-
-impl FromStr for DeviceChoice {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<DeviceChoice, String> {
-        let number = || text.strip_prefix("cuda:").and_then(|number| number.parse().ok());
-        match text {
-            "auto" => Ok(DeviceChoice::Auto),
-            "cpu" => Ok(DeviceChoice::Cpu),
-            _ => number()
-                .map(DeviceChoice::Cuda)
-                .ok_or_else(|| format!("device {text:?} is none of auto, cpu, cuda:N")),
-        }
-    }
-}
-
-impl TryFrom<String> for DeviceChoice {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<DeviceChoice, String> {
-        text.parse()
-    }
-}
-
-/// How a model runs on a GPU; without one, nothing of it is used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Gpu {
-    /// Products of 32-bit floats in full, or on tensor cores with fewer bits.
-    pub precision: PrecisionName,
-    /// Convolutions keep channels innermost, which suits tensor cores.
-    pub channels_last: bool,
-    /// Streams of normal priority, and as many of high.
-    pub streams: usize,
-    /// Normal requests that may be started while an urgent one runs.
-    pub beside_urgent: usize,
-    /// `poll`: requests of all streams are in flight at once; `wait`: one after the other.
-    pub completion: CompletionName,
-}
-
-impl Default for Gpu {
-    fn default() -> Gpu {
-        Gpu {
-            precision: PrecisionName::Fp32,
-            channels_last: false,
-            streams: STREAMS_DEFAULT,
-            beside_urgent: 1,
-            completion: CompletionName::Poll,
-        }
-    }
-}
-
-/// In which numbers a model computes on a GPU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PrecisionName {
-    /// In full.
-    Fp32,
-    /// With 10 bits of mantissa.
-    Tf32,
-}
-
-/// When an instance on a GPU takes the next request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum CompletionName {
-    /// While others are in flight.
-    Poll,
-    /// When the last one is done.
-    Wait,
-}
 
 /// What the operator says of a model.
 #[derive(Clone, Debug)]
@@ -132,6 +33,8 @@ pub struct Metadata {
     pub device: DeviceChoice,
     /// How it runs on a GPU.
     pub gpu: Gpu,
+    /// Sizes of open dimensions that an engine is built for, by the dimension's name.
+    pub dims: BTreeMap<String, DimSizes>,
     /// How many instances.
     pub instances: usize,
     /// Threads of each instance.
@@ -177,6 +80,7 @@ struct File {
     engine: EngineChoice,
     device: Option<DeviceChoice>,
     gpu: Option<Gpu>,
+    dims: BTreeMap<String, DimSizes>,
     instances: Option<usize>,
     threads: Option<usize>,
     queue: Option<usize>,
@@ -252,6 +156,7 @@ impl Metadata {
             engine: EngineChoice::Auto,
             device: DeviceChoice::Auto,
             gpu: Gpu::default(),
+            dims: BTreeMap::new(),
             instances: 1,
             threads,
             queue,
@@ -306,6 +211,7 @@ impl Metadata {
             engine: file.engine,
             device: file.device.unwrap_or(base.device),
             gpu: file.gpu.unwrap_or(base.gpu).check().map_err(meaning)?,
+            dims: DimSizes::check(file.dims).map_err(meaning)?,
             instances: bounded("instances", file.instances, base.instances, INSTANCES_MAX)?,
             threads: bounded("threads", file.threads, base.threads, THREADS_MAX)?,
             queue: bounded("queue", file.queue, base.queue, ferry_engine::options::QUEUE_MAX)?,
@@ -320,17 +226,6 @@ impl Metadata {
             labels,
             picture: file.picture.map(PictureTable::parse).transpose().map_err(meaning)?,
         })
-    }
-}
-
-impl Gpu {
-    fn check(self) -> Result<Gpu, String> {
-        for (name, value) in [("streams", self.streams), ("beside_urgent", self.beside_urgent)] {
-            if !(1..=STREAMS_MAX).contains(&value) {
-                return Err(format!("gpu.{name} = {value}; allowed are 1 to {STREAMS_MAX}"));
-            }
-        }
-        Ok(self)
     }
 }
 

@@ -1,7 +1,10 @@
 //! How large a session may make the open dimensions of a model.
 
+use std::collections::BTreeMap;
+
 use ferry_core::{BoundSignature, BoundTensor, Dim, Signature, TensorSpec};
 
+use super::DimSizes;
 use crate::error::ApiError;
 
 /// Bounds of tensors with open dimensions. Slots are bounded by quotas; this bounds what the
@@ -51,6 +54,33 @@ impl ShapeLimits {
     }
 }
 
+/// Checks the shapes that a session chose against what the engine was built for.
+///
+/// # Errors
+/// [`ApiError::Field`] with the dimension, its size and those there are.
+pub(super) fn check_dims(
+    dims: &BTreeMap<String, DimSizes>,
+    signature: &Signature,
+    bound: &BoundSignature,
+) -> Result<(), ApiError> {
+    for (spec, tensor) in signature.inputs.iter().zip(&bound.inputs) {
+        for (dim, &size) in spec.shape.iter().zip(&tensor.shape) {
+            let Dim::Named(dim) = dim else { continue };
+            let Some(&DimSizes { min, max, .. }) = dims.get(dim) else { continue };
+            if !(min..=max).contains(&size) {
+                let why = format!(
+                    "tensor {:?} has dimension {dim:?} of {size}, and the model's engine was built \
+                     for {min} to {max}: ask for that, or have the operator set dims.{dim} in the \
+                     model's TOML and load it again",
+                    tensor.name
+                );
+                return Err(ApiError::field("shapes", why));
+            }
+        }
+    }
+    Ok(())
+}
+
 fn is_open(spec: &TensorSpec) -> bool {
     spec.shape.iter().any(|dim| matches!(dim, Dim::Named(_)))
 }
@@ -96,6 +126,26 @@ mod tests {
         assert!(told.contains('9') && told.contains('8') && told.contains("max_batch"), "{told}");
         check(vec![tensor("x", &[None])], &[("x", &[900])]).unwrap();
         check(vec![tensor("x", &[Some(9), None])], &[("x", &[9, 3])]).unwrap();
+    }
+
+    #[test]
+    fn an_engine_that_was_built_for_some_sizes_gets_no_others() {
+        let signature = Signature {
+            inputs: vec![tensor("x", &[None, None])],
+            outputs: vec![tensor("y", &[Some(1)])],
+        };
+        let dims = [("x0".to_owned(), DimSizes { min: 2, typical: 2, max: 4 })].into();
+        let told = |shape: [u64; 2]| {
+            let bound = signature.bind(&[("x".to_owned(), shape.to_vec())]).unwrap();
+            check_dims(&dims, &signature, &bound).map_err(|error| error.to_string())
+        };
+        for first in [2, 4] {
+            told([first, 900]).unwrap();
+        }
+        for first in [1, 5] {
+            let told = told([first, 1]).unwrap_err();
+            assert!(told.contains("2 to 4") && told.contains("dims.x0"), "{told}");
+        }
     }
 
     #[test]

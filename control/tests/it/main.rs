@@ -18,4 +18,5 @@ mod restart;
 mod runs;
 mod starting;
 mod store;
+mod tensorrt;
 mod transports;

@@ -84,6 +84,11 @@ impl<G: Gpu> TrtModel<G> {
         self.about.precision
     }
 
+    /// The sizes that each open dimension of the inputs may take.
+    pub fn ranges(&self) -> &BTreeMap<String, DimRange> {
+        &self.about.ranges
+    }
+
     /// Makes an instance, with contexts of its own.
     ///
     /// # Errors

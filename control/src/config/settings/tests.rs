@@ -1,3 +1,7 @@
+use std::time::Duration;
+
+use ferry_rdma::Fence;
+
 use super::*;
 
 fn parse(text: &str) -> Result<Settings, String> {
@@ -37,6 +41,22 @@ fn values_without_a_meaning_are_named() {
         let error = Settings::default().over(parse(text).unwrap()).unwrap_err();
         assert!(matches!(error, ConfigError::Value { .. }), "{text}: {error}");
     }
+}
+
+#[test]
+fn engines_are_kept_where_the_user_keeps_what_can_be_made_again() {
+    let folder = |set: [(&str, &str); 2]| {
+        let set = std::collections::HashMap::from(set);
+        values::engine_cache(|name| set.get(name).map(Into::into))
+    };
+    let [xdg, home] = ["XDG_CACHE_HOME", "HOME"];
+    assert_eq!(folder([(xdg, "/x"), (home, "/h")]), Some("/x/ferry/engines".into()));
+    assert_eq!(folder([(xdg, "relative"), (home, "/h")]), Some("/h/.cache/ferry/engines".into()));
+    assert_eq!(folder([(xdg, ""), (home, "")]), None);
+    let file = parse("engine-cache = '/e'\nengine-cache-bytes-max = 5\ntensorrt = '/t'").unwrap();
+    let config = Settings::default().over(file).unwrap();
+    assert_eq!((config.engine_cache, config.engine_cache_bytes_max), (Some("/e".into()), 5));
+    assert_eq!(config.tensorrt, Some("/t".into()));
 }
 
 #[test]

@@ -20,6 +20,18 @@ fn what_the_file_does_not_say_is_the_servers() {
 }
 
 #[test]
+fn tensorrt_is_told_precision_contexts_and_sizes() {
+    let text = "engine = 'tensorrt'\ndevice = 'cuda:1'\n[gpu]\nprecision = 'fp16'\nstreams = 3\n\
+                [dims]\nn = { max = 8 }\nheight = { min = 64, typical = 224, max = 512 }";
+    let metadata = read(text).unwrap();
+    assert_eq!(metadata.engine, EngineChoice::Tensorrt);
+    assert_eq!(metadata.device, DeviceChoice::Cuda(1));
+    assert_eq!((metadata.gpu.precision, metadata.gpu.streams), (PrecisionName::Fp16, 3));
+    assert_eq!(metadata.dims["n"], DimSizes { min: 1, typical: 1, max: 8 });
+    assert_eq!(metadata.dims["height"], DimSizes { min: 64, typical: 224, max: 512 });
+}
+
+#[test]
 fn what_has_no_meaning_is_refused_with_the_file() {
     for text in [
         "engin = 'onnx'",
@@ -28,6 +40,11 @@ fn what_has_no_meaning_is_refused_with_the_file() {
         "queue = 1000000",
         "max_batch = 0",
         "max_elements = -1",
+        "engine = 'tensorrt'\n[gpu]\nprecision = 'int8'",
+        "[gpu]\nstreams = 0",
+        "[dims]\nn = { min = 2, max = 4 }",
+        "[dims]\nn = { min = 2, typical = 3 }",
+        "[dims]\nn = { min = 0, max = 4 }",
         "labels = '../l.txt'",
         "labels = '/etc/passwd'",
         "labels = 'none.txt'",

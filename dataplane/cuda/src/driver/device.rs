@@ -100,19 +100,7 @@ impl Device {
         Ok(device)
     }
 
-    /// What a device is, without taking it into use: its name, and what it can do.
-    ///
-    /// # Errors
-    /// [`OpenError`].
-    pub fn describe(ordinal: u32) -> Result<(String, Attributes), OpenError> {
-        let (_, name, attributes) = Device::find(probe()?, ordinal)?;
-        Ok((name, attributes))
-    }
-
-    fn find(
-        driver: &Driver,
-        ordinal: u32,
-    ) -> Result<(sys::CUdevice, String, Attributes), OpenError> {
+    fn retain(driver: &Driver, ordinal: u32) -> Result<Device, OpenError> {
         let none = OpenError::Ordinal { ordinal, devices: driver.devices() };
         let number = i32::try_from(ordinal).map_err(|_too_large| none.clone())?;
         if ordinal >= driver.devices() {
@@ -123,16 +111,11 @@ impl Device {
         // SAFETY: a place of ours, after `cuInit`.
         check("cuDeviceGet", unsafe { sys::cuDeviceGet(&raw mut raw, number) }).map_err(refused)?;
         let attributes = attributes(raw).map_err(refused)?;
-        Ok((raw, name(raw).map_err(refused)?, attributes))
-    }
-
-    fn retain(driver: &Driver, ordinal: u32) -> Result<Device, OpenError> {
-        let (raw, name, attributes) = Device::find(driver, ordinal)?;
+        let name = name(raw).map_err(refused)?;
         let mut context = std::ptr::null_mut();
         // SAFETY: a device that was just got, a place of ours; released in `drop`.
         let retained = unsafe { sys::cuDevicePrimaryCtxRetain(&raw mut context, raw) };
-        check("cuDevicePrimaryCtxRetain", retained)
-            .map_err(|source| OpenError::Refused { ordinal, source })?;
+        check("cuDevicePrimaryCtxRetain", retained).map_err(refused)?;
         Ok(Device { ordinal, raw, context: Context(context), name, attributes })
     }
 

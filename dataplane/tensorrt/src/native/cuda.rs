@@ -28,10 +28,13 @@ impl CudaGpu {
     /// not run on: it says what it does run on, and what to use instead.
     pub fn open(ordinal: u32) -> Result<Arc<CudaGpu>, EngineError> {
         // Before it is taken into use, which costs memory and time.
-        let (_, attributes) = Device::describe(ordinal).map_err(|error| no_device(&error))?;
-        let capability = Capability::from(attributes.capability);
-        capability.check()?;
+        let listed = ferry_cuda::list().map_err(|missing| no_device(&missing.into()))?;
+        if let Some(it) = listed.iter().flatten().find(|it| it.ordinal == ordinal) {
+            Capability::from(it.attributes.capability).check()?;
+        }
         let device = Device::open(ordinal).map_err(|error| no_device(&error))?;
+        let capability = Capability::from(device.attributes().capability);
+        capability.check()?;
         Ok(Arc::new(CudaGpu { device, capability }))
     }
 
@@ -129,3 +132,6 @@ unsafe impl Gpu for CudaGpu {
         unsafe { stream.copy(to, from, bytes) }.map_err(driver)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -83,13 +83,13 @@ pub unsafe trait Gpu: Send + Sync + fmt::Debug + 'static {
     /// What the driver says.
     fn ns_between(&self, start: &Self::Event, stop: &Self::Event) -> Result<u64, GpuError>;
 
-    /// Memory of the device, cleared; [`reach`] finds it.
+    /// Memory of the device, cleared; `View::device` finds it.
     ///
     /// # Errors
     /// What the driver says, with the sizes.
     fn memory(&self, bytes: usize) -> Result<Region, GpuError>;
 
-    /// Host memory that the device can copy without a detour; [`reach`] finds it.
+    /// Host memory that the device can copy without a detour; `View::device` finds it.
     ///
     /// # Errors
     /// What the driver says, with the sizes.

@@ -1,0 +1,75 @@
+//! One option at a time: from what was written to what it means.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ferry_rdma::Fence;
+
+use super::{ConfigError, TenantSettings, bad};
+use crate::sessions::{Quota, TenantConfig};
+
+/// Where engines are kept if nobody says: in the cache of the user, as it can be removed at any
+/// time, is of use to all servers of the user on this machine, and others cannot write there.
+/// `None` where there is no such folder: paths that are not absolute are no answer.
+pub(super) fn engine_cache(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let folder = |name| variable(name).map(PathBuf::from).filter(|it: &PathBuf| it.is_absolute());
+    let cache = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")))?;
+    Some(cache.join(Path::new("ferry/engines")))
+}
+
+pub(super) fn listen(listen: String) -> Result<String, ConfigError> {
+    match listen.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(listen),
+        _ => Err(bad("listen", format!("{listen:?} is not HOST:PORT, such as 127.0.0.1:7077"))),
+    }
+}
+
+pub(super) fn fence(name: Option<String>) -> Result<Fence, ConfigError> {
+    match name.as_deref() {
+        None | Some("auto") => Ok(Fence::Auto),
+        Some("window") => Ok(Fence::Window),
+        Some("registration") => Ok(Fence::Registration),
+        Some(other) => {
+            Err(bad("rdma-fence", format!("{other}; there are auto, window and registration")))
+        }
+    }
+}
+
+pub(super) fn at_least_1(name: &'static str, count: usize) -> Result<usize, ConfigError> {
+    if count == 0 { Err(bad(name, "0; at least 1 is needed")) } else { Ok(count) }
+}
+
+pub(super) fn seconds(
+    name: &'static str,
+    given: Option<f64>,
+    default: Duration,
+) -> Result<Duration, ConfigError> {
+    let Some(given) = given else { return Ok(default) };
+    Duration::try_from_secs_f64(given).map_err(|error| bad(name, format!("{given}: {error}")))
+}
+
+pub(super) fn tenants(
+    all: BTreeMap<String, TenantSettings>,
+    everybody: &Quota,
+) -> Result<Vec<TenantConfig>, ConfigError> {
+    let mut tenants: Vec<TenantConfig> = Vec::with_capacity(all.len());
+    for (name, tenant) in all {
+        if tenant.key.is_empty() {
+            return Err(bad("tenants", format!("[tenants.{name}] has an empty key")));
+        }
+        if let Some(other) = tenants.iter().find(|other| other.key == tenant.key) {
+            let why = format!("{name} and {} have the same key; give each its own", other.name);
+            return Err(bad("tenants", why));
+        }
+        let quota = Quota {
+            sessions: tenant.quota_sessions.unwrap_or(everybody.sessions),
+            slots: tenant.quota_slots.unwrap_or(everybody.slots),
+            bytes: tenant.quota_bytes.unwrap_or(everybody.bytes),
+            in_flight: tenant.quota_in_flight.unwrap_or(everybody.in_flight),
+        };
+        tenants.push(TenantConfig { name, key: tenant.key, quota });
+    }
+    Ok(tenants)
+}

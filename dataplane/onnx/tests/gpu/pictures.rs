@@ -24,7 +24,9 @@ const SPEC: PictureSpec = PictureSpec {
 };
 
 /// Where the slots are, what the session asked for, and what is expected of it.
-const CASES: [(At, MemoryChoice, Option<(HostMemory, Why)>); 6] = [
+type Case = (At, MemoryChoice, Option<(HostMemory, Why)>);
+
+const CASES: [Case; 6] = [
     (At::Pageable, MemoryChoice::Auto, Some((HostMemory::Pageable, Why::Unregistered))),
     (
         At::Pageable,

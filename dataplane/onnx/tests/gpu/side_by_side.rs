@@ -102,7 +102,7 @@ fn times(
         }
         while mine.len() < 300 {
             engine.poll(&mut finished);
-            for done in finished.drain(..).collect::<Vec<_>>() {
+            for done in std::mem::take(&mut finished) {
                 let i = usize::try_from(done.job.arrival.request).unwrap() - 1;
                 drop(done);
                 if i == 0 {

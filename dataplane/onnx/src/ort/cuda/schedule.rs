@@ -10,9 +10,6 @@ use ferry_cuda::Priority;
 /// change of stream and of turn.
 const SESSIONS_MAX: usize = 4096;
 
-/// Starts per stream after which a session that had none counts as gone.
-const LATELY_STARTS: u64 = 8;
-
 /// For how long after an urgent request the next one is waited for, before all normal streams fill
 /// again: a client in a closed loop comes back within that.
 const URGENT_LINGER: Duration = Duration::from_millis(1);
@@ -26,6 +23,8 @@ const URGENT_LINGER: Duration = Duration::from_millis(1);
 pub(super) struct Schedule<T> {
     normal: usize,
     busy: Vec<bool>,
+    /// At which start each stream was used last.
+    used: Vec<u64>,
     waiting: VecDeque<Waiting<T>>,
     sessions: HashMap<SessionId, Known>,
     /// Counts starts.
@@ -57,6 +56,7 @@ impl<T> Schedule<T> {
         Schedule {
             normal,
             busy: vec![false; normal + high],
+            used: vec![0; normal + high],
             waiting: VecDeque::new(),
             sessions: HashMap::new(),
             starts: 0,
@@ -130,19 +130,14 @@ impl<T> Schedule<T> {
         if self.sessions.len() >= SESSIONS_MAX && !self.sessions.contains_key(&found.session) {
             self.sessions.clear();
         }
-        // A stream that nobody calls home who was served lately, if there is one: sessions spread,
-        // and do not move on to a stream that has no graph for their slots yet.
-        let range = self.streams(found.priority);
-        let lately = self.starts.saturating_sub(LATELY_STARTS * self.busy.len() as u64);
-        let taken = |stream: usize| {
-            let mut recent = self.sessions.values().filter(|it| it.last_start > lately);
-            recent.any(|it| it.homes.contains(&Some(stream)))
-        };
         let known = self.sessions.get(&found.session).copied().unwrap_or_default();
         let which = usize::from(found.priority == Priority::High);
+        // Else the one that was used longest ago: sessions spread, and those that are gone make room.
+        let free = self.streams(found.priority).filter(|&it| !self.busy[it]);
+        let oldest = free.min_by_key(|&it| self.used[it]).unwrap_or(any);
         let home = known.homes[which].filter(|&home| !self.busy[home]);
-        let spread = || range.clone().find(|&it| !self.busy[it] && !taken(it));
-        let stream = home.or_else(spread).unwrap_or(any);
+        let stream = home.unwrap_or(oldest);
+        self.used[stream] = self.starts;
         let mut known = known;
         known.last_start = self.starts;
         known.homes[which] = Some(stream);

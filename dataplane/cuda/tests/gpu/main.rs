@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, reason = "a process of a test answers on its standard output")]
 
 mod ipc;
+mod memory;
 mod nvml;
 mod process;
 

@@ -25,6 +25,7 @@ impl Driver {
         for stage in WIRE_STAGES {
             times.put(stage, reply.times.of(stage));
         }
+        times.set_staged(reply.times.staged());
         times.set(Stage::Total, between_ns(flight.submitted, visible));
         if let Some(mut held) = self.held.take() {
             held.times.put(Stage::Reply, reply.reply_ns_previous);

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::common::*;
 use ferry_core::{
-    Body, Frame, Generation, LinkKind, Reply, SessionId, SlotIndex, Stage, StageTimes, Status,
+    Body, Frame, Generation, HostMemory, LinkKind, Reply, SessionId, SlotIndex, Stage, StageTimes,
+    Staged, Status, Why,
 };
 use ferry_memory::{Slot, SlotTable};
 use ferry_transport::link::SERVER;
@@ -14,6 +15,9 @@ use ferry_transport::{
     Capabilities, Driver, DriverState, Ending, Event, Events, Link, LinkError, Rejected,
     SubmitRefusal, Transfer, Wake, Waker,
 };
+
+/// What a server on a GPU says of a request.
+const STAGED: Staged = Staged { memory: HostMemory::Mapped, why: Why::Idle };
 
 /// What the test and the link share.
 #[derive(Default)]
@@ -67,6 +71,7 @@ impl Scripted {
         let Transfer { frame, slot, .. } = self.0.lock().unwrap().submitted.pop_front().unwrap();
         let mut times = StageTimes::NONE;
         times.set(Stage::Server, 11);
+        times.set_staged(Some(STAGED));
         // Stages that a server has no business to report.
         times.set(Stage::Total, 1);
         times.set(Stage::Fill, 1);
@@ -108,6 +113,7 @@ fn each_stage_goes_to_its_request() {
         let times = client.next().times;
         assert_eq!(times.of(Stage::Send), Some(100 + request));
         assert_eq!(times.of(Stage::Server), Some(11));
+        assert_eq!(times.staged(), Some(STAGED), "what the GPU was given");
         assert_eq!(times.of(Stage::Fill), Some(5), "the caller's, not the server's");
         assert_eq!(times.of(Stage::Reply), None);
     }

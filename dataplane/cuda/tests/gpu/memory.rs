@@ -1,0 +1,64 @@
+//! Memory of the device, and registered memory of the host.
+
+use std::sync::Arc;
+
+use ferry_cuda::{Device, DeviceBacking, PinnedBacking};
+use ferry_memory::{Backing, HeapBacking, MemoryError};
+
+const BYTES: usize = 64 << 10;
+
+fn device() -> Arc<Device> {
+    Device::open(0).expect("a GPU was asked for")
+}
+
+mod pinned {
+    use super::{Arc, BYTES, Backing, HeapBacking, PinnedBacking, device};
+
+    fn make() -> Arc<dyn Backing> {
+        let heap = Arc::new(HeapBacking::new(BYTES).unwrap());
+        Arc::new(PinnedBacking::new(&device(), heap).unwrap())
+    }
+    ferry_conformance::backing_suite!(make);
+}
+
+mod on_device {
+    use super::{Arc, BYTES, Backing, DeviceBacking, device};
+
+    fn make() -> Arc<dyn Backing> {
+        Arc::new(DeviceBacking::new(&device(), BYTES).unwrap())
+    }
+    ferry_conformance::backing_suite!(make);
+}
+
+#[test]
+fn more_memory_than_there_is_is_refused_with_the_numbers_and_others_go_on() {
+    let device = device();
+    let (_, total) = device.memory().unwrap();
+    let refused = DeviceBacking::new(&device, total * 2).unwrap_err();
+    let text = refused.to_string();
+    assert!(text.contains(&(total * 2).to_string()) && text.contains("free"), "{text}");
+    let MemoryError::Os { source, .. } = refused else { panic!("{text}") };
+    assert!(source.to_string().contains("OUT_OF_MEMORY"), "{source}");
+    let small = DeviceBacking::new(&device, BYTES).unwrap();
+    small.copy_in(0, &[7; 16]).unwrap();
+}
+
+#[test]
+fn memory_is_registered_once_and_given_back() {
+    let device = device();
+    let heap: Arc<dyn Backing> = Arc::new(HeapBacking::new(BYTES).unwrap());
+    let first = PinnedBacking::new(&device, Arc::clone(&heap)).unwrap();
+    let twice = PinnedBacking::new(&device, Arc::clone(&heap)).unwrap_err();
+    assert!(twice.to_string().contains("register"), "{twice}");
+    drop(first);
+    PinnedBacking::new(&device, heap).unwrap();
+    let lying = DeviceBacking::new(&device, BYTES).unwrap();
+    PinnedBacking::new(&device, Arc::new(lying))
+        .expect_err("memory of the device is not the host's");
+}
+
+#[test]
+fn a_device_that_is_not_there_is_named_with_those_there_are() {
+    let refused = Device::open(4095).unwrap_err().to_string();
+    assert!(refused.contains("4095") && refused.contains("numbered from 0"), "{refused}");
+}

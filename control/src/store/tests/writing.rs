@@ -1,5 +1,7 @@
 //! From the recorder into the tables.
 
+use ferry_core::{HostMemory, Staged, Why};
+
 use super::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -14,6 +16,7 @@ async fn everything_arrives_as_recorded() {
     for (stage, ns) in [(Stage::Server, 600), (Stage::Infer, 400), (Stage::Queue, 0)] {
         full.times.set(stage, ns);
     }
+    full.times.set_staged(Some(Staged { memory: HostMemory::Mapped, why: Why::Idle }));
     full.status = Status::Overloaded;
     recorder.record(full);
     recorder.record(record(id, 42, 2, u64::MAX));
@@ -54,9 +57,18 @@ async fn everything_arrives_as_recorded() {
              version, engine, connection, wait, tenant, kind, batch, priority, bytes_in, \
              bytes_out, status, started_unix_ns) FROM requests WHERE request = 1",
             format!(
-                "{own} -6 shm shm cuda:1 device resnet50 1 onnx direct spin tenant raw 1 0 100 10 \
+                "{own} -6 shm shm cuda:1 mapped resnet50 1 onnx direct spin tenant raw 1 0 100 10 \
                  overloaded 1001"
             ),
+        ),
+        (
+            "SELECT concat_ws(' ', r.memory, memory_why, s.memory) FROM requests r JOIN sessions s \
+             ON s.id = session_id WHERE request = 1",
+            "mapped idle device".to_owned(),
+        ),
+        (
+            "SELECT concat_ws(' ', memory, memory_why IS NULL) FROM requests WHERE request = 2",
+            "device 1".to_owned(),
         ),
         (
             "SELECT concat_ws(' ', total_ns, server_ns, infer_ns, queue_ns, unattributed_ns, \

@@ -222,9 +222,10 @@ impl CudaModel {
 fn refused(path: &Path, error: &ort::Error) -> EngineError {
     let why = one_line(error.message());
     if why.contains("libcu") || why.contains("providers_cuda") || why.contains("CUDA failure") {
-        let fix = "install the CUDA 13 libraries and cuDNN 9 (the Python packages nvidia-cudnn-cu13, \
-                   nvidia-cublas, nvidia-cuda-runtime, nvidia-cufft, nvidia-curand) and put their \
-                   lib folders on LD_LIBRARY_PATH, or use device = \"cpu\"";
+        let fix = "install the CUDA 13 libraries and cuDNN 9 (the Python packages \
+                   nvidia-cudnn-cu13, nvidia-cublas, nvidia-cuda-runtime, nvidia-cufft, \
+                   nvidia-curand), name their folder with --cuda-libraries if `ferry doctor` does \
+                   not find them, or use device = \"cpu\"";
         return EngineError::Library { library: "CUDA provider", why: format!("{why}: {fix}") };
     }
     unusable(path, why, EXPORT_AGAIN)

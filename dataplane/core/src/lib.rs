@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod endpoint;
+pub mod error_text;
 pub mod frame;
 pub mod placement;
 pub mod record;
@@ -18,6 +19,7 @@ pub use endpoint::{
     Attachment, DeviceMemory, DeviceUuid, Endpoint, Gid, IpcHandle, MemoryKey, QueuePair,
     RegionDescriptor, Retry,
 };
+pub use error_text::error_text;
 pub use frame::{Body, FRAME_BYTES, Frame, FrameError, PixelFormat, Reply, Request, RequestKind};
 pub use placement::{HostMemory, MemoryChoice, Placement, SlotPlace, Staged, Why};
 pub use record::{KindName, RequestRecord};

@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use ferry_core::{Placement, RegionDescriptor};
-use ferry_memory::{Backing, DeviceAddress, MemoryError, Placer};
+use ferry_memory::{Backing, DeviceAddress, MemoryError, Placer, check_range};
 
 use crate::driver::device::Device;
 use crate::driver::error::CudaError;
@@ -15,13 +15,6 @@ use crate::driver::memory::{DeviceBuffer, Registration};
 /// What the driver said, as an error of memory.
 fn device_error(what: &'static str, error: CudaError) -> MemoryError {
     MemoryError::Os { what: what.to_owned(), source: std::io::Error::other(error) }
-}
-
-fn check(at: usize, len: usize, bytes: usize) -> Result<(), MemoryError> {
-    match at.checked_add(len) {
-        Some(end) if end <= bytes => Ok(()),
-        _ => Err(MemoryError::OutOfRange { at, len, bytes }),
-    }
 }
 
 /// Memory of a device.
@@ -119,14 +112,14 @@ unsafe impl Backing for DeviceBacking {
     }
 
     fn copy_in(&self, at: usize, from: &[u8]) -> Result<(), MemoryError> {
-        check(at, from.len(), self.bytes())?;
+        check_range(at, from.len(), self.bytes())?;
         self.buffer
             .write(self.at + at, from)
             .map_err(|error| device_error("write device memory", error))
     }
 
     fn copy_out(&self, at: usize, into: &mut [u8]) -> Result<(), MemoryError> {
-        check(at, into.len(), self.bytes())?;
+        check_range(at, into.len(), self.bytes())?;
         self.buffer
             .read(self.at + at, into)
             .map_err(|error| device_error("read device memory", error))

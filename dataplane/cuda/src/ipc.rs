@@ -5,18 +5,11 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ferry_core::{DeviceMemory, Placement, RegionDescriptor};
-use ferry_memory::{Backing, DeviceAddress, Importer, MemoryError, Placer};
+use ferry_memory::{Backing, DeviceAddress, Importer, MemoryError, Placer, check_range};
 
 use crate::driver::device::Device;
 use crate::driver::identity;
 use crate::driver::ipc::{ExportedBuffer, ImportedBuffer};
-
-fn check(at: usize, len: usize, bytes: usize) -> Result<(), MemoryError> {
-    match at.checked_add(len) {
-        Some(end) if end <= bytes => Ok(()),
-        _ => Err(MemoryError::OutOfRange { at, len, bytes }),
-    }
-}
 
 fn refused(
     what: impl Into<String>,
@@ -88,13 +81,13 @@ unsafe impl Backing for ExportedBacking {
     }
 
     fn copy_in(&self, at: usize, from: &[u8]) -> Result<(), MemoryError> {
-        check(at, from.len(), self.bytes)?;
+        check_range(at, from.len(), self.bytes)?;
         let written = self.buffer.buffer().write(at, from);
         written.map_err(|error| refused("write device memory", error))
     }
 
     fn copy_out(&self, at: usize, into: &mut [u8]) -> Result<(), MemoryError> {
-        check(at, into.len(), self.bytes)?;
+        check_range(at, into.len(), self.bytes)?;
         let read = self.buffer.buffer().read(at, into);
         read.map_err(|error| refused("read device memory", error))
     }
@@ -180,7 +173,7 @@ impl ImportedBacking {
     ) -> Result<(), MemoryError> {
         let at = to.address.wrapping_sub(self.buffer.address());
         let at = usize::try_from(at).unwrap_or(usize::MAX);
-        check(at, bytes, self.buffer.bytes())?;
+        check_range(at, bytes, self.buffer.bytes())?;
         let copied = self.buffer.write_from_device(at, from, bytes);
         copied.map_err(|error| refused(format!("copy {bytes} bytes of device memory"), error))
     }
@@ -207,12 +200,12 @@ unsafe impl Backing for ImportedBacking {
     }
 
     fn copy_in(&self, at: usize, from: &[u8]) -> Result<(), MemoryError> {
-        check(at, from.len(), self.bytes())?;
+        check_range(at, from.len(), self.bytes())?;
         self.buffer.write(at, from).map_err(|error| refused("write the server's memory", error))
     }
 
     fn copy_out(&self, at: usize, into: &mut [u8]) -> Result<(), MemoryError> {
-        check(at, into.len(), self.bytes())?;
+        check_range(at, into.len(), self.bytes())?;
         self.buffer.read(at, into).map_err(|error| refused("read the server's memory", error))
     }
 

@@ -10,11 +10,11 @@ use ferry_memory::{Departure, Region, ReplyTo};
 
 use crate::clock::{StageClock, busy_ns, merge};
 use crate::engine::{Engine, Finished, Job};
-use crate::error_text::error_text;
 use crate::guard::{ArrivalGuard, Guarded};
 use crate::options::{Picture, Rebuild};
 use crate::prepare::{Preparation, Unfit};
 use crate::queue::Work;
+use ferry_core::error_text;
 
 /// Most rebuilds in a row with no request served between them: a model that always panics, or one
 /// that a client can make panic, must not be loaded for ever.

@@ -2,10 +2,10 @@
 //! pictures, and the echo engine.
 #![forbid(unsafe_code)]
 
+mod binding;
 mod clock;
 pub mod echo;
 pub mod engine;
-mod error_text;
 pub mod guard;
 mod instance;
 pub mod options;
@@ -16,6 +16,7 @@ mod shared;
 pub mod stats;
 mod worker;
 
+pub use binding::check_binding;
 pub use echo::Echo;
 pub use engine::{Engine, EngineError, Finished, Job};
 pub use guard::ArrivalGuard;

@@ -8,8 +8,8 @@ use ferry_memory::{Arrival, Backing, HeapBacking, MemoryError, Region, Slot, Vie
 use ferry_vision::{Decoder, Pixels, Preparer, SpecError};
 
 use crate::clock::StageClock;
-use crate::error_text::error_text;
 use crate::options::Picture;
+use ferry_core::error_text;
 
 mod check;
 

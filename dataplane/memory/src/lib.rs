@@ -28,7 +28,7 @@ pub use heap::HeapBacking;
 pub use host::{host_id, is_this_host};
 pub use lent::LentBacking;
 pub use place::{Importer, Placer};
-pub use region::{DmaBuf, Region, Registrable, View};
+pub use region::{DmaBuf, Region, Registrable, View, check_range};
 pub use shared::SharedBacking;
 pub use slots::{PeerAccess, Slot, SlotTable};
 pub use word::Word;

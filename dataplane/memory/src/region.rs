@@ -29,7 +29,7 @@ impl Region {
     /// # Errors
     /// [`MemoryError::OutOfRange`] if the part does not lie inside.
     pub fn part(&self, at: usize, bytes: usize) -> Result<Region, MemoryError> {
-        check(at, bytes, self.bytes)?;
+        check_range(at, bytes, self.bytes)?;
         Ok(Region { backing: Arc::clone(&self.backing), at: self.at + at, bytes })
     }
 
@@ -83,7 +83,11 @@ pub struct DmaBuf<'a> {
     pub at: usize,
 }
 
-fn check(at: usize, len: usize, bytes: usize) -> Result<(), MemoryError> {
+/// Checks that `at..at + len` lies inside memory of `bytes` bytes; what every backing asks.
+///
+/// # Errors
+/// [`MemoryError::OutOfRange`].
+pub fn check_range(at: usize, len: usize, bytes: usize) -> Result<(), MemoryError> {
     match at.checked_add(len) {
         Some(end) if end <= bytes => Ok(()),
         _ => Err(MemoryError::OutOfRange { at, len, bytes }),
@@ -129,7 +133,7 @@ impl<'a> View<'a> {
     /// # Errors
     /// [`MemoryError::OutOfRange`] if the part does not lie inside.
     pub fn part(&self, at: usize, bytes: usize) -> Result<View<'a>, MemoryError> {
-        check(at, bytes, self.bytes)?;
+        check_range(at, bytes, self.bytes)?;
         Ok(View { at: self.at + at, bytes, ..*self })
     }
 
@@ -138,7 +142,7 @@ impl<'a> View<'a> {
     /// # Errors
     /// [`MemoryError::OutOfRange`], or what the device says.
     pub fn copy_in(&self, at: usize, from: &[u8]) -> Result<(), MemoryError> {
-        check(at, from.len(), self.bytes)?;
+        check_range(at, from.len(), self.bytes)?;
         self.backing.copy_in(self.at + at, from)
     }
 
@@ -147,7 +151,7 @@ impl<'a> View<'a> {
     /// # Errors
     /// [`MemoryError::OutOfRange`], or what the device says.
     pub fn copy_out(&self, at: usize, into: &mut [u8]) -> Result<(), MemoryError> {
-        check(at, into.len(), self.bytes)?;
+        check_range(at, into.len(), self.bytes)?;
         self.backing.copy_out(self.at + at, into)
     }
 
@@ -182,8 +186,8 @@ impl<'a> View<'a> {
     /// [`MemoryError::OutOfRange`] if either view is shorter, [`MemoryError::ReadOnly`], or what a
     /// device says.
     pub fn copy_from(&self, from: &View<'_>, bytes: usize) -> Result<(), MemoryError> {
-        check(0, bytes, self.bytes)?;
-        check(0, bytes, from.bytes)?;
+        check_range(0, bytes, self.bytes)?;
+        check_range(0, bytes, from.bytes)?;
         self.check_writable()?;
         match (self.host(), from.host()) {
             (Some(to), Some(from)) => {
@@ -212,7 +216,7 @@ pub(crate) unsafe fn host_copy_in(
     at: usize,
     from: &[u8],
 ) -> Result<(), MemoryError> {
-    check(at, from.len(), bytes)?;
+    check_range(at, from.len(), bytes)?;
     // SAFETY: `at` is at most `bytes` (checked above).
     let to = unsafe { base.add(at) };
     // SAFETY: `from` is a borrow of this process's own memory and cannot overlap a mapping whose
@@ -232,7 +236,7 @@ pub(crate) unsafe fn host_copy_out(
     at: usize,
     into: &mut [u8],
 ) -> Result<(), MemoryError> {
-    check(at, into.len(), bytes)?;
+    check_range(at, into.len(), bytes)?;
     // SAFETY: `at` is at most `bytes` (checked above).
     let from = unsafe { base.add(at) };
     // SAFETY: as in `host_copy_in`, in the other direction.

@@ -2,8 +2,7 @@
 
 use std::collections::HashSet;
 
-use ferry_core::{BoundSignature, BoundTensor, DType, Dim, Signature, TensorSpec};
-use ferry_engine::EngineError;
+use ferry_core::{DType, Dim, Signature, TensorSpec};
 
 /// One tensor as a file declares it.
 #[derive(Clone, Debug)]
@@ -73,43 +72,10 @@ pub(crate) fn output_of_unknown_shape(signature: &Signature) -> Option<&TensorSp
     signature.outputs.iter().find(|output| !output.shape.iter().all(known))
 }
 
-/// Checks that `binding` is one of `signature`, as far as memory depends on it.
-pub(crate) fn check_binding(
-    signature: &Signature,
-    binding: &BoundSignature,
-) -> Result<(), EngineError> {
-    let pairs = [(&signature.inputs, &binding.inputs), (&signature.outputs, &binding.outputs)];
-    for (specs, bound) in pairs {
-        if specs.len() != bound.len() {
-            let what = format!("{} tensors, the model has {}", bound.len(), specs.len());
-            return Err(EngineError::Shapes(what));
-        }
-        for (spec, bound) in specs.iter().zip(bound) {
-            if !fits(spec, bound) {
-                let what = format!(
-                    "{} {} {:?} of {} bytes, the model has {spec}",
-                    bound.name, bound.dtype, bound.shape, bound.bytes
-                );
-                return Err(EngineError::Shapes(what));
-            }
-        }
-    }
-    Ok(())
-}
-
-fn fits(spec: &TensorSpec, bound: &BoundTensor) -> bool {
-    let elements = bound.shape.iter().try_fold(1_u64, |all, &dim| all.checked_mul(dim));
-    let bytes = elements.and_then(|elements| elements.checked_mul(spec.dtype.bytes()));
-    let fixed = |(dim, size): (&Dim, &u64)| !matches!(dim, Dim::Fixed(fixed) if fixed != size);
-    spec.name == bound.name
-        && spec.dtype == bound.dtype
-        && spec.shape.len() == bound.shape.len()
-        && spec.shape.iter().zip(&bound.shape).all(fixed)
-        && bytes == Some(bound.bytes)
-}
-
 #[cfg(test)]
 mod tests {
+    use ferry_engine::check_binding;
+
     use super::*;
 
     fn tensor(name: &str, dims: &[DeclaredDim]) -> Declared {

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use ferry_core::error_text;
 use ferry_memory::Placer;
 use ferry_transport::{AdmitError, LinkError};
 
@@ -32,7 +33,7 @@ pub fn try_device_memory(options: &RdmaOptions, placer: &dyn Placer) -> Result<B
     let mut memory = Memory::new(&port.domain, Fencing::OwnRegistration);
     let leased = memory.lease(&areas, &areas, Some(placer)).map_err(|error| match error {
         AdmitError::Attach(why) => why,
-        AdmitError::Memory(why) => LinkError::os("take a page of device memory", chain(&why)),
+        AdmitError::Memory(why) => LinkError::os("take a page of device memory", error_text(&why)),
         error => LinkError::os("take a page of device memory", error),
     })?;
     let nothing = || LinkError::os("take a page of device memory", "the placer is of the host");
@@ -124,7 +125,7 @@ impl Trial {
         }
         let mut seen = [0; PATTERN_BYTES];
         let read = seen_in.region.view().copy_out(seen_at, &mut seen);
-        read.map_err(|error| refused(memory, at, chain(&error)))?;
+        read.map_err(|error| refused(memory, at, error_text(&error)))?;
         if seen != pattern {
             let what = "the card and the device do not see the same bytes; the address that was \
                         registered is not that of the memory, or the device's driver does not \
@@ -137,7 +138,7 @@ impl Trial {
 
 fn put(memory: &Registered, at: usize, bytes: &[u8]) -> Result<(), LinkError> {
     let put = memory.region.view().copy_in(at, bytes);
-    put.map_err(|error| refused(memory, at, chain(&error)))
+    put.map_err(|error| refused(memory, at, error_text(&error)))
 }
 
 fn pattern() -> Result<[u8; PATTERN_BYTES], LinkError> {
@@ -149,9 +150,4 @@ fn pattern() -> Result<[u8; PATTERN_BYTES], LinkError> {
 fn refused(memory: &Registered, at: usize, why: impl std::fmt::Display) -> LinkError {
     let (placement, by) = (memory.region.view().placement(), memory.registration.by().name());
     LinkError::os(format!("check byte {at} of {placement} memory registered as {by}"), why)
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let cause = error.source().map(|cause| format!(": {}", chain(cause)));
-    format!("{error}{}", cause.unwrap_or_default())
 }

@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ferry_core::{BoundSignature, Dim, Signature};
-use ferry_engine::{Engine, EngineError, Finished, Job};
+use ferry_engine::{Engine, EngineError, Finished, Job, check_binding};
 
 use crate::native::execution::{Context, Execution};
 use crate::native::gpu::Gpu;
 use crate::native::lane::Lane;
 use crate::options::DimRange;
-use crate::signature::check_binding;
 
 /// An instance of a model in TensorRT: as many jobs at once as it has contexts, each on a stream
 /// of its own. Made by [`TrtModel::instance`](crate::TrtModel::instance).

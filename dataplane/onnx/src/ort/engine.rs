@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ferry_core::{DType, Signature, Stage, StageTimes};
-use ferry_engine::{Engine, EngineError, Finished, Job};
+use ferry_engine::{Engine, EngineError, Finished, Job, check_binding};
 use ferry_memory::View;
 use ort::session::Session;
 
@@ -12,7 +12,6 @@ use super::model::{OrtModel, OrtOptions};
 use super::native::{Bindings, usable_in_place};
 use super::private::Private;
 use crate::runtime::Search;
-use crate::signature::check_binding;
 use crate::stages::Stages;
 
 /// An instance of an ONNX file in ONNX Runtime. It computes on the thread that submits.

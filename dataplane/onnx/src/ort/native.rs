@@ -10,14 +10,12 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use ferry_core::{BoundSignature, BoundTensor, DType, Signature};
-use ferry_engine::EngineError;
+use ferry_engine::{EngineError, check_binding};
 use ferry_memory::View;
 use ort::AsPointer;
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::{IoBinding, Session};
 use ort::sys::{ONNXTensorElementDataType, OrtApiBase, OrtValue};
-
-use crate::signature::check_binding;
 
 /// How many bindings an instance keeps: one per slot that it serves, 64 sessions of 16 slots. One
 /// is about 1 KiB; making it anew costs some 15 µs.

@@ -4,14 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ferry_core::{BoundTensor, DType, Signature, Stage, StageTimes};
-use ferry_engine::{Engine, EngineError, Finished, Job};
+use ferry_engine::{Engine, EngineError, Finished, Job, check_binding};
 use ferry_memory::View;
 use tract_onnx::prelude::{DatumType, IntoTValue, TValue, TVec, Tensor};
 
 use super::model::TractModel;
 use super::plan::{Plan, datum_type};
 use crate::ort::only_true_and_false;
-use crate::signature::check_binding;
 use crate::stages::Stages;
 
 /// An instance of an ONNX file in tract. It computes on the thread that submits, with no others.

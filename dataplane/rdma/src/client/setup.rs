@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use ferry_core::{
     Attachment, Generation, Gid, QueuePair, RegionDescriptor, SessionId, SlotLayout, Token,
+    error_text,
 };
 use ferry_memory::SlotTable;
 use ferry_transport::connect::Own;
@@ -186,7 +187,7 @@ fn prepare(
 ) -> Result<RdmaClient, ConnectError> {
     let inbox_areas = Areas::new(layout.slots, layout.reply_bytes)?;
     let outbox_areas = Areas::new(layout.slots, layout.request_bytes)?;
-    let refused = |error| LinkError::os("register the session's memory", chain(&error));
+    let refused = |error| LinkError::os("register the session's memory", error_text(&error));
     // One session has nobody to share with: its registrations are its own.
     let mut memory = Memory::new(&port.domain, Fencing::OwnRegistration);
     let memory = memory.lease(&inbox_areas, &outbox_areas, None).map_err(refused)?;
@@ -217,9 +218,4 @@ fn prepare(
         pending: VecDeque::new(),
         waker: EventWaker::new()?,
     })
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let cause = error.source().map(|cause| format!(": {}", chain(cause)));
-    format!("{error}{}", cause.unwrap_or_default())
 }

@@ -3,6 +3,7 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 
+use ferry_core::error_text;
 use ferry_cuda::{
     CudaError, Device, DeviceBacking, Event, Missing, OpenError, PinnedBacking, Priority, Stream,
 };
@@ -10,7 +11,6 @@ use ferry_engine::EngineError;
 use ferry_memory::{HeapBacking, MemoryError, Region};
 
 use super::gpu::{Gpu, GpuError, INSTALL, no_gpu};
-use super::library::with_sources;
 use crate::options::Capability;
 
 /// A CUDA device that TensorRT runs on.
@@ -49,7 +49,7 @@ fn no_device(error: &OpenError) -> EngineError {
         // What it says to do may be too old a driver for TensorRT.
         OpenError::Missing(Missing { why, .. }) => no_gpu(why, INSTALL),
         OpenError::Ordinal { .. } => no_gpu(&error.to_string(), "name one"),
-        OpenError::Refused { .. } => no_gpu(&with_sources(error), "name one"),
+        OpenError::Refused { .. } => no_gpu(&error_text(error), "name one"),
     }
 }
 
@@ -58,7 +58,7 @@ fn driver(error: CudaError) -> GpuError {
 }
 
 fn memory(error: MemoryError) -> GpuError {
-    GpuError(with_sources(&error))
+    GpuError(error_text(&error))
 }
 
 // SAFETY: everything is of the one device, whose primary context it keeps, and every object of

@@ -1,9 +1,9 @@
 //! Opening the libraries, and asking them who they are.
 
-use std::error::Error;
 use std::fmt;
 use std::path::Path;
 
+use ferry_core::error_text;
 use libloading::Library;
 use libloading::os::unix::{Library as UnixLibrary, RTLD_LAZY, RTLD_LOCAL};
 
@@ -44,9 +44,8 @@ pub(crate) fn open(main: &Path, parser: &Path) -> Result<Version, String> {
     let parser_library = load(parser).map_err(|why| with_path(parser, why))?;
     check_parser(&parser_library).map_err(|why| with_path(parser, why))?;
 
-    trtx::dynamically_load_tensorrt(Some(main)).map_err(|error| with_sources(&error))?;
-    trtx::dynamically_load_tensorrt_onnxparser(Some(parser))
-        .map_err(|error| with_sources(&error))?;
+    trtx::dynamically_load_tensorrt(Some(main)).map_err(|error| error_text(&error))?;
+    trtx::dynamically_load_tensorrt_onnxparser(Some(parser)).map_err(|error| error_text(&error))?;
     Ok(version)
 }
 
@@ -55,19 +54,7 @@ fn load(path: &Path) -> Result<Library, String> {
     // trusts; its start-up code is that of NVIDIA's library, which has no preconditions. A file
     // that is no library is refused by the loader before any of it runs.
     let library = unsafe { UnixLibrary::open(Some(path), RTLD_LAZY | RTLD_LOCAL) };
-    library.map(Library::from).map_err(|error| with_sources(&error))
-}
-
-/// The error and its sources: the loader's own words are the innermost.
-pub(super) fn with_sources(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
+    library.map(Library::from).map_err(|error| error_text(&error))
 }
 
 fn version(library: &Library) -> Result<Version, String> {
@@ -95,7 +82,7 @@ fn number(library: &Library, name: &str) -> Result<i32, String> {
     // linkage in NvInferRuntime.h and NvOnnxParser.h. A library without the name is refused.
     let function = unsafe { library.get::<unsafe extern "C" fn() -> i32>(name) };
     let function =
-        function.map_err(|error| format!("not TensorRT: no {name}: {}", with_sources(&error)))?;
+        function.map_err(|error| format!("not TensorRT: no {name}: {}", error_text(&error)))?;
     // SAFETY: it takes nothing and returns a constant of the library, which is open.
     Ok(unsafe { function() })
 }

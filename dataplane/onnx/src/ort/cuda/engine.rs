@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ferry_core::{DType, Signature, Stage, StageTimes};
 use ferry_cuda::{Flight, Priority};
-use ferry_engine::{Engine, EngineError, Finished, Job, Picture};
+use ferry_engine::{Engine, EngineError, Finished, Job, Picture, check_binding};
 
 use super::context::{Context, failed};
 use super::held::{Held, Places};
@@ -13,7 +13,6 @@ use super::model::{Completion, CudaModel};
 use super::native;
 use super::pictures::Pictures;
 use super::schedule::Schedule;
-use crate::signature::check_binding;
 
 /// Streams of high priority, at most: urgent requests are few.
 const STREAMS_HIGH_MAX: usize = 4;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ferry_core::{BoundSignature, Signature};
+use ferry_core::{BoundSignature, Signature, error_text};
 use ferry_cuda::{Arena, Device, Kernels, Priority, Runner};
 use ferry_engine::EngineError;
 use ort::ep::{ArbitrarilyConfigurableExecutionProvider, CUDA};
@@ -109,7 +109,7 @@ impl CudaModel {
         options: CudaOptions,
     ) -> Result<CudaModel, EngineError> {
         let missing = |why: String| EngineError::Library { library: "CUDA", why };
-        let device = Device::open(options.device).map_err(|error| missing(chain(&error)))?;
+        let device = Device::open(options.device).map_err(|error| missing(error_text(&error)))?;
         let library = runtime::opened(search).map_err(|why| EngineError::Library {
             library: "onnxruntime",
             why: runtime::missing(&why),
@@ -254,15 +254,4 @@ fn commit(
         .with_env_allocators()?
         .with_execution_providers([provider.build().error_on_failure()])?
         .commit_from_file(path)
-}
-
-/// An error and its causes in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(why) = cause {
-        text = format!("{text}: {why}");
-        cause = why.source();
-    }
-    text
 }

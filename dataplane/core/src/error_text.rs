@@ -1,9 +1,10 @@
-//! An error and its causes on one line, for a client to read.
+//! An error and its causes on one line.
 
 use std::error::Error;
 
 /// The error and its sources, joined by colons.
-pub(crate) fn error_text(error: &dyn Error) -> String {
+#[must_use]
+pub fn error_text(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

@@ -60,6 +60,11 @@ impl Served {
         self.metadata.picture.is_some()
     }
 
+    /// Whether nothing can be served any more: every instance is gone, or the GPU is lost.
+    pub fn is_lost(&self) -> bool {
+        self.pool.is_dead() || self.device.as_ref().is_some_and(|device| device.is_lost())
+    }
+
     /// Name and version, for people.
     pub fn label(&self) -> String {
         format!("{} version {}", self.name, self.version)

@@ -44,7 +44,7 @@ impl State {
     /// As it is for clients: a model that lost all its instances serves nobody.
     fn seen(&self) -> State {
         match self {
-            State::Loaded(served) if served.pool.is_dead() => State::Failed(
+            State::Loaded(served) if served.is_lost() => State::Failed(
                 "all its instances panicked or lost their device: load it again, or restart the \
                  server if a device was lost, and see the server's log"
                     .to_owned(),
@@ -151,7 +151,7 @@ impl Models {
             _ => None,
         };
         if let Some(old) = &old
-            && !old.pool.is_dead()
+            && !old.is_lost()
             && sha256(&source.file).is_ok_and(|hash| hash == old.sha256)
         {
             return Ok((Arc::clone(old), None));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use ferry_core::{BoundSignature, DType, Generation, HostMemory, MemoryChoice, SlotLayout};
+use ferry_core::{BoundSignature, DType, Generation, MemoryChoice, SlotLayout};
 use ferry_memory::{Slot, SlotTable};
 use ferry_proto::{WireError, server_times_to_wire, v1};
 use ferry_transport::UnixClock;
@@ -41,7 +41,7 @@ pub(super) async fn infer(
     let route = Arc::new(Route {
         served: Arc::downgrade(&served),
         binding: Arc::new(binding),
-        memory: MemoryChoice::Always(HostMemory::Pageable),
+        memory: MemoryChoice::Auto,
         generation: Generation::FIRST,
         tenant,
         meter: Arc::new(Meter::default()),

@@ -279,8 +279,9 @@ fn placement(
             )),
         },
         None if transport == Transport::Grpc => match kind {
-            None | Some(MemoryChoice::Auto | MemoryChoice::Always(HostMemory::Pageable)) => {
-                Ok((Placement::Host, MemoryChoice::Always(HostMemory::Pageable)))
+            None | Some(MemoryChoice::Auto) => Ok((Placement::Host, MemoryChoice::Auto)),
+            Some(pageable @ MemoryChoice::Always(HostMemory::Pageable)) => {
+                Ok((Placement::Host, pageable))
             }
             Some(kind) => refuse(format!(
                 "{} memory over grpc, whose tensors lie where gRPC puts them: ask for another \

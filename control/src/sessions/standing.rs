@@ -75,7 +75,10 @@ fn row(id: SessionId, tenant: &Tenant, served: &Served) -> SessionRow {
         engine: served.engine.to_owned(),
         transport: Transport::Grpc,
         placement: Placement::Host,
-        memory: MemoryChoice::Always(HostMemory::Pageable),
+        memory: match served.device {
+            Some(_) => MemoryChoice::Auto,
+            None => MemoryChoice::Always(HostMemory::Pageable),
+        },
         connection: Connection::Direct,
         wait: WaitPolicy::Block,
         slots: 1,

@@ -74,7 +74,8 @@ pub struct Staged {
 pub enum Why {
     /// The session asked for it.
     Asked = 1,
-    /// The memory is not registered with the device: nothing else is possible.
+    /// The memory is not registered with the device: the server copied it to or from pinned
+    /// memory of its own.
     Unregistered = 2,
     /// Nothing else ran on the device, and the request is small: a copy would cost more to start
     /// than it moves.
@@ -83,11 +84,14 @@ pub enum Why {
     Busy = 4,
     /// The request is large: a copy engine moves it faster.
     Large = 5,
+    /// The engine has no other way.
+    Only = 6,
 }
 
 impl Why {
     /// Every reason, in wire order.
-    pub const ALL: [Why; 5] = [Why::Asked, Why::Unregistered, Why::Idle, Why::Busy, Why::Large];
+    pub const ALL: [Why; 6] =
+        [Why::Asked, Why::Unregistered, Why::Idle, Why::Busy, Why::Large, Why::Only];
 
     /// The name in SQL.
     pub const fn name(self) -> &'static str {
@@ -97,6 +101,7 @@ impl Why {
             Why::Idle => "idle",
             Why::Busy => "busy",
             Why::Large => "large",
+            Why::Only => "only",
         }
     }
 }
@@ -185,7 +190,7 @@ mod tests {
                 assert_eq!(Staged::from_wire(staged.to_wire()), Some(staged));
             }
         }
-        for senseless in [[0, 1], [1, 0], [4, 1], [1, 6]] {
+        for senseless in [[0, 1], [1, 0], [4, 1], [1, 7]] {
             assert_eq!(Staged::from_wire(senseless), None, "{senseless:?}");
         }
     }

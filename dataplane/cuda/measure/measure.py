@@ -6,137 +6,53 @@ comparison with PyTorch, torch and torchvision. See docs/MEASURING.md, "On a GPU
 """
 
 import argparse
-import json
+import itertools
 import os
 import pathlib
-import signal
 import statistics
 import subprocess
 import sys
 import time
 
+from bench import (PICTURES, Server, gpu_memory, jpeg_picture, label, picture, table, text, us)
+
 HERE = pathlib.Path(__file__).resolve().parent
 MODELS = ["resnet50", "mobilenetv3-small", "efficientnet-b0"]
-PICTURES = {"resnet50": (546, 500), "deeplabv3-resnet50": (1920, 1080)}
 WAYS = ["local/cuda:0", "cuda-ipc", "shm/pageable", "shm/pinned", "shm/mapped", "shm/auto"]
-
-
-class Server:
-    """A ferryd with models of its own."""
-
-    def __init__(self, args, models, gpu, port):
-        self.args, self.url = args, f"http://127.0.0.1:{port}"
-        folder = args.out / f"models-{port}"
-        for model in models:
-            if not (folder / f"{model}.onnx").exists():
-                run([args.ferry, "zoo", "write", model, "--out", folder])
-            toml, plain = folder / f"{model}.toml", folder / f"{model}.toml.plain"
-            if not plain.exists():
-                plain.write_text(toml.read_text())
-            text = plain.read_text()
-            top, _, rest = text.partition("[picture]")
-            table = "".join(f"{key} = {value}\n" for key, value in gpu.items())
-            run_on = 'run = "lane"\n' if gpu.get("completion") == '"wait"' else ""
-            device = f'device = "{args.device}"\n'
-            toml.write_text(f"{device}{run_on}{top}[picture]{rest}\n[gpu]\n{table}")
-        log = open(args.out / f"ferryd-{port}.log", "w")
-        command = [args.ferryd, "--listen", f"127.0.0.1:{port}", "--models", folder,
-                   "--store", f"sqlite:{args.out}/store-{port}.db", "--onnxruntime",
-                   args.onnxruntime, "--quota-in-flight", "4096", "--quota-bytes", str(64 << 30)]
-        self.process = subprocess.Popen([str(c) for c in command], stdout=log, stderr=log)
-        for _ in range(600):
-            if self.process.poll() is not None:
-                sys.exit(f"ferryd ended: see {log.name}")
-            if subprocess.run([args.ferry, "models", "--server", self.url],
-                              capture_output=True).returncode == 0:
-                return
-            time.sleep(0.1)
-        sys.exit("ferryd does not answer")
-
-    def bench(self, model, transports, memory, requests, rounds=1, **options):
-        """One line of JSON per way."""
-        requests = max(1, round(requests * self.args.scale))
-        if self.args.device == "cpu":
-            memory = [place for place in memory or [] if place == "pageable"]
-            transports = [transport for transport in transports if transport != "cuda-ipc"]
-        command = [self.args.ferry, "--json", "bench", "--server", self.url, "--model", model,
-                   "--transport", ",".join(transports), "--requests", requests, "--rounds", rounds]
-        if memory:
-            command += ["--memory", ",".join(memory)]
-        for key, value in options.items():
-            command += [f"--{key.replace('_', '-')}", value]
-        return [json.loads(line) for line in run(command).splitlines() if line.startswith("{")]
-
-    def stop(self):
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait(30)
-
-
-def run(command):
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
-    if done.returncode not in (0, 5):
-        sys.exit(f"{' '.join(map(str, command))}: {done.returncode}\n{done.stderr[-2000:]}")
-    if done.returncode == 5:
-        print("some requests failed:", done.stderr[-300:], file=sys.stderr)
-    return done.stdout
-
-
-def label(row):
-    return row["transport"] + (f"/{row['memory']}" if row.get("memory") else "")
-
-
-def us(row, stage, quantile="p50"):
-    value = (row["stages"].get(stage) or {}).get(quantile)
-    return None if value is None else value / 1000
-
-
-def text(value, digits=0):
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def table(head, rows, out):
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
-    print("\n".join(lines) + "\n", flush=True)
-    out.append("\n".join(lines) + "\n")
-
-
-def picture(args, model):
-    width, height = PICTURES[model]
-    path = args.out / f"{width}x{height}.ppm"
-    if not path.exists():
-        body = bytes((x * 7 + x // 251) & 255 for x in range(width * height * 3))
-        path.write_bytes(f"P6 {width} {height} 255\n".encode() + body)
-    return path
 
 
 def against_torch(args, out):
     """local over device memory beside a PyTorch CUDA graph, in turn."""
-    server = Server(args, MODELS, {"streams": 1, "completion": '"wait"'}, 50061)
+    alone = {"streams": 1, "completion": '"wait"'}
+    servers = {"fp32": Server(args, MODELS, alone, 50061),
+               "tf32": Server(args, MODELS, {**alone, "precision": '"tf32"',
+                                             "channels_last": "true"}, 50066)}
     torch = subprocess.Popen([sys.executable, HERE / "reference.py"], stdin=subprocess.PIPE,
                              stdout=subprocess.PIPE, text=True)
 
-    def replay(model, tuned):
-        torch.stdin.write(f"{model} 200{' tuned' if tuned else ''}\n")
+    def replay(model, precision, tuned):
+        torch.stdin.write(f"{model} 200 {precision}{' tuned' if tuned else ''}\n")
         torch.stdin.flush()
         return float(torch.stdout.readline())
 
     rows = []
-    for model in MODELS:
+    for precision, model in itertools.product(servers, MODELS):
+        server = servers[precision]
         ours, plain, tuned, infer = [], [], [], []
         for _ in range(args.rounds):
             (row,) = server.bench(model, ["local"], ["cuda:0"], 200, warmup=50, wait="spin")
             ours.append(row["total_ns"]["p50"] / 1000)
             infer.append(us(row, "infer"))
-            plain.append(replay(model, False))
-            tuned.append(replay(model, True))
+            plain.append(replay(model, precision, False))
+            tuned.append(replay(model, precision, True))
         ratio = lambda other: statistics.median(a / b for a, b in zip(ours, other))
-        rows.append([model, text(statistics.median(ours)), text(statistics.median(infer)),
+        rows.append([model, precision, text(statistics.median(ours)), text(statistics.median(infer)),
                      text(statistics.median(plain)), text(statistics.median(tuned)),
                      text(ratio(plain), 2), text(ratio(tuned), 2)])
     torch.stdin.close()
-    server.stop()
-    table(["model (fp32, batch 1)", "local p50 µs", "infer µs", "PyTorch graph µs", "tuned µs",
+    for server in servers.values():
+        server.stop()
+    table(["model, batch 1", "precision", "local p50 µs", "infer µs", "PyTorch graph µs", "tuned µs",
            "ratio", "ratio to tuned"], rows, out)
 
 
@@ -231,17 +147,30 @@ def priorities(args, out):
     table(["one urgent client", "alone p50 µs", "among 15", "ratio"], body, out)
 
 
-def gpu_memory(pid):
-    """MiB that the process holds on the GPU."""
-    if not pathlib.Path("/dev/nvidiactl").exists():
-        return "–"
-    query = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
-    rows = [line.split(", ") for line in run(query).splitlines() if ", " in line]
-    of_pid = [used for number, used in rows if number == str(pid)]
-    if of_pid:
-        return of_pid[0]
-    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
-    return run(query).splitlines()[0] + " (device)"
+def unregistered(args, out):
+    """Payloads that lie in memory that is not registered (grpc), or are made here (JPEG)."""
+    jpeg, body = jpeg_picture(args), []
+    raw = {"image": picture(args, "resnet50"), "kind": "raw"}
+    ways = [("shm/pinned, tensor", 1, ["shm"], ["pinned"], {}),
+            ("grpc, tensor", 1, ["grpc"], None, {}),
+            ("shm/pinned, raw", 1, ["shm"], ["pinned"], raw)]
+    if jpeg:
+        as_jpeg = {"image": jpeg, "kind": "jpeg"}
+        ways.append(("shm/auto, jpeg", 1, ["shm"], ["auto"], as_jpeg))
+        ways.append(("shm/auto, jpeg, 8 instances", 8, ["shm"], ["auto"], as_jpeg))
+    stages = ("decode", "preprocess", "queue", "copy_in", "infer", "copy_out")
+    for instances in (1, 8):
+        gpu = {"streams": max(2, args.streams // instances)}
+        server = Server(args, ["resnet50"], gpu, 50067 + instances, instances)
+        for clients, (name, _, transports, memory, options) in itertools.product(
+                (1, 16), [way for way in ways if way[1] == instances]):
+            (row,) = server.bench("resnet50", transports, memory, 200, warmup=20,
+                                  clients=clients, **options)
+            body.append([clients, name, text(row["total_ns"]["p50"] / 1000),
+                         *[text(us(row, stage)) for stage in stages],
+                         text(row["throughput_rps"]), row["errors"]])
+        server.stop()
+    table(["clients", "way", "p50 µs", *stages, "req/s", "errors"], body, out)
 
 
 def main():
@@ -261,7 +190,7 @@ def main():
     args.out.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("RUST_LOG", "info")
     parts = {"torch": against_torch, "one": one_client, "placements": placements,
-             "streams": streams, "priority": priorities}
+             "streams": streams, "priority": priorities, "unregistered": unregistered}
     out = []
     for name, part in parts.items():
         if not args.parts or name in args.parts:

@@ -1,8 +1,9 @@
 """The reference beside which models are measured: a PyTorch CUDA graph of the same architecture.
 
 Reads one line per order from stdin, "MODEL REPLAYS", and answers each with the median time of one
-replay with its synchronisation, in microseconds, on a line. TF32 is off. "MODEL REPLAYS tuned"
-lets cuDNN try out its algorithms first (torch.backends.cudnn.benchmark).
+replay with its synchronisation, in microseconds, on a line. TF32 is off, unless "tf32" follows.
+"MODEL REPLAYS tuned" lets cuDNN try out its algorithms first (torch.backends.cudnn.benchmark);
+with TF32 it also keeps channels innermost.
 """
 
 import statistics
@@ -19,12 +20,14 @@ NAMES = {
 }
 
 
-def capture(name, tuned):
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
+def capture(name, tuned, tf32):
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.benchmark = tuned
+    layout = torch.channels_last if tuned and tf32 else torch.contiguous_format
     model = getattr(torchvision.models, NAMES[name])(weights=None).eval().cuda()
-    picture = torch.randn(1, 3, 224, 224, device="cuda")
+    model = model.to(memory_format=layout)
+    picture = torch.randn(1, 3, 224, 224, device="cuda").to(memory_format=layout)
     side = torch.cuda.Stream()
     with torch.no_grad(), torch.cuda.stream(side):
         for _ in range(5):
@@ -40,7 +43,7 @@ def main():
     graphs = {}
     for line in sys.stdin:
         name, replays, *rest = line.split()
-        key = (name, "tuned" in rest)
+        key = (name, "tuned" in rest, "tf32" in rest)
         if key not in graphs:
             graphs[key] = capture(*key)
             for _ in range(50):

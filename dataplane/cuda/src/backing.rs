@@ -17,6 +17,13 @@ fn device_error(what: &'static str, error: CudaError) -> MemoryError {
     MemoryError::Os { what: what.to_owned(), source: std::io::Error::other(error) }
 }
 
+/// Whether memory could not be had because the device is of no use to this process any more.
+pub fn is_lost(error: &MemoryError) -> bool {
+    let MemoryError::Os { source, .. } = error else { return false };
+    let said = source.get_ref().and_then(|it| it.downcast_ref::<CudaError>());
+    said.is_some_and(CudaError::is_fatal)
+}
+
 /// Memory of a device.
 #[derive(Debug)]
 pub struct DeviceBacking {

@@ -21,7 +21,7 @@ pub mod picture;
 mod survey;
 
 pub use arena::{Arena, ArenaStats};
-pub use backing::{CudaPlacer, DeviceBacking, PinnedBacking};
+pub use backing::{CudaPlacer, DeviceBacking, PinnedBacking, is_lost};
 pub use driver::device::{Attributes, Device, OpenError};
 pub use driver::error::CudaError;
 pub use driver::graph::{Graph, NodeCounts};

@@ -71,7 +71,7 @@ impl<G: Gpu, X: Execution> Lanes<G, X> {
         let tensors = [signature.inputs.len(), signature.outputs.len()];
         let lanes = executions.into_iter().map(|execution| Lane::new(gpu, execution, tensors));
         let lanes = lanes.collect::<Result<Vec<_>, _>>();
-        let lanes = lanes.map_err(|error| EngineError::Run(error.to_string()))?;
+        let lanes = lanes.map_err(EngineError::from)?;
         Ok(Lanes { signature, ranges, lanes, known: None })
     }
 

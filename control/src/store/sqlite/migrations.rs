@@ -8,7 +8,7 @@ use sqlx::sqlite::SqliteConnection;
 use crate::store::StoreError;
 
 /// Number, name, the way up and the way down of each change to the schema.
-const MIGRATIONS: [(i64, &str, &str, &str); 4] = [
+const MIGRATIONS: [(i64, &str, &str, &str); 5] = [
     (
         1,
         "tables",
@@ -32,6 +32,12 @@ const MIGRATIONS: [(i64, &str, &str, &str); 4] = [
         "gpu_counters",
         include_str!("../../../../migrations/sqlite/0004_gpu_counters.up.sql"),
         include_str!("../../../../migrations/sqlite/0004_gpu_counters.down.sql"),
+    ),
+    (
+        5,
+        "only",
+        include_str!("../../../../migrations/sqlite/0005_only.up.sql"),
+        include_str!("../../../../migrations/sqlite/0005_only.down.sql"),
     ),
 ];
 

@@ -8,7 +8,7 @@ use cudarc::driver::sys::CUdevice_attribute as Attr;
 use ferry_core::DeviceUuid;
 
 use super::entered::Entered;
-use super::error::{CudaError, check};
+use super::error::{CudaError, check, not_freed};
 use super::identity::uuid_of;
 use super::probe::{Driver, Missing, probe};
 
@@ -144,6 +144,19 @@ impl Device {
         check("cuCtxSetCurrent", unsafe { sys::cuCtxSetCurrent(self.context.0) })
     }
 
+    /// Whether it is of no use to this process any more: something crashed on it, or it was reset.
+    /// Asks the driver; never waits.
+    pub fn is_lost(&self) -> bool {
+        let asked = self.bind().and_then(|()| {
+            // SAFETY: null names the default stream, which nothing here puts work on.
+            match unsafe { sys::cuStreamQuery(std::ptr::null_mut()) } {
+                sys::CUresult::CUDA_ERROR_NOT_READY => Ok(()),
+                result => check("cuStreamQuery", result),
+            }
+        });
+        asked.is_err_and(|error| error.is_fatal())
+    }
+
     /// Makes its context current for this thread until what is returned is dropped, and then the
     /// one that was before: for threads of an application that uses CUDA itself.
     ///
@@ -241,7 +254,7 @@ impl Drop for Device {
         // SAFETY: retained once, in `retain`; every object of the context held this device.
         let released = unsafe { sys::cuDevicePrimaryCtxRelease_v2(self.raw) };
         if let Err(error) = check("cuDevicePrimaryCtxRelease", released) {
-            tracing::warn!(device = self.ordinal, %error, "context not released");
+            not_freed(&error, "context");
         }
     }
 }

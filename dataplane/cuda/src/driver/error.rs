@@ -43,6 +43,10 @@ impl CudaError {
             R::CUDA_ERROR_INVALID_PC,
             R::CUDA_ERROR_LAUNCH_FAILED,
             R::CUDA_ERROR_DEVICE_UNAVAILABLE,
+            // With MPS, what another client does ends this one too.
+            R::CUDA_ERROR_MPS_CLIENT_TERMINATED,
+            R::CUDA_ERROR_MPS_RPC_FAILURE,
+            R::CUDA_ERROR_MPS_SERVER_NOT_READY,
             R::CUDA_ERROR_UNKNOWN,
         ]
         .iter()
@@ -75,11 +79,24 @@ fn error(call: &'static str, result: sys::CUresult) -> CudaError {
     };
     let fix = match result {
         R::CUDA_ERROR_OUT_OF_MEMORY => ": use fewer slots, sessions or models on this device",
-        R::CUDA_ERROR_DEVICE_UNAVAILABLE | R::CUDA_ERROR_ECC_UNCORRECTABLE => {
-            ": the device is lost to this process; see `nvidia-smi` and restart the server"
-        }
         R::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH => ": reboot, or load the driver that was installed",
         _ => "",
     };
-    CudaError { call, code: result as u32, name: owned(name), text: owned(text), fix }
+    let mut error =
+        CudaError { call, code: result as u32, name: owned(name), text: owned(text), fix };
+    if error.is_fatal() {
+        error.fix = ": this process cannot use the device any more; see `nvidia-smi` and the \
+                     kernel's log, and start the process again";
+    }
+    error
+}
+
+/// Logs that something was not given back. After the loss of the device nothing can be, and one
+/// line has said so: the driver frees it with the process.
+pub(crate) fn not_freed(error: &CudaError, what: &str) {
+    if error.is_fatal() {
+        tracing::debug!(%error, what, "not freed");
+    } else {
+        tracing::warn!(%error, what, "not freed");
+    }
 }

@@ -6,7 +6,7 @@ use cudarc::driver::sys;
 use cudarc::driver::sys::CUgraphNodeType as Type;
 
 use super::device::Device;
-use super::error::{CudaError, check};
+use super::error::{CudaError, check, not_freed};
 use super::stream::{Handle, Priority, Stream};
 
 /// Recorded work, ready to be started on any stream of its device.
@@ -29,7 +29,9 @@ pub struct NodeCounts {
     pub copies: usize,
     /// Fills.
     pub fills: usize,
-    /// Calls of the host, and allocations: what cannot be started twice at once, or not at all.
+    /// Allocations that the graph itself frees: cuBLAS makes them, for what it computes in.
+    pub allocations: usize,
+    /// Calls of the host, and allocations that stay: what cannot be started again.
     pub others: usize,
 }
 
@@ -43,7 +45,7 @@ pub enum CaptureError<E> {
     #[error(transparent)]
     Driver(CudaError),
     /// It holds steps that cannot be repeated.
-    #[error("{0} of its steps call the host or allocate memory, and cannot be repeated")]
+    #[error("{0} of its steps call the host or keep memory, and cannot be repeated")]
     Unrepeatable(usize),
 }
 
@@ -117,7 +119,7 @@ impl Drop for Graph {
         // SAFETY: ours, destroyed once; the driver finishes a launch that is under way.
         let destroyed = unsafe { sys::cuGraphExecDestroy(self.exec.0) };
         if let Err(error) = check("cuGraphExecDestroy", destroyed) {
-            tracing::warn!(%error, "graph not destroyed");
+            not_freed(&error, "graph");
         }
     }
 }
@@ -138,6 +140,7 @@ impl Template {
         let got = unsafe { sys::cuGraphGetNodes(self.0, nodes.as_mut_ptr(), &raw mut count) };
         check("cuGraphGetNodes", got)?;
         let mut counts = NodeCounts::default();
+        let (mut taken, mut freed) = (Vec::new(), Vec::new());
         for node in nodes {
             let mut kind = Type::CU_GRAPH_NODE_TYPE_EMPTY;
             // SAFETY: a node of this graph, a place of ours.
@@ -149,12 +152,41 @@ impl Template {
                 }
                 Type::CU_GRAPH_NODE_TYPE_MEMCPY => counts.copies += 1,
                 Type::CU_GRAPH_NODE_TYPE_MEMSET => counts.fills += 1,
+                Type::CU_GRAPH_NODE_TYPE_MEM_ALLOC => taken.push(taken_by(node)?),
+                Type::CU_GRAPH_NODE_TYPE_MEM_FREE => freed.push(freed_by(node)?),
                 Type::CU_GRAPH_NODE_TYPE_EMPTY => {}
                 _ => counts.others += 1,
             }
         }
+        let all = taken.len() + freed.len();
+        taken.retain(|address| freed.contains(address));
+        counts.allocations = taken.len();
+        counts.others += all - 2 * taken.len();
         Ok(counts)
     }
+}
+
+/// The address of the memory that a node allocates.
+fn taken_by(node: sys::CUgraphNode) -> Result<u64, CudaError> {
+    let mut params = std::mem::MaybeUninit::<sys::CUDA_MEM_ALLOC_NODE_PARAMS>::zeroed();
+    // SAFETY: a node of that kind, a place of ours.
+    let got = unsafe { sys::cuGraphMemAllocNodeGetParams(node, params.as_mut_ptr().cast()) };
+    check("cuGraphMemAllocNodeGetParams", got)?;
+    // SAFETY: a field of `params`, of which only the address is taken.
+    let address = unsafe { &raw const (*params.as_ptr()).dptr };
+    // SAFETY: written by the call. The other fields are not read: they are enumerations, of which
+    // a newer driver may know more values.
+    Ok(unsafe { address.read() })
+}
+
+/// The address of the memory that a node frees.
+fn freed_by(node: sys::CUgraphNode) -> Result<u64, CudaError> {
+    let mut address = 0;
+    // SAFETY: a node of that kind, a place of ours.
+    check("cuGraphMemFreeNodeGetParams", unsafe {
+        sys::cuGraphMemFreeNodeGetParams(node, &raw mut address)
+    })?;
+    Ok(address)
 }
 
 fn set_priority(node: sys::CUgraphNode, rank: i32) -> Result<(), CudaError> {

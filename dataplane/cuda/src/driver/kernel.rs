@@ -7,7 +7,7 @@ use cudarc::driver::sys;
 use cudarc::nvrtc::sys as nvrtc;
 
 use super::device::Device;
-use super::error::{CudaError, check};
+use super::error::{CudaError, check, not_freed};
 use super::stream::{Handle, Stream};
 use crate::picture::{
     COPY, COPY_SOURCE, Launch, PICTURE_F32, PICTURE_SOURCE, PictureArgs, copy_launch,
@@ -179,7 +179,7 @@ impl Drop for Kernels {
             // SAFETY: loaded once, unloaded once; work that uses it held these kernels.
             let unloaded = unsafe { sys::cuModuleUnload(module.0) };
             if let Err(error) = check("cuModuleUnload", unloaded) {
-                tracing::warn!(%error, "kernels not unloaded");
+                not_freed(&error, "kernels");
             }
         }
     }

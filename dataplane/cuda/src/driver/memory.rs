@@ -7,7 +7,7 @@ use std::sync::Arc;
 use cudarc::driver::sys;
 
 use super::device::Device;
-use super::error::{CudaError, check};
+use super::error::{CudaError, check, not_freed};
 
 /// A range of a device's memory, owned.
 #[derive(Debug)]
@@ -139,7 +139,7 @@ impl Drop for DeviceBuffer {
         // SAFETY: allocated in `uninit`, freed once. `cuMemFree` waits for work that uses it.
         let freed = unsafe { sys::cuMemFree_v2(self.address) };
         if let Err(error) = check("cuMemFree", freed) {
-            tracing::warn!(%error, bytes = self.bytes, "device memory not freed");
+            not_freed(&error, "device memory");
         }
     }
 }
@@ -207,7 +207,7 @@ impl Drop for Registration {
         // SAFETY: registered in `new`, taken back once; still mapped by the contract of `new`.
         let done = unsafe { sys::cuMemHostUnregister(self.base.0.as_ptr().cast()) };
         if let Err(error) = check("cuMemHostUnregister", done) {
-            tracing::warn!(%error, "host memory not unregistered");
+            not_freed(&error, "registration of host memory");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cudarc::driver::sys;
 
 use super::device::Device;
-use super::error::{CudaError, check};
+use super::error::{CudaError, check, not_freed};
 
 /// How urgent a stream's work is: the device's block scheduler prefers `High`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -108,7 +108,7 @@ impl Drop for Stream {
         // SAFETY: ours, destroyed once; the driver finishes what is on it.
         let destroyed = unsafe { sys::cuStreamDestroy_v2(self.raw.0) };
         if let Err(error) = check("cuStreamDestroy", destroyed) {
-            tracing::warn!(%error, "stream not destroyed");
+            not_freed(&error, "stream");
         }
     }
 }
@@ -185,7 +185,7 @@ impl Drop for Event {
         // SAFETY: ours, destroyed once.
         let destroyed = unsafe { sys::cuEventDestroy_v2(self.raw.0) };
         if let Err(error) = check("cuEventDestroy", destroyed) {
-            tracing::warn!(%error, "event not destroyed");
+            not_freed(&error, "event");
         }
     }
 }

@@ -13,12 +13,17 @@
 mod allocator;
 mod context;
 mod engine;
+mod errands;
+mod error;
 mod held;
 mod model;
 #[expect(unsafe_code, reason = "ONNX Runtime binds foreign memory by its C API only")]
 mod native;
 mod pictures;
 mod schedule;
+mod start;
+#[expect(unsafe_code, reason = "the device works behind the caller's back")]
+mod steps;
 
 pub use engine::CudaEngine;
 pub use model::{Completion, CudaModel, CudaOptions, Precision};

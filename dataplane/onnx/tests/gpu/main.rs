@@ -6,6 +6,12 @@
 
 mod common;
 mod conformance;
+mod lost;
 mod numbers;
 mod pictures;
+mod products;
 mod side_by_side;
+#[path = "../it/tiny.rs"]
+#[expect(dead_code, reason = "shared with the tests of the CPU")]
+mod tiny;
+mod waits;

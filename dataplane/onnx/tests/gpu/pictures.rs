@@ -27,7 +27,7 @@ const SPEC: PictureSpec = PictureSpec {
 type Case = (At, MemoryChoice, Option<(HostMemory, Why)>);
 
 const CASES: [Case; 6] = [
-    (At::Pageable, MemoryChoice::Auto, Some((HostMemory::Pageable, Why::Unregistered))),
+    (At::Pageable, MemoryChoice::Auto, Some((HostMemory::Pinned, Why::Unregistered))),
     (
         At::Pageable,
         MemoryChoice::Always(HostMemory::Pageable),

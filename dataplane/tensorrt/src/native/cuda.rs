@@ -54,11 +54,13 @@ fn no_device(error: &OpenError) -> EngineError {
 }
 
 fn driver(error: CudaError) -> GpuError {
-    GpuError(error.to_string())
+    let why = error.to_string();
+    if error.is_fatal() { GpuError::Lost(why) } else { GpuError::Refused(why) }
 }
 
 fn memory(error: MemoryError) -> GpuError {
-    GpuError(error_text(&error))
+    let why = error_text(&error);
+    if ferry_cuda::is_lost(&error) { GpuError::Lost(why) } else { GpuError::Refused(why) }
 }
 
 // SAFETY: everything is of the one device, whose primary context it keeps, and every object of

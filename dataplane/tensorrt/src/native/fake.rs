@@ -96,7 +96,7 @@ impl Fake {
     }
 
     fn check(&self) -> Result<(), GpuError> {
-        if self.lost.load(Ordering::Relaxed) { Err(GpuError("lost".into())) } else { Ok(()) }
+        if self.lost.load(Ordering::Relaxed) { Err(GpuError::Lost("lost".into())) } else { Ok(()) }
     }
 }
 
@@ -242,7 +242,7 @@ pub(crate) struct FakeBacking(HeapBacking, Place);
 
 impl FakeBacking {
     pub(crate) fn region(bytes: usize, place: Place) -> Result<Region, GpuError> {
-        let heap = HeapBacking::new(bytes).map_err(|error| GpuError(error.to_string()))?;
+        let heap = HeapBacking::new(bytes).map_err(|error| GpuError::Refused(error.to_string()))?;
         Ok(Region::whole(Arc::new(FakeBacking(heap, place))))
     }
 }

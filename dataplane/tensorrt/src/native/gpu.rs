@@ -11,8 +11,23 @@ use crate::options::{Capability, SUPPORTED};
 
 /// What the driver says, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct GpuError(pub String);
+pub enum GpuError {
+    /// A call that it refused.
+    #[error("{0}")]
+    Refused(String),
+    /// The device is of no use to this process any more.
+    #[error("{0}")]
+    Lost(String),
+}
+
+impl From<GpuError> for EngineError {
+    fn from(error: GpuError) -> EngineError {
+        match error {
+            GpuError::Refused(why) => EngineError::Run(why),
+            GpuError::Lost(why) => EngineError::Lost(why),
+        }
+    }
+}
 
 /// A CUDA device: streams, events, memory and copies, and nothing else.
 ///

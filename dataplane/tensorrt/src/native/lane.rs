@@ -92,7 +92,7 @@ impl<G: Gpu, X: Execution> Lane<G, X> {
         let Lane { gpu, execution, stream, events, inputs, outputs, shapes, flight } = self;
         let Some(flight) = flight else { return Ok(()) };
         let binding = Arc::clone(&flight.job.binding);
-        gpu.bind().map_err(failed)?;
+        gpu.bind().map_err(EngineError::from)?;
         if shapes.as_ref().is_none_or(|set| !Arc::ptr_eq(set, &binding) && *set != binding) {
             for tensor in &binding.inputs {
                 execution.set_shape(&tensor.name, &tensor.shape).map_err(EngineError::Shapes)?;
@@ -100,7 +100,7 @@ impl<G: Gpu, X: Execution> Lane<G, X> {
         }
         *shapes = Some(Arc::clone(&binding));
 
-        gpu.record(&events[0], stream).map_err(failed)?;
+        gpu.record(&events[0], stream).map_err(EngineError::from)?;
         let staged_as = stage(&**gpu, &flight.job)?;
         flight.times.set_staged(staged_as);
         let pageable = staged_as.is_some_and(|it| it.memory == HostMemory::Pageable);
@@ -120,7 +120,7 @@ impl<G: Gpu, X: Execution> Lane<G, X> {
         if staged {
             flight.times.set(Stage::Preprocess, ns_since(start));
         }
-        gpu.record(&events[1], stream).map_err(failed)?;
+        gpu.record(&events[1], stream).map_err(EngineError::from)?;
 
         let mut copies = Vec::with_capacity(binding.outputs.len());
         for (index, (tensor, room)) in binding.outputs.iter().zip(outputs).enumerate() {
@@ -139,13 +139,13 @@ impl<G: Gpu, X: Execution> Lane<G, X> {
         }
         // SAFETY: the stream is of this device; every tensor of the signature was bound above.
         unsafe { execution.enqueue(gpu.raw_stream(stream)) }.map_err(EngineError::Run)?;
-        gpu.record(&events[2], stream).map_err(failed)?;
+        gpu.record(&events[2], stream).map_err(EngineError::from)?;
         for (to, from, bytes) in copies {
             // SAFETY: both are as long as the output, and are kept by the job and the lane until
             // the copy is over.
-            unsafe { gpu.copy(to, from, bytes, stream) }.map_err(failed)?;
+            unsafe { gpu.copy(to, from, bytes, stream) }.map_err(EngineError::from)?;
         }
-        gpu.record(&events[3], stream).map_err(failed)
+        gpu.record(&events[3], stream).map_err(EngineError::from)
     }
 
     /// The job, if the device is done with it, or has failed.
@@ -157,7 +157,7 @@ impl<G: Gpu, X: Execution> Lane<G, X> {
                 let outcome = self.finish();
                 self.flight.take().map(|flight| (flight.job, outcome))
             }
-            Err(error) => self.give_up().map(|job| (job, Err(failed(error)))),
+            Err(error) => self.give_up().map(|job| (job, Err(error.into()))),
         }
     }
 
@@ -165,7 +165,7 @@ impl<G: Gpu, X: Execution> Lane<G, X> {
         let Some(flight) = &mut self.flight else { return Ok(StageTimes::NONE) };
         let times = &mut flight.times;
         let between = |from: usize, to: usize| {
-            self.gpu.ns_between(&self.events[from], &self.events[to]).map_err(failed)
+            self.gpu.ns_between(&self.events[from], &self.events[to]).map_err(EngineError::from)
         };
         if flight.copied[0] {
             times.set(Stage::CopyIn, between(0, 1)?);
@@ -179,7 +179,8 @@ impl<G: Gpu, X: Execution> Lane<G, X> {
             for &index in &flight.staged {
                 let to = flight.job.output(index)?;
                 let from = self.outputs.get(index).and_then(|room| room.staging());
-                let from = from.ok_or_else(|| failed("an output without a place"))?;
+                let from =
+                    from.ok_or_else(|| EngineError::Run("an output without a place".to_owned()))?;
                 to.copy_from(&from.view(), to.bytes())?;
             }
             times.set(Stage::Postprocess, ns_since(start));
@@ -210,21 +211,16 @@ fn stage<G: Gpu>(gpu: &G, job: &Job) -> Result<Option<Staged>, EngineError> {
     let (memory, why) = match job.memory {
         MemoryChoice::Always(HostMemory::Pageable) => (HostMemory::Pageable, Why::Asked),
         // What was prepared here lies in memory of this process, wherever the slot is.
-        _ if !from_slot || reach(gpu, &slot).is_none() => (HostMemory::Pageable, Why::Unregistered),
+        _ if !from_slot || reach(gpu, &slot).is_none() => (HostMemory::Pinned, Why::Unregistered),
         MemoryChoice::Always(HostMemory::Pinned) => (HostMemory::Pinned, Why::Asked),
         MemoryChoice::Always(HostMemory::Mapped) => {
             let why = "mapped memory, which tensorrt does not read in place: ask for pinned or \
                        auto, or serve the model with engine = \"onnx\"";
             return Err(EngineError::Run(why.to_owned()));
         }
-        // As ONNX Runtime's engine records it where it has no kernels that read the host.
-        MemoryChoice::Auto => (HostMemory::Pinned, Why::Busy),
+        MemoryChoice::Auto => (HostMemory::Pinned, Why::Only),
     };
     Ok(Some(Staged { memory, why }))
-}
-
-pub(super) fn failed(error: impl std::fmt::Display) -> EngineError {
-    EngineError::Run(error.to_string())
 }
 
 fn ns_since(start: Instant) -> u64 {

@@ -5,7 +5,6 @@ use ferry_engine::EngineError;
 use ferry_memory::{Region, View};
 
 use super::gpu::{Gpu, GpuError, reach};
-use super::lane::failed;
 
 /// Where tensors must start for TensorRT to use them in place.
 const ALIGN_BYTES: u64 = 256;
@@ -82,7 +81,7 @@ impl Room {
         let to = self.device(gpu, bytes)?;
         // SAFETY: both are `bytes` long: `to` was allocated so, `from` is the view or pinned
         // memory of at least its length. The job and the lane keep them until the copy is over.
-        unsafe { gpu.copy(to, from, bytes, stream) }.map_err(failed)?;
+        unsafe { gpu.copy(to, from, bytes, stream) }.map_err(EngineError::from)?;
         Ok((to, way))
     }
 
@@ -128,11 +127,17 @@ fn grown<'a, G: Gpu>(
     if room.as_ref().is_none_or(|room| room.bytes() < bytes) {
         // The old one first: the two together might not fit.
         *room = None;
-        *room = Some(make(bytes).map_err(failed)?);
+        *room = Some(make(bytes).map_err(EngineError::from)?);
     }
-    let region = room.as_ref().ok_or_else(|| failed("memory that was just taken is gone"))?;
+    let region = room
+        .as_ref()
+        .ok_or_else(|| EngineError::Run("memory that was just taken is gone".to_owned()))?;
     let address = reach(gpu, &region.view());
-    Ok((region, address.ok_or_else(|| failed("memory that the device cannot reach"))?))
+    Ok((
+        region,
+        address
+            .ok_or_else(|| EngineError::Run("memory that the device cannot reach".to_owned()))?,
+    ))
 }
 
 fn in_place(view: &View<'_>, address: u64) -> bool {

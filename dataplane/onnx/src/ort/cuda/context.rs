@@ -3,18 +3,35 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use ferry_core::BoundSignature;
-use ferry_cuda::{Arena, CudaError, Device, DeviceBacking, Graph, Priority, Runner};
+use ferry_core::{BoundSignature, error_text};
+use ferry_cuda::{Arena, Device, DeviceBacking, Graph, PinnedBacking, Priority, Runner};
 use ferry_engine::EngineError;
-use ferry_memory::{Region, View};
+use ferry_memory::{Backing, HeapBacking, Region, View};
 
 use super::allocator::with_arena;
+use super::error::{failed, without_memory};
 use super::model::CudaModel;
 use crate::file::one_line;
 
 /// How many graphs a stream keeps: one for each slot whose device memory is used in place, and
 /// one for all others. A graph of ResNet50 takes some 0.5 MiB of the host.
 const GRAPHS_MAX: usize = 256;
+
+/// Why there is no graph.
+#[derive(Debug)]
+pub(super) enum RecordError {
+    /// The model ran, and cannot be recorded: it waits for the device on the way, or calls the
+    /// host.
+    Unrecordable(String),
+    /// It did not run.
+    Engine(EngineError),
+}
+
+impl From<EngineError> for RecordError {
+    fn from(error: EngineError) -> RecordError {
+        RecordError::Engine(error)
+    }
+}
 
 /// One stream. Its graphs share one workspace: they never run at the same time.
 #[derive(Debug)]
@@ -34,13 +51,35 @@ struct Kept {
     last_run: u64,
 }
 
-/// Device memory of the stream's own, where a slot's cannot be used in place.
+impl Kept {
+    fn is_for(&self, shapes: &Arc<BoundSignature>) -> bool {
+        Arc::ptr_eq(&self.shapes, shapes) || self.shapes == *shapes
+    }
+}
+
+/// Memory of the stream's own, where a slot's cannot be used in place.
 #[derive(Clone, Debug)]
 pub(super) struct Staging {
     request: Region,
     reply: Region,
     /// Room for a raw picture; `None` until one was copied.
     raw: Option<Region>,
+    /// Pinned memory of the host, for payloads in memory that is not registered with the device;
+    /// `None` until there was one.
+    bounce_in: Option<Region>,
+    /// As `bounce_in`, for replies.
+    bounce_out: Option<Region>,
+}
+
+/// Bytes that a request needs beside its tensors.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Needs {
+    /// For a raw picture on the device.
+    pub(super) raw: usize,
+    /// For the payload in pinned memory.
+    pub(super) bounce_in: usize,
+    /// For the reply in pinned memory.
+    pub(super) bounce_out: usize,
 }
 
 impl Staging {
@@ -56,14 +95,19 @@ impl Staging {
         self.raw.as_ref().map(Region::view)
     }
 
+    pub(super) fn bounce_in(&self) -> Option<View<'_>> {
+        self.bounce_in.as_ref().map(Region::view)
+    }
+
+    pub(super) fn bounce_out(&self) -> Option<View<'_>> {
+        self.bounce_out.as_ref().map(Region::view)
+    }
+
+    /// Of device memory.
     fn bytes(&self) -> usize {
         let raw = self.raw.as_ref().map_or(0, Region::bytes);
         self.request.bytes() + self.reply.bytes() + raw
     }
-}
-
-pub(super) fn failed(error: CudaError) -> EngineError {
-    EngineError::Run(error.to_string())
 }
 
 impl Context {
@@ -71,6 +115,11 @@ impl Context {
         let runner = Runner::new(device, priority).map_err(failed)?;
         let workspace = Arc::new(Arena::new(device));
         Ok(Context { graphs: HashMap::new(), staging: None, workspace, runner, runs: 0 })
+    }
+
+    /// How urgent its requests are.
+    pub(super) fn priority(&self) -> Priority {
+        self.runner.stream().priority()
     }
 
     /// The memory that its graphs compute in.
@@ -84,12 +133,12 @@ impl Context {
         self.workspace.stats().held_bytes + staging
     }
 
-    /// Device memory for tensors of these shapes, and for a raw picture of `raw_bytes`; made or
-    /// grown where there is too little. What requests in flight use stays until they are done.
+    /// Memory for tensors of these shapes, and for what else a request needs; made or grown where
+    /// there is too little. What requests in flight use stays until they are done.
     pub(super) fn staging(
         &mut self,
         shapes: &BoundSignature,
-        raw_bytes: usize,
+        needs: Needs,
     ) -> Result<Staging, EngineError> {
         let length = |bytes: u64| {
             usize::try_from(bytes)
@@ -98,25 +147,39 @@ impl Context {
         let (request, reply) = (length(shapes.request_bytes())?, length(shapes.reply_bytes())?);
         let device = Arc::clone(self.runner.stream().device());
         let region = |bytes: usize| {
-            Ok::<_, EngineError>(Region::whole(Arc::new(DeviceBacking::new(&device, bytes)?)))
+            let backing = DeviceBacking::new(&device, bytes).map_err(without_memory)?;
+            Ok::<_, EngineError>(Region::whole(Arc::new(backing)))
         };
         let fits = |it: &Staging| it.request.bytes() >= request && it.reply.bytes() >= reply;
         if !self.staging.as_ref().is_some_and(fits) {
             let old =
                 self.staging.as_ref().map_or((0, 0), |it| (it.request.bytes(), it.reply.bytes()));
             let (request, reply) = (region(request.max(old.0))?, region(reply.max(old.1))?);
-            let raw = self.staging.take().and_then(|old| old.raw);
+            let old = self.staging.take();
             // Recorded graphs know the old addresses.
             self.runner.stream().synchronize().map_err(failed)?;
             self.graphs.clear();
-            self.staging = Some(Staging { request, reply, raw });
+            self.staging = Some(match old {
+                Some(old) => Staging { request, reply, ..old },
+                None => Staging { request, reply, raw: None, bounce_in: None, bounce_out: None },
+            });
         }
         let gone = || EngineError::Run("staging memory is gone".to_owned());
         let staging = self.staging.as_mut().ok_or_else(gone)?;
-        if staging.raw.as_ref().map_or(0, Region::bytes) < raw_bytes {
-            staging.raw = Some(region(raw_bytes)?);
-        }
+        let pinned = |bytes: usize| {
+            let heap: Arc<dyn Backing> = Arc::new(HeapBacking::new(bytes)?);
+            let backing = PinnedBacking::new(&device, heap).map_err(without_memory)?;
+            Ok(Region::whole(Arc::new(backing)))
+        };
+        grow(&mut staging.raw, needs.raw, region)?;
+        grow(&mut staging.bounce_in, needs.bounce_in, pinned)?;
+        grow(&mut staging.bounce_out, needs.bounce_out, pinned)?;
         Ok(staging.clone())
+    }
+
+    /// Whether there is a graph for tensors at these addresses, inputs first.
+    pub(super) fn has(&self, shapes: &Arc<BoundSignature>, addresses: &[u64]) -> bool {
+        self.graphs.get(addresses).is_some_and(|kept| kept.is_for(shapes))
     }
 
     /// Sees to it that there is a graph for tensors at these addresses, inputs first.
@@ -127,10 +190,9 @@ impl Context {
         model: &CudaModel,
         shapes: &Arc<BoundSignature>,
         addresses: &[u64],
-    ) -> Result<(), EngineError> {
+    ) -> Result<(), RecordError> {
         self.runs += 1;
-        let same = |kept: &Kept| Arc::ptr_eq(&kept.shapes, shapes) || kept.shapes == *shapes;
-        if let Some(kept) = self.graphs.get_mut(addresses).filter(|kept| same(kept)) {
+        if let Some(kept) = self.graphs.get_mut(addresses).filter(|kept| kept.is_for(shapes)) {
             kept.last_run = self.runs;
             return Ok(());
         }
@@ -152,7 +214,7 @@ impl Context {
         model: &CudaModel,
         shapes: &Arc<BoundSignature>,
         addresses: &[u64],
-    ) -> Result<Graph, EngineError> {
+    ) -> Result<Graph, RecordError> {
         // What the slot or the staging area holds is being written by this stream.
         self.runner.stream().synchronize().map_err(failed)?;
         let bound = model.bind(shapes, addresses)?;
@@ -163,18 +225,27 @@ impl Context {
         let tried = with_arena(&trials, || run().and_then(|()| settle()));
         let warmed =
             tried.and_then(|()| with_arena(&self.workspace, || run().and_then(|()| settle())));
-        warmed.map_err(EngineError::Run)?;
+        warmed.map_err(|why| self.failure(why))?;
         let captured = with_arena(&self.workspace, || {
             Graph::capture(stream.stream(), self.runner.stream().priority(), || {
                 model.run(&bound, &stream)
             })
         });
         captured.map_err(|error| {
-            EngineError::Run(format!(
-                "record the model as a graph: {}",
-                one_line(&error.to_string())
-            ))
+            let why = one_line(&error_text(&error));
+            match self.failure(why) {
+                EngineError::Run(why) => RecordError::Unrecordable(why),
+                lost => RecordError::Engine(lost),
+            }
         })
+    }
+
+    /// What the library says does not tell whether the device is lost: a stream does.
+    fn failure(&self, why: String) -> EngineError {
+        match self.runner.stream().synchronize() {
+            Err(error) if error.is_fatal() => EngineError::Lost(format!("{why}; {error}")),
+            _ => EngineError::Run(why),
+        }
     }
 
     /// The graph that [`Context::record`] saw to, with the stream to run it on.
@@ -194,7 +265,21 @@ impl Context {
         let stream = model.runner();
         let ran = with_arena(&self.workspace, || model.run(&bound, &stream));
         let settled = stream.stream().synchronize();
-        ran.map_err(|error| EngineError::Run(one_line(error.message())))?;
-        settled.map_err(failed)
+        settled.map_err(failed)?;
+        ran.map_err(|error| EngineError::Run(one_line(error.message())))
     }
+}
+
+/// Memory of at least `bytes` bytes.
+fn grow(
+    room: &mut Option<Region>,
+    bytes: usize,
+    make: impl Fn(usize) -> Result<Region, EngineError>,
+) -> Result<(), EngineError> {
+    if room.as_ref().map_or(0, Region::bytes) < bytes {
+        // The old one first: the two together might not fit.
+        *room = None;
+        *room = Some(make(bytes)?);
+    }
+    Ok(())
 }

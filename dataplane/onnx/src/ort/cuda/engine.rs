@@ -1,18 +1,21 @@
 //! An instance of a model on a CUDA device.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use ferry_core::{DType, Signature, Stage, StageTimes};
-use ferry_cuda::{Flight, Priority};
-use ferry_engine::{Engine, EngineError, Finished, Job, Picture, check_binding};
+use ferry_core::{DType, Signature};
+use ferry_cuda::{CudaPlacer, Flight, Priority};
+use ferry_engine::{Engine, EngineError, Finished, Job, Picture};
+use ferry_memory::Placer;
 
-use super::context::{Context, failed};
+use super::context::Context;
+use super::errands::{Back, Errand, Errands};
+use super::error::failed;
 use super::held::{Held, Places};
 use super::model::{Completion, CudaModel};
-use super::native;
 use super::pictures::Pictures;
 use super::schedule::Schedule;
+use super::start::{Launched, Start, launch};
 
 /// Streams of high priority, at most: urgent requests are few.
 const STREAMS_HIGH_MAX: usize = 4;
@@ -24,15 +27,41 @@ const WAITING_MAX: usize = 64;
 /// An instance of a model on a device: some streams, driven by the one thread that calls it.
 #[derive(Debug)]
 pub struct CudaEngine {
-    /// First: they end before what they use. One for each stream.
-    flights: Vec<Option<Flight<Held>>>,
+    seats: Vec<Seat>,
     schedule: Schedule<(Job, Instant)>,
-    contexts: Vec<Context>,
+    /// Who starts what takes long; `None` where requests run to completion.
+    errands: Option<Errands>,
     model: Arc<CudaModel>,
-    /// Requests that could not be started.
-    failed: Vec<Finished>,
+    /// Requests that never took off: they could not be started, or ran to their end at once.
+    ended: Vec<Finished>,
     /// Set where raw pictures come to this engine.
     pictures: Option<Pictures>,
+}
+
+/// Where a stream is.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one per stream; boxed, one per request")]
+enum Seat {
+    /// Here, with nothing on it.
+    Free(Box<Context>),
+    /// Here, with a request on it; dropped in this order, as a flight ends before what it uses.
+    Flying(Flight<Held>, Box<Context>),
+    /// With an errand.
+    Away,
+}
+
+impl Seat {
+    /// Whether its request is over: done, or failed.
+    fn is_over(&self) -> bool {
+        matches!(self, Seat::Flying(flight, _) if !matches!(flight.is_done(), Ok(false)))
+    }
+
+    fn context(&self) -> Option<&Context> {
+        match self {
+            Seat::Free(context) | Seat::Flying(_, context) => Some(context),
+            Seat::Away => None,
+        }
+    }
 }
 
 impl CudaEngine {
@@ -45,97 +74,131 @@ impl CudaEngine {
         let high = streams.min(STREAMS_HIGH_MAX);
         let normal = std::iter::repeat_n(Priority::Normal, streams);
         let all = normal.chain(std::iter::repeat_n(Priority::High, high));
-        let contexts = all.map(|priority| Context::new(model.device(), priority));
-        let contexts = contexts.collect::<Result<Vec<_>, _>>()?;
+        let seats = all.map(|priority| {
+            let context = Context::new(model.device(), priority)?;
+            Ok::<_, EngineError>(Seat::Free(Box::new(context)))
+        });
+        let seats = seats.collect::<Result<Vec<_>, _>>()?;
+        let runs_on = model.options().completion == Completion::Poll;
+        let errands = runs_on.then(|| Errands::new(&model, seats.len())).transpose()?;
         Ok(CudaEngine {
-            flights: contexts.iter().map(|_| None).collect(),
+            seats,
             schedule: Schedule::new(streams, high, model.options().beside_urgent),
-            contexts,
+            errands,
             model,
-            failed: Vec::new(),
+            ended: Vec::new(),
             pictures: None,
         })
     }
 
-    /// Bytes of device memory that its streams hold beside the weights.
+    /// Bytes of device memory that its streams hold beside the weights; those on which a request
+    /// is being started by another thread are not counted.
     pub fn streams_bytes(&self) -> usize {
-        self.contexts.iter().map(Context::bytes).sum()
+        self.seats.iter().filter_map(Seat::context).map(Context::bytes).sum()
     }
 
     /// Starts what streams are free for.
     fn advance(&mut self) {
         while let Some((stream, (job, since))) = self.schedule.next(Instant::now()) {
-            let waited = since.elapsed();
-            match self.start(stream, job, waited) {
-                Ok(flight) => self.flights[stream] = Some(flight),
-                Err((job, error)) => {
-                    self.schedule.done(stream, Instant::now());
-                    self.failed.push(Finished { job, outcome: Err(error) });
-                }
+            if let Some(over) = self.start(stream, job, Some(since)) {
+                self.end(stream, over);
             }
         }
     }
 
-    /// Puts a request on a stream.
-    #[expect(clippy::result_large_err, reason = "the caller gets its request back")]
-    fn start(
-        &mut self,
-        index: usize,
-        job: Job,
-        waited: Duration,
-    ) -> Result<Flight<Held>, (Job, EngineError)> {
+    /// A request that is over leaves its stream to the next.
+    fn end(&mut self, stream: usize, over: Finished) {
+        self.schedule.done(stream, Instant::now());
+        self.ended.push(over);
+    }
+
+    /// The stream, if nothing is on it; it is away until its seat is taken again.
+    fn leave(&mut self, index: usize) -> Option<Box<Context>> {
+        match std::mem::replace(&mut self.seats[index], Seat::Away) {
+            Seat::Free(context) => Some(context),
+            other => {
+                self.seats[index] = other;
+                None
+            }
+        }
+    }
+
+    /// Puts a request on a stream, or has it put there. What is returned is over already.
+    fn start(&mut self, index: usize, job: Job, since: Option<Instant>) -> Option<Finished> {
+        let Some(mut context) = self.leave(index) else {
+            let error = EngineError::Run("a stream that is in use".to_owned());
+            return Some(Finished { job, outcome: Err(error) });
+        };
         // This one runs already, for the schedule.
         let (model, others) = (&self.model, self.schedule.running().saturating_sub(1));
-        let context = &mut self.contexts[index];
-        let places = match Places::of(model, context, self.pictures.as_mut(), &job, others) {
+        let places = Places::of(model, &mut context, self.pictures.as_mut(), &job, others);
+        let places = match places {
             Ok(places) => places,
-            Err(error) => return Err((job, error)),
+            Err(error) => {
+                self.seats[index] = Seat::Free(context);
+                return Some(Finished { job, outcome: Err(error) });
+            }
         };
-        if let Err(error) = context.record(model, &job.binding, places.addresses()) {
-            return Err((job, error));
+        let mut start = Start { job, places, since };
+        if let Some(errands) = &self.errands
+            && start.is_slow(model, &context)
+        {
+            match errands.send(Errand { stream: index, start, context }) {
+                Ok(()) => return None,
+                // No thread takes it: this one does.
+                Err(errand) => (start, context) = (errand.start, errand.context),
+            }
         }
-        let held = Held::new(job, &places, model, context, waited);
-        let kernels = model.kernels().map(|kernels| &**kernels);
-        let Some((runner, graph)) = context.graph(places.addresses()) else {
-            let gone = "a graph that was just made is gone".to_owned();
-            return Err((held.into_job(), EngineError::Run(gone)));
-        };
-        let steps = native::Steps { places: &places, kernels, graph };
-        let started = runner.start(held, |held, plan| native::enqueue(plan, &held.job, &steps));
-        started.map_err(|(held, error)| (held.into_job(), EngineError::Run(error.to_string())))
+        let launched = launch(model, &mut context, start);
+        self.seat(index, context, launched)
     }
 
-    /// Runs a request of a model that cannot be recorded, and waits for it.
-    fn run_plainly(&mut self, index: usize, job: &Job) -> Result<StageTimes, EngineError> {
-        let (model, context) = (&self.model, &mut self.contexts[index]);
-        let places = Places::of(model, context, self.pictures.as_mut(), job, 0)?;
-        let kernels = model.kernels().map(|kernels| &**kernels);
-        let flown = |error: ferry_cuda::FlightError| EngineError::Run(error.to_string());
-        let way = native::Half::In;
-        let mut times = native::copy_and_wait(&mut context.runner, job, &places, kernels, way)
-            .map_err(flown)?;
-        let start = Instant::now();
-        context.run_plainly(model, &job.binding, places.addresses())?;
-        times.set(Stage::Infer, u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
-        let way = native::Half::Out;
-        let out = native::copy_and_wait(&mut context.runner, job, &places, kernels, way)
-            .map_err(flown)?;
-        for stage in [Stage::CopyOut, Stage::Postprocess] {
-            times.put(stage, out.of(stage));
-        }
-        times.set_staged(places.staged);
-        Ok(times)
+    /// Takes back a stream on which a request was started; what is returned is over already.
+    fn seat(
+        &mut self,
+        index: usize,
+        context: Box<Context>,
+        launched: Launched,
+    ) -> Option<Finished> {
+        let (seat, over) = match launched {
+            Ok(flight) => (Seat::Flying(flight, context), None),
+            Err(over) => (Seat::Free(context), Some(*over)),
+        };
+        self.seats[index] = seat;
+        over
     }
 
-    fn land(&mut self, index: usize, flight: Flight<Held>) -> Finished {
-        let (held, times) = flight.finish(&mut self.contexts[index].runner);
-        match times {
+    /// Takes back the streams whose requests were started elsewhere.
+    fn welcome(&mut self) {
+        while let Some(back) = self.errands.as_ref().and_then(Errands::take) {
+            let Back { stream, outcome, context } = back;
+            // As if it had panicked here: the pool drops an engine that does.
+            let launched = outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            if let Some(over) = self.seat(stream, context, launched) {
+                self.end(stream, over);
+            }
+        }
+    }
+
+    /// The request of a stream, if it is over.
+    fn land(&mut self, index: usize) -> Option<Finished> {
+        if !self.seats[index].is_over() {
+            return None;
+        }
+        let Seat::Flying(flight, mut context) =
+            std::mem::replace(&mut self.seats[index], Seat::Away)
+        else {
+            return None;
+        };
+        let (held, times) = flight.finish(&mut context.runner);
+        self.seats[index] = Seat::Free(context);
+        Some(match times {
             Ok(times) => {
                 let (job, times) = held.land(times);
-                Finished { job, outcome: Ok(times) }
+                Finished { job, outcome: times.map_err(EngineError::from) }
             }
             Err(error) => Finished { job: held.into_job(), outcome: Err(failed(error)) },
-        }
+        })
     }
 }
 
@@ -147,7 +210,7 @@ impl Engine for CudaEngine {
     fn depth(&self) -> usize {
         match self.model.options().completion {
             Completion::Wait => 1,
-            Completion::Poll => self.contexts.len() + WAITING_MAX,
+            Completion::Poll => self.seats.len() + WAITING_MAX,
         }
     }
 
@@ -156,29 +219,28 @@ impl Engine for CudaEngine {
         self.pictures.is_some()
     }
 
+    fn placer(&self) -> Option<Arc<dyn Placer>> {
+        Some(Arc::new(CudaPlacer::registered(self.model.device())))
+    }
+
     fn submit(&mut self, job: Job) -> Option<Finished> {
-        if let Err(error) = check_binding(self.model.signature(), &job.binding) {
-            return Some(Finished { job, outcome: Err(error) });
-        }
         let urgent = job.arrival.what.priority > 0;
         let (high, priority) = match urgent {
-            true => (self.contexts.len() - 1, Priority::High),
+            true => (self.seats.len() - 1, Priority::High),
             false => (0, Priority::Normal),
         };
-        if !self.model.has_graphs() {
-            let outcome = self.run_plainly(high, &job);
-            return Some(Finished { job, outcome });
-        }
         if self.model.options().completion == Completion::Wait {
-            return Some(match self.start(high, job, Duration::ZERO) {
-                Err((job, error)) => Finished { job, outcome: Err(error) },
-                Ok(flight) => {
-                    while matches!(flight.is_done(), Ok(false)) {
-                        std::hint::spin_loop();
-                    }
-                    self.land(high, flight)
+            let over = self.start(high, job, None);
+            if over.is_some() {
+                return over;
+            }
+            while matches!(self.seats[high], Seat::Flying(..)) {
+                if let Some(landed) = self.land(high) {
+                    return Some(landed);
                 }
-            });
+                std::hint::spin_loop();
+            }
+            return None;
         }
         self.schedule.push(job.arrival.session, priority, (job, Instant::now()));
         self.advance();
@@ -186,22 +248,18 @@ impl Engine for CudaEngine {
     }
 
     fn poll(&mut self, finished: &mut Vec<Finished>) {
-        finished.append(&mut self.failed);
+        finished.append(&mut self.ended);
         if self.schedule.is_idle() {
             return;
         }
-        for stream in 0..self.flights.len() {
-            // An error ends it too.
-            let is_over = |it: &Flight<Held>| !matches!(it.is_done(), Ok(false));
-            if self.flights[stream].as_ref().is_some_and(is_over)
-                && let Some(flight) = self.flights[stream].take()
-            {
-                let landed = self.land(stream, flight);
+        self.welcome();
+        for stream in 0..self.seats.len() {
+            if let Some(landed) = self.land(stream) {
                 self.schedule.done(stream, Instant::now());
                 finished.push(landed);
             }
         }
         self.advance();
-        finished.append(&mut self.failed);
+        finished.append(&mut self.ended);
     }
 }

@@ -1,7 +1,7 @@
 //! What a request under way holds, and where its tensors are.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ferry_core::{
     HostMemory, MemoryChoice, Placement, RequestKind, Stage, StageTimes, Staged, Why,
@@ -9,9 +9,9 @@ use ferry_core::{
 use ferry_cuda::picture::PictureArgs;
 use ferry_cuda::{Arena, Kernels};
 use ferry_engine::{EngineError, Job};
-use ferry_memory::View;
+use ferry_memory::{MemoryError, Region, View};
 
-use super::context::{Context, Staging};
+use super::context::{Context, Needs, Staging};
 use super::model::CudaModel;
 use super::pictures::Pictures;
 
@@ -26,10 +26,14 @@ pub(super) struct Held {
     staged: Option<Staged>,
     /// How long it waited for a stream.
     waited: Duration,
+    /// How long the host copied the payload to pinned memory.
+    filled: Option<Duration>,
+    /// Whether the reply is in pinned memory of the stream's, and not yet in the slot.
+    reply_bounces: bool,
+    staging: Staging,
     _workspace: Arc<Arena>,
     _model: Arc<CudaModel>,
     _kernels: Option<Arc<Kernels>>,
-    _staging: Staging,
 }
 
 impl Held {
@@ -39,23 +43,35 @@ impl Held {
         model: &Arc<CudaModel>,
         context: &Context,
         waited: Duration,
+        filled: Option<Duration>,
     ) -> Held {
         Held {
             job,
             staged: places.staged,
             waited,
+            filled,
+            reply_bounces: places.reply == Way::Bounce,
+            staging: places.staging.clone(),
             _workspace: Arc::clone(context.workspace()),
             _model: Arc::clone(model),
             _kernels: model.kernels().cloned(),
-            _staging: places.staging.clone(),
         }
     }
 
-    /// The job, and what was timed with what explains it.
-    pub(super) fn land(self, times: StageTimes) -> (Job, StageTimes) {
+    /// The job with its reply in its slot, and what was timed with what explains it.
+    pub(super) fn land(self, times: StageTimes) -> (Job, Result<StageTimes, MemoryError>) {
         let mut times = times;
         times.set_staged(self.staged);
-        times.set(Stage::Queue, u64::try_from(self.waited.as_nanos()).unwrap_or(u64::MAX));
+        times.set(Stage::Queue, ns(self.waited));
+        add(&mut times, Stage::CopyIn, self.filled);
+        let drained = match self.reply_bounces {
+            true => drain(&self.job, &self.staging).map(Some),
+            false => Ok(None),
+        };
+        let times = drained.map(|drained| {
+            add(&mut times, Stage::CopyOut, drained);
+            times
+        });
         (self.job, times)
     }
 
@@ -71,6 +87,9 @@ pub(super) enum Way {
     InPlace,
     /// A copy engine, or for pageable memory the driver, moves them.
     Copy,
+    /// The host copies them to pinned memory of the stream's own, or from it, and a copy engine
+    /// moves them.
+    Bounce,
     /// A kernel reads or writes host memory.
     Kernel,
 }
@@ -98,18 +117,21 @@ impl Places {
         others: usize,
     ) -> Result<Places, EngineError> {
         let here = Placement::Cuda(model.device().ordinal());
-        let slot = job.arrival.slot.request();
+        let (slot, room) = (job.arrival.slot.request(), job.arrival.slot.reply());
         let is_raw =
             job.prepared.is_none() && matches!(job.arrival.what.kind, RequestKind::Raw { .. });
-        let on_device = job.prepared.is_none() && slot.placement() == here;
-        let staged = (!on_device).then(|| stage(job, &slot, others, model.kernels().is_some()));
-        let (request, reply) = match staged.map(|it| it.memory) {
-            None => (Way::InPlace, Way::InPlace),
-            Some(HostMemory::Mapped) => (Way::Kernel, Way::Kernel),
-            Some(HostMemory::Pageable | HostMemory::Pinned) => (Way::Copy, Way::Copy),
+        let payload = job.prepared.as_ref().map_or(slot, Region::view);
+        let on_device = payload.placement() == here;
+        let staged = (!on_device).then(|| stage(job, &payload, others, model.kernels().is_some()));
+        let way = |view: &View<'_>| match staged.map(|it| it.memory) {
+            // What was prepared here is not where the slot is.
+            _ if view.placement() == here => Way::InPlace,
+            Some(HostMemory::Pageable) => Way::Copy,
+            _ if view.device().is_none() => Way::Bounce,
+            Some(HostMemory::Mapped) => Way::Kernel,
+            None | Some(HostMemory::Pinned) => Way::Copy,
         };
-        // What was prepared here lies in memory of this process, wherever the slot is.
-        let reply = if job.arrival.slot.reply().placement() == here { Way::InPlace } else { reply };
+        let (request, reply) = (way(&payload), way(&room));
         // Integers are copied before they are used as an index: a peer may write them at any time.
         let floats = job.binding.inputs.iter().all(|tensor| tensor.dtype.is_float());
         let request = if request == Way::InPlace && !floats { Way::Copy } else { request };
@@ -122,11 +144,12 @@ impl Places {
                 return Err(EngineError::Run("a raw picture without its kernel".to_owned()));
             }
         };
-        let raw_bytes = match request {
-            Way::Copy | Way::Kernel if is_raw => job.arrival.payload_bytes,
-            _ => 0,
+        let needs = Needs {
+            raw: if is_raw && request != Way::InPlace { job.arrival.payload_bytes } else { 0 },
+            bounce_in: if request == Way::Bounce { job.arrival.payload_bytes } else { 0 },
+            bounce_out: if reply == Way::Bounce { long(job.binding.reply_bytes()) } else { 0 },
         };
-        let staging = context.staging(&job.binding, raw_bytes)?;
+        let staging = context.staging(&job.binding, needs)?;
         let addresses = Vec::new();
         let mut places = Places { request, picture, reply, staging, staged, addresses };
         places.addresses = places.find(job)?;
@@ -148,7 +171,7 @@ impl Places {
         for (index, tensor) in outputs.iter().enumerate() {
             addresses.push(match self.reply {
                 Way::InPlace => address(job.output(index)?)?,
-                Way::Copy | Way::Kernel => part(self.staging.reply(), tensor.offset, tensor.bytes)?,
+                _ => part(self.staging.reply(), tensor.offset, tensor.bytes)?,
             });
         }
         Ok(addresses)
@@ -157,19 +180,72 @@ impl Places {
     pub(super) fn addresses(&self) -> &[u64] {
         &self.addresses
     }
+
+    /// Whether the driver copies while the calling thread waits.
+    pub(super) fn copies_wait(&self) -> bool {
+        self.staged.is_some_and(|it| it.memory == HostMemory::Pageable)
+    }
+
+    /// Copies the payload to pinned memory, where a copy engine cannot read it where it lies; how
+    /// long that took.
+    pub(super) fn fill(&self, job: &Job) -> Result<Option<Duration>, MemoryError> {
+        if self.request != Way::Bounce {
+            return Ok(None);
+        }
+        let start = Instant::now();
+        let bytes = job.arrival.payload_bytes;
+        let to = self.staging.bounce_in().ok_or_else(no_bounce)?;
+        to.copy_from(&job.arrival.slot.request(), bytes)?;
+        Ok(Some(start.elapsed()))
+    }
+
+    /// Copies the reply to where it belongs, if it is in pinned memory of the stream's; how long
+    /// that took.
+    pub(super) fn drain(&self, job: &Job) -> Result<Option<Duration>, MemoryError> {
+        if self.reply != Way::Bounce {
+            return Ok(None);
+        }
+        drain(job, &self.staging).map(Some)
+    }
+}
+
+fn drain(job: &Job, staging: &Staging) -> Result<Duration, MemoryError> {
+    let start = Instant::now();
+    let bytes = long(job.binding.reply_bytes());
+    let from = staging.bounce_out().ok_or_else(no_bounce)?;
+    job.arrival.slot.reply().copy_from(&from, bytes)?;
+    Ok(start.elapsed())
+}
+
+fn no_bounce() -> MemoryError {
+    MemoryError::Layout { what: "no pinned memory for what is not registered".to_owned() }
+}
+
+/// Saturates: no memory is that long, and whoever asks for it is refused.
+fn long(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+fn ns(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Adds what the host did to what the device did for a stage.
+pub(super) fn add(times: &mut StageTimes, stage: Stage, by_host: Option<Duration>) {
+    if let Some(by_host) = by_host {
+        times.set(stage, times.of(stage).unwrap_or(0).saturating_add(ns(by_host)));
+    }
 }
 
 /// What host memory is to the device for this request, and why.
-fn stage(job: &Job, slot: &View<'_>, others: usize, kernels: bool) -> Staged {
-    let registered = job.prepared.is_none() && slot.device().is_some();
+fn stage(job: &Job, payload: &View<'_>, others: usize, kernels: bool) -> Staged {
+    let bytes = job.prepared.as_ref().map_or(job.arrival.payload_bytes, Region::bytes);
     let (memory, why) = match job.memory {
         MemoryChoice::Always(HostMemory::Pageable) => (HostMemory::Pageable, Why::Asked),
-        _ if !registered => (HostMemory::Pageable, Why::Unregistered),
+        _ if payload.device().is_none() => (HostMemory::Pinned, Why::Unregistered),
         MemoryChoice::Always(memory) => (memory, Why::Asked),
         MemoryChoice::Auto if !kernels => (HostMemory::Pinned, Why::Busy),
-        MemoryChoice::Auto if job.arrival.payload_bytes > LARGE_BYTES => {
-            (HostMemory::Pinned, Why::Large)
-        }
+        MemoryChoice::Auto if bytes > LARGE_BYTES => (HostMemory::Pinned, Why::Large),
         MemoryChoice::Auto if others > 0 => (HostMemory::Pinned, Why::Busy),
         MemoryChoice::Auto => (HostMemory::Mapped, Why::Idle),
     };

@@ -1,11 +1,12 @@
 //! An ONNX file on a CUDA device.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ferry_core::{BoundSignature, Signature, error_text};
 use ferry_cuda::{Arena, Device, Kernels, Priority, Runner};
-use ferry_engine::EngineError;
+use ferry_engine::{EngineError, check_binding};
 use ort::ep::{ArbitrarilyConfigurableExecutionProvider, CUDA};
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
@@ -91,8 +92,8 @@ pub struct CudaModel {
     run_options: RunOptions,
     /// The session's own stream, on which runs are made or recorded, one at a time.
     runner: Mutex<Runner>,
-    /// Whether all of the model can run on the device and be recorded.
-    graphs: bool,
+    /// Whether all of the model can run on the device and be recorded, as far as is known.
+    graphs: AtomicBool,
     /// Kernels of ours; without the compiler's library there are none.
     kernels: Option<Arc<Kernels>>,
 }
@@ -147,7 +148,7 @@ impl CudaModel {
             weights,
             run_options,
             runner: Mutex::new(runner),
-            graphs,
+            graphs: AtomicBool::new(graphs),
             kernels,
         })
     }
@@ -184,7 +185,17 @@ impl CudaModel {
 
     /// Whether requests run as recorded graphs.
     pub fn has_graphs(&self) -> bool {
-        self.graphs
+        self.graphs.load(Ordering::Relaxed)
+    }
+
+    /// From now on requests run without graphs, one at a time.
+    pub(super) fn give_up_graphs(&self, why: &str) {
+        if self.graphs.swap(false, Ordering::Relaxed) {
+            tracing::warn!(
+                model = %self.path.display(), why,
+                "the model cannot be recorded as a graph: its requests run one at a time"
+            );
+        }
     }
 
     /// Makes an instance with streams of its own.
@@ -214,6 +225,7 @@ impl CudaModel {
         shapes: &BoundSignature,
         addresses: &[u64],
     ) -> Result<Bound, EngineError> {
+        check_binding(&self.signature, shapes)?;
         Bound::new(&self.session, &self.device, &self.signature, shapes, addresses)
             .map_err(|error| EngineError::Run(one_line(error.message())))
     }

@@ -4,15 +4,13 @@ use std::ffi::CString;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use ferry_core::{BoundSignature, BoundTensor, Signature, Stage, StageTimes};
-use ferry_cuda::{Device, FlightError, Graph, Kernels, Plan, Runner};
-use ferry_engine::Job;
+use ferry_core::{BoundSignature, BoundTensor, Signature};
+use ferry_cuda::{Device, Runner};
 use ort::AsPointer;
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::{IoBinding, Session};
 use ort::sys::{OrtRunOptions, OrtValue};
 
-use super::held::{Places, Way};
 use super::model::CudaModel;
 use crate::ort::native::element_type;
 
@@ -179,130 +177,4 @@ impl Drop for Value {
         // was given by address.
         unsafe { (ort::api().ReleaseValue)(self.0.as_ptr()) };
     }
-}
-
-/// What a request takes beside its job.
-pub(super) struct Steps<'a> {
-    pub(super) places: &'a Places,
-    pub(super) kernels: Option<&'a Kernels>,
-    pub(super) graph: &'a Graph,
-}
-
-/// Puts one request on a stream: its copies, and the graph, each with a mark behind it.
-pub(super) fn enqueue(
-    plan: &mut Plan<'_>,
-    job: &Job,
-    steps: &Steps<'_>,
-) -> Result<(), FlightError> {
-    come(plan, job, steps.places, steps.kernels)?;
-    // SAFETY: the graph was recorded for the addresses of `places`, which are those of the job's
-    // slot and of the stream's staging memory, and uses the stream's workspace and the model's
-    // weights. The flight keeps job, staging memory, workspace and model. One stream runs one
-    // thing at a time, and no other stream uses this workspace.
-    unsafe { plan.graph(steps.graph) }?;
-    plan.mark(Stage::Infer)?;
-    go(plan, job, steps.places, steps.kernels)
-}
-
-/// The payload's way to the model's input.
-fn come(
-    plan: &mut Plan<'_>,
-    job: &Job,
-    places: &Places,
-    kernels: Option<&Kernels>,
-) -> Result<(), FlightError> {
-    let payload = match &job.prepared {
-        Some(region) => region.view(),
-        None => job.arrival.slot.request().part(0, job.arrival.payload_bytes)?,
-    };
-    let input = places.staging.request();
-    let bytes = usize::try_from(job.binding.request_bytes()).unwrap_or(usize::MAX);
-    let no_kernel = || FlightError::Unreachable(payload.placement());
-    // SAFETY, for each step: the flight keeps the job, and with it slot and prepared region, and
-    // the staging memory, which is another one.
-    let Some(args) = &places.picture else {
-        return match places.request {
-            Way::InPlace => Ok(()),
-            Way::Copy => {
-                // SAFETY: as above.
-                unsafe { plan.copy(&input, &payload, bytes) }?;
-                plan.mark(Stage::CopyIn)
-            }
-            Way::Kernel => {
-                let kernels = kernels.ok_or_else(no_kernel)?;
-                // SAFETY: as above.
-                unsafe { plan.copy_by_kernel(kernels, &input, &payload, bytes) }?;
-                plan.mark(Stage::Preprocess)
-            }
-        };
-    };
-    let kernels = kernels.ok_or_else(no_kernel)?;
-    let pixels = match (places.request, places.staging.raw()) {
-        (Way::Copy, Some(raw)) => {
-            // SAFETY: as above.
-            unsafe { plan.copy(&raw, &payload, payload.bytes()) }?;
-            plan.mark(Stage::CopyIn)?;
-            raw.part(0, payload.bytes())?
-        }
-        (Way::Kernel, Some(raw)) => {
-            // SAFETY: as above.
-            unsafe { plan.copy_by_kernel(kernels, &raw, &payload, payload.bytes()) }?;
-            raw.part(0, payload.bytes())?
-        }
-        (Way::Copy | Way::Kernel, None) => return Err(no_kernel()),
-        (Way::InPlace, _) => payload,
-    };
-    // SAFETY: as above.
-    unsafe { plan.picture(kernels, &input, &pixels, args) }?;
-    plan.mark(Stage::Preprocess)
-}
-
-/// The way of the model's output to the slot.
-fn go(
-    plan: &mut Plan<'_>,
-    job: &Job,
-    places: &Places,
-    kernels: Option<&Kernels>,
-) -> Result<(), FlightError> {
-    let (output, reply) = (places.staging.reply(), job.arrival.slot.reply());
-    let bytes = usize::try_from(job.binding.reply_bytes()).unwrap_or(usize::MAX);
-    match places.reply {
-        Way::InPlace => Ok(()),
-        Way::Copy => {
-            // SAFETY: as in `come`.
-            unsafe { plan.copy(&reply, &output, bytes) }?;
-            plan.mark(Stage::CopyOut)
-        }
-        Way::Kernel => {
-            let kernels = kernels.ok_or(FlightError::Unreachable(reply.placement()))?;
-            // SAFETY: as in `come`.
-            unsafe { plan.copy_by_kernel(kernels, &reply, &output, bytes) }?;
-            plan.mark(Stage::Postprocess)
-        }
-    }
-}
-
-/// One of the two ways of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Half {
-    In,
-    Out,
-}
-
-/// One of the two ways of a request, and waits for it.
-pub(super) fn copy_and_wait(
-    runner: &mut Runner,
-    job: &Job,
-    places: &Places,
-    kernels: Option<&Kernels>,
-    half: Half,
-) -> Result<StageTimes, FlightError> {
-    // `job` and `places` are borrowed until it is over, so the flight need not keep them.
-    let started = runner.start((), |(), plan| match half {
-        Half::In => come(plan, job, places, kernels),
-        Half::Out => go(plan, job, places, kernels),
-    });
-    let flight = started.map_err(|((), error)| error)?;
-    let ((), times) = flight.finish(runner);
-    Ok(times?)
 }

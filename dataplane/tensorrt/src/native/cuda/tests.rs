@@ -149,9 +149,9 @@ fn on_a_gpu_tensors_are_copied_where_they_must_be() {
     let gpu = gpu();
     let staged = |memory, why| Some(Staged { memory, why });
     let heap = |bytes| Region::whole(Arc::new(HeapBacking::new(bytes).unwrap()));
-    let unregistered = staged(HostMemory::Pageable, Why::Unregistered);
+    let unregistered = staged(HostMemory::Pinned, Why::Unregistered);
     assert_eq!(run(&gpu, heap), (unregistered, true));
     let pinned = run(&gpu, |bytes| gpu.pinned(bytes).unwrap());
-    assert_eq!(pinned, (staged(HostMemory::Pinned, Why::Busy), true));
+    assert_eq!(pinned, (staged(HostMemory::Pinned, Why::Only), true));
     assert_eq!(run(&gpu, |bytes| gpu.memory(bytes).unwrap()), (None, false));
 }

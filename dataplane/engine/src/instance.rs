@@ -9,7 +9,7 @@ use ferry_core::{BoundSignature, RequestKind, Signature, Status};
 use ferry_memory::{Departure, Region, ReplyTo};
 
 use crate::clock::{StageClock, busy_ns, merge};
-use crate::engine::{Engine, Finished, Job};
+use crate::engine::{Engine, EngineError, Finished, Job};
 use crate::guard::{ArrivalGuard, Guarded};
 use crate::options::{Picture, Rebuild};
 use crate::prepare::{Preparation, Unfit};
@@ -58,9 +58,10 @@ impl Instance {
     pub(crate) fn new(
         label: String,
         mut engine: Box<dyn Engine>,
-        preparation: Preparation,
+        mut preparation: Preparation,
         picture: Option<Picture>,
     ) -> Instance {
+        preparation.place_with(engine.placer());
         let core = Core {
             label: label.clone(),
             depth: engine.depth().max(1),
@@ -72,6 +73,7 @@ impl Instance {
             rebuilds: 0,
             closed: false,
             finished: Vec::new(),
+            lost: false,
         };
         let counters = Counters {
             alive: AtomicBool::new(true),
@@ -116,6 +118,8 @@ pub(crate) struct Core {
     /// Its worker is gone: nothing may be started that only the worker could finish.
     closed: bool,
     finished: Vec<Finished>,
+    /// The engine's device is gone: it takes nothing more, and is dropped with its last job.
+    lost: bool,
 }
 
 impl std::fmt::Debug for Core {
@@ -133,7 +137,7 @@ impl Core {
     }
 
     pub(crate) fn has_room(&self) -> bool {
-        self.engine.is_some() && self.in_flight < self.depth
+        self.engine.is_some() && !self.lost && self.in_flight < self.depth
     }
 
     pub(crate) fn is_broken(&self) -> bool {
@@ -171,7 +175,11 @@ impl Core {
         counters.in_flight.store(self.in_flight, Ordering::Relaxed);
         let submitted = catch_unwind(AssertUnwindSafe(|| engine.submit(job)));
         let ready = match submitted {
-            Ok(finished) => finished.map(|finished| self.complete(counters, finished)),
+            Ok(finished) => {
+                let ready = finished.map(|finished| self.complete(counters, finished));
+                self.bury();
+                ready
+            }
             Err(panic) => {
                 self.discard(counters, &text_of(&*panic));
                 None
@@ -191,6 +199,7 @@ impl Core {
             done(self.complete(counters, one));
         }
         self.finished = finished;
+        self.bury();
         if let Err(panic) = polled {
             self.discard(counters, &text_of(&*panic));
         }
@@ -201,9 +210,22 @@ impl Core {
     /// Drops the engine; the guards of what it had in flight answer for it.
     pub(crate) fn discard(&mut self, counters: &Counters, why: &str) {
         let lost = std::mem::take(&mut self.in_flight);
+        self.lost = false;
         tracing::error!(instance = %self.label, lost, why, "engine discarded");
         counters.failed.fetch_add(u64::try_from(lost).unwrap_or(u64::MAX), Ordering::Relaxed);
         counters.in_flight.store(0, Ordering::Relaxed);
+        let engine = self.engine.take();
+        if catch_unwind(AssertUnwindSafe(|| drop(engine))).is_err() {
+            tracing::error!(instance = %self.label, "engine panicked while it was dropped");
+        }
+    }
+
+    /// Drops an engine that lost its device, once nothing of it is in flight.
+    fn bury(&mut self) {
+        if !self.lost || self.in_flight > 0 {
+            return;
+        }
+        self.lost = false;
         let engine = self.engine.take();
         if catch_unwind(AssertUnwindSafe(|| drop(engine))).is_err() {
             tracing::error!(instance = %self.label, "engine panicked while it was dropped");
@@ -222,6 +244,7 @@ impl Core {
             Ok(Ok(mut engine)) if engine.signature() == like => {
                 self.depth = engine.depth().max(1);
                 self.raw_by_engine = self.picture.is_some_and(|it| engine.prepares(&it));
+                self.preparation.place_with(engine.placer());
                 self.engine = Some(engine);
                 tracing::warn!(instance = %self.label, "engine rebuilt");
                 return true;
@@ -249,7 +272,8 @@ impl Core {
         prepared.unwrap_or_else(|panic| {
             tracing::error!(instance = %self.label, why = text_of(&*panic), "preparation panicked");
             // Its buffers may be half-changed. What it was made of was valid at the start.
-            if let Ok(fresh) = Preparation::new(self.picture) {
+            if let Ok(mut fresh) = Preparation::new(self.picture) {
+                fresh.place_with(self.preparation.placer());
                 self.preparation = fresh;
             }
             let text = "preparing the picture panicked: see the server's log".to_owned();
@@ -275,6 +299,10 @@ impl Core {
             }
             Err(error) => {
                 counters.failed.fetch_add(1, Ordering::Relaxed);
+                if matches!(error, EngineError::Lost(_)) && !self.lost {
+                    tracing::error!(instance = %self.label, %error, "engine given up");
+                    self.lost = true;
+                }
                 arrival.fail(Status::EngineFailed, &error_text(&error), times)
             }
         };

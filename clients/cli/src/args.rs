@@ -222,7 +222,19 @@ pub(crate) enum ZooVerb {
         /// Seed of the weights.
         #[arg(long, default_value_t = 1)]
         seed: u64,
+        /// In which numbers: `fp16` writes NAME-fp16, whose inputs and outputs are 16-bit floats
+        /// too.
+        #[arg(long, value_enum, default_value_t = ZooPrecision::Fp32)]
+        precision: ZooPrecision,
     },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ZooPrecision {
+    /// Single precision.
+    Fp32,
+    /// Half precision.
+    Fp16,
 }
 
 #[derive(Debug, Group)]

@@ -6,8 +6,10 @@ use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 use ferry_client::{SlotPlace, Transport, WaitPolicy};
 
 mod rdma;
+mod zoo;
 
 pub(crate) use rdma::RdmaArgs;
+pub(crate) use zoo::{ZooArgs, ZooPrecision, ZooVerb};
 
 /// Exit codes, for `--help`.
 const EXIT_CODES: &str = "Exit codes: 0 done · 1 failed · 2 wrong usage · 3 the server cannot be \
@@ -200,41 +202,6 @@ pub(crate) enum ModelsVerb {
         #[arg(long, default_value_t = 0)]
         version: u64,
     },
-}
-
-#[derive(Debug, Group)]
-pub(crate) struct ZooArgs {
-    #[command(subcommand)]
-    pub(crate) verb: ZooVerb,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ZooVerb {
-    /// The models that can be written.
-    List,
-    /// Write one, or `all`.
-    Write {
-        /// Name of the model, or `all`.
-        name: String,
-        /// The folder to write into.
-        #[arg(long)]
-        out: PathBuf,
-        /// Seed of the weights.
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
-        /// In which numbers: `fp16` writes NAME-fp16, whose inputs and outputs are 16-bit floats
-        /// too.
-        #[arg(long, value_enum, default_value_t = ZooPrecision::Fp32)]
-        precision: ZooPrecision,
-    },
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ZooPrecision {
-    /// Single precision.
-    Fp32,
-    /// Half precision.
-    Fp16,
 }
 
 #[derive(Debug, Group)]

@@ -87,3 +87,50 @@ fn addition(gemm: &mut NodeProto) -> Option<NodeProto> {
         ..NodeProto::default()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use tract_onnx::pb::AttributeProto;
+
+    use super::*;
+
+    fn gemm(inputs: &[&str], beta: Option<f32>) -> NodeProto {
+        let beta =
+            beta.map(|f| AttributeProto { name: "beta".to_owned(), f, ..Default::default() });
+        NodeProto {
+            input: inputs.iter().map(|&it| it.to_owned()).collect(),
+            output: vec!["y".to_owned()],
+            name: "fc".to_owned(),
+            op_type: "Gemm".to_owned(),
+            attribute: beta.into_iter().collect(),
+            ..NodeProto::default()
+        }
+    }
+
+    fn split(node: NodeProto) -> Vec<NodeProto> {
+        let mut graph = GraphProto { node: vec![node], ..GraphProto::default() };
+        split_gemms(&mut graph);
+        graph.node
+    }
+
+    #[test]
+    fn the_addend_of_a_gemm_is_added_by_a_node_of_its_own() {
+        for beta in [None, Some(1.0)] {
+            let [product, sum] = split(gemm(&["x", "w", "b"], beta)).try_into().unwrap();
+            assert_eq!((product.op_type.as_str(), sum.op_type.as_str()), ("Gemm", "Add"));
+            assert_eq!(product.input, ["x", "w"]);
+            assert_eq!(sum.input, [product.output[0].as_str(), "b"]);
+            assert_eq!(sum.output, ["y"]);
+        }
+    }
+
+    #[test]
+    fn other_nodes_stay_as_they_are() {
+        let relu = NodeProto { op_type: "Relu".to_owned(), ..gemm(&["x", "w", "b"], None) };
+        let without = [gemm(&["x", "w"], None), gemm(&["x", "w", ""], None)];
+        let scaled = gemm(&["x", "w", "b"], Some(2.0));
+        for node in without.into_iter().chain([scaled, relu]) {
+            assert_eq!(split(node.clone()), [node]);
+        }
+    }
+}

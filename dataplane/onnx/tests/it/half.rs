@@ -6,11 +6,13 @@ use std::sync::Arc;
 
 use ferry_core::DType;
 use ferry_memory::PeerAccess;
-use ferry_onnx::EngineChoice;
+use ferry_onnx::{EngineChoice, open};
 use ferry_vision::Numbers;
 use ferry_zoo::Precision;
 
-use crate::common::{BOTH, difference, floats_of, halves_of, model, noise, run, zoo, zoo_in};
+use crate::common::{
+    BOTH, difference, floats_of, halves_of, model, noise, options, run, zoo, zoo_in,
+};
 
 /// Half precision has 11 bits of mantissa: sums of hundreds of products stay within this.
 const RELATIVE_MAX: f32 = 1e-2;
@@ -48,6 +50,20 @@ fn agrees(name: &str) {
             assert!(apart > 0.0, "{name} {choice:?}: nothing was rounded");
             assert!(apart <= RELATIVE_MAX, "{name} {choice:?}: {apart}");
         }
+    }
+}
+
+#[test]
+fn an_operator_that_tract_lacks_is_told_with_the_precision_and_the_way_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = zoo_in(Precision::Fp16, directory.path(), "digits");
+    let mut file = std::fs::read(&path).unwrap();
+    let at = file.windows(6).position(|it| it == b"\"\x04Relu").unwrap();
+    file[at + 2..at + 6].copy_from_slice(b"Rely");
+    std::fs::write(&path, file).unwrap();
+    let refused = open(EngineChoice::Tract, &path, &options()).unwrap_err().to_string();
+    for part in ["Rely", "half precision", "engine = \"onnx\"", "32 bits"] {
+        assert!(refused.contains(part), "{refused}");
     }
 }
 

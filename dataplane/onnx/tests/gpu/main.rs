@@ -6,6 +6,7 @@
 
 mod common;
 mod conformance;
+mod half;
 mod numbers;
 mod pictures;
 mod side_by_side;

@@ -1,9 +1,9 @@
 //! Models in half precision.
 //!
-//! tract computes 16-bit floats one by one where the processor has no instructions for them: a
-//! ResNet50 that takes 0.1 s in single precision took minutes. So such a graph is widened: its
-//! weights are rounded to 16 bits and stay so, and all is computed in 32. Inputs and outputs are
-//! those of the file. ONNX Runtime does the same on a CPU.
+//! tract computes 16-bit floats one by one where the processor has no instructions for them: one
+//! answer of ResNet50 took ten minutes. So such a graph is widened: its weights are the numbers of
+//! the file, and all is computed in 32 bits. Inputs and outputs are those of the file. ONNX Runtime
+//! does the same for operators that it has no 16-bit kernel of.
 
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{GraphProto, NodeProto};

@@ -6,8 +6,10 @@ use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 use ferry_client::{SlotPlace, Transport, WaitPolicy};
 
 mod rdma;
+mod zoo;
 
 pub(crate) use rdma::RdmaArgs;
+pub(crate) use zoo::{ZooArgs, ZooPrecision, ZooVerb};
 
 /// Exit codes, for `--help`.
 const EXIT_CODES: &str = "Exit codes: 0 done · 1 failed · 2 wrong usage · 3 the server cannot be \
@@ -199,29 +201,6 @@ pub(crate) enum ModelsVerb {
         name: String,
         #[arg(long, default_value_t = 0)]
         version: u64,
-    },
-}
-
-#[derive(Debug, Group)]
-pub(crate) struct ZooArgs {
-    #[command(subcommand)]
-    pub(crate) verb: ZooVerb,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ZooVerb {
-    /// The models that can be written.
-    List,
-    /// Write one, or `all`.
-    Write {
-        /// Name of the model, or `all`.
-        name: String,
-        /// The folder to write into.
-        #[arg(long)]
-        out: PathBuf,
-        /// Seed of the weights.
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
     },
 }
 

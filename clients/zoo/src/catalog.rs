@@ -1,5 +1,6 @@
 //! Which models there are, what they look like from outside, and how one is written.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use crate::digits;
@@ -9,6 +10,7 @@ use crate::graph::{Graph, TensorInfo};
 use crate::labels::{COCO, DIGITS, VOC};
 use crate::metadata::{Metadata, Picture};
 use crate::models;
+use crate::precision::Precision;
 use crate::writer::Encoded;
 
 /// What a model looks like from outside.
@@ -138,7 +140,7 @@ pub fn names() -> &'static [&'static str] {
     &NAMES
 }
 
-/// Describes a model without writing it; `None` if the zoo has none of this name.
+/// Describes a model in single precision without writing it; `None` if the zoo has none of this name.
 #[must_use]
 pub fn describe(name: &str) -> Option<Description> {
     let entry = entry(name)?;
@@ -150,7 +152,7 @@ pub fn describe(name: &str) -> Option<Description> {
                 summary: entry.summary,
                 parameters: graph.parameter_count(),
                 multiply_adds: graph.multiply_adds,
-                file_bytes: Encoded::new(&graph, 0).file_bytes(),
+                file_bytes: Encoded::new(&graph, 0, Precision::Fp32).file_bytes(),
                 inputs: graph.inputs,
                 outputs: graph.outputs,
             }
@@ -185,8 +187,25 @@ pub fn write(
     seed: u64,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Written, ZooError> {
+    write_in(Precision::Fp32, name, directory, seed, progress)
+}
+
+/// Writes a model in another precision: as [`write()`] does, under the name that
+/// [`Precision::model_name`] gives it.
+///
+/// # Errors
+///
+/// As [`write()`].
+pub fn write_in(
+    precision: Precision,
+    name: &str,
+    directory: &Path,
+    seed: u64,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Written, ZooError> {
     let entry = entry(name).ok_or_else(|| ZooError::UnknownModel { name: name.to_owned() })?;
     create_directory(directory)?;
+    let name = precision.model_name(name);
     let mut companions = vec![];
     let mut write_beside = |file_name: &str, bytes: &[u8]| {
         let path = directory.join(file_name);
@@ -202,20 +221,24 @@ pub fn write(
         let demo = digits::demo_jpeg();
         write_beside(demo.file_name, demo.bytes)?;
     }
-    let metadata = Metadata { summary: entry.summary, labels, picture: entry.picture };
+    let metadata = Metadata { summary: entry.summary, precision, labels, picture: entry.picture };
     write_beside(&format!("{name}.toml"), metadata.to_toml().as_bytes())?;
 
     let model = directory.join(format!("{name}.onnx"));
     let model_bytes = match entry.source {
         Source::Seeded(build) => {
             let graph = build();
-            let encoded = Encoded::new(&graph, seed);
+            let encoded = Encoded::new(&graph, seed, precision);
             write_atomically(&model, |out| encoded.write_to(out, progress))?;
             encoded.file_bytes()
         }
         Source::Digits => {
-            write_atomically(&model, |out| out.write_all(digits::onnx()))?;
-            let total_bytes = digits::onnx().len() as u64;
+            let bytes = match precision {
+                Precision::Fp32 => Cow::Borrowed(digits::onnx()),
+                Precision::Fp16 => Cow::Owned(digits::onnx_in_half()),
+            };
+            write_atomically(&model, |out| out.write_all(&bytes))?;
+            let total_bytes = bytes.len() as u64;
             progress(Progress { written_bytes: total_bytes, total_bytes });
             total_bytes
         }

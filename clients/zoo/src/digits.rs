@@ -5,7 +5,8 @@ use std::sync::LazyLock;
 use prost::Message;
 
 use crate::graph::TensorInfo;
-use crate::onnx::{GraphProto, ModelProto, TensorProto, ValueInfoProto};
+use crate::onnx::{FLOAT, FLOAT16, GraphProto, ModelProto, TensorProto, ValueInfoProto};
+use crate::precision::half;
 
 /// Height and width of a digit in pixels.
 pub const SIDE: u64 = 8;
@@ -62,10 +63,31 @@ pub fn demo_jpeg() -> Demo {
 }
 
 /// The embedded file's graph.
-static GRAPH: LazyLock<GraphProto> = LazyLock::new(|| {
-    let model = ModelProto::decode(MODEL).expect("the embedded model is a valid ONNX file");
-    model.graph.expect("the embedded model has a graph")
-});
+static GRAPH: LazyLock<GraphProto> =
+    LazyLock::new(|| decoded().graph.expect("the embedded model has a graph"));
+
+fn decoded() -> ModelProto {
+    ModelProto::decode(MODEL).expect("the embedded model is a valid ONNX file")
+}
+
+/// The model's ONNX file in half precision.
+pub(crate) fn onnx_in_half() -> Vec<u8> {
+    let mut model = decoded();
+    if let Some(graph) = &mut model.graph {
+        for tensor in graph.initializer.iter_mut().filter(|it| it.data_type == Some(FLOAT)) {
+            let (values, _) = tensor.raw_data().as_chunks::<4>();
+            let halves = values.iter().flat_map(|bytes| half(f32::from_le_bytes(*bytes)));
+            tensor.raw_data = Some(halves.collect());
+            tensor.data_type = Some(FLOAT16);
+        }
+        for value in graph.input.iter_mut().chain(&mut graph.output) {
+            if let Some(tensor) = value.r#type.as_mut().and_then(|it| it.tensor_type.as_mut()) {
+                tensor.elem_type = Some(FLOAT16);
+            }
+        }
+    }
+    model.encode_to_vec()
+}
 
 fn elements(tensor: &TensorProto) -> u64 {
     tensor.dims.iter().map(|length| length.unsigned_abs()).product()
@@ -180,6 +202,24 @@ mod tests {
             assert!((34..=37).contains(&count), "{count} of {label}");
         }
         assert!(HELD_OUT.len().is_multiple_of(1 + PIXELS));
+    }
+
+    #[test]
+    fn nothing_but_the_floats_changes_in_half_precision() {
+        let (full, half) = (decoded(), ModelProto::decode(&*onnx_in_half()).unwrap());
+        assert_eq!(full.encoded_len(), MODEL.len(), "the decoder knows all that is in the file");
+        assert_eq!((full.ir_version, &full.opset_import), (half.ir_version, &half.opset_import));
+        let (full, half) = (full.graph.unwrap(), half.graph.unwrap());
+        assert_eq!(full.node, half.node);
+        for (full, half) in full.initializer.iter().zip(&half.initializer) {
+            assert_eq!((full.name(), &full.dims), (half.name(), &half.dims));
+            assert_eq!(half.data_type, Some(FLOAT16));
+            assert_eq!(half.raw_data().len() * 2, full.raw_data().len());
+        }
+        for value in half.input.iter().chain(&half.output) {
+            let tensor = value.r#type.as_ref().and_then(|it| it.tensor_type.as_ref()).unwrap();
+            assert_eq!(tensor.elem_type, Some(FLOAT16), "{}", value.name());
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A model under construction: nodes in order, and tensors whose values are made when written.
 
 use crate::onnx::{AttributeProto, FLOAT, INT64, NodeProto};
+use crate::precision::Precision;
 
 /// What a tensor is to the one who counts parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,9 +17,9 @@ pub(crate) enum Role {
 /// The values of a tensor.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Data {
-    /// f32, drawn uniformly from `centre - half_width .. centre + half_width`.
+    /// In the file's precision, drawn uniformly from `centre - half_width .. centre + half_width`.
     Uniform { centre: f32, half_width: f32 },
-    /// f32, given.
+    /// f32 in every precision, given: the scales of a `Resize`, which ONNX defines so.
     Floats(Vec<f32>),
     /// i64, given.
     Ints(Vec<i64>),
@@ -38,16 +39,18 @@ impl Tensor {
         self.dims.iter().product()
     }
 
-    pub(crate) fn data_type(&self) -> i32 {
+    pub(crate) fn data_type(&self, precision: Precision) -> i32 {
         match self.data {
-            Data::Uniform { .. } | Data::Floats(_) => FLOAT,
+            Data::Uniform { .. } => precision.data_type(),
+            Data::Floats(_) => FLOAT,
             Data::Ints(_) => INT64,
         }
     }
 
-    pub(crate) fn raw_bytes(&self) -> u64 {
+    pub(crate) fn raw_bytes(&self, precision: Precision) -> u64 {
         let element_bytes = match self.data {
-            Data::Uniform { .. } | Data::Floats(_) => 4,
+            Data::Uniform { .. } => precision.bytes(),
+            Data::Floats(_) => 4,
             Data::Ints(_) => 8,
         };
         self.elements() * element_bytes
@@ -71,7 +74,8 @@ impl Value {
     }
 }
 
-/// Name and shape of a model's input or output; elements are f32.
+/// Name and shape of a model's input or output; elements are f32, in a file of half precision
+/// 16-bit floats.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo {
     /// Name in the ONNX file.
@@ -81,7 +85,7 @@ pub struct TensorInfo {
 }
 
 impl TensorInfo {
-    /// Size of the tensor in bytes, 4 per element.
+    /// Size of the tensor in bytes, 4 per element: in single precision.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.dims.iter().product::<u64>() * 4

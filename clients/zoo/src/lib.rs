@@ -4,6 +4,8 @@
 //! drawn from a seed: they cost a server what the real ones cost and recognise nothing. The
 //! seventh, `digits`, is small, trained and kept in this crate, so that an answer can be judged.
 //!
+//! Each can be written in single and in half precision.
+//!
 //! ```no_run
 //! let written = ferry_zoo::write("resnet50", "models".as_ref(), 1, &mut |_| {})?;
 //! assert!(written.model.ends_with("resnet50.onnx"));
@@ -22,9 +24,11 @@ mod metadata;
 mod models;
 mod onnx;
 mod plumbing;
+mod precision;
 mod rng;
 mod writer;
 
-pub use catalog::{Description, Progress, Written, describe, names, write};
+pub use catalog::{Description, Progress, Written, describe, names, write, write_in};
 pub use error::ZooError;
 pub use graph::TensorInfo;
+pub use precision::Precision;

@@ -1,5 +1,7 @@
 //! What a server needs to know about a model beyond its file: `NAME.toml`.
 
+use crate::precision::Precision;
+
 /// How pixels become a tensor: `(pixel * scale - mean) / std`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Picture {
@@ -38,6 +40,7 @@ impl Picture {
 #[derive(Debug)]
 pub(crate) struct Metadata {
     pub(crate) summary: &'static str,
+    pub(crate) precision: Precision,
     /// File name of the class names.
     pub(crate) labels: Option<String>,
     pub(crate) picture: Picture,
@@ -47,8 +50,12 @@ impl Metadata {
     pub(crate) fn to_toml(&self) -> String {
         let Picture { side, layout, channels, mean, std } = self.picture;
         let labels = self.labels.as_ref().map(|file_name| format!("labels = \"{file_name}\"\n"));
+        let half = match self.precision {
+            Precision::Fp32 => "",
+            Precision::Fp16 => ", half precision",
+        };
         format!(
-            "description = \"{}\"\n\
+            "description = \"{}{half}\"\n\
              engine = \"auto\"\n\
              instances = 1\n\
              threads = 1\n\
@@ -80,7 +87,8 @@ mod tests {
     fn imagenet_metadata_reads_as_the_server_expects_it() {
         let picture = Picture::IMAGENET.sized(520);
         let labels = Some("m.labels.txt".to_owned());
-        let text = Metadata { summary: "a model", labels, picture }.to_toml();
+        let text =
+            Metadata { summary: "a model", precision: Precision::Fp32, labels, picture }.to_toml();
         let expected = "\
 description = \"a model\"
 engine = \"auto\"
@@ -106,7 +114,9 @@ std = [0.229, 0.224, 0.225]
     #[test]
     fn a_gray_picture_has_one_mean_and_no_labels_have_no_line() {
         let picture = Picture::UNIT_RANGE_GRAY.sized(8);
-        let text = Metadata { summary: "gray", labels: None, picture }.to_toml();
+        let text = Metadata { summary: "gray", precision: Precision::Fp16, labels: None, picture }
+            .to_toml();
+        assert!(text.starts_with("description = \"gray, half precision\"\n"));
         assert!(text.contains("channels = \"gray\"\n"));
         assert!(text.contains("mean = [0.0]\nstd = [1.0]\n"));
         assert!(!text.contains("labels"));

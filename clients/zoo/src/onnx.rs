@@ -6,6 +6,8 @@ use prost::Message;
 pub(crate) const FLOAT: i32 = 1;
 /// `TensorProto.DataType.INT64`.
 pub(crate) const INT64: i32 = 7;
+/// `TensorProto.DataType.FLOAT16`: IEEE 754 binary16.
+pub(crate) const FLOAT16: i32 = 10;
 
 /// `AttributeProto.AttributeType`: which field of an attribute holds its value.
 mod kind {

@@ -11,10 +11,11 @@ use prost::Message;
 use crate::catalog::Progress;
 use crate::graph::{Data, Graph, Tensor, TensorInfo};
 use crate::onnx::{
-    DimensionProto, FLOAT, GraphProto, ModelProto, OperatorSetIdProto, TensorProto,
-    TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
+    DimensionProto, GraphProto, ModelProto, OperatorSetIdProto, TensorProto, TensorShapeProto,
+    TensorTypeProto, TypeProto, ValueInfoProto,
 };
 use crate::plumbing::signed;
+use crate::precision::{Precision, half};
 use crate::rng::Xoshiro;
 
 /// ONNX IR version 8 and operator set 17 belong together (ONNX 1.12) and are read by every runtime
@@ -38,6 +39,7 @@ const fn tag(field: u8) -> u8 {
 pub(crate) struct Encoded<'a> {
     graph: &'a Graph,
     seed: u64,
+    precision: Precision,
     /// The model up to and including the length of its graph.
     model: Vec<u8>,
     /// The graph without its initializers.
@@ -48,7 +50,8 @@ pub(crate) struct Encoded<'a> {
 }
 
 impl<'a> Encoded<'a> {
-    pub(crate) fn new(graph: &'a Graph, seed: u64) -> Self {
+    pub(crate) fn new(graph: &'a Graph, seed: u64, precision: Precision) -> Self {
+        let value_info = |info| value_info(info, precision);
         let nodes = GraphProto {
             node: graph.nodes.clone(),
             name: Some(graph.name.to_owned()),
@@ -57,17 +60,21 @@ impl<'a> Encoded<'a> {
             output: graph.outputs.iter().map(value_info).collect(),
         };
         let nodes = nodes.encode_to_vec();
-        let headers: Vec<Vec<u8>> = graph.tensors.iter().map(header).collect();
-        let weights = graph.tensors.iter().map(Tensor::raw_bytes).sum::<u64>();
+        let headers: Vec<Vec<u8>> = graph.tensors.iter().map(|it| header(it, precision)).collect();
+        let weights = graph.tensors.iter().map(|it| it.raw_bytes(precision)).sum::<u64>();
         let graph_bytes = bytes_of(&nodes) + headers.iter().map(|h| bytes_of(h)).sum::<u64>();
         let graph_bytes = graph_bytes + weights;
 
+        let rounded = match precision {
+            Precision::Fp32 => "",
+            Precision::Fp16 => " and rounded to 16 bits",
+        };
         let mut model = ModelProto {
             ir_version: Some(IR_VERSION),
             producer_name: Some("ferry-zoo".to_owned()),
             producer_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
             // All digits of the seed, so that a file's length does not depend on it.
-            doc_string: Some(format!("random weights drawn from seed {seed:#018x}")),
+            doc_string: Some(format!("random weights drawn from seed {seed:#018x}{rounded}")),
             graph: None,
             opset_import: vec![OperatorSetIdProto {
                 domain: Some(String::new()),
@@ -78,7 +85,7 @@ impl<'a> Encoded<'a> {
         model.push(MODEL_GRAPH);
         push_varint(&mut model, graph_bytes);
         let file_bytes = bytes_of(&model) + graph_bytes;
-        Self { graph, seed, model, nodes, headers, file_bytes }
+        Self { graph, seed, precision, model, nodes, headers, file_bytes }
     }
 
     /// Length of the whole file.
@@ -124,17 +131,24 @@ impl Sink<'_> {
             Data::Ints(values) => values.iter().try_for_each(|v| self.put(&v.to_le_bytes())),
             Data::Uniform { centre, half_width } => {
                 let mut rng = Xoshiro::new(self.encoded.seed, &tensor.name);
-                let mut draw = || rng.pair().map(|unit| (centre + half_width * unit).to_le_bytes());
+                let mut draw = || rng.pair().map(|unit| centre + half_width * unit);
                 for _ in 0..tensor.elements() / 2 {
-                    self.put(draw().as_flattened())?;
+                    self.put_drawn(&draw())?;
                 }
                 if tensor.elements() % 2 == 1 {
                     let [last, _] = draw();
-                    self.put(&last)?;
+                    self.put_drawn(&[last])?;
                 }
                 Ok(())
             }
         }
+    }
+
+    fn put_drawn(&mut self, values: &[f32]) -> io::Result<()> {
+        values.iter().try_for_each(|&value| match self.encoded.precision {
+            Precision::Fp32 => self.put(&value.to_le_bytes()),
+            Precision::Fp16 => self.put(&half(value)),
+        })
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -148,26 +162,27 @@ impl Sink<'_> {
 }
 
 /// The field of the graph that holds `tensor`, up to where its values begin.
-fn header(tensor: &Tensor) -> Vec<u8> {
+fn header(tensor: &Tensor, precision: Precision) -> Vec<u8> {
     let mut inner = TensorProto {
         dims: tensor.dims.iter().map(|length| signed(*length)).collect(),
-        data_type: Some(tensor.data_type()),
+        data_type: Some(tensor.data_type(precision)),
         name: Some(tensor.name.clone()),
         raw_data: None,
     }
     .encode_to_vec();
     inner.push(TENSOR_RAW_DATA);
-    push_varint(&mut inner, tensor.raw_bytes());
+    push_varint(&mut inner, tensor.raw_bytes(precision));
     let mut outer = vec![GRAPH_INITIALIZER];
-    push_varint(&mut outer, bytes_of(&inner) + tensor.raw_bytes());
+    push_varint(&mut outer, bytes_of(&inner) + tensor.raw_bytes(precision));
     outer.append(&mut inner);
     outer
 }
 
-fn value_info(info: &TensorInfo) -> ValueInfoProto {
+fn value_info(info: &TensorInfo, precision: Precision) -> ValueInfoProto {
     let dim = |length: &u64| DimensionProto { dim_value: Some(signed(*length)) };
     let shape = TensorShapeProto { dim: info.dims.iter().map(dim).collect() };
-    let tensor_type = TensorTypeProto { elem_type: Some(FLOAT), shape: Some(shape) };
+    let elem_type = Some(precision.data_type());
+    let tensor_type = TensorTypeProto { elem_type, shape: Some(shape) };
     ValueInfoProto {
         name: Some(info.name.clone()),
         r#type: Some(TypeProto { tensor_type: Some(tensor_type) }),
@@ -188,65 +203,4 @@ fn push_varint(out: &mut Vec<u8>, mut value: u64) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::graph::{Range, Role};
-    use crate::models::mobilenetv3_small;
-    use crate::onnx::INT64;
-
-    fn written(graph: &Graph) -> Vec<u8> {
-        let encoded = Encoded::new(graph, 1);
-        let mut bytes = vec![];
-        encoded.write_to(&mut bytes, &mut |_| {}).unwrap();
-        assert_eq!(bytes_of(&bytes), encoded.file_bytes());
-        bytes
-    }
-
-    #[test]
-    fn a_decoder_finds_every_tensor_and_every_node() {
-        let graph = mobilenetv3_small();
-        let model = ModelProto::decode(written(&graph).as_slice()).unwrap();
-        assert_eq!((model.ir_version(), model.opset_import[0].version()), (8, 17));
-        let decoded = model.graph.unwrap();
-        assert_eq!(decoded.node, graph.nodes);
-        assert_eq!(decoded.initializer.len(), graph.tensors.len());
-        for (tensor, expected) in decoded.initializer.iter().zip(&graph.tensors) {
-            assert_eq!(tensor.name(), expected.name);
-            assert_eq!(tensor.data_type, Some(FLOAT), "{}", expected.name);
-            let dims: Vec<u64> = tensor.dims.iter().map(|dim| dim.unsigned_abs()).collect();
-            assert_eq!(dims, expected.dims, "{}", expected.name);
-            assert_eq!(bytes_of(tensor.raw_data()), expected.elements() * 4, "{}", expected.name);
-        }
-    }
-
-    #[test]
-    fn values_are_little_endian_and_within_their_range() {
-        let mut graph = Graph::new("test", 1e-5);
-        let range = Range::around(2.0, 0.5);
-        graph.drawn("odd".to_owned(), &[3, 1], Role::Parameter, range);
-        graph.constant("floats".to_owned(), Data::Floats(vec![1.0]));
-        graph.constant("ints".to_owned(), Data::Ints(vec![-1, 2]));
-        let model = ModelProto::decode(written(&graph).as_slice()).unwrap();
-        let [odd, floats, ints] = model.graph.unwrap().initializer.try_into().unwrap();
-        assert_eq!(odd.dims, [3, 1]);
-        let (values, _) = odd.raw_data().as_chunks::<4>();
-        let values: Vec<f32> = values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-        assert_eq!(values.len(), 3);
-        assert!(values.iter().all(|value| (1.5..2.5).contains(value)), "{values:?}");
-        assert_eq!(floats.raw_data(), [0, 0, 0x80, 0x3f]);
-        assert_eq!(ints.data_type, Some(INT64));
-        assert_eq!(ints.raw_data(), [-1_i64, 2].map(i64::to_le_bytes).as_flattened());
-    }
-
-    #[test]
-    fn varints_grow_with_their_value() {
-        let encoded = |value| {
-            let mut out = vec![];
-            push_varint(&mut out, value);
-            out
-        };
-        assert_eq!(encoded(127), [0x7f]);
-        assert_eq!(encoded(300), [0xac, 0x02]);
-        assert_eq!(encoded(u64::MAX).len(), 10);
-    }
-}
+mod tests;

@@ -5,7 +5,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use ferry_zoo::{Progress, ZooError, describe, digits, names, write};
+use ferry_zoo::{Precision, Progress, ZooError, describe, digits, names, write, write_in};
 
 const SMALL: &str = "mobilenetv3-small";
 
@@ -74,6 +74,41 @@ fn digits_come_with_labels_and_a_picture() {
     assert_eq!(metadata["picture"]["channels"].as_str(), Some("gray"));
     assert_eq!(metadata["picture"]["width"].as_integer(), Some(8));
     assert_eq!(metadata["picture"]["scale"].as_float(), Some(1.0 / 255.0));
+}
+
+#[test]
+fn both_precisions_of_a_model_fit_into_one_folder() {
+    let directory = tempfile::tempdir().unwrap();
+    for name in [SMALL, "digits"] {
+        let full = write(name, directory.path(), 1, &mut |_| {}).unwrap();
+        let mut last = None;
+        let half = write_in(Precision::Fp16, name, directory.path(), 1, &mut |it| last = Some(it));
+        let half = half.unwrap();
+        assert_eq!(half.model, directory.path().join(format!("{name}-fp16.onnx")));
+        let file_bytes = fs::metadata(&half.model).unwrap().len();
+        assert_eq!(half.model_bytes, file_bytes);
+        assert_eq!(last, Some(Progress { written_bytes: file_bytes, total_bytes: file_bytes }));
+        assert!(file_bytes * 10 < full.model_bytes * 6, "{name}: {file_bytes} bytes");
+        assert_eq!(describe(name).unwrap().file_bytes, fs::metadata(&full.model).unwrap().len());
+    }
+    assert_eq!(fs::read(directory.path().join("digits.onnx")).unwrap(), digits::onnx());
+    let metadata = fs::read_to_string(directory.path().join("digits-fp16.toml")).unwrap();
+    let metadata: toml::Table = metadata.parse().unwrap();
+    assert_eq!(metadata["labels"].as_str(), Some("digits-fp16.labels.txt"));
+    assert!(directory.path().join("digits-fp16.labels.txt").exists());
+    assert!(metadata["description"].as_str().unwrap().ends_with("half precision"));
+}
+
+#[test]
+fn the_bytes_of_a_model_in_single_precision_are_what_they_always_were() {
+    let directory = tempfile::tempdir().unwrap();
+    let written = write(SMALL, directory.path(), 1, &mut |_| {}).unwrap();
+    let bytes = fs::read(written.model).unwrap();
+    // Behind the version of this crate, which the file names. FNV-1a, 64 bits.
+    let hash = bytes[128..].iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    assert_eq!((bytes.len(), hash), (10_255_223, 0xa585_4828_10fc_7851));
 }
 
 #[test]

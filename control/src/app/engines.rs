@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use ferry_core::{DType, Signature};
 use ferry_cuda::libraries::{self, LibrarySearch, cudnn_version};
 use ferry_engine::{Echo, Engine, EngineError, Rebuild, RunOn};
 use ferry_onnx::{
@@ -118,6 +119,17 @@ fn check(spec: &LoadSpec<'_>) -> Result<Precision, EngineError> {
     }
 }
 
+/// In which numbers a model computes on a GPU, for the log: what was chosen is about 32-bit floats,
+/// and a file in 16 bits is computed as it is.
+fn computed_in(signature: &Signature, chosen: &'static str) -> &'static str {
+    let floats = signature.inputs.iter().map(|input| input.dtype).find(|dtype| dtype.is_float());
+    match floats {
+        Some(DType::F16) => "fp16",
+        Some(DType::Bf16) => "bf16",
+        _ => chosen,
+    }
+}
+
 impl Onnx {
     fn load(
         &self,
@@ -197,7 +209,8 @@ impl Onnx {
         tracing::info!(
             model = %spec.file.display(), device = model.device().name(), ordinal,
             graphs = model.has_graphs(), weights_bytes = model.weights_bytes(),
-            streams = gpu.streams, precision = options.precision.name(), "runs on a GPU"
+            streams = gpu.streams,
+            precision = computed_in(model.signature(), options.precision.name()), "runs on a GPU"
         );
         Ok(Instances {
             engines: instances.map(|it| it.map(boxed)).collect::<Result<_, _>>()?,

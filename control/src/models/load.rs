@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ferry_core::{BoundSignature, DType, Signature};
+use ferry_core::{BoundSignature, Signature};
 use ferry_cuda::Device;
 use ferry_engine::{Picture, Pool, PoolOptions};
+use ferry_vision::Numbers;
 
 use super::folder::sha256;
 use super::shapes::check_dims;
@@ -140,13 +141,13 @@ impl Served {
 
 fn check_picture_input(inputs: &[ferry_core::TensorSpec], input: &str) -> Result<(), String> {
     match inputs {
-        [one] if one.name == input && one.dtype == DType::F32 => Ok(()),
+        [one] if one.name == input && Numbers::of(one.dtype).is_some() => Ok(()),
         _ => {
             let all: Vec<String> = inputs.iter().map(ToString::to_string).collect();
             let all = all.join(", ");
             Err(format!(
-                "picture.input is {input:?}, and a picture needs a model with that one FP32 \
-                 input; this one takes {all}"
+                "picture.input is {input:?}, and a picture needs a model with that one input, of \
+                 FP32 or FP16; this one takes {all}"
             ))
         }
     }

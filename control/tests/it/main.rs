@@ -8,6 +8,7 @@ mod binary;
 mod common;
 mod docs;
 mod gpu;
+mod half;
 mod inline;
 mod leases;
 mod local;

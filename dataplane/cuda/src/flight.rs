@@ -10,7 +10,7 @@ use crate::driver::error::CudaError;
 use crate::driver::graph::Graph;
 use crate::driver::kernel::Kernels;
 use crate::driver::stream::{Event, Priority, Stream};
-use crate::picture::PictureArgs;
+use crate::picture::PictureStep;
 
 /// Why work could not be started, or failed.
 #[derive(Debug, thiserror::Error)]
@@ -193,15 +193,15 @@ impl Plan<'_> {
         kernels: &Kernels,
         to: &View<'_>,
         from: &View<'_>,
-        args: &PictureArgs,
+        picture: &PictureStep,
     ) -> Result<(), FlightError> {
         let long = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-        let from = from.part(0, long(args.source_bytes()))?;
-        let to = to.part(0, long(args.output_len().saturating_mul(4)))?;
+        let from = from.part(0, long(picture.args.source_bytes()))?;
+        let to = to.part(0, long(picture.output_bytes()))?;
         let (to, from) = (reached(&to)?, reached(&from)?);
         // SAFETY: both are as long as the picture and its tensor (checked above) and stay mapped
-        // by the caller's argument; device memory and what is in it is aligned for `f32`.
-        Ok(unsafe { kernels.picture(&self.runner.stream, to, from, args) }?)
+        // by the caller's argument; device memory and what is in it is aligned for floats.
+        Ok(unsafe { kernels.picture(&self.runner.stream, to, from, picture) }?)
     }
 
     /// Starts a graph.

@@ -32,7 +32,9 @@
 
 mod precision;
 
-use ferry_vision::{Channels, Filter, Layout, PictureSpec, PixelFormat, SIDE_MAX, SpecError};
+use ferry_vision::{
+    Channels, Filter, Layout, Numbers, PictureSpec, PixelFormat, SIDE_MAX, SpecError,
+};
 use precision::precision;
 
 /// The CUDA C++ of [`PICTURE_F32`] and [`PICTURE_F16`], one text for NVRTC. Their parameters: the
@@ -200,6 +202,23 @@ impl PictureArgs {
     #[must_use]
     pub fn output_len(&self) -> u64 {
         u64::from(self.width) * u64::from(self.height) * u64::from(self.channels)
+    }
+}
+
+/// One picture for one of the picture kernels.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PictureStep {
+    /// What the kernel is told.
+    pub args: PictureArgs,
+    /// Which kernel: that of the numbers that it writes.
+    pub numbers: Numbers,
+}
+
+impl PictureStep {
+    /// The bytes that the kernel writes, all of them, from the tensor's address on.
+    #[must_use]
+    pub fn output_bytes(&self) -> u64 {
+        self.args.output_len() * self.numbers.dtype().bytes()
     }
 }
 

@@ -1,7 +1,11 @@
 //! What the kernels are told: bounds, refusals, and what is remembered.
 
-use ferry_cuda::picture::{PictureArgs, PictureError, PicturePlan, SourceMemory, copy_launch};
-use ferry_vision::{Channels, Filter, Layout, PictureSpec, PixelFormat, SIDE_MAX, SpecError};
+use ferry_cuda::picture::{
+    PictureArgs, PictureError, PicturePlan, PictureStep, SourceMemory, copy_launch,
+};
+use ferry_vision::{
+    Channels, Filter, Layout, Numbers, PictureSpec, PixelFormat, SIDE_MAX, SpecError,
+};
 
 const MEMORIES: [SourceMemory; 2] = [SourceMemory::Device, SourceMemory::Mapped];
 
@@ -34,6 +38,17 @@ fn launches_are_bounded() {
                 let shared = width * format.bytes()..=48 << 10;
                 assert!(shared.contains(&launch.shared_bytes), "{launch:?}");
             }
+        }
+    }
+}
+
+#[test]
+fn a_step_writes_as_many_bytes_as_its_numbers_take() {
+    for (channels, values) in [(Channels::Rgb, 3 * 35), (Channels::Gray, 35)] {
+        let spec = PictureSpec { channels, ..levels(7, 5, Filter::Nearest) };
+        let args = PictureArgs::new(&spec, 99, 3, PixelFormat::Bgr8, SourceMemory::Device).unwrap();
+        for (numbers, bytes) in [(Numbers::F32, 4), (Numbers::F16, 2)] {
+            assert_eq!(PictureStep { args, numbers }.output_bytes(), values * bytes);
         }
     }
 }

@@ -100,7 +100,10 @@ pub enum PoolError {
     #[error("the [picture] table cannot be used")]
     Picture(#[from] SpecError),
     /// The model cannot take pictures.
-    #[error("the [picture] table needs a model with one FP32 input; this one takes {0}: remove it")]
+    #[error(
+        "the [picture] table needs a model with one input of FP32 or FP16; this one takes {0}: \
+         remove it"
+    )]
     NotForPictures(String),
     /// The system has no thread left.
     #[error("start a worker's thread")]

@@ -5,14 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use ferry_core::{DType, RequestKind, Signature, StageTimes};
+use ferry_core::{RequestKind, Signature, StageTimes};
 use ferry_memory::Departure;
 
 use crate::clock::StageClock;
 use crate::engine::Engine;
 use crate::instance::Instance;
 use crate::options::{PoolError, PoolOptions, QUEUE_MAX};
-use crate::prepare::{Preparation, check};
+use crate::prepare::{Preparation, check, picture_numbers};
 use crate::queue::{Gate, Work};
 use crate::shared::Shared;
 use crate::stats::{InstanceStats, PoolStats};
@@ -180,13 +180,10 @@ fn check_options(
     if !(1..=QUEUE_MAX).contains(&options.queue) {
         return Err(PoolError::Queue(options.queue));
     }
-    match signature.inputs.as_slice() {
-        [input] if input.dtype == DType::F32 => {}
-        inputs if options.picture.is_some() => {
-            let all: Vec<String> = inputs.iter().map(ToString::to_string).collect();
-            return Err(PoolError::NotForPictures(all.join(", ")));
-        }
-        _ => {}
+    let takes_pictures = picture_numbers(signature.inputs.iter().map(|it| it.dtype)).is_some();
+    if options.picture.is_some() && !takes_pictures {
+        let all: Vec<String> = signature.inputs.iter().map(ToString::to_string).collect();
+        return Err(PoolError::NotForPictures(all.join(", ")));
     }
     Ok(signature.clone())
 }

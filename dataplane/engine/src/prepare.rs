@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ferry_core::{BoundSignature, Stage};
 use ferry_core::{RequestKind, Status};
 use ferry_memory::{Arrival, Backing, HeapBacking, MemoryError, Placer, Region, Slot, View};
-use ferry_vision::{Decoder, Pixels, Preparer, SpecError};
+use ferry_vision::{Decoder, Numbers, Pixels, Preparer, SpecError};
 
 use crate::clock::StageClock;
 use crate::options::Picture;
@@ -14,7 +14,7 @@ use ferry_core::error_text;
 mod check;
 
 pub use check::batch_of;
-pub(crate) use check::check;
+pub(crate) use check::{check, picture_numbers};
 
 /// What a buffer may keep between requests, in bytes: what one huge request needed is given back
 /// at the next smaller one.
@@ -96,12 +96,13 @@ impl Preparation {
         let (RequestKind::Raw { .. } | RequestKind::Jpeg) = arrival.what.kind else {
             return Ok(None);
         };
-        let Some(pictures) = &mut self.pictures else {
+        let numbers = picture_numbers(binding.inputs.iter().map(|input| input.dtype));
+        let (Some(pictures), Some(numbers)) = (&mut self.pictures, numbers) else {
             return Err(Unfit::new(Status::Unsupported, "this instance takes no pictures"));
         };
         clock.start();
         pictures.make_tensor(arrival, clock)?;
-        let region = pictures.place_tensor(binding, self.placer.as_deref());
+        let region = pictures.place_tensor(binding, numbers, self.placer.as_deref());
         clock.end(Stage::Preprocess);
         region.map(Some).map_err(|error| Unfit::memory(&error))
     }
@@ -138,13 +139,15 @@ impl Pictures {
             .map_err(|error| Unfit::new(Status::EngineFailed, error_text(&error)))
     }
 
-    /// Copies the tensor to a region, laid out as the binding's only input.
+    /// Copies the tensor to a region, laid out as the binding's only input, which is of `numbers`:
+    /// the same for all requests of a model.
     fn place_tensor(
         &mut self,
         binding: &BoundSignature,
+        numbers: Numbers,
         placer: Option<&dyn Placer>,
     ) -> Result<Region, MemoryError> {
-        let bytes = self.tensor.len() * size_of::<f32>();
+        let bytes = self.tensor.len() * numbers.bytes();
         let region = match self.free.pop() {
             Some(region) => region,
             None => {
@@ -156,7 +159,7 @@ impl Pictures {
             }
         };
         debug_assert_eq!(u64::try_from(bytes), Ok(binding.request_bytes()), "check compared them");
-        fill(&region.view(), &self.tensor)?;
+        fill(&region.view(), &self.tensor, numbers)?;
         Ok(region)
     }
 }
@@ -188,14 +191,13 @@ fn scratch(buffer: &mut Vec<u8>, bytes: usize) -> &mut [u8] {
     &mut buffer[..bytes]
 }
 
-/// Writes `values` to `view` as their bytes lie in this machine's memory.
-fn fill(view: &View<'_>, values: &[f32]) -> Result<(), MemoryError> {
+/// Writes `values` to `view` as these numbers lie in this machine's memory.
+fn fill(view: &View<'_>, values: &[f32], numbers: Numbers) -> Result<(), MemoryError> {
     let mut chunk = [0_u8; CHUNK_BYTES];
-    for (i, values) in values.chunks(CHUNK_BYTES / size_of::<f32>()).enumerate() {
-        for (bytes, value) in chunk.chunks_exact_mut(size_of::<f32>()).zip(values) {
-            bytes.copy_from_slice(&value.to_ne_bytes());
-        }
-        view.copy_in(i * CHUNK_BYTES, &chunk[..size_of_val(values)])?;
+    for (i, values) in values.chunks(CHUNK_BYTES / numbers.bytes()).enumerate() {
+        let bytes = &mut chunk[..values.len() * numbers.bytes()];
+        numbers.store(values, bytes);
+        view.copy_in(i * CHUNK_BYTES, bytes)?;
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! tract.
 
 mod engine;
+mod half;
 mod model;
 mod plan;
 

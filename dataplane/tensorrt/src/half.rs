@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use ::half::f16;
 use bytes::Bytes;
 use prost::Message;
 
@@ -197,34 +198,11 @@ fn cast(from: &str, to: &str, data_type: i32) -> NodeProto {
     }
 }
 
-/// The bits of the nearest 16-bit float, ties to even. What is finite stays so: numbers that are
-/// out of range, as masks have them, become the largest there is.
-fn half(number: f32) -> u16 {
-    const LARGEST: u16 = 0x7BFF;
-    let bits = number.to_bits();
-    let sign = u16::try_from(bits >> 16 & 0x8000).unwrap_or(0);
-    let magnitude = bits & 0x7FFF_FFFF;
-    if magnitude > 0x7F80_0000 {
-        return sign | 0x7E00;
-    }
-    if magnitude == 0x7F80_0000 {
-        return sign | 0x7C00;
-    }
-    // The exponent, and the mantissa with the bit that is not stored; below 2^-14 numbers have
-    // fewer bits, below 2^-25 none.
-    let exponent = magnitude >> 23;
-    let mantissa = magnitude & 0x7F_FFFF | 0x80_0000;
-    let (base, shift) = match exponent {
-        113.. => ((exponent - 113) << 10, 13),
-        102..113 => (0, 126 - exponent),
-        _ => return sign,
-    };
-    let kept = mantissa >> shift;
-    let lost = mantissa & ((1 << shift) - 1);
-    let middle = 1 << (shift - 1);
-    let round = u32::from(lost > middle || (lost == middle && kept & 1 == 1));
-    let rounded = base + kept + round;
-    sign | u16::try_from(rounded).unwrap_or(LARGEST).min(LARGEST)
+/// The nearest 16-bit float, ties to even. What is finite stays so: numbers that are out of range,
+/// as masks have them, become the largest there is.
+fn half(number: f32) -> f16 {
+    let nearest = f16::from_f32(number);
+    if nearest.is_infinite() && number.is_finite() { f16::MAX.copysign(nearest) } else { nearest }
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 //!
 //! A picture passes two stages. [`Decoder`] turns the bytes of a JPEG file into [`Pixels`];
 //! [`Preparer`] turns pixels, decoded here or sent raw by a client, into the tensor that a model
-//! wants, as its [`PictureSpec`] says. Each stage owns its buffers, so that one per worker thread
+//! wants, as its [`PictureSpec`] says. [`Numbers`] says how its values are stored: as 32-bit
+//! floats, or rounded to 16 bits. Each stage owns its buffers, so that one per worker thread
 //! serves request after request without allocating.
 //!
 //! Pictures come from peers, who may be hostile: every size is checked against [`Limits`] before
@@ -16,6 +17,7 @@ mod decode;
 mod header;
 mod limits;
 mod normalise;
+mod numbers;
 mod pixels;
 mod prepare;
 mod retain;
@@ -24,6 +26,7 @@ mod spec;
 pub use decode::{DecodeError, Decoder};
 pub use ferry_core::PixelFormat;
 pub use limits::Limits;
+pub use numbers::Numbers;
 pub use pixels::{Pixels, PixelsError};
 pub use prepare::{PrepareError, Preparer};
 pub use spec::{Channels, Filter, Layout, PictureSpec, SpecError};

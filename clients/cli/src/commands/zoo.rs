@@ -3,19 +3,27 @@
 use std::path::Path;
 
 use anyhow::Context;
+use ferry_zoo::Precision;
 use serde_json::json;
 
-use crate::args::{ZooArgs, ZooVerb};
+use crate::args::{ZooArgs, ZooPrecision, ZooVerb};
 use crate::failure::Failure;
 use crate::printer::Printer;
 
 pub(crate) fn run(args: &ZooArgs, printer: &Printer) -> Result<(), Failure> {
     match &args.verb {
         ZooVerb::List => list(printer),
-        ZooVerb::Write { name, out, seed } if name == "all" => {
-            ferry_zoo::names().iter().try_for_each(|name| write(name, out, *seed, printer))
+        ZooVerb::Write { name, out, seed, precision } => {
+            let precision = match precision {
+                ZooPrecision::Fp32 => Precision::Fp32,
+                ZooPrecision::Fp16 => Precision::Fp16,
+            };
+            let write = |name: &str| write(name, precision, out, *seed, printer);
+            match name.as_str() {
+                "all" => ferry_zoo::names().iter().try_for_each(|name| write(name)),
+                name => write(name),
+            }
         }
-        ZooVerb::Write { name, out, seed } => write(name, out, *seed, printer),
     }
 }
 
@@ -45,13 +53,19 @@ fn list(printer: &Printer) -> Result<(), Failure> {
     printer.table(&["model", "parameters", "multiply-adds", "file", "summary"], &rows)
 }
 
-fn write(name: &str, out: &Path, seed: u64, printer: &Printer) -> Result<(), Failure> {
+fn write(
+    name: &str,
+    precision: Precision,
+    out: &Path,
+    seed: u64,
+    printer: &Printer,
+) -> Result<(), Failure> {
     if ferry_zoo::describe(name).is_none() {
         let known = ferry_zoo::names().join(", ");
         return Err(Failure::Usage(format!("the zoo has no {name:?}; it has {known}, or all")));
     }
     let bar = printer.bar(0, name);
-    let written = ferry_zoo::write(name, out, seed, &mut |progress| {
+    let written = ferry_zoo::write_in(precision, name, out, seed, &mut |progress| {
         bar.set_length(progress.total_bytes);
         bar.set_position(progress.written_bytes);
     });
@@ -60,7 +74,8 @@ fn write(name: &str, out: &Path, seed: u64, printer: &Printer) -> Result<(), Fai
     let path = written.model.display().to_string();
     if printer.is_json() {
         return printer.json(&json!({
-            "name": name,
+            "name": precision.model_name(name),
+            "precision": precision.name(),
             "path": path,
             "bytes": written.model_bytes,
             "companions": written.companions,

@@ -8,6 +8,7 @@ use ferry_tensorrt::{
     Cache, CudaGpu, DimRange, Precision, Probe, Search, TrtEngine, TrtModel, TrtOptions, Unusable,
 };
 
+use super::computed_in;
 use crate::config::Config;
 use crate::models::{
     CompletionName, DeviceChoice, DimSizes, Gpu, Instances, LoadSpec, PrecisionName,
@@ -101,7 +102,8 @@ impl Tensorrt {
         check_names(spec.dims, &model)?;
         tracing::info!(
             model = %spec.file.display(), device = gpu.device().name(), ordinal,
-            contexts = options.contexts, precision = options.precision.name(),
+            contexts = options.contexts,
+            precision = computed_in(model.signature(), options.precision.name()),
             "runs on TensorRT"
         );
         let model = Arc::new(model);

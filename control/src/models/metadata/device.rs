@@ -95,11 +95,11 @@ impl Default for Gpu {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PrecisionName {
-    /// In full.
+    /// 32-bit floats in full. A file in 16 bits is computed as it is, which needs no other choice.
     Fp32,
-    /// With 10 bits of mantissa.
+    /// 32-bit floats with 10 bits of mantissa.
     Tf32,
-    /// In 16 bits; only TensorRT.
+    /// 32-bit floats made 16-bit ones; only TensorRT.
     Fp16,
 }
 

@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use cudarc::driver::sys;
 use cudarc::nvrtc::sys as nvrtc;
+use ferry_vision::Numbers;
 
 use super::device::Device;
 use super::error::{CudaError, check, not_freed};
 use super::stream::{Handle, Stream};
 use crate::picture::{
-    COPY, COPY_SOURCE, Launch, PICTURE_F32, PICTURE_SOURCE, PictureArgs, copy_launch,
+    COPY, COPY_SOURCE, Launch, PICTURE_F16, PICTURE_F32, PICTURE_SOURCE, PictureStep, copy_launch,
 };
 
 /// The kernels, loaded on one device.
@@ -18,7 +19,8 @@ use crate::picture::{
 pub struct Kernels {
     device: Arc<Device>,
     modules: [Handle<sys::CUmodule>; 2],
-    picture: Handle<sys::CUfunction>,
+    picture_f32: Handle<sys::CUfunction>,
+    picture_f16: Handle<sys::CUfunction>,
     copy: Handle<sys::CUfunction>,
 }
 
@@ -73,23 +75,25 @@ impl Kernels {
         let target = format!("--gpu-architecture=sm_{major}{minor}");
         let pictures = load(device, &compile(PICTURE_SOURCE, &target)?)?;
         let copies = load(device, &compile(COPY_SOURCE, &target)?)?;
-        let kernels = |picture, copy| Kernels {
+        let kernels = |[picture_f32, picture_f16, copy]: [_; 3]| Kernels {
             device: Arc::clone(device),
             modules: [pictures, copies],
-            picture,
+            picture_f32,
+            picture_f16,
             copy,
         };
-        let found = function(&pictures, PICTURE_F32)
-            .and_then(|picture| Ok((picture, function(&copies, COPY)?)));
-        let none = Handle(std::ptr::null_mut());
-        match found {
-            Ok((picture, copy)) => Ok(kernels(picture, copy)),
-            Err(error) => {
-                // Dropped, so that the modules are unloaded.
-                drop(kernels(none, none));
-                Err(error.into())
-            }
-        }
+        let found = || {
+            Ok([
+                function(&pictures, PICTURE_F32)?,
+                function(&pictures, PICTURE_F16)?,
+                function(&copies, COPY)?,
+            ])
+        };
+        found().map(kernels).map_err(|error: CudaError| {
+            // Dropped, so that the modules are unloaded.
+            drop(kernels([Handle(std::ptr::null_mut()); 3]));
+            error.into()
+        })
     }
 
     /// Adds a copy of `bytes` bytes by a kernel, of which one side may be mapped host memory.
@@ -120,18 +124,24 @@ impl Kernels {
     /// What the driver says.
     ///
     /// # Safety
-    /// From `from` on, [`PictureArgs::source_bytes`] bytes are mapped for reading, and from `to`
-    /// on, [`PictureArgs::output_len`] aligned `f32` for writing, until the work is done.
+    /// From `from` on, [`PictureArgs::source_bytes`](crate::picture::PictureArgs::source_bytes) bytes are mapped for reading, and from `to`
+    /// on, [`PictureStep::output_bytes`] for writing, aligned for its numbers, until the work is
+    /// done.
     pub(crate) unsafe fn picture(
         &self,
         stream: &Stream,
         to: u64,
         from: u64,
-        args: &PictureArgs,
+        picture: &PictureStep,
     ) -> Result<(), CudaError> {
+        let kernel = match picture.numbers {
+            Numbers::F32 => &self.picture_f32,
+            Numbers::F16 => &self.picture_f16,
+        };
+        let args = &picture.args;
         let mut parameters = [pointer(&from), pointer(&to), pointer(args)];
-        // SAFETY: as in `copy`; `PictureArgs` is laid out as the kernel has it.
-        unsafe { self.launch(&self.picture, stream, args.launch(), &mut parameters) }
+        // SAFETY: as in `copy`; `PictureArgs` is laid out as both kernels have it.
+        unsafe { self.launch(kernel, stream, args.launch(), &mut parameters) }
     }
 
     /// # Safety

@@ -2,6 +2,7 @@
 
 use ferry_core::{BoundSignature, DType, PixelFormat, RequestKind, Status};
 use ferry_memory::Arrival;
+use ferry_vision::Numbers;
 
 use super::Unfit;
 use crate::options::Picture;
@@ -89,17 +90,27 @@ fn picture_fits<'a>(
     }
     let spec = &picture.spec;
     let values = spec.output_len().ok().and_then(|len| u64::try_from(len).ok());
-    let wanted = values.unwrap_or(u64::MAX).saturating_mul(DType::F32.bytes());
+    // What the model takes was compared with the picture when the pool was started.
+    let dtype = picture_numbers(binding.inputs.iter().map(|it| it.dtype)).map(Numbers::dtype);
+    let dtype = dtype.unwrap_or(DType::F32);
+    let wanted = values.unwrap_or(u64::MAX).saturating_mul(dtype.bytes());
     match binding.inputs.as_slice() {
-        [input] if input.dtype == DType::F32 && input.bytes == wanted => Ok(picture),
+        [input] if input.dtype == dtype && input.bytes == wanted => Ok(picture),
         _ => {
             let has = binding.request_bytes();
             let (width, height) = (spec.width, spec.height);
             let text = format!(
-                "one picture of {width} x {height} makes {wanted} bytes of FP32, but this \
+                "one picture of {width} x {height} makes {wanted} bytes of {dtype}, but this \
                  session's input has {has} bytes: open a session with batch 1 and these sides"
             );
             Err(Unfit::new(Status::BadRequest, text))
         }
     }
+}
+
+/// In which numbers a model with these inputs takes a picture: it must have one input, of floats
+/// of 32 or 16 bits.
+pub(crate) fn picture_numbers(mut inputs: impl Iterator<Item = DType>) -> Option<Numbers> {
+    let only = inputs.next().filter(|_| inputs.next().is_none());
+    only.and_then(Numbers::of)
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use ferry_core::{DType, PixelFormat, RequestKind, Stage, Status};
 use ferry_engine::{Picture, Pool, PoolError, PoolOptions, RunOn};
 use ferry_memory::{Departure, PeerAccess};
-use ferry_vision::{Channels, Decoder, Filter, Layout, Limits, PictureSpec, Pixels, Preparer};
+use ferry_vision::{
+    Channels, Decoder, Filter, Layout, Limits, Numbers, PictureSpec, Pixels, Preparer,
+};
 use proptest::prelude::*;
 
 use crate::common::{Client, parts_ns, payload, text};
@@ -27,15 +29,23 @@ const LIMITS: Limits =
 
 const JPEG: &[u8] = include_bytes!("../../../vision/testdata/quarters_420.jpg");
 
-fn pool(picture: Option<Picture>, run: RunOn) -> Pool {
+fn pool_of(dtype: DType, picture: Option<Picture>, run: RunOn) -> Pool {
     let options = PoolOptions { picture, run, ..PoolOptions::default() };
-    Pool::start("mirror", vec![Box::new(Mirror::new(DType::F32))], options).unwrap()
+    Pool::start("mirror", vec![Box::new(Mirror::new(dtype))], options).unwrap()
+}
+
+fn pool(picture: Option<Picture>, run: RunOn) -> Pool {
+    pool_of(DType::F32, picture, run)
 }
 
 const PICTURE: Option<Picture> = Some(Picture { spec: SPEC, limits: LIMITS });
 
+fn client_of(dtype: DType, peer: PeerAccess) -> Client {
+    Client::with(1, 200_000, Mirror::new(dtype).bind(1), peer)
+}
+
 fn client(peer: PeerAccess) -> Client {
-    Client::with(1, 200_000, Mirror::new(DType::F32).bind(1), peer)
+    client_of(DType::F32, peer)
 }
 
 fn run(pool: &Pool, client: &mut Client, kind: RequestKind, bytes: &[u8]) -> Departure {
@@ -44,23 +54,30 @@ fn run(pool: &Pool, client: &mut Client, kind: RequestKind, bytes: &[u8]) -> Dep
 }
 
 /// What ferry-vision alone makes of the pixels.
-fn reference(pixels: Pixels<'_>) -> Vec<u8> {
+fn reference(pixels: Pixels<'_>, numbers: Numbers) -> Vec<u8> {
     let mut preparer = Preparer::new(SPEC).unwrap();
     let mut tensor = vec![0.0; preparer.output_len()];
     preparer.prepare(pixels, &mut tensor).unwrap();
-    tensor.iter().flat_map(|value| value.to_ne_bytes()).collect()
+    let mut bytes = vec![0; tensor.len() * numbers.bytes()];
+    numbers.store(&tensor, &mut bytes);
+    bytes
 }
 
 #[test]
 fn a_jpeg_becomes_the_model_s_input() {
     let mut decoder = Decoder::new();
-    let wanted = reference(decoder.decode(JPEG, &LIMITS).unwrap());
-    for (on, peer) in [(RunOn::Worker, PeerAccess::Writes), (RunOn::Lane, PeerAccess::None)] {
-        let pool = pool(PICTURE, on);
-        let mut client = client(peer);
+    for (numbers, on, peer) in [
+        (Numbers::F32, RunOn::Worker, PeerAccess::Writes),
+        (Numbers::F32, RunOn::Lane, PeerAccess::None),
+        (Numbers::F16, RunOn::Worker, PeerAccess::None),
+        (Numbers::F16, RunOn::Lane, PeerAccess::Writes),
+    ] {
+        let wanted = reference(decoder.decode(JPEG, &LIMITS).unwrap(), numbers);
+        let pool = pool_of(numbers.dtype(), PICTURE, on);
+        let mut client = client_of(numbers.dtype(), peer);
         let reply = run(&pool, &mut client, RequestKind::Jpeg, JPEG);
         assert_eq!(reply.status, Status::Ok);
-        assert_eq!(payload(&reply), wanted, "{on:?}");
+        assert_eq!(payload(&reply), wanted, "{numbers:?} {on:?}");
         let happened = |stage| reply.times.of(stage).is_some();
         assert!(happened(Stage::Decode) && happened(Stage::Preprocess), "{:?}", reply.times);
         assert!(happened(Stage::Queue), "a lane has better to do than to decode");
@@ -153,9 +170,31 @@ fn a_picture_table_must_fit_the_model() {
         let options = PoolOptions { picture, ..PoolOptions::default() };
         Pool::start("mirror", vec![Box::new(Mirror::new(dtype))], options)
     };
-    assert!(matches!(start(DType::U8, SPEC), Err(PoolError::NotForPictures(_))));
+    for dtype in DType::ALL {
+        match start(dtype, SPEC) {
+            Ok(_) => assert!(matches!(dtype, DType::F32 | DType::F16), "{dtype}"),
+            Err(PoolError::NotForPictures(inputs)) => {
+                assert!(!matches!(dtype, DType::F32 | DType::F16) && inputs.contains(dtype.name()));
+            }
+            Err(other) => panic!("{dtype}: {other}"),
+        }
+    }
     let flat = PictureSpec { width: 0, ..SPEC };
     assert!(matches!(start(DType::F32, flat), Err(PoolError::Picture(_))));
+}
+
+#[test]
+fn a_session_of_another_size_is_told_what_a_picture_makes() {
+    // One whose slot would take the picture, were its values of another length.
+    for (dtype, says) in [(DType::F32, "6912 bytes of FP32"), (DType::F16, "3456 bytes of FP16")] {
+        let pool = pool_of(dtype, PICTURE, RunOn::Lane);
+        let mut client = Client::with(1, 200_000, Mirror::new(dtype).bind(2), PeerAccess::None);
+        let raw = RequestKind::Raw { width: 1, height: 1, format: PixelFormat::Gray8 };
+        let reply = run(&pool, &mut client, raw, &[0]);
+        assert_eq!(reply.status, Status::BadRequest);
+        let why = text(&reply);
+        assert!(why.contains(says) && why.contains("batch 1"), "{why}");
+    }
 }
 
 fn formats() -> impl Strategy<Value = PixelFormat> {
@@ -173,18 +212,20 @@ proptest! {
         off_by in prop_oneof![3 => Just(0_i64), 1 => -200_i64..200],
         seed in any::<u8>(),
         shared in any::<bool>(),
+        numbers in prop_oneof![Just(Numbers::F32), Just(Numbers::F16)],
     ) {
         let exact = i64::from(width * height * format.bytes());
         let length = usize::try_from((exact + off_by).max(0)).unwrap();
         let bytes: Vec<u8> = (seed..=u8::MAX).cycle().step_by(7).take(length).collect();
-        let pool = pool(PICTURE, RunOn::Lane);
-        let mut client = client(if shared { PeerAccess::Writes } else { PeerAccess::None });
+        let pool = pool_of(numbers.dtype(), PICTURE, RunOn::Lane);
+        let peer = if shared { PeerAccess::Writes } else { PeerAccess::None };
+        let mut client = client_of(numbers.dtype(), peer);
         let kind = RequestKind::Raw { width, height, format };
         let reply = run(&pool, &mut client, kind, &bytes);
         match Pixels::new(width, height, format, &bytes) {
             Ok(pixels) => {
                 prop_assert_eq!(reply.status, Status::Ok);
-                prop_assert_eq!(payload(&reply), reference(pixels));
+                prop_assert_eq!(payload(&reply), reference(pixels, numbers));
                 prop_assert_eq!(reply.times.of(Stage::Decode), None);
                 prop_assert_eq!(reply.times.of(Stage::Queue), None);
                 prop_assert!(reply.times.of(Stage::Preprocess).is_some());

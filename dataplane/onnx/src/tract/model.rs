@@ -11,6 +11,7 @@ use tract_onnx::prelude::InferenceModel;
 use tract_onnx::tract_hir::internal::format_err;
 
 use super::engine::TractEngine;
+use super::half;
 use super::plan::{Plan, PlanOutput};
 use crate::file::{self, EXPORT_AGAIN, one_line, text_of, unusable};
 use crate::graph;
@@ -51,7 +52,9 @@ impl TractModel {
         let inputs = declared.map_err(|why| unusable(path, why, EXPORT_AGAIN))?;
         let open = inputs.iter().flat_map(|input| &input.dims).any(is_open);
         let shapes: Vec<(DType, Vec<usize>)> = inputs.iter().map(with_ones).collect();
-        let plan = Plan::build(&graph, &shapes).map_err(|why| unusable(path, why, TRY_ONNX))?;
+        let halves = proto.graph.as_ref().is_some_and(half::has_halves);
+        let fix = if halves { half::TRY_ONNX } else { TRY_ONNX };
+        let plan = Plan::build(&graph, &shapes).map_err(|why| unusable(path, why, fix))?;
         let outputs = outputs(path, &proto, &plan, open)?;
         Ok(Arc::new(TractModel {
             path: path.to_owned(),
@@ -119,7 +122,10 @@ fn with_ones(input: &Declared) -> (DType, Vec<usize>) {
 
 fn read(path: &Path) -> Result<(ModelProto, InferenceModel), String> {
     let read = || {
-        let proto = graph::read(path)?;
+        let mut proto = graph::read(path)?;
+        if let Some(graph) = proto.graph.as_mut().filter(|graph| half::has_halves(graph)) {
+            half::split_gemms(graph);
+        }
         let directory = path.parent().and_then(Path::to_str);
         let parsed = tract_onnx::onnx()
             .parse(&proto, directory)

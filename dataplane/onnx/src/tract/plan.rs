@@ -7,10 +7,11 @@ use ferry_core::{BoundSignature, BoundTensor, DType};
 use ferry_engine::EngineError;
 use tract_onnx::prelude::{
     DatumType, InferenceFact, InferenceModel, InferenceModelExt, IntoRunnable, TValue, TVec,
-    TractResult, TypedRunnableModel,
+    TractError, TractResult, TypedRunnableModel,
 };
 use tract_onnx::tract_hir::internal::format_err;
 
+use super::half;
 use crate::file::{one_line, text_of};
 
 /// An optimised graph and the shapes that it is for.
@@ -42,13 +43,14 @@ impl Plan {
                     datum_type(*dtype).ok_or_else(|| format_err!("tract has no {dtype}"))?;
                 model = model.with_input_fact(index, InferenceFact::dt_shape(datum, shape))?;
             }
-            let model = model.into_optimized()?;
-            let outputs = model.output_outlets()?.to_vec();
-            let outputs = outputs.into_iter().map(|outlet| {
+            let model = model.into_typed()?;
+            let types = half::output_types(&model)?;
+            let model = half::widened(model)?.into_optimized()?;
+            let outputs = model.outputs.iter().zip(types).map(|(&outlet, datum)| {
                 let fact = model.outlet_fact(outlet)?;
                 let shape = fact.shape.as_concrete();
                 let shape = shape.map(|dims| dims.iter().map(|&dim| dim as u64).collect());
-                Ok(PlanOutput { dtype: dtype_of(fact.datum_type), shape })
+                Ok(PlanOutput { dtype: dtype_of(datum), shape })
             });
             let outputs = outputs.collect::<TractResult<Vec<_>>>()?;
             let inputs = inputs.iter().map(|(_, shape)| shape.clone()).collect();
@@ -94,11 +96,18 @@ impl Plan {
     /// Computes.
     pub(crate) fn run(&self, inputs: TVec<TValue>) -> Result<TVec<TValue>, EngineError> {
         // The plan does not change while it runs: what a panic leaves behind is dropped with it.
-        let run = || self.runnable.run(inputs);
-        match catch_unwind(AssertUnwindSafe(run)) {
-            Ok(outputs) => {
-                outputs.map_err(|error| EngineError::Run(one_line(&format!("{error:#}"))))
+        let run = || {
+            let mut outputs = self.runnable.run(half::wide(inputs)?)?;
+            for (value, declared) in outputs.iter_mut().zip(&self.outputs) {
+                if declared.dtype == Some(DType::F16) {
+                    half::round(value)?;
+                }
             }
+            Ok(outputs)
+        };
+        match catch_unwind(AssertUnwindSafe(run)) {
+            Ok(outputs) => outputs
+                .map_err(|error: TractError| EngineError::Run(one_line(&format!("{error:#}")))),
             Err(panic) => {
                 let why = one_line(&text_of(&*panic));
                 Err(EngineError::Run(format!("tract panicked: {why}")))

@@ -4,13 +4,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use ::half::f16;
 use ferry_core::{
-    BoundSignature, Generation, MemoryChoice, Request, RequestKind, SessionId, SlotLayout,
+    BoundSignature, BoundTensor, Generation, MemoryChoice, Request, RequestKind, SessionId,
+    SlotLayout,
 };
 use ferry_cuda::{Device, DeviceBacking, PinnedBacking};
 use ferry_engine::{Engine, Finished, Job};
 use ferry_memory::{Arrival, Backing, HeapBacking, PeerAccess, PeerId, Region, SlotTable};
 use ferry_onnx::{CudaModel, CudaOptions, Search};
+use ferry_vision::Numbers;
+use ferry_zoo::Precision;
 
 pub(crate) fn search() -> Search {
     let path = std::env::var_os("FERRY_ONNXRUNTIME");
@@ -31,6 +35,11 @@ pub(crate) fn zoo(directory: &Path, name: &str) -> PathBuf {
     ferry_zoo::write(name, directory, 1, &mut |_| {}).unwrap().model
 }
 
+/// Writes a model of the zoo in another precision.
+pub(crate) fn zoo_in(precision: Precision, directory: &Path, name: &str) -> PathBuf {
+    ferry_zoo::write_in(precision, name, directory, 1, &mut |_| {}).unwrap().model
+}
+
 /// Numbers from -1 to 1 that look like noise, the same for the same seed.
 pub(crate) fn noise(count: usize, seed: u32) -> Vec<f32> {
     let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
@@ -47,6 +56,28 @@ pub(crate) fn bytes_of(numbers: &[f32]) -> Vec<u8> {
 
 pub(crate) fn floats_of(bytes: &[u8]) -> Vec<f32> {
     bytes.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().unwrap())).collect()
+}
+
+/// Values as an input of these numbers has them.
+pub(crate) fn stored(values: &[f32], numbers: Numbers) -> Vec<u8> {
+    let mut bytes = vec![0; values.len() * numbers.bytes()];
+    numbers.store(values, &mut bytes);
+    bytes
+}
+
+/// The values of each output in a reply.
+pub(crate) fn outputs(binding: &BoundSignature, reply: &[u8]) -> Vec<Vec<f32>> {
+    let part = |tensor: &BoundTensor| {
+        let at = usize::try_from(tensor.offset).unwrap();
+        let bytes = &reply[at..at + usize::try_from(tensor.bytes).unwrap()];
+        match Numbers::of(tensor.dtype).unwrap() {
+            Numbers::F32 => floats_of(bytes),
+            Numbers::F16 => {
+                bytes.as_chunks().0.iter().map(|two| f16::from_le_bytes(*two).to_f32()).collect()
+            }
+        }
+    };
+    binding.outputs.iter().map(part).collect()
 }
 
 /// Where a test's slots are.

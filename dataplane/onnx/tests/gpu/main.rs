@@ -6,6 +6,7 @@
 
 mod common;
 mod conformance;
+mod half;
 mod lost;
 mod numbers;
 mod pictures;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use ::half::f16;
 use ferry_core::{
     BoundSignature, Generation, MemoryChoice, Request, RequestKind, SessionId, SlotLayout,
     StageTimes,
@@ -11,6 +12,7 @@ use ferry_core::{
 use ferry_engine::{Engine, EngineError, Finished, Job};
 use ferry_memory::{Arrival, Backing, HeapBacking, PeerAccess, PeerId, Region, SlotTable};
 use ferry_onnx::{EngineChoice, Model, Options, Probe, Search, open, probe};
+use ferry_zoo::Precision;
 
 /// Both libraries.
 pub(crate) const BOTH: [EngineChoice; 2] = [EngineChoice::Ort, EngineChoice::Tract];
@@ -38,6 +40,11 @@ pub(crate) fn zoo(directory: &Path, name: &str) -> PathBuf {
     ferry_zoo::write(name, directory, 1, &mut |_| {}).unwrap().model
 }
 
+/// Writes a model of the zoo in another precision.
+pub(crate) fn zoo_in(precision: Precision, directory: &Path, name: &str) -> PathBuf {
+    ferry_zoo::write_in(precision, name, directory, 1, &mut |_| {}).unwrap().model
+}
+
 /// Numbers from -1 to 1 that look like noise, the same each time.
 pub(crate) fn noise(count: usize) -> Vec<f32> {
     let mut state = 1_u32;
@@ -54,6 +61,11 @@ pub(crate) fn bytes_of(numbers: &[f32]) -> Vec<u8> {
 
 pub(crate) fn floats_of(bytes: &[u8]) -> Vec<f32> {
     bytes.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().unwrap())).collect()
+}
+
+/// The values of 16-bit floats.
+pub(crate) fn halves_of(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks().0.iter().map(|two| f16::from_le_bytes(*two).to_f32()).collect()
 }
 
 /// Slots for the shapes of a session.

@@ -11,6 +11,10 @@ use ferry_onnx::{EngineChoice, Options};
 
 use super::*;
 
+fn half(number: f32) -> u16 {
+    super::half(number).to_bits()
+}
+
 fn wide(half: u16) -> f32 {
     let (sign, rest) = (f32::from(half >> 15), half & 0x7FFF);
     let (exponent, mantissa) = (i32::from(rest >> 10), f32::from(rest & 0x3FF));

@@ -215,7 +215,9 @@ impl Engine for CudaEngine {
     }
 
     fn prepares(&mut self, picture: &Picture) -> bool {
-        self.pictures = self.model.kernels().and_then(|_| Pictures::new(picture).ok());
+        let signature = self.model.signature();
+        let kernels = self.model.kernels();
+        self.pictures = kernels.and_then(|_| Pictures::new(picture, signature).ok().flatten());
         self.pictures.is_some()
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use ferry_core::{
     HostMemory, MemoryChoice, Placement, RequestKind, Stage, StageTimes, Staged, Why,
 };
-use ferry_cuda::picture::PictureArgs;
+use ferry_cuda::picture::PictureStep;
 use ferry_cuda::{Arena, Kernels};
 use ferry_engine::{EngineError, Job};
 use ferry_memory::{MemoryError, Region, View};
@@ -100,7 +100,7 @@ pub(super) struct Places {
     /// How the payload comes to the device.
     pub(super) request: Way,
     /// Set where the payload is a raw picture: what the kernel is told.
-    pub(super) picture: Option<PictureArgs>,
+    pub(super) picture: Option<PictureStep>,
     pub(super) reply: Way,
     pub(super) staging: Staging,
     pub(super) staged: Option<Staged>,
@@ -139,7 +139,7 @@ impl Places {
             (false, _) => None,
             // Mapped memory is streamed in first: many small reads across PCIe under way at once
             // take less than those of the picture's own kernel.
-            (true, Some(pictures)) => Some(pictures.args(&job.arrival.what.kind)?),
+            (true, Some(pictures)) => Some(pictures.step(&job.arrival.what.kind)?),
             (true, None) => {
                 return Err(EngineError::Run("a raw picture without its kernel".to_owned()));
             }

@@ -21,7 +21,8 @@ use crate::runtime::{self, Opened, Search};
 /// In which numbers a model computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Precision {
-    /// As the file says; products of 32-bit floats in full.
+    /// As the file says: products of 32-bit floats in full, and a file in half precision in half
+    /// precision.
     #[default]
     Fp32,
     /// Products of 32-bit floats with 10 bits of mantissa, on tensor cores.

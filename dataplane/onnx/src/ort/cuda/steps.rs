@@ -46,7 +46,7 @@ fn come(
     let no_kernel = || FlightError::Unreachable(payload.placement());
     // SAFETY, for each step: the flight keeps the job, and with it slot and prepared region, and
     // the staging memory, which is another one.
-    let Some(args) = &places.picture else {
+    let Some(picture) = &places.picture else {
         return match places.request {
             Way::InPlace => Ok(()),
             Way::Copy | Way::Bounce => {
@@ -79,7 +79,7 @@ fn come(
         (Way::InPlace, _) => payload,
     };
     // SAFETY: as above.
-    unsafe { plan.picture(kernels, &input, &pixels, args) }?;
+    unsafe { plan.picture(kernels, &input, &pixels, picture) }?;
     plan.mark(Stage::Preprocess)
 }
 

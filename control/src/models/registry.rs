@@ -40,6 +40,20 @@ pub enum State {
     Failed(String),
 }
 
+impl State {
+    /// As it is for clients: a model that lost all its instances serves nobody.
+    fn seen(&self) -> State {
+        match self {
+            State::Loaded(served) if served.pool.is_dead() => State::Failed(
+                "all its instances panicked or lost their device: load it again, or restart the \
+                 server if a device was lost, and see the server's log"
+                    .to_owned(),
+            ),
+            _ => self.clone(),
+        }
+    }
+}
+
 /// A model as it is listed.
 #[derive(Clone, Debug)]
 pub struct Listed {
@@ -137,6 +151,7 @@ impl Models {
             _ => None,
         };
         if let Some(old) = &old
+            && !old.pool.is_dead()
             && sha256(&source.file).is_ok_and(|hash| hash == old.sha256)
         {
             return Ok((Arc::clone(old), None));
@@ -200,7 +215,7 @@ impl Models {
         let list = |((name, version), entry): (&(String, u64), &Entry)| Listed {
             name: name.clone(),
             version: *version,
-            state: entry.state.clone(),
+            state: entry.state.seen(),
         };
         self.entries().iter().map(list).collect()
     }
@@ -239,3 +254,6 @@ impl Models {
         ApiError::NotFound { kind: "model", name: format!("{label:?}"), hint }
     }
 }
+
+#[cfg(test)]
+mod tests;

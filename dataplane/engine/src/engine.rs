@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ferry_core::{BoundSignature, MemoryChoice, Signature, StageTimes};
-use ferry_memory::{MemoryError, Region, View};
+use ferry_memory::{MemoryError, Placer, Region, View};
 
 use crate::guard::ArrivalGuard;
 use crate::options::Picture;
@@ -26,6 +26,13 @@ pub trait Engine: Send {
     /// [`Job::prepared`] is empty then. Asked once, before the first job.
     fn prepares(&mut self, _picture: &Picture) -> bool {
         false
+    }
+
+    /// Makes host memory known to the device that runs the model, so that inputs made here (see
+    /// [`Job::prepared`]) reach it fastest; `None` where any memory of the host is as good. Asked
+    /// once, before the first job.
+    fn placer(&self) -> Option<Arc<dyn Placer>> {
+        None
     }
 
     /// Starts a job, or runs it: a job that is done is returned, one that is in flight comes back
@@ -114,6 +121,10 @@ pub enum EngineError {
     /// The shapes of a session cannot be run.
     #[error("shapes cannot be run: {0}")]
     Shapes(String),
+    /// The device is of no use to this process any more, and every later run fails too: the
+    /// engine is dropped once its jobs are back.
+    #[error("device lost: {0}")]
+    Lost(String),
     /// The model failed while it ran.
     #[error("run failed: {0}")]
     Run(String),

@@ -13,7 +13,7 @@ use crate::engine::Engine;
 use crate::instance::Instance;
 use crate::options::{PoolError, PoolOptions, QUEUE_MAX};
 use crate::prepare::{Preparation, check};
-use crate::queue::Work;
+use crate::queue::{Gate, Work};
 use crate::shared::Shared;
 use crate::stats::{InstanceStats, PoolStats};
 use crate::worker;
@@ -135,6 +135,12 @@ impl Pool {
     /// Whether any instance still works.
     pub fn is_healthy(&self) -> bool {
         self.shared.instances.iter().any(|i| i.counters.alive.load(Ordering::Acquire))
+    }
+
+    /// Whether every instance is lost: nothing will be served until the model is loaded again.
+    /// A pool that drained is not dead.
+    pub fn is_dead(&self) -> bool {
+        self.shared.queue.gate() == Gate::Dead
     }
 
     /// What the pool has done and is doing. Numbers of one moment each, not of the same one.

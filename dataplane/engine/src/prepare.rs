@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ferry_core::{BoundSignature, Stage};
 use ferry_core::{RequestKind, Status};
-use ferry_memory::{Arrival, Backing, HeapBacking, MemoryError, Region, Slot, View};
+use ferry_memory::{Arrival, Backing, HeapBacking, MemoryError, Placer, Region, Slot, View};
 use ferry_vision::{Decoder, Pixels, Preparer, SpecError};
 
 use crate::clock::StageClock;
@@ -45,6 +45,8 @@ impl Unfit {
 #[derive(Debug)]
 pub(crate) struct Preparation {
     pictures: Option<Pictures>,
+    /// What makes memory known to the engine's device.
+    placer: Option<Arc<dyn Placer>>,
 }
 
 #[derive(Debug)]
@@ -68,7 +70,20 @@ impl Preparation {
             let (decoder, copy, free) = (Decoder::new(), Vec::new(), Vec::new());
             Ok(Pictures { picture, decoder, preparer, copy, tensor, free })
         });
-        Ok(Preparation { pictures: pictures.transpose()? })
+        Ok(Preparation { pictures: pictures.transpose()?, placer: None })
+    }
+
+    /// From now on inputs are made in memory that `placer` knows.
+    pub(crate) fn place_with(&mut self, placer: Option<Arc<dyn Placer>>) {
+        self.placer = placer;
+        if let Some(pictures) = &mut self.pictures {
+            pictures.free.clear();
+        }
+    }
+
+    /// As [`place_with`](Preparation::place_with) was told.
+    pub(crate) fn placer(&self) -> Option<Arc<dyn Placer>> {
+        self.placer.clone()
     }
 
     /// The model's input, where it is not the payload itself. `arrival` passed [`check()`].
@@ -86,7 +101,7 @@ impl Preparation {
         };
         clock.start();
         pictures.make_tensor(arrival, clock)?;
-        let region = pictures.place_tensor(binding);
+        let region = pictures.place_tensor(binding, self.placer.as_deref());
         clock.end(Stage::Preprocess);
         region.map(Some).map_err(|error| Unfit::memory(&error))
     }
@@ -124,13 +139,20 @@ impl Pictures {
     }
 
     /// Copies the tensor to a region, laid out as the binding's only input.
-    fn place_tensor(&mut self, binding: &BoundSignature) -> Result<Region, MemoryError> {
+    fn place_tensor(
+        &mut self,
+        binding: &BoundSignature,
+        placer: Option<&dyn Placer>,
+    ) -> Result<Region, MemoryError> {
         let bytes = self.tensor.len() * size_of::<f32>();
         let region = match self.free.pop() {
             Some(region) => region,
             None => {
                 let backing: Arc<dyn Backing> = Arc::new(HeapBacking::new(bytes)?);
-                Region::whole(backing)
+                Region::whole(match placer {
+                    Some(placer) => placer.register(backing)?,
+                    None => backing,
+                })
             }
         };
         debug_assert_eq!(u64::try_from(bytes), Ok(binding.request_bytes()), "check compared them");

@@ -139,8 +139,9 @@ impl Shared {
             }
             Refused::Closed(Gate::Dead) => {
                 let text = format!(
-                    "model {model} has no working instance left, all panicked: load it again, and \
-                     see the server's log"
+                    "model {model} has no working instance left, all panicked or lost their \
+                     device: load it again, or restart the server if a device was lost, and see \
+                     the server's log"
                 );
                 (Status::EngineFailed, text)
             }

@@ -213,17 +213,26 @@ pub(crate) struct Pending {
     pub(crate) jobs: Vec<Job>,
     /// Most jobs that were in flight at once.
     pub(crate) most: Arc<Mutex<usize>>,
+    /// Loses its device at a poisoned job, in place of a panic, and gives back one job per poll.
+    pub(crate) loses: bool,
 }
 
 pub(crate) const POISON: u8 = 0xee;
 
 impl Pending {
     pub(crate) fn boxed(depth: usize, barrier: &Barrier) -> (Box<dyn Engine>, Arc<Mutex<usize>>) {
-        let most = Arc::new(Mutex::new(0));
-        let barrier = barrier.clone();
-        let engine =
-            Pending { echo: Echo::new(), depth, barrier, jobs: Vec::new(), most: most.clone() };
+        let (engine, most) = Pending::new(depth, barrier);
         (Box::new(engine), most)
+    }
+
+    pub(crate) fn losing(depth: usize, barrier: &Barrier) -> Box<dyn Engine> {
+        Box::new(Pending { loses: true, ..Pending::new(depth, barrier).0 })
+    }
+
+    fn new(depth: usize, barrier: &Barrier) -> (Pending, Arc<Mutex<usize>>) {
+        let most = Arc::new(Mutex::new(0));
+        let (echo, barrier, jobs) = (Echo::new(), barrier.clone(), Vec::new());
+        (Pending { echo, depth, barrier, jobs, most: most.clone(), loses: false }, most)
     }
 }
 
@@ -249,8 +258,17 @@ impl Engine for Pending {
             return;
         }
         while let Some(job) = self.jobs.pop() {
-            assert_ne!(first_byte(&job), POISON, "poisoned");
-            finished.extend(self.echo.submit(job));
+            let poisoned = first_byte(&job) == POISON;
+            if self.loses && poisoned {
+                let outcome = Err(EngineError::Lost("error 700".to_owned()));
+                finished.push(Finished { job, outcome });
+            } else {
+                assert!(!poisoned, "poisoned");
+                finished.extend(self.echo.submit(job));
+            }
+            if self.loses {
+                return;
+            }
         }
     }
 }

@@ -69,6 +69,69 @@ fn an_instance_that_only_panics_is_given_up() {
     });
 }
 
+/// Loses its device at a poisoned request, for good.
+fn mortal() -> Box<dyn Engine> {
+    let mut lost = false;
+    before(move |job| {
+        lost |= first_byte(job) == POISON;
+        if lost { Err(EngineError::Lost("error 700".to_owned())) } else { Ok(()) }
+    })
+}
+
+#[test]
+fn an_engine_without_its_device_is_dropped_and_what_waits_is_told() {
+    for run in [RunOn::Worker, RunOn::Lane] {
+        let rebuild = Rebuild::new(|| Err(EngineError::Lost("still".to_owned())));
+        let options = PoolOptions { run, rebuild: Some(rebuild), ..PoolOptions::default() };
+        let pool = Pool::start("m", vec![mortal()], options).unwrap();
+        let mut client = Client::new(2, 1, 1);
+        let at_once = pool.dispatch(client.tensor(&[POISON]));
+        let reply = at_once.unwrap_or_else(|| client.inbox.one());
+        assert_eq!(reply.status, Status::EngineFailed);
+        assert!(text(&reply).contains("device lost: error 700"), "{}", text(&reply));
+        until("the pool says so", || !pool.is_healthy());
+        let refused = pool.dispatch(client.tensor(&[1])).unwrap();
+        assert!(text(&refused).contains("restart the server"), "{}", text(&refused));
+    }
+}
+
+#[test]
+fn an_engine_whose_device_came_back_serves_on() {
+    for run in [RunOn::Worker, RunOn::Lane] {
+        let rebuild = Some(Rebuild::new(|| Ok(mortal())));
+        let options = PoolOptions { run, rebuild, ..PoolOptions::default() };
+        let pool = Pool::start("m", vec![mortal()], options).unwrap();
+        let mut client = Client::new(1, 1, 1);
+        for _ in 0..3 {
+            for (byte, status) in [(POISON, Status::EngineFailed), (1, Status::Ok)] {
+                let at_once = pool.dispatch(client.tensor(&[byte]));
+                assert_eq!(at_once.unwrap_or_else(|| client.inbox.one()).status, status);
+            }
+        }
+        assert!(pool.is_healthy());
+    }
+}
+
+#[test]
+fn jobs_in_flight_come_back_before_a_lost_engine_is_dropped() {
+    let barrier = Barrier::default();
+    let engine = Pending::losing(4, &barrier);
+    let pool = Pool::start("m", vec![engine], PoolOptions::default()).unwrap();
+    let mut client = Client::new(4, 1, 1);
+    for byte in [1, 2, POISON, 4] {
+        assert!(pool.dispatch(client.tensor(&[byte])).is_none());
+    }
+    until("all are in flight", || pool.stats().in_flight == 4);
+    barrier.open();
+    let replies = client.inbox.take(4);
+    let lost: Vec<_> = replies.iter().filter(|reply| reply.status != Status::Ok).collect();
+    assert_eq!(lost.len(), 1, "what the engine gives back is answered as it says");
+    assert!(text(lost[0]).contains("device lost"), "{}", text(lost[0]));
+    drop(replies);
+    until("the pool says so", || !pool.is_healthy());
+    assert_eq!(client.table.free_slots(), 4);
+}
+
 #[test]
 fn without_a_factory_the_other_instances_go_on() {
     for run in [RunOn::Worker, RunOn::Lane] {

@@ -1,6 +1,7 @@
 //! Why a command failed, and its exit code.
 
 use ferry_client::Error;
+use ferry_core::error_text;
 
 /// A failed command.
 #[derive(Debug)]
@@ -50,13 +51,18 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
-        match &error {
+        // Where a session could not be taken up again, the reason for that decides.
+        let decisive = match &error {
+            Error::Resume { source, .. } => source,
+            other => other,
+        };
+        match decisive {
             Error::Connect { .. } => Failure::Unreachable(error.into()),
             Error::Refused { status, .. } if status.code() == UNAVAILABLE => {
                 Failure::Unreachable(error.into())
             }
             Error::Refused { .. } => Failure::Refused(error.into()),
-            Error::Request { .. } => Failure::Requests { failed: 1, first: error.to_string() },
+            Error::Request { .. } => Failure::Requests { failed: 1, first: error_text(&error) },
             Error::NoTensor { .. } | Error::Size { .. } => Failure::Usage(error.to_string()),
             _ => Failure::Failed(error.into()),
         }
@@ -79,5 +85,26 @@ impl From<tonic::Status> for Failure {
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Failure {
         Failure::Failed(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ferry_client::LinkError;
+
+    use super::*;
+
+    #[test]
+    fn a_session_that_is_not_taken_up_again_tells_how_its_link_ended_and_why_not() {
+        for (code, exit) in [(UNAVAILABLE, 3), (tonic::Code::PermissionDenied, 4)] {
+            let status = Box::new(tonic::Status::new(code, "nobody is there"));
+            let source = Box::new(Error::Refused { doing: "resume the session", status });
+            let lost = LinkError::os("RDMA write", "transport retries exceeded");
+            let failure = Failure::from(Error::Resume { lost, source });
+            assert_eq!(failure.code(), exit);
+            let text = failure.text();
+            let (link, control) = (text.find("RDMA write"), text.find("nobody is there"));
+            assert!(link.is_some() && link < control, "{text}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ferry_core::{Attachment, Endpoint, RegionDescriptor, Transport};
+use ferry_core::{Attachment, Endpoint, RegionDescriptor, Transport, error_text};
 use ferry_cuda::{CudaImporter, ImportedBacking};
 use ferry_memory::SlotTable;
 use ferry_rdma::verbs::Device;
@@ -103,7 +103,7 @@ fn connect(
             let deadline = Instant::now() + ATTACH_RDMA_WITHIN;
             let mut attach = |attachment: &Attachment| {
                 tell(attachment).map_err(|error| {
-                    LinkError::os("tell the server of this end", chain(&error)).into()
+                    LinkError::os("tell the server of this end", error_text(&error)).into()
                 })
             };
             let connected = RdmaClient::connect(
@@ -120,7 +120,7 @@ fn connect(
         }
         Endpoint::Grpc => {
             let table = SlotTable::private(*layout)
-                .map_err(|why| Error::Attach { transport, why: chain(&why) })?;
+                .map_err(|why| Error::Attach { transport, why: error_text(&why) })?;
             let link = Box::new(InlineLink::connect(server, agreed)?);
             Ok(Connected { link, table, device: None })
         }
@@ -154,19 +154,9 @@ fn boxed<L: Link + 'static>(
     transport: Transport,
     connected: Result<(L, Arc<SlotTable>), impl std::error::Error>,
 ) -> Result<Connected, Error> {
-    let (link, table) = connected.map_err(|why| Error::Attach { transport, why: chain(&why) })?;
+    let (link, table) =
+        connected.map_err(|why| Error::Attach { transport, why: error_text(&why) })?;
     Ok(Connected { link: Box::new(link), table, device: None })
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(why) = cause {
-        text = format!("{text}: {why}");
-        cause = why.source();
-    }
-    text
 }
 
 #[cfg(test)]

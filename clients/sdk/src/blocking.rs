@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use ferry_core::Status;
 use ferry_cuda::ImportedBacking;
 use ferry_memory::SlotTable;
 use ferry_transport::{Completion, Driver, DriverState, Ending, LinkError};
@@ -32,7 +33,7 @@ const QUIET: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub struct Session {
     /// Dropped before the client: its last record goes through the client's tasks.
-    driver: Option<Driver>,
+    driver: Result<Driver, Ended>,
     table: Arc<SlotTable>,
     device: Option<Arc<ImportedBacking>>,
     agreed: Arc<Agreed>,
@@ -42,6 +43,15 @@ pub struct Session {
     /// When the last slot was handed out.
     used: Instant,
     closed: bool,
+}
+
+/// What is kept of a link until another one has taken its place.
+#[derive(Clone, Debug)]
+struct Ended {
+    /// Why it ended, where nobody asked it to.
+    why: Option<LinkError>,
+    /// Requests of the next link go on from here.
+    next_request: u64,
 }
 
 impl Session {
@@ -56,7 +66,7 @@ impl Session {
                 other => other?,
             };
         let agreed = Arc::new(agreed);
-        let (driver, used, closed) = (Some(driver), Instant::now(), false);
+        let (driver, used, closed) = (Ok(driver), Instant::now(), false);
         Ok(Session { driver, table, device, agreed, gone, client, options, used, closed })
     }
 
@@ -68,16 +78,17 @@ impl Session {
     /// A free slot. If the link was lost, the session is resumed first.
     ///
     /// # Errors
-    /// [`Error::SlotsInUse`] if there is none: take or drop a reply. What a resume can fail with.
+    /// [`Error::SlotsInUse`] if there is none: take or drop a reply. [`Error::Resume`] if the link
+    /// was lost and the session cannot be taken up again.
     pub fn slot(&mut self) -> Result<Slot, Error> {
         let now = Instant::now();
         if now.saturating_duration_since(self.used) >= QUIET
-            && let Some(driver) = &mut self.driver
+            && let Ok(driver) = &mut self.driver
         {
             driver.poll();
         }
         self.used = now;
-        if self.is_lost() {
+        if self.driver.is_err() || self.lost().is_some() {
             self.resume()?;
         }
         let inner = self.table.acquire().ok_or(Error::SlotsInUse(self.agreed.layout.slots))?;
@@ -87,7 +98,7 @@ impl Session {
     /// A free slot, or `None` if all are in use. For programs that keep several requests in flight.
     ///
     /// # Errors
-    /// What a resume can fail with.
+    /// As [`slot`](Session::slot), but for the slots that are in use.
     pub fn try_slot(&mut self) -> Result<Option<Slot>, Error> {
         match self.slot() {
             Err(Error::SlotsInUse(_)) => Ok(None),
@@ -119,9 +130,7 @@ impl Session {
     pub fn submit(&mut self, slot: Slot) -> Result<u64, Error> {
         let fill_ns = u64::try_from(slot.handed_out.elapsed().as_nanos()).ok();
         let bytes = usize::try_from(slot.payload_bytes).unwrap_or(usize::MAX);
-        let Some(driver) = self.driver.as_mut() else {
-            return Err(Error::LinkLost(LinkError::Closed));
-        };
+        let driver = self.driver.as_mut().map_err(|ended| ended.error())?;
         driver.submit(slot.inner, bytes, slot.what, fill_ns).map_err(|error| {
             // A link that takes nothing any more says so in its next events.
             driver.poll();
@@ -135,9 +144,8 @@ impl Session {
     /// As [`infer`](Session::infer).
     #[expect(clippy::should_implement_trait, reason = "it borrows and fails: not an iterator")]
     pub fn next(&mut self) -> Option<Result<Reply, Error>> {
-        if self.driver.as_ref().is_none_or(|driver| driver.in_flight() == 0)
-            && self.driver.as_mut().is_none_or(|driver| !driver.wait(Some(Instant::now())))
-        {
+        let driver = self.driver.as_mut().ok()?;
+        if driver.in_flight() == 0 && !driver.wait(Some(Instant::now())) {
             return None;
         }
         let deadline = Instant::now() + self.options.timeout;
@@ -149,18 +157,28 @@ impl Session {
     /// one is opened with the same options.
     ///
     /// # Errors
-    /// [`Error::Refused`], [`Error::Attach`].
+    /// [`Error::Resume`] says how the link ended, and by its source why nothing could take its
+    /// place: [`Error::Refused`], [`Error::Attach`]. Where the link had not ended, it is the source
+    /// alone.
     pub fn resume(&mut self) -> Result<(), Error> {
-        let first_request = self.driver.as_ref().map_or(1, Driver::next_request);
+        let next_request = match &self.driver {
+            Ok(driver) => driver.next_request(),
+            Err(ended) => ended.next_request,
+        };
+        let why = self.lost();
         // The old link must be gone before the new one comes.
-        self.driver = None;
+        self.driver = Err(Ended { why: why.clone(), next_request });
+        self.take_up(next_request).map_err(Error::resume(why))
+    }
+
+    fn take_up(&mut self, first_request: u64) -> Result<(), Error> {
         let agreed = self.client.run(self.client.inner.resume(&self.agreed, &self.options))?;
         let up = bring_up(&self.client, &agreed, &self.options, first_request);
         // Where the server chose it, the next try opens a session without it.
         let (Attached { driver, table, device }, gone) = up.inspect_err(|error| {
             self.options.failed(agreed.transport, error);
         })?;
-        (self.driver, self.table, self.gone) = (Some(driver), table, gone);
+        (self.driver, self.table, self.gone) = (Ok(driver), table, gone);
         self.device = device;
         self.agreed = Arc::new(agreed);
         Ok(())
@@ -177,7 +195,8 @@ impl Session {
 
     fn close_now(&mut self) -> Result<RecordCounts, Error> {
         self.closed = true;
-        self.driver = None;
+        // Its last record must be there when what waits is sent.
+        self.driver = Err(Ended { why: None, next_request: 1 });
         let (keeper, agreed) = (&self.client.inner.keeper, &self.agreed);
         let closed = self
             .client
@@ -188,16 +207,23 @@ impl Session {
         }
     }
 
-    fn is_lost(&self) -> bool {
-        let live = |driver: &Driver| *driver.state() == DriverState::Live;
-        !self.driver.as_ref().is_some_and(live) || self.gone.load(Ordering::Acquire)
+    /// Why the link carries nothing any more, where nobody asked it to end.
+    fn lost(&self) -> Option<LinkError> {
+        match self.driver.as_ref().map(Driver::state) {
+            Err(ended) => ended.why.clone(),
+            Ok(DriverState::Lost(why)) => Some(why.clone()),
+            // A heartbeat was answered so.
+            Ok(DriverState::Live) => {
+                let is_gone = self.gone.load(Ordering::Acquire);
+                is_gone.then_some(LinkError::Bye(Status::SessionEnded))
+            }
+        }
     }
 
     fn complete(&mut self, deadline: Instant) -> Result<Completion, Error> {
-        let lost = || Error::LinkLost(LinkError::Closed);
-        let driver = self.driver.as_mut().ok_or_else(lost)?;
+        let driver = self.driver.as_mut().map_err(|ended| ended.error())?;
         if driver.wait(Some(deadline)) {
-            return driver.take().ok_or_else(lost);
+            return driver.take().ok_or(Error::LinkLost(LinkError::Closed));
         }
         match driver.state() {
             DriverState::Lost(why) => Err(Error::LinkLost(why.clone())),
@@ -207,13 +233,15 @@ impl Session {
 
     fn reply(&self, done: Completion) -> Result<Reply, Error> {
         if done.ending == Ending::LinkLost {
-            let state = self.driver.as_ref().map(Driver::state);
-            return Err(Error::LinkLost(match state {
-                Some(DriverState::Lost(why)) => why.clone(),
-                _ => LinkError::Closed,
-            }));
+            return Err(Error::LinkLost(self.lost().unwrap_or(LinkError::Closed)));
         }
         Reply::from_completion(done, &self.agreed, None)
+    }
+}
+
+impl Ended {
+    fn error(&self) -> Error {
+        Error::LinkLost(self.why.clone().unwrap_or(LinkError::Closed))
     }
 }
 

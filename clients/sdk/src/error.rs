@@ -44,6 +44,16 @@ pub enum Error {
     /// `slot()` resumes the session.
     #[error("the link is lost ({0}); requests in flight may or may not have run")]
     LinkLost(LinkError),
+    /// The link broke, and the session could not be taken up again either. The next `slot()` tries
+    /// it anew.
+    #[error("the link was lost ({lost}), and the session could not be taken up again")]
+    Resume {
+        /// How the link ended; over RDMA with the status of the completion.
+        lost: LinkError,
+        /// Why nothing could take its place.
+        #[source]
+        source: Box<Error>,
+    },
     /// The server answered a request with something else than outputs.
     #[error("request {request} failed ({status}): {text}")]
     Request {
@@ -131,6 +141,14 @@ impl Error {
 
     pub(crate) fn memory(doing: &'static str) -> impl FnOnce(ferry_memory::MemoryError) -> Error {
         move |source| Error::Memory { doing, source }
+    }
+
+    /// Puts first how the link ended, where it did: who asks for a slot must learn that too.
+    pub(crate) fn resume(lost: Option<LinkError>) -> impl FnOnce(Error) -> Error {
+        move |error| match lost {
+            Some(lost) => Error::Resume { lost, source: Box::new(error) },
+            None => error,
+        }
     }
 
     /// Whether the session is not known to the server (any more): open a new one.

@@ -1,8 +1,8 @@
 //! The thread that drives the link of an async session.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,8 @@ pub(crate) struct Lane {
 #[derive(Debug, Default)]
 struct State {
     stop: AtomicBool,
-    lost: AtomicBool,
+    /// Why the link carries nothing any more.
+    lost: OnceLock<LinkError>,
     /// The thread takes no command any more.
     ended: AtomicBool,
     /// Known once the thread has ended.
@@ -77,8 +78,8 @@ impl Lane {
         slot: Slot,
     ) -> Result<oneshot::Receiver<Result<Reply, Error>>, Error> {
         let (answer, receiver) = oneshot::channel();
-        if self.is_lost() || self.commands.push(Command { slot, answer }).is_err() {
-            return Err(Error::LinkLost(LinkError::Closed));
+        if self.lost().is_some() || self.commands.push(Command { slot, answer }).is_err() {
+            return Err(self.lost_error());
         }
         self.waker.wake();
         // The thread says that it has ended and then empties the queue; here it is filled and then
@@ -90,8 +91,14 @@ impl Lane {
         Ok(receiver)
     }
 
-    pub(crate) fn is_lost(&self) -> bool {
-        self.state.lost.load(Ordering::Acquire)
+    /// Why the link carries nothing any more, where nobody asked it to end.
+    pub(crate) fn lost(&self) -> Option<&LinkError> {
+        self.state.lost.get()
+    }
+
+    /// What a request gets that the link did not take, or did not answer.
+    pub(crate) fn lost_error(&self) -> Error {
+        Error::LinkLost(self.lost().cloned().unwrap_or(LinkError::Closed))
     }
 
     /// Asks the thread to end.
@@ -159,11 +166,9 @@ impl Work {
     /// Whether the link is lost. Noted before anybody is told: who hears of it and asks for a slot
     /// gets one of a new lease.
     fn note_loss(&self) -> bool {
-        let is_lost = *self.driver.state() != DriverState::Live;
-        if is_lost {
-            self.state.lost.store(true, Ordering::Release);
-        }
-        is_lost
+        let DriverState::Lost(why) = self.driver.state() else { return false };
+        self.state.lost.get_or_init(|| why.clone());
+        true
     }
 
     fn submit(&mut self, command: Command) {

@@ -77,4 +77,4 @@ pub use ferry_core::{
 };
 pub use ferry_memory::DeviceAddress;
 pub use ferry_proto::v1;
-pub use ferry_transport::RecordSink;
+pub use ferry_transport::{LinkError, RecordSink};

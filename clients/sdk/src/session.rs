@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use ferry_core::Status;
 use ferry_cuda::ImportedBacking;
 use ferry_memory::SlotTable;
 use ferry_transport::LinkError;
@@ -50,7 +51,12 @@ struct Live {
 
 impl Live {
     fn is_lost(&self) -> bool {
-        self.lane.is_lost() || self.gone.load(Ordering::Acquire)
+        self.lane.lost().is_some() || self.gone.load(Ordering::Acquire)
+    }
+
+    /// Why the lease carries nothing any more. What no link told, a heartbeat's answer did.
+    fn why_lost(&self) -> LinkError {
+        self.lane.lost().cloned().unwrap_or(LinkError::Bye(Status::SessionEnded))
     }
 
     /// Gives out no slot any more, and waits until the thread has handed over its last record.
@@ -87,7 +93,7 @@ impl Session {
     /// session is resumed first.
     ///
     /// # Errors
-    /// What a resume can fail with.
+    /// [`Error::Resume`] if the link was lost and the session cannot be taken up again.
     ///
     /// # Cancel safety
     /// Dropping the future takes no slot.
@@ -128,7 +134,7 @@ impl Session {
         let timeout = self.shared.options.timeout;
         match tokio::time::timeout(timeout, answer).await {
             Ok(Ok(reply)) => reply,
-            Ok(Err(_thread_is_gone)) => Err(Error::LinkLost(LinkError::Closed)),
+            Ok(Err(_thread_is_gone)) => Err(live.lane.lost_error()),
             Err(_elapsed) => Err(Error::Timeout(timeout)),
         }
     }
@@ -137,23 +143,17 @@ impl Session {
     /// [`blocking::Session::resume`](crate::blocking::Session::resume).
     ///
     /// # Errors
-    /// [`Error::Refused`], [`Error::Attach`].
+    /// [`Error::Resume`] says how the link ended, and by its source why nothing could take its
+    /// place: [`Error::Refused`], [`Error::Attach`].
     pub async fn resume(&self) -> Result<(), Error> {
         let mut live = self.shared.live.write().await;
         if !live.is_lost() {
             return Ok(());
         }
-        let Shared { client, options, .. } = &*self.shared;
+        let why = live.why_lost();
         live.end().await;
-        let agreed = client.resume(&live.agreed, options).await?;
-        let first_request = live.lane.next_request();
-        let transport = agreed.transport;
-        let up = bring_up(client, agreed, options, first_request).await;
-        // Where the server chose it, the next try opens a session without it.
-        let up = up.inspect_err(|error| {
-            options.failed(transport, error);
-        });
-        *live = Arc::new(up?);
+        let next = self.shared.next_lease(&live).await.map_err(Error::resume(Some(why)))?;
+        *live = Arc::new(next);
         Ok(())
     }
 
@@ -176,6 +176,20 @@ impl Session {
         }
         self.resume().await?;
         Ok(Arc::clone(&*self.shared.live.read().await))
+    }
+}
+
+impl Shared {
+    async fn next_lease(&self, last: &Live) -> Result<Live, Error> {
+        let Shared { client, options, .. } = self;
+        let agreed = client.resume(&last.agreed, options).await?;
+        let first_request = last.lane.next_request();
+        let transport = agreed.transport;
+        let up = bring_up(client, agreed, options, first_request).await;
+        // Where the server chose it, the next try opens a session without it.
+        up.inspect_err(|error| {
+            options.failed(transport, error);
+        })
     }
 }
 

@@ -1,6 +1,6 @@
 //! What was looked for on this machine, beside the lanes.
 
-use ferry_cuda::Found;
+use ferry_core::Found;
 use ferry_cuda::libraries::FAMILIES;
 use ferry_onnx::Probe;
 use ferry_proto::v1;
@@ -22,29 +22,22 @@ pub(super) fn finding(
     v1::Finding { area, name, usable, detail, fix }
 }
 
+fn found(area: &str, Found { name, usable, detail, fix }: Found) -> v1::Finding {
+    v1::Finding { area: area.to_owned(), name, usable, detail, fix }
+}
+
 /// Everything but the lanes.
 pub(super) fn all(config: &Config) -> Vec<v1::Finding> {
     let runtime = engines::probe(config);
     let gpu = ferry_cuda::survey(&config.cuda_libraries);
-    let mut all = vec![onnxruntime(&runtime), onnx_cuda(&runtime, &gpu), tensorrt(config)];
+    let mut all = vec![onnxruntime(&runtime), onnx_cuda(&runtime, &gpu)];
+    all.push(found("engine", engines::tensorrt::survey(config)));
     all.push(finding("engine", "tract", Ok("part of this build".into())));
     all.push(finding("engine", "echo", Ok("part of this build".into())));
     all.push(finding("transport", "grpc", Ok("the control plane itself".into())));
     all.push(cuda_ipc(config));
-    all.extend(gpu.into_iter().map(|found| v1::Finding {
-        area: "gpu".into(),
-        name: found.name,
-        usable: found.usable,
-        detail: found.detail,
-        fix: found.fix,
-    }));
-    all.extend(ferry_rdma::survey(&config.rdma).into_iter().map(|found| v1::Finding {
-        area: "rdma".into(),
-        name: found.name,
-        usable: found.usable,
-        detail: found.detail,
-        fix: found.fix,
-    }));
+    all.extend(gpu.into_iter().map(|it| found("gpu", it)));
+    all.extend(ferry_rdma::survey(&config.rdma).into_iter().map(|it| found("rdma", it)));
     all.push(memfd());
     all.push(eventfd());
     all.push(futex());
@@ -80,13 +73,6 @@ fn onnxruntime(runtime: &Probe) -> v1::Finding {
             finding("engine", "onnx", Ok(format!("ONNX Runtime {version} in {}", path.display())))
         }
         Probe::Missing { why, fix } => finding("engine", "onnx", Err((why.clone(), fix))),
-    }
-}
-
-fn tensorrt(config: &Config) -> v1::Finding {
-    match engines::tensorrt::survey(config) {
-        Ok(found) => finding("engine", "tensorrt", Ok(found)),
-        Err(unusable) => finding("engine", "tensorrt", Err((unusable.why, &unusable.fix))),
     }
 }
 
@@ -159,15 +145,19 @@ fn futex() -> v1::Finding {
 mod tests {
     use super::*;
 
-    fn found(name: &str, usable: bool) -> Found {
-        let fix = if usable { String::new() } else { format!("get {name}") };
-        Found { name: name.into(), usable, detail: format!("about {name}"), fix }
+    fn about(name: &str, usable: bool) -> Found {
+        let detail = format!("about {name}");
+        if usable {
+            Found::good(name, detail)
+        } else {
+            Found::bad(name, detail, format!("get {name}"))
+        }
     }
 
     fn gpu(lacks: &[&str]) -> Vec<Found> {
         let mut names = vec!["driver", "cuda:0", "cuda:0 dma-buf", "cuda:1", "cuda:1 peers"];
         names.extend(FAMILIES.iter().map(|family| family.name));
-        names.into_iter().map(|name| found(name, !lacks.contains(&name))).collect()
+        names.into_iter().map(|name| about(name, !lacks.contains(&name))).collect()
     }
 
     #[test]

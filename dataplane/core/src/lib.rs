@@ -5,6 +5,7 @@
 
 pub mod endpoint;
 pub mod error_text;
+pub mod found;
 pub mod frame;
 pub mod placement;
 pub mod record;
@@ -20,6 +21,7 @@ pub use endpoint::{
     RegionDescriptor, Retry,
 };
 pub use error_text::error_text;
+pub use found::Found;
 pub use frame::{Body, FRAME_BYTES, Frame, FrameError, PixelFormat, Reply, Request, RequestKind};
 pub use placement::{HostMemory, MemoryChoice, Placement, SlotPlace, Staged, Why};
 pub use record::{KindName, RequestRecord};

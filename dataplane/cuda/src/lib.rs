@@ -33,4 +33,4 @@ pub use driver::probe::{Driver, Missing, probe};
 pub use driver::stream::{Event, Priority, Stream};
 pub use flight::{Flight, FlightError, Plan, Runner};
 pub use ipc::{CudaImporter, ExportedBacking, ImportedBacking, IpcPlacer};
-pub use survey::{Found, survey};
+pub use survey::survey;

@@ -2,31 +2,12 @@
 
 mod system;
 
+use ferry_core::Found;
+
 use crate::driver::list::{ComputeMode, Listed, list};
 use crate::driver::probe::probe;
 use crate::libraries::{FAMILIES, Family, LibrarySearch, is_loadable, opened};
 use crate::nvml;
-
-/// One thing that was looked at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
-    /// What.
-    pub name: String,
-    /// Whether it can be used.
-    pub usable: bool,
-    /// What was found.
-    pub detail: String,
-    /// What to do where it cannot; empty where it can.
-    pub fix: String,
-}
-
-fn good(name: impl Into<String>, detail: impl Into<String>) -> Found {
-    Found { name: name.into(), usable: true, detail: detail.into(), fix: String::new() }
-}
-
-fn bad(name: impl Into<String>, detail: impl Into<String>, fix: impl Into<String>) -> Found {
-    Found { name: name.into(), usable: false, detail: detail.into(), fix: fix.into() }
-}
 
 /// Looks at everything that models on a GPU need here. No device is taken into use: a GPU that is
 /// only listed has no context of this process. Without a driver, only that and the libraries are
@@ -34,17 +15,17 @@ fn bad(name: impl Into<String>, detail: impl Into<String>, fix: impl Into<String
 pub fn survey(search: &LibrarySearch) -> Vec<Found> {
     let mut all = Vec::new();
     match probe() {
-        Err(missing) => all.push(bad("driver", missing.why, missing.fix)),
+        Err(missing) => all.push(Found::bad("driver", missing.why, missing.fix)),
         Ok(driver) => {
             let module = system::module_version("nvidia").or_else(|| nvml::driver_version().ok());
             let number = module.map_or_else(String::new, |it| format!("driver {it}, "));
             let devices = driver.devices();
             let detail = format!("{number}CUDA {}, {devices} devices", driver.version());
-            all.push(good("driver", detail));
+            all.push(Found::good("driver", detail));
             devices_of(&mut all);
             all.push(match nvml::driver_version() {
-                Ok(_) => good("NVML", "memory, load, traffic and energy are sampled"),
-                Err(missing) => bad("NVML", missing.why, missing.fix),
+                Ok(_) => Found::good("NVML", "memory, load, traffic and energy are sampled"),
+                Err(missing) => Found::bad("NVML", missing.why, missing.fix),
             });
             all.extend(system::survey());
         }
@@ -61,7 +42,7 @@ fn devices_of(all: &mut Vec<Found>) {
             Ok(device) => look_at(device, count, all),
             Err(error) => {
                 let fix = "see `nvidia-smi`: a device that is lost comes back with a reset";
-                all.push(bad(format!("cuda:{ordinal}"), error.to_string(), fix));
+                all.push(Found::bad(format!("cuda:{ordinal}"), error.to_string(), fix));
             }
         }
     }
@@ -93,19 +74,19 @@ fn look_at(device: &Listed, count: usize, all: &mut Vec<Found>) {
     );
     all.push(match device.compute_mode {
         ComputeMode::Prohibited => {
-            bad(name(""), detail, format!("nvidia-smi -i {} -c DEFAULT", device.pci))
+            Found::bad(name(""), detail, format!("nvidia-smi -i {} -c DEFAULT", device.pci))
         }
-        _ => good(name(""), detail),
+        _ => Found::good(name(""), detail),
     });
     if count > 1 {
         all.push(peers(name(" peers"), device, count));
     }
     all.push(if attributes.dma_buf {
-        good(name(" dma-buf"), "its memory can be exported")
+        Found::good(name(" dma-buf"), "its memory can be exported")
     } else {
         let fix = "needed for gdr alone: Linux 5.12 or later with NVIDIA's open kernel modules, or \
                    nvidia-peermem instead";
-        bad(name(" dma-buf"), "the driver does not export its memory", fix)
+        Found::bad(name(" dma-buf"), "the driver does not export its memory", fix)
     });
     all.push(gpudirect(name(" GPUDirect"), device));
 }
@@ -120,13 +101,13 @@ fn peers(name: String, device: &Listed, count: usize) -> Found {
         names.join(", ")
     };
     if not.is_empty() {
-        return good(name, format!("reaches {} directly", text(&direct)));
+        return Found::good(name, format!("reaches {} directly", text(&direct)));
     }
     let detail = match direct.as_slice() {
         [] => format!("does not reach {} directly", text(&not)),
         some => format!("reaches {} directly, not {}", text(some), text(&not)),
     };
-    bad(
+    Found::bad(
         name,
         detail,
         "copies between them go through the host; give a session the GPU of its model",
@@ -137,7 +118,7 @@ fn gpudirect(name: String, device: &Listed) -> Found {
     let attributes = &device.attributes;
     if !attributes.gpudirect_rdma {
         let fix = "needed for gdr alone: no peer writes this GPU's memory; use pinned or mapped";
-        return bad(name, "a NIC cannot write its memory", fix);
+        return Found::bad(name, "a NIC cannot write its memory", fix);
     }
     let flush = match attributes.gpudirect_flush & 3 {
         0 => "no flush",
@@ -151,7 +132,10 @@ fn gpudirect(name: String, device: &Listed) -> Found {
         _ => "a peer's writes are in order for all devices without one",
     };
     let numbers = (attributes.gpudirect_flush, attributes.gpudirect_ordering);
-    good(name, format!("{flush}; {ordering} (options {}, ordering {})", numbers.0, numbers.1))
+    Found::good(
+        name,
+        format!("{flush}; {ordering} (options {}, ordering {})", numbers.0, numbers.1),
+    )
 }
 
 /// Each family: opened, found by us, found by the loader, or missing.
@@ -159,7 +143,7 @@ fn libraries(search: &LibrarySearch) -> Vec<Found> {
     let found = search.find();
     let mut all: Vec<Found> = Vec::new();
     if let Err(error) = &found {
-        all.push(bad("libraries", error.to_string(), "correct --cuda-libraries"));
+        all.push(Found::bad("libraries", error.to_string(), "correct --cuda-libraries"));
     }
     let found = found.unwrap_or_default();
     all.extend(FAMILIES.iter().map(|family| {
@@ -176,11 +160,14 @@ fn ours(family: &Family, files: &[std::path::PathBuf]) -> Found {
     let folder = files.last().and_then(|file| file.parent()).unwrap_or("".as_ref());
     let folder = folder.display();
     let Some(opened) = opened() else {
-        return good(family.name, format!("in {folder}, opened with the first model on a GPU"));
+        return Found::good(
+            family.name,
+            format!("in {folder}, opened with the first model on a GPU"),
+        );
     };
     match opened.failed.iter().find(|(file, _)| files.contains(file)) {
-        None => good(family.name, format!("opened in {folder}")),
-        Some((_, why)) => bad(family.name, why.clone(), install(family)),
+        None => Found::good(family.name, format!("opened in {folder}")),
+        Some((_, why)) => Found::bad(family.name, why.clone(), install(family)),
     }
 }
 
@@ -189,14 +176,17 @@ fn ours(family: &Family, files: &[std::path::PathBuf]) -> Found {
 fn of_loader(family: &Family) -> Found {
     let by_loader = |files: &[&str]| files.iter().all(|file| is_loadable(file));
     if by_loader(family.files) {
-        return good(family.name, format!("{}, by the system's loader", family.files.join(", ")));
+        return Found::good(
+            family.name,
+            format!("{}, by the system's loader", family.files.join(", ")),
+        );
     }
     let missing = format!("{} is not found", family.files.join(", "));
     if !family.older.is_empty() && by_loader(family.older) {
         let detail = format!("{missing}, only {} of CUDA 12", family.older.join(", "));
-        return bad(family.name, detail, install(family));
+        return Found::bad(family.name, detail, install(family));
     }
-    bad(family.name, missing, install(family))
+    Found::bad(family.name, missing, install(family))
 }
 
 /// What to do about a missing family.

@@ -31,4 +31,4 @@ pub use fence::Fencing;
 pub use listener::RdmaListener;
 pub use options::{Fence, RdmaOptions};
 pub use probe::WindowProbe;
-pub use survey::{Found, survey};
+pub use survey::survey;

@@ -45,7 +45,7 @@ pub use native::gpu::{Gpu, GpuError};
 pub use options::{BuildOptions, Capability, DimRange, Precision, UnknownPrecision};
 pub use plan::EnginePlan;
 pub use search::{FETCHED, Probe, Search, probe};
-pub use survey::{Unusable, survey};
+pub use survey::survey;
 
 /// What errors call the library.
 #[cfg(not(feature = "enterprise"))]

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use ferry_client::Error;
 use ferry_client::blocking::{Client, Session};
+use ferry_core::error_text;
 
 use super::crew::Load;
 use super::summary::Tally;
@@ -97,7 +98,7 @@ impl Member {
                 Err(error) => {
                     round.errors += 1;
                     in_a_row += 1;
-                    round.first_error.get_or_insert_with(|| error.to_string());
+                    round.first_error.get_or_insert_with(|| error_text(&error));
                 }
             }
         }

@@ -36,7 +36,12 @@ struct Way {
     muted: AtomicU64,
     /// Connections that there are.
     open: AtomicU64,
+    /// Resumes that are refused before one is let through.
+    refusals: AtomicU64,
 }
+
+/// What a refused resume is told.
+pub(crate) const REFUSAL: &str = "no way to the server";
 
 impl Between {
     /// In front of the server at `url`.
@@ -48,6 +53,7 @@ impl Between {
             cuts: watch::Sender::new(0),
             muted: AtomicU64::new(u64::MAX),
             open: AtomicU64::new(0),
+            refusals: AtomicU64::new(0),
         });
         let (server, its) = (url.to_owned(), Arc::clone(&way));
         let address = runtime.block_on(async move {
@@ -77,6 +83,11 @@ impl Between {
             assert!(Instant::now() < late, "connections go on");
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    /// The next resumes, so many, do not reach the server.
+    pub(crate) fn refuse_resumes(&self, count: u64) {
+        self.way.refusals.store(count, Ordering::SeqCst);
     }
 
     /// No reply comes through until the next cut: requests stay in flight.
@@ -156,6 +167,10 @@ impl Sessions for Control {
         &self,
         asked: Request<v1::ResumeSessionRequest>,
     ) -> Answer<v1::OpenSessionResponse> {
+        let one_less = |left: u64| left.checked_sub(1);
+        if self.way.refusals.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok() {
+            return Err(Status::unavailable(REFUSAL));
+        }
         let mut opened = self.server.clone().resume(asked.into_inner()).await?;
         self.divert(opened.get_mut()).await;
         Ok(opened)

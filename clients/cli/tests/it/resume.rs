@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use ferry_client::{Error, Reply, Transport, blocking};
+use ferry_client::{Error, LinkError, Reply, Transport, blocking};
+use ferry_core::error_text;
 use tokio::runtime::Runtime;
 
-use crate::between::Between;
+use crate::between::{Between, REFUSAL};
 use crate::server::Server;
 
 /// A watchdog, and no more.
@@ -126,4 +127,68 @@ async fn cut_under_tasks(between: &Between, transport: Transport) {
     assert_eq!(session.agreed().await.session(), id, "{transport}: taken up, not opened anew");
     assert_eq!(session.agreed().await.generation(), CUTS + 1);
     session.close().await.unwrap();
+}
+
+/// The link's end comes first, then why nothing took its place; how the link ended.
+fn tells_both(error: Option<Error>) -> LinkError {
+    let Some(error @ Error::Resume { .. }) = error else { panic!("{error:?}") };
+    let text = error_text(&error);
+    let Error::Resume { lost, source } = error else { unreachable!() };
+    assert!(matches!(*source, Error::Refused { .. }), "{source:?}");
+    let (first, then) = (text.find(&lost.to_string()), text.find(REFUSAL));
+    assert!(first.is_some() && first < then, "{text}");
+    assert_eq!(text.matches(REFUSAL).count(), 1, "{text}");
+    lost
+}
+
+#[test]
+fn a_blocking_session_that_cannot_be_taken_up_again_says_how_its_link_ended_and_why_not() {
+    let server = Server::start(&[], |_| {});
+    for transport in [Transport::Tcp, Transport::Zmq] {
+        let between = Between::new(&server.url);
+        let client = blocking::Client::connect(&between.url).unwrap();
+        let mut session = blocking_session(&client, transport);
+        between.mute();
+        let slot = filled(&mut session, 1).unwrap();
+        let last = session.submit(slot).unwrap();
+        between.cut();
+        let told = session.next().expect("the request in flight ends");
+        let Err(Error::LinkLost(told)) = told else { panic!("{transport}: {told:?}") };
+        between.refuse_resumes(2);
+        for _ in 0..2 {
+            assert_eq!(tells_both(session.slot().err()), told, "{transport}: not forgotten");
+            // Who has no slot cannot be waiting.
+            assert!(session.next().is_none());
+        }
+        let slot = filled(&mut session, 2).unwrap();
+        assert_eq!(session.submit(slot).unwrap(), last + 1, "{transport}: each number once");
+        echoes(&session.next().unwrap().unwrap(), 2);
+        assert_eq!(session.agreed().generation(), 2, "{transport}: taken up, not opened anew");
+        session.close().unwrap();
+    }
+}
+
+#[test]
+fn an_async_session_that_cannot_be_taken_up_again_says_how_its_link_ended_and_why_not() {
+    let server = Server::start(&[], |_| {});
+    let between = Between::new(&server.url);
+    Runtime::new().unwrap().block_on(async {
+        let client = ferry_client::Client::connect(&between.url).await.unwrap();
+        let asked = client.session("echo").transport(Transport::Tcp).record(false);
+        let asked = asked.shape("input", &[64]).shape("output", &[64]).timeout(LONG);
+        let session = asked.open().await.unwrap();
+        between.mute();
+        let slot = session.slot().await.unwrap();
+        let (told, ()) = tokio::join!(session.infer(slot), async { between.cut() });
+        let Err(Error::LinkLost(told)) = told else { panic!("{told:?}") };
+        between.refuse_resumes(2);
+        for _ in 0..2 {
+            assert_eq!(tells_both(session.slot().await.err()), told, "not forgotten");
+        }
+        let mut slot = session.slot().await.unwrap();
+        slot.input_mut(0).unwrap().fill(3);
+        echoes(&session.infer(slot).await.unwrap(), 3);
+        assert_eq!(session.agreed().await.generation(), 2, "taken up, not opened anew");
+        session.close().await.unwrap();
+    });
 }

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use ferry_core::Found;
 use ferry_engine::{Engine, EngineError, Rebuild};
 use ferry_tensorrt::{
-    Cache, CudaGpu, DimRange, Precision, Probe, Search, TrtEngine, TrtModel, TrtOptions, Unusable,
+    Cache, CudaGpu, DimRange, Precision, Probe, Search, TrtEngine, TrtModel, TrtOptions,
 };
 
 use super::computed_in;
@@ -31,14 +32,16 @@ fn search(config: &Config) -> Search {
 }
 
 /// Whether an engine can run here.
-pub(in crate::app) fn survey(config: &Config) -> Result<String, Unusable> {
+pub(in crate::app) fn survey(config: &Config) -> Found {
     ferry_tensorrt::survey(&search(config))
 }
 
 /// The library's version, where there is a GPU for it: else it is not even opened.
 pub(super) fn version(config: &Config) -> Option<String> {
     let search = search(config);
-    ferry_tensorrt::survey(&search).ok()?;
+    if !ferry_tensorrt::survey(&search).usable {
+        return None;
+    }
     match ferry_tensorrt::probe(&search) {
         Probe::Found { version, .. } => Some(version),
         Probe::Missing { .. } => None,

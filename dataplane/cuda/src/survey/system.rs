@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Found, bad, good};
+use ferry_core::Found;
 
 /// Where MPS listens, if `CUDA_MPS_PIPE_DIRECTORY` does not say.
 const MPS_FOLDER: &str = "/tmp/nvidia-mps";
@@ -25,17 +25,20 @@ pub(super) fn survey() -> Vec<Found> {
 
 fn peermem(loaded: bool) -> Found {
     if loaded {
-        return good("nvidia-peermem", "loaded: a NIC can register GPU memory without dma-buf");
+        return Found::good(
+            "nvidia-peermem",
+            "loaded: a NIC can register GPU memory without dma-buf",
+        );
     }
     let fix = "needed for gdr alone, where dma-buf is missing: modprobe nvidia-peermem";
-    bad("nvidia-peermem", "not loaded", fix)
+    Found::bad("nvidia-peermem", "not loaded", fix)
 }
 
 fn gdrcopy(there: bool) -> Found {
     if there {
-        return good("gdrcopy", "/dev/gdrdrv is there; not used");
+        return Found::good("gdrcopy", "/dev/gdrdrv is there; not used");
     }
-    bad("gdrcopy", "no /dev/gdrdrv", "nothing to do: it is not used")
+    Found::bad("gdrcopy", "no /dev/gdrdrv", "nothing to do: it is not used")
 }
 
 /// Names of the processes of MPS.
@@ -54,15 +57,19 @@ fn mps_processes(proc: &Path) -> Vec<String> {
 fn multi_process(folder: &Path, processes: &[String]) -> Found {
     let (name, at) = ("MPS", folder.display());
     match (folder.join("control").exists(), processes.len()) {
-        (true, 0) => good(name, format!("not seen here, but {at} is: processes may share a GPU")),
-        (true, _) => good(name, format!("runs, in {at}: kernels of several processes overlap")),
-        (false, 0) => bad(
+        (true, 0) => {
+            Found::good(name, format!("not seen here, but {at} is: processes may share a GPU"))
+        }
+        (true, _) => {
+            Found::good(name, format!("runs, in {at}: kernels of several processes overlap"))
+        }
+        (false, 0) => Found::bad(
             name,
             "does not run",
             "nothing to do for one server; where several processes share a GPU: \
              nvidia-cuda-mps-control -d",
         ),
-        (false, _) => bad(
+        (false, _) => Found::bad(
             name,
             format!("runs, but not in {at}"),
             "set CUDA_MPS_PIPE_DIRECTORY to the folder of its control pipe",

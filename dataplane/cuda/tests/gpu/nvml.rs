@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use ferry_core::Found;
 use ferry_cuda::nvml::{Meter, Usage};
-use ferry_cuda::{Device, DeviceBuffer, Found, survey};
+use ferry_cuda::{Device, DeviceBuffer, survey};
 
 #[test]
 fn a_sample_has_what_the_device_counts_and_its_cost_is_printed() {

@@ -214,3 +214,26 @@ impl Drop for Registration {
         let _kept_until_here = &self.domain;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sys::ibv_access_flags as flag;
+
+    use super::*;
+
+    /// What a peer is told of by a header must have arrived when the header has.
+    #[test]
+    fn memory_that_headers_are_written_to_is_never_relaxed() {
+        let has = |access: Access, wanted: flag| access.flags() & wanted.0 != 0;
+        for access in [Access::Source, Access::Payloads] {
+            assert!(has(access, flag::IBV_ACCESS_RELAXED_ORDERING), "{access:?}");
+        }
+        for access in [Access::RemoteWrite, Access::Windowed] {
+            assert!(!has(access, flag::IBV_ACCESS_RELAXED_ORDERING), "{access:?}");
+        }
+        for access in [Access::Source, Access::Windowed] {
+            assert!(!has(access, flag::IBV_ACCESS_REMOTE_WRITE), "{access:?}: by a window alone");
+        }
+        assert!(has(Access::Windowed, flag::IBV_ACCESS_MW_BIND));
+    }
+}

@@ -2,6 +2,7 @@
 //! it and every request.
 
 use std::path::Path;
+use std::time::Instant;
 
 use ferry_core::{Status, Transport};
 use ferry_proto::v1;
@@ -10,7 +11,7 @@ use ferry_zoo::Precision;
 use sqlx::ConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 
-use crate::common::{Client, LONG, Running, ask, until};
+use crate::common::{Client, LONG, Running, ask};
 
 /// The digits in this precision, for tract, under the zoo's name for them.
 fn put(precision: Precision, folder: &Path, more: &str) {
@@ -67,13 +68,17 @@ async fn each_load_and_each_request_has_its_device_and_precision() {
         .unwrap();
     let again = models.load(load("digits")).await.unwrap().into_inner();
     assert_eq!(told(&again), "digits cpu fp16");
-    until("the sessions of the one before are ended", || server.state.sessions.count() == 2).await;
     let unload = v1::UnloadModelRequest { name: "digits-fp16".into(), version: 0 };
     models.unload(unload).await.unwrap();
     models.load(load("digits-fp16")).await.unwrap();
-    server.state.recorder.flush(LONG).await.unwrap();
-
     let mut store = options.connect().await.unwrap();
+    // The one before is retired beside the call that replaced it.
+    let late = Instant::now() + LONG;
+    let gone = "SELECT name FROM models WHERE unloaded_unix_ns IS NOT NULL";
+    while texts(&mut store, gone).await.len() < 2 {
+        assert!(Instant::now() < late, "never told to the store");
+        server.state.recorder.flush(LONG).await.unwrap();
+    }
     let of_models = "SELECT concat_ws(' ', name, device, coalesce(precision, 'NULL'), CASE WHEN \
                      unloaded_unix_ns IS NULL THEN 'serves' ELSE 'gone' END) FROM models \
                      ORDER BY name, id";

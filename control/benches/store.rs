@@ -123,6 +123,8 @@ fn session() -> SessionRow {
         model: "resnet50".to_owned(),
         version: "1".to_owned(),
         engine: "onnx".to_owned(),
+        device: "cpu".to_owned(),
+        precision: Some("fp32"),
         transport: Transport::Shm,
         placement: Placement::Host,
         memory: MemoryChoice::Always(HostMemory::Pageable),

@@ -3,6 +3,7 @@
 mod folder;
 mod load;
 mod metadata;
+mod precision;
 mod registry;
 mod shapes;
 
@@ -19,7 +20,8 @@ pub use metadata::{
     CompletionName, DeviceChoice, DimSizes, EngineChoice, Gpu, Metadata, MetadataError,
     PrecisionName,
 };
-pub use registry::{Listed, Models, State};
+pub use precision::Precision;
+pub use registry::{Listed, Loading, Models, State};
 pub use shapes::ShapeLimits;
 
 /// What is to be loaded.
@@ -51,6 +53,8 @@ pub struct Instances {
     pub engine_version: String,
     /// The GPU that they run on; `None` for the CPU.
     pub device: Option<Arc<Device>>,
+    /// In which numbers they compute; `None` where nothing is computed.
+    pub precision: Option<Precision>,
     /// Sizes of open dimensions that they were built for; those that are not here may have any.
     pub dims: BTreeMap<String, DimSizes>,
     /// Makes another instance.

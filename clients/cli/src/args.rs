@@ -47,13 +47,19 @@ pub(crate) enum Command {
 }
 
 /// Which server to talk to.
+// Global: taken before a command's own verb and after it.
 #[derive(Clone, Debug, Group)]
 pub(crate) struct Server {
     /// Address of ferryd's control plane.
-    #[arg(long = "server", env = "FERRY_SERVER", default_value = "http://127.0.0.1:50051")]
+    #[arg(
+        long = "server",
+        global = true,
+        env = "FERRY_SERVER",
+        default_value = "http://127.0.0.1:50051"
+    )]
     pub(crate) url: String,
     /// Key of the tenant, where the server has tenants.
-    #[arg(long, env = "FERRY_KEY", hide_env_values = true)]
+    #[arg(long, global = true, env = "FERRY_KEY", hide_env_values = true)]
     pub(crate) key: Option<String>,
 }
 

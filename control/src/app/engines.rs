@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ferry_core::{DType, Signature};
 use ferry_cuda::libraries::{self, LibrarySearch, cudnn_version};
 use ferry_engine::{Echo, Engine, EngineError, Rebuild, RunOn};
 use ferry_onnx::{
@@ -19,7 +18,7 @@ use crate::error::chain;
 use crate::machine::VERSION;
 use crate::models::{
     CompletionName, DeviceChoice, EngineChoice, EngineLoader, Instances, LoadSpec, Metadata,
-    PrecisionName, ShapeLimits,
+    Precision as ComputesIn, PrecisionName, ShapeLimits,
 };
 
 /// Instances of echo beyond the cores: each serves one lane or one thread of gRPC at a time.
@@ -119,17 +118,6 @@ fn check(spec: &LoadSpec<'_>) -> Result<Precision, EngineError> {
     }
 }
 
-/// In which numbers a model computes on a GPU, for the log: what was chosen is about 32-bit floats,
-/// and a file in 16 bits is computed as it is.
-fn computed_in(signature: &Signature, chosen: &'static str) -> &'static str {
-    let floats = signature.inputs.iter().map(|input| input.dtype).find(|dtype| dtype.is_float());
-    match floats {
-        Some(DType::F16) => "fp16",
-        Some(DType::Bf16) => "bf16",
-        _ => chosen,
-    }
-}
-
 impl Onnx {
     fn load(
         &self,
@@ -143,8 +131,12 @@ impl Onnx {
         let options = Options { threads: spec.threads, library: self.library.clone() };
         let model = ferry_onnx::open(choice, spec.file, &options)?;
         let instances = (0..spec.instances).map(|_| model.instance());
+        let engines = instances.collect::<Result<Vec<_>, _>>()?;
+        let signature = engines.first().map(|engine| engine.signature());
         Ok(Instances {
-            engines: instances.collect::<Result<_, _>>()?,
+            // What was chosen is for a GPU: a CPU has no other products of 32-bit floats.
+            precision: signature.map(|it| ComputesIn::of(it, PrecisionName::Fp32)),
+            engines,
             engine: model.engine_name(),
             engine_version: model.library_version().to_owned(),
             device: None,
@@ -206,17 +198,19 @@ impl Onnx {
         let model = Arc::new(CudaModel::open(spec.file, &self.library, options)?);
         let instances = (0..spec.instances).map(|_| model.instance());
         let boxed = |it: CudaEngine| Box::new(it) as Box<dyn Engine>;
+        let computes_in = ComputesIn::of(model.signature(), gpu.precision);
         tracing::info!(
             model = %spec.file.display(), device = model.device().name(), ordinal,
             graphs = model.has_graphs(), weights_bytes = model.weights_bytes(),
             streams = gpu.streams,
-            precision = computed_in(model.signature(), options.precision.name()), "runs on a GPU"
+            precision = computes_in.name(), "runs on a GPU"
         );
         Ok(Instances {
             engines: instances.map(|it| it.map(boxed)).collect::<Result<_, _>>()?,
             engine: "onnx-cuda",
             engine_version: model.library_version().to_owned(),
             device: Some(Arc::clone(model.device())),
+            precision: Some(computes_in),
             dims: BTreeMap::new(),
             rebuild: Some(Rebuild::new(move || Ok(boxed(model.instance()?)))),
         })
@@ -242,6 +236,7 @@ pub(super) fn echo(base: Metadata) -> (Instances, Metadata) {
         engine: "echo",
         engine_version: VERSION.to_owned(),
         device: None,
+        precision: None,
         dims: BTreeMap::new(),
         rebuild: Some(rebuild),
     };

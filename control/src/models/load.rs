@@ -10,7 +10,7 @@ use ferry_vision::Numbers;
 
 use super::folder::sha256;
 use super::shapes::check_dims;
-use super::{DimSizes, EngineLoader, Instances, LoadSpec, Metadata, Source};
+use super::{DimSizes, EngineLoader, Instances, LoadSpec, Metadata, Precision, Source};
 use crate::clock::unix_ns;
 use crate::error::{ApiError, chain};
 
@@ -29,6 +29,8 @@ pub struct Served {
     pub engine_version: String,
     /// The GPU that it runs on; `None` for the CPU.
     pub device: Option<Arc<Device>>,
+    /// In which numbers it computes; `None` where nothing is computed.
+    pub precision: Option<Precision>,
     /// Sizes of open dimensions that it was built for.
     pub dims: BTreeMap<String, DimSizes>,
     /// What the operator says of it.
@@ -66,6 +68,14 @@ impl Served {
         self.pool.is_dead() || self.device.as_ref().is_some_and(|device| device.is_lost())
     }
 
+    /// Where it runs: `cpu`, `cuda:N`.
+    pub fn device_name(&self) -> String {
+        match &self.device {
+            Some(device) => format!("cuda:{}", device.ordinal()),
+            None => "cpu".to_owned(),
+        }
+    }
+
     /// Name and version, for people.
     pub fn label(&self) -> String {
         format!("{} version {}", self.name, self.version)
@@ -82,7 +92,8 @@ impl Served {
         metadata: Metadata,
         sha256: String,
     ) -> Result<Arc<Served>, String> {
-        let Instances { engines, engine, engine_version, device, dims, rebuild } = instances;
+        let Instances { engines, engine, engine_version, device, precision, dims, rebuild } =
+            instances;
         if let Some((input, _)) = &metadata.picture {
             let first = engines.first().map(|engine| &engine.signature().inputs);
             check_picture_input(first.map_or(&[][..], Vec::as_slice), input)?;
@@ -102,6 +113,7 @@ impl Served {
             engine,
             engine_version,
             device,
+            precision,
             dims,
             metadata,
             sha256,

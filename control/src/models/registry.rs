@@ -65,6 +65,23 @@ pub struct Listed {
     pub state: State,
 }
 
+/// What came of loading a model.
+#[derive(Clone, Debug)]
+pub struct Loading {
+    /// The model, which serves.
+    pub served: Arc<Served>,
+    /// Whether it was loaded now; else it served before and its file is the same.
+    pub is_new: bool,
+    /// The one that it replaces and that has to be retired.
+    pub retired: Option<Arc<Served>>,
+}
+
+impl Loading {
+    fn unchanged(served: Arc<Served>) -> Loading {
+        Loading { served, is_new: false, retired: None }
+    }
+}
+
 impl Models {
     /// No model yet. `base` is the metadata of a model that has none.
     pub fn new(folder: Option<PathBuf>, loader: Arc<dyn EngineLoader>, base: Metadata) -> Models {
@@ -114,19 +131,15 @@ impl Models {
     }
 
     /// Loads a model from the folder, or loads it again if its file changed; version 0 is the
-    /// latest. Gives the model, and the one that it replaces and that has to be retired. Blocks.
+    /// latest. Blocks.
     ///
     /// # Errors
     /// [`ApiError::NotFound`] or [`ApiError::Model`], with the reason.
-    pub fn load(
-        &self,
-        name: &str,
-        version: u64,
-    ) -> Result<(Arc<Served>, Option<Arc<Served>>), ApiError> {
+    pub fn load(&self, name: &str, version: u64) -> Result<Loading, ApiError> {
         check_name(name)?;
         let built_in = self.entries().iter().any(|(key, it)| key.0 == name && it.source.is_none());
         if built_in {
-            return Ok((self.get(name, version)?, None));
+            return Ok(Loading::unchanged(self.get(name, version)?));
         }
         let sources = self.scan().map_err(|error| ApiError::Model {
             name: name.to_owned(),
@@ -139,13 +152,13 @@ impl Models {
         self.load_source(source)
     }
 
-    fn load_source(&self, source: Source) -> Result<(Arc<Served>, Option<Arc<Served>>), ApiError> {
+    fn load_source(&self, source: Source) -> Result<Loading, ApiError> {
         let _one_at_a_time = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (source.name.clone(), source.version);
         let old = match self.entries().get(&key) {
             Some(Entry { state: State::Loaded(served), source: None }) => {
                 // A file cannot take the place of a built-in model.
-                return Ok((Arc::clone(served), None));
+                return Ok(Loading::unchanged(Arc::clone(served)));
             }
             Some(Entry { state: State::Loaded(served), .. }) => Some(Arc::clone(served)),
             _ => None,
@@ -154,7 +167,7 @@ impl Models {
             && !old.is_lost()
             && sha256(&source.file).is_ok_and(|hash| hash == old.sha256)
         {
-            return Ok((Arc::clone(old), None));
+            return Ok(Loading::unchanged(Arc::clone(old)));
         }
         let loaded = Served::load(&source, &*self.loader, self.base.clone());
         let mut entries = self.entries();
@@ -168,7 +181,7 @@ impl Models {
                 );
                 let state = State::Loaded(Arc::clone(&served));
                 entries.insert(key, Entry { state, source: Some(source) });
-                Ok((served, old))
+                Ok(Loading { served, is_new: true, retired: old })
             }
             Err(why) => {
                 let name = format!("{} version {}", key.0, key.1);

@@ -10,7 +10,7 @@ use tonic::{Request, Response};
 use super::{operator, tenant, to_wire};
 use crate::clock::unix_ns;
 use crate::error::ApiError;
-use crate::models::{Served, check_name};
+use crate::models::{Loading, Precision, Served, check_name};
 use crate::sessions::end;
 use crate::state::State;
 use crate::store::{Event, ModelRow};
@@ -33,6 +33,8 @@ pub(crate) fn loaded_event(served: &Served) -> Event {
         name: served.name.clone(),
         version: served.version.to_string(),
         engine: served.engine.to_owned(),
+        device: served.device_name(),
+        precision: served.precision.map(Precision::name),
         sha256: served.sha256.clone(),
         loaded_unix_ns: served.loaded_unix_ns,
     }))
@@ -60,8 +62,12 @@ async fn retire(state: Arc<State>, served: Arc<Served>) {
         }
         end(&state, session, Status::SessionEnded, "model unloaded").await;
     }
-    let (name, version) = (served.name.clone(), served.version.to_string());
-    state.recorder.event(Event::Unloaded { name, version, unix_ns: unix_ns() });
+    state.recorder.event(Event::Unloaded {
+        name: served.name.clone(),
+        version: served.version.to_string(),
+        loaded_unix_ns: served.loaded_unix_ns,
+        unix_ns: unix_ns(),
+    });
     tracing::info!(model = served.label(), "model unloaded");
 }
 
@@ -95,15 +101,15 @@ impl v1::models_server::Models for ModelsService {
         let v1::LoadModelRequest { name, version } = request.into_inner();
         let state = Arc::clone(&self.0);
         let loaded = tokio::task::spawn_blocking(move || {
-            let (served, replaced) = state.models.load(&name, version)?;
-            if replaced.is_some() {
-                state.recorder.event(loaded_event(&served));
+            let loading = state.models.load(&name, version)?;
+            if loading.is_new {
+                state.recorder.event(loaded_event(&loading.served));
             }
-            Ok::<_, ApiError>((served, replaced))
+            Ok::<_, ApiError>(loading)
         });
-        let (served, replaced) = joined(loaded.await)??;
-        if let Some(replaced) = replaced {
-            self.0.runtime.spawn(retire(Arc::clone(&self.0), replaced));
+        let Loading { served, retired, .. } = joined(loaded.await)??;
+        if let Some(retired) = retired {
+            self.0.runtime.spawn(retire(Arc::clone(&self.0), retired));
         }
         Ok(Response::new(to_wire::served_model(&served)))
     }

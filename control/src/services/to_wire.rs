@@ -3,7 +3,7 @@
 use ferry_core::{Endpoint, RegionDescriptor};
 use ferry_proto::v1;
 
-use crate::models::{Listed, Metadata, Served, State};
+use crate::models::{Listed, Metadata, Precision, Served, State};
 use crate::sessions::{Opened, Session};
 use crate::store::{Cell, Run};
 
@@ -53,6 +53,8 @@ pub(super) fn served_model(served: &Served) -> v1::Model {
             queued_now: stats.queued as u64,
             in_flight_now: stats.in_flight as u64,
         }),
+        device: served.device_name(),
+        precision: served.precision.map_or("", Precision::name).to_owned(),
     };
     model.set_state(v1::model::State::Loaded);
     model

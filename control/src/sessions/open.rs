@@ -13,7 +13,7 @@ use super::session::Lease;
 use super::{Agreed, Offer, Place, Session, Tenant};
 use crate::clock::unix_ns;
 use crate::error::{ApiError, chain};
-use crate::models::Served;
+use crate::models::{Precision, Served};
 use crate::routes::{Meter, Recording};
 use crate::state::State;
 use crate::store::{Connection, Event, SessionRow};
@@ -227,6 +227,8 @@ fn row(session: &Session) -> SessionRow {
         model: session.served.name.clone(),
         version: session.served.version.to_string(),
         engine: session.served.engine.to_owned(),
+        device: session.served.device_name(),
+        precision: session.served.precision.map(Precision::name),
         transport: session.agreed.transport,
         placement: session.agreed.placement,
         memory: session.agreed.memory,

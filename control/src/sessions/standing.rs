@@ -10,7 +10,7 @@ use ferry_core::{HostMemory, MemoryChoice, Placement, SessionId, Transport, Wait
 use super::Tenant;
 use crate::clock::unix_ns;
 use crate::error::ApiError;
-use crate::models::Served;
+use crate::models::{Precision, Served};
 use crate::store::{Connection, Event, Recorder, SessionRow};
 
 /// The standing sessions. There are as many as tenants times versions that were loaded, which are
@@ -73,6 +73,8 @@ fn row(id: SessionId, tenant: &Tenant, served: &Served) -> SessionRow {
         model: served.name.clone(),
         version: served.version.to_string(),
         engine: served.engine.to_owned(),
+        device: served.device_name(),
+        precision: served.precision.map(Precision::name),
         transport: Transport::Grpc,
         placement: Placement::Host,
         memory: match served.device {

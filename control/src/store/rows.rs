@@ -91,6 +91,10 @@ pub struct SessionRow {
     pub version: String,
     /// What runs the model.
     pub engine: String,
+    /// Where the model runs: `cpu`, `cuda:N`.
+    pub device: String,
+    /// In which numbers the model computes; `None` where nothing is computed.
+    pub precision: Option<&'static str>,
     /// The transport, which names the link.
     pub transport: Transport,
     /// Where its slots live on the server.
@@ -163,6 +167,10 @@ pub struct ModelRow {
     pub version: String,
     /// What runs it.
     pub engine: String,
+    /// Where it runs: `cpu`, `cuda:N`.
+    pub device: String,
+    /// In which numbers it computes; `None` where nothing is computed.
+    pub precision: Option<&'static str>,
     /// Hash of its file; empty for a built-in model.
     pub sha256: String,
     /// Wall clock, nanoseconds since 1970.
@@ -195,6 +203,8 @@ pub enum Event {
         name: String,
         /// Its version.
         version: String,
+        /// When it was loaded: one that takes its place has the same name and version.
+        loaded_unix_ns: u64,
         /// Wall clock, nanoseconds since 1970.
         unix_ns: u64,
     },

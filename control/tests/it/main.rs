@@ -13,6 +13,7 @@ mod inline;
 mod leases;
 mod local;
 mod models;
+mod precision;
 mod quotas;
 mod refused;
 mod restart;

@@ -25,11 +25,10 @@ class Server:
                 plain.write_text(toml.read_text())
             text = plain.read_text()
             top, _, rest = text.partition("[picture]")
+            top = top.replace("instances = 1\n", f"instances = {instances}\n")
             table = "".join(f"{key} = {value}\n" for key, value in gpu.items())
             run_on = 'run = "lane"\n' if gpu.get("completion") == '"wait"' else ""
             device = f'device = "{args.device}"\n'
-            if instances > 1:
-                device += f'instances = {instances}\n'
             toml.write_text(f"{device}{run_on}{top}[picture]{rest}\n[gpu]\n{table}")
         log = open(args.out / f"ferryd-{port}.log", "w")
         command = [args.ferryd, "--listen", f"127.0.0.1:{port}", "--models", folder,

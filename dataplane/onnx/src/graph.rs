@@ -45,6 +45,13 @@ pub(crate) fn data_dependent(graph: &GraphProto, output: &str) -> Option<&'stati
     None
 }
 
+/// An operator whose result's size depends on values, if the file has one: whoever runs it waits
+/// for the device on the way.
+pub(crate) fn waits_for_values(graph: &GraphProto) -> Option<&'static str> {
+    let mut used = graph.node.iter().map(|node| node.op_type.as_str());
+    used.find_map(|used| DATA_DEPENDENT.into_iter().find(|&op| op == used))
+}
+
 /// The inputs that a request must bring, as declared. Old files list weights among the inputs.
 pub(crate) fn inputs(graph: &GraphProto) -> Result<Vec<Declared>, String> {
     let weights: HashSet<&str> = graph.initializer.iter().map(|it| it.name.as_str()).collect();

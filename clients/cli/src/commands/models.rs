@@ -46,6 +46,8 @@ fn list(all: &[v1::Model], printer: &Printer) -> Result<(), Failure> {
                 model.version.to_string(),
                 state(model).to_owned(),
                 format!("{} {}", model.engine, model.engine_version),
+                model.device.clone(),
+                model.precision.clone(),
                 model.instances.to_string(),
                 stats.served.to_string(),
                 stats.failed.to_string(),
@@ -57,7 +59,18 @@ fn list(all: &[v1::Model], printer: &Printer) -> Result<(), Failure> {
             ]
         })
         .collect();
-    let head = ["model", "version", "state", "engine", "instances", "served", "failed", "about"];
+    let head = [
+        "model",
+        "version",
+        "state",
+        "engine",
+        "device",
+        "precision",
+        "instances",
+        "served",
+        "failed",
+        "about",
+    ];
     printer.table(&head, &rows)
 }
 
@@ -93,6 +106,11 @@ fn shape(spec: &v1::TensorSpec) -> String {
     dims.collect::<Vec<_>>().join(" × ")
 }
 
+/// Text that is left empty where there is nothing to tell.
+fn told(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
+}
+
 fn to_json(model: &v1::Model) -> Value {
     let stats = model.stats.unwrap_or_default();
     let signature = model.signature.clone().unwrap_or_default();
@@ -104,6 +122,8 @@ fn to_json(model: &v1::Model) -> Value {
         "error": model.error,
         "engine": model.engine,
         "engine_version": model.engine_version,
+        "device": told(&model.device),
+        "precision": told(&model.precision),
         "instances": model.instances,
         "threads": model.threads,
         "queue": model.queue,

@@ -6,6 +6,7 @@ mod bad_input;
 mod between;
 mod contract;
 mod death;
+mod options;
 mod resume;
 mod server;
 mod tasks;

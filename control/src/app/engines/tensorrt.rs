@@ -9,10 +9,10 @@ use ferry_tensorrt::{
     Cache, CudaGpu, DimRange, Precision, Probe, Search, TrtEngine, TrtModel, TrtOptions,
 };
 
-use super::computed_in;
 use crate::config::Config;
 use crate::models::{
-    CompletionName, DeviceChoice, DimSizes, Gpu, Instances, LoadSpec, PrecisionName,
+    CompletionName, DeviceChoice, DimSizes, Gpu, Instances, LoadSpec, Precision as ComputesIn,
+    PrecisionName,
 };
 
 /// The name in a model's TOML and in SQL.
@@ -103,11 +103,10 @@ impl Tensorrt {
         let model = TrtModel::open(spec.file, &self.library, self.cache.as_ref(), &options, &gpu)?;
         let dims = model.ranges().iter().map(|(name, it)| (name.clone(), sizes(*it))).collect();
         check_names(spec.dims, &model)?;
+        let computes_in = ComputesIn::of(model.signature(), spec.gpu.precision);
         tracing::info!(
             model = %spec.file.display(), device = gpu.device().name(), ordinal,
-            contexts = options.contexts,
-            precision = computed_in(model.signature(), options.precision.name()),
-            "runs on TensorRT"
+            contexts = options.contexts, precision = computes_in.name(), "runs on TensorRT"
         );
         let model = Arc::new(model);
         let boxed = |it: TrtEngine<CudaGpu>| Box::new(it) as Box<dyn Engine>;
@@ -117,6 +116,7 @@ impl Tensorrt {
             engine: NAME,
             engine_version: model.library_version().to_owned(),
             device: Some(Arc::clone(gpu.device())),
+            precision: Some(computes_in),
             dims,
             rebuild: Some(Rebuild::new(move || Ok(boxed(model.instance()?)))),
         })

@@ -45,6 +45,7 @@ impl EngineLoader for Loader {
             engine: "mortal",
             engine_version: String::new(),
             device: None,
+            precision: None,
             dims: BTreeMap::new(),
             rebuild: None,
         })
@@ -103,8 +104,9 @@ fn a_model_that_lost_its_device_is_failed_and_can_be_loaded_again() {
     let folder = tempfile::tempdir().unwrap();
     let models = models(folder.path());
     let served = models.get("m", 0).unwrap();
-    let (same, retired) = models.load("m", 0).unwrap();
+    let Loading { served: same, is_new, retired } = models.load("m", 0).unwrap();
     assert!(Arc::ptr_eq(&same, &served) && retired.is_none(), "an unchanged file is not loaded");
+    assert!(!is_new);
     request(&served);
     let deadline = Instant::now() + Duration::from_secs(30);
     while !served.pool.is_dead() {
@@ -114,7 +116,8 @@ fn a_model_that_lost_its_device_is_failed_and_can_be_loaded_again() {
     let refused = models.get("m", 0).unwrap_err().to_string();
     assert!(refused.contains("restart the server"), "{refused}");
     assert!(matches!(&models.list()[0].state, State::Failed(why) if why.contains("device")));
-    let (again, retired) = models.load("m", 0).unwrap();
+    let Loading { served: again, is_new, retired } = models.load("m", 0).unwrap();
+    assert!(is_new);
     assert!(Arc::ptr_eq(&retired.unwrap(), &served), "the dead one is to be retired");
     assert!(Arc::ptr_eq(&models.get("m", 0).unwrap(), &again));
 }

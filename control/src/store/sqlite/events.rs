@@ -30,15 +30,16 @@ pub(crate) async fn insert(
                 insert_sample(connection, batch.run(sample.run), sample).await?;
             }
             Event::Loaded(model) => insert_model(connection, batch.own_run, model).await?,
-            Event::Unloaded { name, version, unix_ns } => {
+            Event::Unloaded { name, version, loaded_unix_ns, unix_ns } => {
                 query(
                     "UPDATE models SET unloaded_unix_ns = ? WHERE run_id = ? AND name = ? \
-                     AND version = ? AND unloaded_unix_ns IS NULL",
+                     AND version = ? AND loaded_unix_ns = ?",
                 )
                 .bind(number(*unix_ns))
                 .bind(batch.own_run)
                 .bind(name.as_str())
                 .bind(version.as_str())
+                .bind(number(*loaded_unix_ns))
                 .execute(&mut *connection)
                 .await?;
             }
@@ -54,9 +55,9 @@ pub(crate) async fn insert_session(
     session: &SessionRow,
 ) -> Result<(), StoreError> {
     query(
-        "INSERT INTO sessions (id, run_id, tenant, model, version, engine, transport, link, \
-         placement, memory, connection, wait, slots, opened_unix_ns) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+        "INSERT INTO sessions (id, run_id, tenant, model, version, engine, device, precision, \
+         transport, link, placement, memory, connection, wait, slots, opened_unix_ns) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
          ON CONFLICT (id) DO UPDATE SET closed_unix_ns = NULL, close_reason = NULL",
     )
     .bind(session.id.0.cast_signed())
@@ -65,6 +66,8 @@ pub(crate) async fn insert_session(
     .bind(session.model.as_str())
     .bind(session.version.as_str())
     .bind(session.engine.as_str())
+    .bind(session.device.as_str())
+    .bind(session.precision)
     .bind(session.transport.name())
     .bind(session.transport.link().name())
     .bind(session.placement.to_string())
@@ -133,13 +136,15 @@ async fn insert_model(
     model: &ModelRow,
 ) -> Result<(), StoreError> {
     query(
-        "INSERT INTO models (run_id, name, version, engine, sha256, loaded_unix_ns) \
-         VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT INTO models (run_id, name, version, engine, device, precision, sha256, \
+         loaded_unix_ns) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(run)
     .bind(model.name.as_str())
     .bind(model.version.as_str())
     .bind(model.engine.as_str())
+    .bind(model.device.as_str())
+    .bind(model.precision)
     .bind(model.sha256.as_str())
     .bind(number(model.loaded_unix_ns))
     .execute(connection)

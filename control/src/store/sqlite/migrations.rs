@@ -8,7 +8,7 @@ use sqlx::sqlite::SqliteConnection;
 use crate::store::StoreError;
 
 /// Number, name, the way up and the way down of each change to the schema.
-const MIGRATIONS: [(i64, &str, &str, &str); 5] = [
+const MIGRATIONS: [(i64, &str, &str, &str); 6] = [
     (
         1,
         "tables",
@@ -38,6 +38,12 @@ const MIGRATIONS: [(i64, &str, &str, &str); 5] = [
         "only",
         include_str!("../../../../migrations/sqlite/0005_only.up.sql"),
         include_str!("../../../../migrations/sqlite/0005_only.down.sql"),
+    ),
+    (
+        6,
+        "precision",
+        include_str!("../../../../migrations/sqlite/0006_precision.up.sql"),
+        include_str!("../../../../migrations/sqlite/0006_precision.down.sql"),
     ),
 ];
 

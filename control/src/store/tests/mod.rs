@@ -46,6 +46,8 @@ pub(super) fn session(id: u64, run: i64, transport: Transport) -> SessionRow {
         model: "resnet50".to_owned(),
         version: "1".to_owned(),
         engine: "onnx".to_owned(),
+        device: "cuda:1".to_owned(),
+        precision: Some("tf32"),
         transport,
         placement: Placement::Cuda(1),
         memory: MemoryChoice::Always(HostMemory::Pinned),

@@ -138,13 +138,54 @@ async fn recent_runs_are_newest_first() {
 }
 
 #[tokio::test]
+async fn medians_by_precision_are_of_each_device_and_precision() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let run = store.start_run(&new_run("a", 1)).await.unwrap();
+    let mut batch = Batch { own_run: run, ..Batch::default() };
+    // One model, loaded again with another choice, and again on another device.
+    let loads = [(1, "cuda:0", "fp32"), (2, "cuda:0", "tf32"), (3, "cpu", "fp32")];
+    for (id, device, precision) in loads {
+        let (device, precision) = (device.to_owned(), Some(precision));
+        let session = SessionRow { device, precision, ..session(id, run, Transport::Shm) };
+        batch.events.push(Event::Opened(Box::new(session)));
+    }
+    let echo =
+        SessionRow { model: "echo".into(), precision: None, ..session(4, run, Transport::Shm) };
+    batch.events.push(Event::Opened(Box::new(echo)));
+    for (session, infer) in
+        [(1, &[50, 30, 40][..]), (2, &[7, 3, 9, 5]), (3, &[100, 300]), (4, &[1, 2])]
+    {
+        for (request, &ns) in (1..).zip(infer) {
+            let mut record = record(session, run, request, 1000);
+            record.times.set(Stage::Infer, ns);
+            batch.requests.push(record);
+        }
+    }
+    let mut failed = RequestRecord { status: Status::Overloaded, ..record(1, run, 9, 1000) };
+    failed.times.set(Stage::Infer, 1);
+    batch.requests.push(failed);
+    store.write(&batch).await.unwrap();
+    let page = include_str!("../../../../docs/SQL.md");
+    let asked = page.lines().find(|line| line.contains("by_each")).unwrap();
+    let row = |device, precision, n, p50| {
+        vec![text("resnet50"), text(device), text(precision), integer(n), integer(p50)]
+    };
+    let expected =
+        [row("cuda:0", "tf32", 4, 5), row("cuda:0", "fp32", 3, 40), row("cpu", "fp32", 2, 100)];
+    assert_eq!(rows(&*store, asked).await, expected);
+    let echo = "SELECT DISTINCT device, precision FROM requests WHERE model = 'echo'";
+    assert_eq!(rows(&*store, echo).await, [[text("cuda:1"), Cell::Null]]);
+}
+
+#[tokio::test]
 async fn the_questions_in_the_docs_have_answers() {
     let dir = tempfile::tempdir().unwrap();
     let store = filled(dir.path()).await;
     let page = include_str!("../../../../docs/SQL.md").replace("run_id = 7", "run_id = 1");
     let questions: Vec<_> =
         page.split("```sql\n").skip(1).filter_map(|rest| rest.split("\n```").next()).collect();
-    assert_eq!(questions.len(), 5);
+    assert_eq!(questions.len(), 6);
     for question in questions {
         let sql = question.replace("run_id = 8", "run_id = 2");
         assert!(!rows(&*store, &sql).await.is_empty(), "{sql}");

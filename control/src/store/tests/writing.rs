@@ -45,19 +45,21 @@ async fn everything_arrives_as_recorded() {
         name: "m".into(),
         version: "1".into(),
         engine: "tract".into(),
+        device: "cpu".into(),
+        precision: Some("fp16"),
         sha256: String::new(),
         loaded_unix_ns: 1,
     })));
     let (name, version) = ("m".to_owned(), "1".to_owned());
-    recorder.event(Event::Unloaded { name, version, unix_ns: 2 });
+    recorder.event(Event::Unloaded { name, version, loaded_unix_ns: 1, unix_ns: 2 });
     recorder.flush(WATCHDOG).await.unwrap();
     for (sql, expected) in [
         (
             "SELECT concat_ws(' ', run_id, session_id, transport, link, placement, memory, model, \
-             version, engine, connection, wait, tenant, kind, batch, priority, bytes_in, \
+             version, engine, device, precision, connection, wait, tenant, kind, batch, priority, bytes_in, \
              bytes_out, status, started_unix_ns) FROM requests WHERE request = 1",
             format!(
-                "{own} -6 shm shm cuda:1 mapped resnet50 1 onnx direct spin tenant raw 1 0 100 10 \
+                "{own} -6 shm shm cuda:1 mapped resnet50 1 onnx cuda:1 tf32 direct spin tenant raw 1 0 100 10 \
                  overloaded 1001"
             ),
         ),
@@ -100,8 +102,9 @@ async fn everything_arrives_as_recorded() {
             "6 7.5 8 9 10".to_owned(),
         ),
         (
-            "SELECT concat_ws(' ', run_id, name, loaded_unix_ns, unloaded_unix_ns) FROM models",
-            format!("{own} m 1 2"),
+            "SELECT concat_ws(' ', run_id, name, engine, device, precision, loaded_unix_ns, \
+             unloaded_unix_ns) FROM models",
+            format!("{own} m tract cpu fp16 1 2"),
         ),
     ] {
         assert_eq!(rows(&*store, sql).await, [[Cell::Text(expected)]], "{sql}");

@@ -5,6 +5,7 @@
 mod ipc;
 mod memory;
 mod nvml;
+mod pair;
 mod process;
 
 #[test]

@@ -107,17 +107,37 @@ struct Held {
     imported: Vec<ImportedBacking>,
 }
 
+fn said(error: ferry_memory::MemoryError) -> String {
+    let cause = std::error::Error::source(&error).map(ToString::to_string);
+    format!("{error}: {}", cause.unwrap_or_default())
+}
+
+fn seed(number: usize) -> u8 {
+    u8::try_from(number).unwrap()
+}
+
 impl Held {
+    /// Copies a part of a tensor on a device into what was opened last.
+    fn hand_over(
+        &self,
+        device: u32,
+        [at, by, len, from, asked]: [usize; 5],
+    ) -> Result<String, String> {
+        let last = self.imported.last().unwrap();
+        let tensor = DeviceBacking::new(&Device::open(device).unwrap(), len).map_err(said)?;
+        tensor.copy_in(0, &pattern(seed(by), len)).map_err(said)?;
+        let to = last.device().unwrap();
+        let to = DeviceAddress { address: to.address + at as u64, ..to };
+        let from = tensor.device().unwrap().address + from as u64;
+        last.copy_from_device(to, from, asked).map_err(said)?;
+        Ok("handed over".into())
+    }
+
     /// Does one order. Numbers are decimal.
     fn obey(&mut self, order: &str) -> Result<String, String> {
         let (verb, rest) = order.split_once(' ').unwrap_or((order, ""));
         let numbers =
             || rest.split_whitespace().map(|it| it.parse::<usize>().unwrap()).collect::<Vec<_>>();
-        let said = |error: ferry_memory::MemoryError| {
-            let cause = std::error::Error::source(&error).map(ToString::to_string);
-            format!("{error}: {}", cause.unwrap_or_default())
-        };
-        let seed = |number: usize| u8::try_from(number).unwrap();
         let last = self.imported.last();
         match verb {
             "export" => {
@@ -149,13 +169,11 @@ impl Held {
             }
             "hand-over" => {
                 let [at, by, len, from, asked] = numbers()[..] else { panic!("{order}") };
-                let tensor = DeviceBacking::new(&Device::open(0).unwrap(), len).map_err(said)?;
-                tensor.copy_in(0, &pattern(seed(by), len)).map_err(said)?;
-                let to = last.unwrap().device().unwrap();
-                let to = DeviceAddress { address: to.address + at as u64, ..to };
-                let from = tensor.device().unwrap().address + from as u64;
-                last.unwrap().copy_from_device(to, from, asked).map_err(said)?;
-                Ok("handed over".into())
+                self.hand_over(0, [at, by, len, from, asked])
+            }
+            "hand-over-from" => {
+                let [device, at, by, len, from, asked] = numbers()[..] else { panic!("{order}") };
+                self.hand_over(u32::try_from(device).unwrap(), [at, by, len, from, asked])
             }
             "hand-over-host" => {
                 let host = vec![7_u8; 4096];

@@ -15,6 +15,7 @@ use super::allocator::{register, with_arena};
 use super::engine::CudaEngine;
 use super::native::{Bound, RunOptions};
 use crate::file::{self, EXPORT_AGAIN, one_line, unusable};
+use crate::graph;
 use crate::ort::model::{check_outputs, signature_of};
 use crate::runtime::{self, Opened, Search};
 
@@ -123,11 +124,16 @@ impl CudaModel {
         let weights = Arc::new(Arena::new(&device));
         let load =
             |graphs| with_arena(&weights, || commit(path, library, options, &runner, graphs));
-        // With graphs the library refuses a model of which a part would run on the CPU.
-        let (session, graphs) = match load(true) {
+        // With graphs the library refuses a model of which a part would run on the CPU. It does
+        // not refuse one whose tensors are as large as values say, and a graph of that one would
+        // go on with the sizes of the request that it was recorded with.
+        let why = match waits_for_values(path)? {
+            Some(op) => Err(format!("{op} gives as many elements as the values of its input say")),
+            None => load(true).map_err(|why| one_line(why.message())),
+        };
+        let (session, graphs) = match why {
             Ok(session) => (session, true),
             Err(why) => {
-                let why = one_line(why.message());
                 tracing::info!(model = %path.display(), why, "no graphs for this model");
                 (load(false).map_err(|error| refused(path, &error))?, false)
             }
@@ -230,6 +236,11 @@ impl CudaModel {
         Bound::new(&self.session, &self.device, &self.signature, shapes, addresses)
             .map_err(|error| EngineError::Run(one_line(error.message())))
     }
+}
+
+fn waits_for_values(path: &Path) -> Result<Option<&'static str>, EngineError> {
+    let proto = graph::read(path).map_err(|why| unusable(path, why, EXPORT_AGAIN))?;
+    Ok(proto.graph.as_ref().and_then(graph::waits_for_values))
 }
 
 fn refused(path: &Path, error: &ort::Error) -> EngineError {

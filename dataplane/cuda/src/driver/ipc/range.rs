@@ -26,21 +26,21 @@ pub enum CopyError {
     },
 }
 
-/// Start and length of the allocation that an address lies in.
+/// Start and length of the allocation that an address lies in, on whichever device it is.
 pub(super) fn address_range(address: u64) -> Result<(u64, usize), CudaError> {
-    let (mut start, mut bytes) = (0, 0);
-    // SAFETY: places of ours; the address is only looked up.
-    let got = unsafe { sys::cuMemGetAddressRange_v2(&raw mut start, &raw mut bytes, address) };
-    check("cuMemGetAddressRange", got)?;
-    Ok((start, bytes))
+    use sys::CUpointer_attribute as A;
+    // Not `cuMemGetAddressRange`, which knows the memory of the current context's device alone.
+    let start = attribute(A::CU_POINTER_ATTRIBUTE_RANGE_START_ADDR, address)?;
+    let bytes = attribute(A::CU_POINTER_ATTRIBUTE_RANGE_SIZE, address)?;
+    Ok((start, usize::try_from(bytes).unwrap_or(usize::MAX)))
 }
 
 pub(super) fn is_device_memory(address: u64, bytes: usize) -> Result<(), CopyError> {
     use sys::CUpointer_attribute as A;
     let kind = attribute(A::CU_POINTER_ATTRIBUTE_MEMORY_TYPE, address);
     let managed = attribute(A::CU_POINTER_ATTRIBUTE_IS_MANAGED, address);
-    // Managed memory may be borrowed as a slice.
-    if (kind, managed) != (Some(sys::CUmemorytype::CU_MEMORYTYPE_DEVICE as u32), Some(0)) {
+    // Managed memory may be borrowed as a slice. The driver does not know the rest of the host's.
+    if (kind, managed) != (Ok(sys::CUmemorytype::CU_MEMORYTYPE_DEVICE as u64), Ok(0)) {
         return Err(CopyError::NotDevice { address });
     }
     let (start, allocated) = address_range(address)?;
@@ -52,13 +52,13 @@ pub(super) fn is_device_memory(address: u64, bytes: usize) -> Result<(), CopyErr
     Ok(())
 }
 
-/// An attribute of an address that is as wide as 32 bits; `None` for an address that the driver
-/// does not know.
-fn attribute(attribute: sys::CUpointer_attribute, address: u64) -> Option<u32> {
+/// An attribute of an address that is as wide as 64 bits or less: the device is little-endian, as
+/// is every host that it works with.
+fn attribute(attribute: sys::CUpointer_attribute, address: u64) -> Result<u64, CudaError> {
     // Of the widest attribute there is, and more: none can be written behind it.
-    let mut value = [0_u32; 4];
+    let mut value = [0_u64; 2];
     // SAFETY: a place of ours that is wide enough; the address is only looked up.
     let got = unsafe { sys::cuPointerGetAttribute(value.as_mut_ptr().cast(), attribute, address) };
-    check("cuPointerGetAttribute", got).ok()?;
-    Some(value[0])
+    check("cuPointerGetAttribute", got)?;
+    Ok(value[0])
 }

@@ -109,6 +109,31 @@ fn a_drain_answers_what_was_accepted_and_ends_the_run() {
     assert_eq!(server.json(&["sql", "--store", &server.store(), sql])[0]["n"], 1);
 }
 
+/// What failed first is told, also where nobody is left to end the run with.
+#[test]
+fn a_bench_whose_server_is_killed_says_how_its_link_ended() {
+    let mut server = Server::start(&[], |_| {});
+    let bench = std::process::Command::new(crate::server::ferry_path())
+        .args(["bench", "--server", &server.url, "--model", "echo", "--transport", "tcp"])
+        .args(["--requests", "100000000", "--rounds", "1"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while server.json(&["sessions"]).is_empty() {
+        assert!(Instant::now() < deadline, "the bench opened no session");
+    }
+    // Requests are under way then, of the warm-up or of a round.
+    std::thread::sleep(Duration::from_millis(500));
+    server.signal(Signal::KILL);
+    server.wait();
+    let ended = bench.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(5), "{told}");
+    assert!(told.contains("requests failed; the first: ") && told.contains("the link"), "{told}");
+}
+
 #[test]
 fn clients_that_vanish_leave_nothing_behind() {
     let server = Server::start(&["--lease-seconds", "1"], |_| {});

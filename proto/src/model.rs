@@ -74,6 +74,17 @@ impl From<SlotPlace> for v1::Placement {
 }
 
 impl v1::Placement {
+    /// Where slots lie, as a server tells it.
+    ///
+    /// # Errors
+    /// [`WireError`] for a name with no meaning.
+    pub fn place(&self) -> Result<SlotPlace, WireError> {
+        Ok(match self.cuda_ordinal {
+            Some(ordinal) => SlotPlace::Cuda(ordinal),
+            None => SlotPlace::Host(self.memory_choice()?.unwrap_or_default()),
+        })
+    }
+
     /// What host memory is to be to a device; `None` is the server's choice.
     ///
     /// # Errors

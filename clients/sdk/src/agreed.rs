@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use ferry_core::{
-    BoundSignature, Endpoint, Generation, RegionDescriptor, SessionId, SlotLayout, Token, Transport,
+    BoundSignature, Endpoint, Generation, HostMemory, MemoryChoice, RegionDescriptor, SessionId,
+    SlotLayout, SlotPlace, Token, Transport,
 };
 use ferry_proto::{WireError, v1};
 
@@ -39,6 +40,9 @@ pub struct Agreed {
     pub labels: Vec<String>,
     /// The run under which requests are recorded.
     pub run_id: i64,
+    /// Where the slots lie, and what host memory is to the GPU of the model; `None` where it runs
+    /// on the CPU.
+    pub place: Option<SlotPlace>,
 }
 
 impl Agreed {
@@ -50,6 +54,13 @@ impl Agreed {
     /// Which lease of the session this is: 1, and one more with each resume.
     pub fn generation(&self) -> u32 {
         self.generation.0
+    }
+
+    /// Whether a device reads a slot where the client wrote it, in memory of the host.
+    pub(crate) fn is_read_by_device(&self) -> bool {
+        let pageable = MemoryChoice::Always(HostMemory::Pageable);
+        let for_device = matches!(self.place, Some(SlotPlace::Host(memory)) if memory != pageable);
+        for_device && self.transport == Transport::Shm
     }
 
     pub(crate) fn to_ref(&self) -> v1::SessionRef {
@@ -109,6 +120,7 @@ impl Agreed {
             takes_pictures: opened.takes_pictures,
             labels: opened.labels,
             run_id: opened.run_id,
+            place: opened.placement.map(|it| it.place()).transpose()?,
         })
     }
 }

@@ -92,7 +92,7 @@ impl Slot {
     pub fn write(&mut self, at: usize, bytes: &[u8]) -> Result<(), Error> {
         self.within("bytes to write", at, bytes.len())?;
         self.is_tensor();
-        self.inner.request().copy_in(at, bytes).map_err(Error::memory("write the slot"))
+        self.copy_in(at, bytes)
     }
 
     /// Where the slot's tensors begin in memory of a CUDA device, for kernels and copies of the
@@ -220,6 +220,16 @@ impl Slot {
         self.what.priority = priority;
     }
 
+    /// Copies to where the slot lies, the way that suits who reads it next.
+    fn copy_in(&self, at: usize, from: &[u8]) -> Result<(), Error> {
+        let room = self.inner.request();
+        let copied = match self.agreed.is_read_by_device() {
+            true => room.copy_in_for_device(at, from),
+            false => room.copy_in(at, from),
+        };
+        copied.map_err(Error::memory("write the slot"))
+    }
+
     fn copy_whole(&mut self, what: &'static str, from: &[u8]) -> Result<(), Error> {
         let room = self.inner.request();
         if from.len() > room.bytes() {
@@ -229,7 +239,7 @@ impl Slot {
                 room: format!("at most {} bytes; open with more `request_bytes`", room.bytes()),
             });
         }
-        room.copy_in(0, from).map_err(Error::memory("write the slot"))?;
+        self.copy_in(0, from)?;
         self.payload_bytes = from.len() as u64;
         Ok(())
     }

@@ -79,6 +79,7 @@ pub(super) fn opened(opened: &Opened, lease: std::time::Duration) -> v1::OpenSes
         takes_pictures: served.takes_pictures(),
         labels: served.metadata.labels.clone(),
         run_id: session.run,
+        placement: served.device.as_ref().map(|_| agreed.place().into()),
     }
 }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use ferry_core::frame::VERSION;
 use ferry_core::session::SLOTS_MAX;
 use ferry_core::{
-    BoundSignature, HostMemory, MemoryChoice, Placement, SlotLayout, Transport, WaitPolicy,
+    BoundSignature, HostMemory, MemoryChoice, Placement, SlotLayout, SlotPlace, Transport,
+    WaitPolicy,
 };
 use ferry_proto::{WireError, v1};
 
@@ -42,6 +43,16 @@ pub struct Agreed {
     pub binding: Arc<BoundSignature>,
     /// The slots.
     pub layout: SlotLayout,
+}
+
+impl Agreed {
+    /// Where the slots lie, as people name it.
+    pub fn place(&self) -> SlotPlace {
+        match self.placement {
+            Placement::Host => SlotPlace::Host(self.memory),
+            Placement::Cuda(ordinal) => SlotPlace::Cuda(ordinal),
+        }
+    }
 }
 
 /// What the server can offer.

@@ -44,6 +44,7 @@ async fn a_model_that_must_run_on_a_gpu_is_refused_with_the_reason_and_others_ar
         ..ask(Transport::Tcp, 1, 1)
     };
     let opened = server.open(asked).await.unwrap();
+    assert_eq!(opened.placement, None, "the model runs on the CPU");
     let (status, reply) =
         tokio::task::spawn_blocking(move || Client::connect(&opened).infer(&[0; 8 * 8 * 4]))
             .await

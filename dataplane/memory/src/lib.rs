@@ -12,6 +12,7 @@ pub mod far;
 pub mod heap;
 mod host;
 pub mod lent;
+mod past_caches;
 pub mod place;
 pub mod region;
 pub mod ring;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use ferry_core::Placement;
 
 use crate::backing::{Backing, DeviceAddress, MemoryError};
+use crate::past_caches;
 
 /// A fixed range of some backing. Clones share the memory; the backing goes with the last one.
 #[derive(Clone, Debug)]
@@ -144,6 +145,24 @@ impl<'a> View<'a> {
     pub fn copy_in(&self, at: usize, from: &[u8]) -> Result<(), MemoryError> {
         check_range(at, from.len(), self.bytes)?;
         self.backing.copy_in(self.at + at, from)
+    }
+
+    /// Copies `from` to offset `at` as [`copy_in`](View::copy_in) does, but past this CPU's caches
+    /// where the memory is the host's: for bytes that a device reads next, and nobody else.
+    ///
+    /// # Errors
+    /// As [`copy_in`](View::copy_in).
+    pub fn copy_in_for_device(&self, at: usize, from: &[u8]) -> Result<(), MemoryError> {
+        check_range(at, from.len(), self.bytes)?;
+        self.check_writable()?;
+        let Some(base) = self.host() else { return self.copy_in(at, from) };
+        // SAFETY: `at` is at most as long as the view (checked above).
+        let to = unsafe { base.add(at) };
+        // SAFETY: the range was checked above, is mapped by the contract of `Backing`, and may be
+        // written. `from` is a borrow of this process's own and cannot overlap it, as in
+        // `host_copy_in`.
+        unsafe { past_caches::copy(to, from) };
+        Ok(())
     }
 
     /// Copies bytes at offset `at` out.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use ferry_conformance::far::FarDevice;
 use ferry_core::{
-    BoundSignature, DType, Endpoint, Generation, RegionDescriptor, SessionId, SlotLayout,
-    StageTimes, Status, Token, Transport,
+    BoundSignature, DType, Endpoint, Generation, HostMemory, MemoryChoice, RegionDescriptor,
+    SessionId, SlotLayout, SlotPlace, StageTimes, Status, Token, Transport,
 };
 use ferry_memory::{PeerAccess, Placer, Region, SlotTable};
 use ferry_transport::{Completion, Ending};
@@ -40,6 +40,7 @@ fn agreed() -> Arc<Agreed> {
         takes_pictures: true,
         labels: Vec::new(),
         run_id: 0,
+        place: None,
     })
 }
 
@@ -56,6 +57,32 @@ fn request(slot: &Slot) -> Vec<u8> {
     let mut bytes = vec![0; 64];
     slot.inner.request().copy_out(0, &mut bytes).unwrap();
     bytes
+}
+
+/// Past the caches or through them, by whoever reads next.
+#[test]
+fn what_a_device_reads_in_place_lands_whole() {
+    const LONG: usize = 100_003;
+    let layout = SlotLayout { slots: 1, request_bytes: LONG as u64 + 5, reply_bytes: 100 };
+    let bytes: Vec<u8> = (0..LONG).map(|at| (at % 251).to_le_bytes()[0]).collect();
+    let auto = SlotPlace::Host(MemoryChoice::Auto);
+    let pageable = SlotPlace::Host(MemoryChoice::Always(HostMemory::Pageable));
+    for (transport, place, past_caches) in [
+        (Transport::Shm, Some(auto), true),
+        (Transport::Shm, Some(pageable), false),
+        (Transport::Shm, None, false),
+        (Transport::Tcp, Some(auto), false),
+        (Transport::CudaIpc, Some(SlotPlace::Cuda(0)), false),
+    ] {
+        let agreed = Arc::new(Agreed { transport, place, ..Agreed::clone(&agreed()) });
+        assert_eq!(agreed.is_read_by_device(), past_caches, "{transport} {place:?}");
+        let table = SlotTable::private(layout).unwrap();
+        let mut slot = Slot::new(table.acquire().unwrap(), agreed, None, None);
+        slot.set_jpeg(&bytes).unwrap();
+        let mut read = vec![0; LONG + 5];
+        slot.inner.request().copy_out(0, &mut read).unwrap();
+        assert!(read[..LONG] == bytes && read[LONG..] == [0; 5], "{transport} {place:?}");
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use ferry_control::{Config, ConfigError, Server, Settings, bind, gpu_queues, limits};
+use ferry_control::{Config, ConfigError, Server, Settings, bind, environment, limits};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -56,7 +56,7 @@ fn folders(variable: &str) -> Vec<PathBuf> {
 }
 
 fn main() -> ExitCode {
-    gpu_queues::widen();
+    environment::settle();
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {

@@ -234,6 +234,24 @@ fn sigint_ends_it_too_and_nothing_else_is_on_stdout() {
     assert!(pid_free, "no socket is left");
 }
 
+/// ONNX Runtime's official builds report to their maker, unless they find this when they are opened.
+#[test]
+fn libraries_are_told_not_to_report_unless_somebody_chose_otherwise() {
+    for (chosen, expected) in [(None, "1"), (Some("0"), "0")] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = command(folder.path(), "127.0.0.1:0");
+        command.env_remove("ORT_DISABLE_TELEMETRY");
+        command.envs(chosen.map(|value| ("ORT_DISABLE_TELEMETRY", value)));
+        let mut ferryd = Ferryd::spawn(&mut command);
+        let environment = std::fs::read(format!("/proc/{}/environ", ferryd.child.id())).unwrap();
+        let expected = format!("ORT_DISABLE_TELEMETRY={expected}");
+        let mut variables = environment.split(|&byte| byte == 0);
+        assert!(variables.any(|variable| variable == expected.as_bytes()), "{expected}");
+        ferryd.signal(Signal::INT);
+        assert_eq!(ferryd.wait().code(), Some(0));
+    }
+}
+
 #[test]
 fn a_port_in_use_is_named_with_the_fix() {
     let folder = tempfile::tempdir().unwrap();

@@ -218,19 +218,23 @@ impl Models {
 
     /// The versions of a model, oldest first; `version` 0 is all of them.
     pub fn versions(&self, name: &str, version: u64) -> Vec<Listed> {
-        let all = self.list();
-        let is = |it: &Listed| it.name == name && (version == 0 || it.version == version);
-        all.into_iter().filter(is).collect()
+        self.listed(|key| key.0 == name && (version == 0 || key.1 == version))
     }
 
     /// Every model, by name and version.
     pub fn list(&self) -> Vec<Listed> {
+        self.listed(|_| true)
+    }
+
+    /// Looks at the models that are asked for alone: whether one still serves is a question to its
+    /// device's driver.
+    fn listed(&self, is: impl Fn(&(String, u64)) -> bool) -> Vec<Listed> {
         let list = |((name, version), entry): (&(String, u64), &Entry)| Listed {
             name: name.clone(),
             version: *version,
             state: entry.state.seen(),
         };
-        self.entries().iter().map(list).collect()
+        self.entries().iter().filter(|(key, _)| is(key)).map(list).collect()
     }
 
     /// Takes a model out of service, version 0 all its versions; those that served have to be

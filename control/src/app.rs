@@ -108,7 +108,7 @@ impl Server {
         let location: Location = config
             .store
             .parse()
-            .map_err(|error| BuildError::Location(crate::error::chain(&error)))?;
+            .map_err(|error| BuildError::Location(ferry_core::error_text(&error)))?;
         let searched = config.cuda_libraries.find();
         searched.map_err(|error| BuildError::CudaLibraries(error.to_string()))?;
         let refused = |source| BuildError::Store { url: config.store.clone(), source };

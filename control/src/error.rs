@@ -1,6 +1,6 @@
 //! Why a call is refused, and the one table that makes a gRPC status of it.
 
-use ferry_core::{BindError, Status, Transport};
+use ferry_core::{BindError, Status, Transport, error_text};
 use ferry_proto::WireError;
 use tonic::Code;
 use tonic_types::{ErrorDetails, StatusExt};
@@ -209,7 +209,7 @@ fn code_of(status: Status) -> Code {
 
 impl From<ApiError> for tonic::Status {
     fn from(error: ApiError) -> tonic::Status {
-        let text = chain(&error);
+        let text = error_text(&error);
         let details = error.details(&text);
         let mut made = tonic::Status::with_error_details(error.code(), text, details);
         if let ApiError::Request { status, .. } = error {
@@ -219,18 +219,6 @@ impl From<ApiError> for tonic::Status {
         }
         made
     }
-}
-
-/// The error and its causes on one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

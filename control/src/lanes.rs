@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use ferry_core::{
     Attachment, Endpoint, Generation, RegionDescriptor, SessionId, SlotLayout, Status, Token,
-    Transport,
+    Transport, error_text,
 };
 use ferry_memory::{MemoryError, SlotTable};
 use ferry_transport::{Admission, AdmitError, LaneHandle, Link};
 
-use crate::error::{ApiError, chain};
+use crate::error::ApiError;
 use crate::routes::{Route, Routes};
 
 /// Connects clients that live in the server itself.
@@ -111,12 +111,12 @@ impl Lane {
         let lane = self.name.clone();
         match error {
             AdmitError::Memory(_) => {
-                let why = chain(&error);
+                let why = error_text(&error);
                 ApiError::Busy(format!("{why}; ask for fewer slots, or close sessions"))
             }
-            AdmitError::NotAttachable(_) => ApiError::NotAttachable(chain(&error)),
+            AdmitError::NotAttachable(_) => ApiError::NotAttachable(error_text(&error)),
             AdmitError::Full(_) => ApiError::Busy(format!("lane {lane}: {error}")),
-            _ => ApiError::Lane { lane, why: chain(&error) },
+            _ => ApiError::Lane { lane, why: error_text(&error) },
         }
     }
 }

@@ -7,6 +7,7 @@
 //! Exit codes: 0 after an orderly end, 1 if it failed, 64 if the options have no meaning.
 #![forbid(unsafe_code)]
 
+use ferry_core::error_text;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -78,7 +79,7 @@ fn main() -> ExitCode {
         .init();
     let config = match args.config() {
         Ok(config) => config,
-        Err(error) => return complain(USAGE, &chain(&error)),
+        Err(error) => return complain(USAGE, &error_text(&error)),
     };
     limits::raise_descriptors(config.sessions_max());
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -123,10 +124,6 @@ async fn run(config: Config) -> anyhow::Result<()> {
         tracing::info!("told to end: draining");
     };
     server.serve(listener, shutdown).await
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    ferry_control::error::chain(error)
 }
 
 fn complain(code: u8, why: &str) -> ExitCode {

@@ -2,6 +2,7 @@
 
 pub(super) mod tensorrt;
 
+use ferry_core::error_text;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,7 +15,6 @@ use ferry_onnx::{
 
 use self::tensorrt::Tensorrt;
 use crate::config::Config;
-use crate::error::chain;
 use crate::machine::VERSION;
 use crate::models::{
     CompletionName, DeviceChoice, EngineChoice, EngineLoader, Instances, LoadSpec, Metadata,
@@ -164,7 +164,7 @@ impl Onnx {
         match self.cuda(spec, precision, ordinal) {
             Ok(instances) => Ok(Some(instances)),
             Err(error) if spec.device == DeviceChoice::Auto => {
-                let why = chain(&error);
+                let why = error_text(&error);
                 tracing::info!(model = %spec.file.display(), why, "runs on the CPU");
                 Ok(None)
             }
@@ -193,7 +193,10 @@ impl Onnx {
         // Without a driver they are of no use, and the model says what is missing.
         if ferry_cuda::probe().is_ok() {
             let opened = libraries::open(&self.cuda_libraries);
-            opened.map_err(|error| EngineError::Library { library: "CUDA", why: chain(&error) })?;
+            opened.map_err(|error| EngineError::Library {
+                library: "CUDA",
+                why: error_text(&error),
+            })?;
         }
         let model = Arc::new(CudaModel::open(spec.file, &self.library, options)?);
         let instances = (0..spec.instances).map(|_| model.instance());

@@ -1,13 +1,12 @@
 //! Whether tensors can go from the network into memory of a GPU: tried once, at the start.
 
-use ferry_core::Transport;
+use ferry_core::{Transport, error_text};
 use ferry_cuda::{CudaPlacer, Device};
 use ferry_proto::v1;
 use ferry_rdma::try_device_memory;
 
 use super::findings::finding;
 use crate::config::Config;
-use crate::error::chain;
 use crate::lanes::Lanes;
 use crate::sessions::gdr_finding;
 
@@ -42,7 +41,7 @@ fn on(config: &Config, ordinal: u32) -> v1::Finding {
     let device = match Device::open(ordinal) {
         Ok(device) => device,
         Err(error) => {
-            return finding("transport", &name, Err((chain(&error), "see `nvidia-smi`")));
+            return finding("transport", &name, Err((error_text(&error), "see `nvidia-smi`")));
         }
     };
     match try_device_memory(&config.rdma, &CudaPlacer::exported(&device)) {
@@ -57,6 +56,6 @@ fn on(config: &Config, ordinal: u32) -> v1::Finding {
             );
             finding("transport", &name, Ok(detail))
         }
-        Err(why) => finding("transport", &name, Err((chain(&why), FIX))),
+        Err(why) => finding("transport", &name, Err((error_text(&why), FIX))),
     }
 }

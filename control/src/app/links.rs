@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use ferry_core::{Generation, SessionId, SlotLayout, Token, Transport, WaitPolicy};
+use ferry_core::{Generation, SessionId, SlotLayout, Token, Transport, WaitPolicy, error_text};
 use ferry_cuda::{DeviceBacking, exported_bytes};
 use ferry_memory::{MemoryError, ReplyTo, SlotTable};
 use ferry_proto::v1;
@@ -17,7 +17,7 @@ use ferry_transport::{
 
 use super::BuildError;
 use crate::config::Config;
-use crate::error::{ApiError, chain};
+use crate::error::ApiError;
 use crate::handler::LaneHandler;
 use crate::lanes::{Door, Lane, Lanes, Measure};
 use crate::refusals::Refusals;
@@ -127,7 +127,7 @@ fn one(
         let handler = LaneHandler::new(transport.name(), of_handler, refusals, back);
         Ok((link, Box::new(handler) as Box<dyn Handler>))
     });
-    Ok(spawned.map_err(|error| chain(&error)).map(|handle| Lane {
+    Ok(spawned.map_err(|error| error_text(&error)).map(|handle| Lane {
         name,
         transport,
         endpoint: handle.endpoint().clone(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ferry_core::{BoundSignature, Signature};
+use ferry_core::{BoundSignature, Signature, error_text};
 use ferry_cuda::Device;
 use ferry_engine::{Picture, Pool, PoolOptions};
 use ferry_vision::Numbers;
@@ -12,7 +12,7 @@ use super::folder::sha256;
 use super::shapes::check_dims;
 use super::{DimSizes, EngineLoader, Instances, LoadSpec, Metadata, Precision, Source};
 use crate::clock::unix_ns;
-use crate::error::{ApiError, chain};
+use crate::error::ApiError;
 
 /// A model that is loaded.
 #[derive(Debug)]
@@ -105,7 +105,7 @@ impl Served {
             rebuild,
             ..PoolOptions::default()
         };
-        let pool = Pool::start(name, engines, options).map_err(|error| chain(&error))?;
+        let pool = Pool::start(name, engines, options).map_err(|error| error_text(&error))?;
         Ok(Arc::new(Served {
             name: name.to_owned(),
             version,
@@ -132,7 +132,7 @@ impl Served {
     ) -> Result<Arc<Served>, String> {
         let metadata = match &source.metadata {
             None => base,
-            Some(path) => Metadata::read(path, base).map_err(|error| chain(&error))?,
+            Some(path) => Metadata::read(path, base).map_err(|error| error_text(&error))?,
         };
         let spec = LoadSpec {
             file: &source.file,
@@ -146,7 +146,7 @@ impl Served {
         // Hashed first: a file that changes while it is loaded is noticed at the next load.
         let sha256 = sha256(&source.file)
             .map_err(|error| format!("read {}: {error}", source.file.display()))?;
-        let instances = loader.load(&spec).map_err(|error| chain(&error))?;
+        let instances = loader.load(&spec).map_err(|error| error_text(&error))?;
         Served::start(&source.name, source.version, instances, metadata, sha256)
     }
 }

@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ferry_core::session::SLOTS_MAX;
-use ferry_core::{RequestRecord, Status};
+use ferry_core::{RequestRecord, Status, error_text};
 use ferry_memory::SlotTable;
 use ferry_proto::{BATCH_ROWS_MAX, append_row, v1};
 use ferry_transport::{Driver, RecordSink};
 use tokio::sync::mpsc;
 
 use super::local::{batch_reference, connect, open_local, thread};
-use crate::error::{ApiError, chain};
+use crate::error::ApiError;
 use crate::routes::ns;
 use crate::sessions::{Opened, Tenant, end};
 use crate::state::State;
@@ -262,7 +262,9 @@ fn give(batches: &Batches, batch: v1::TimingBatch, sink: &Sink) {
 fn submit(driver: &mut Driver, table: &Arc<SlotTable>, plan: &Plan) -> Result<bool, ApiError> {
     let Some(slot) = table.acquire() else { return Ok(false) };
     let filling = Instant::now();
-    slot.request().copy_in(0, &plan.payload).map_err(|error| ApiError::Internal(chain(&error)))?;
+    slot.request()
+        .copy_in(0, &plan.payload)
+        .map_err(|error| ApiError::Internal(error_text(&error)))?;
     let fill_ns = ns(filling, Instant::now());
     driver
         .submit(slot, plan.payload.len(), plan.what, Some(fill_ns))

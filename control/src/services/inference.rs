@@ -4,14 +4,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
-use ferry_core::{SessionId, Stage, StageTimes, Status, Transport};
+use ferry_core::{SessionId, Stage, StageTimes, Status, Transport, error_text};
 use ferry_memory::{Arrival, Departure, PeerId, ReplyTo, Slot};
 use ferry_proto::{WireError, server_times_to_wire, v1};
 use tokio::sync::oneshot;
 use tonic::{Request, Response};
 
 use super::{inline, payload, tenant};
-use crate::error::{ApiError, chain};
+use crate::error::ApiError;
 use crate::routes::{Note, Route, ns};
 use crate::sessions::Session;
 use crate::state::State;
@@ -180,7 +180,7 @@ impl v1::inference_server::Inference for InferenceService {
             }
         };
         answer.map(Response::new).map_err(|error| {
-            tracing::debug!(error = chain(&error), "a call of Infer failed");
+            tracing::debug!(error = error_text(&error), "a call of Infer failed");
             error.into()
         })
     }

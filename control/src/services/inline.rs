@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use ferry_core::{BoundSignature, DType, Generation, MemoryChoice, SlotLayout};
+use ferry_core::{BoundSignature, DType, Generation, MemoryChoice, SlotLayout, error_text};
 use ferry_memory::{Slot, SlotTable};
 use ferry_proto::{WireError, server_times_to_wire, v1};
 use ferry_transport::UnixClock;
 
 use super::inference::{arrival, payload_of, serve, server_times};
-use crate::error::{ApiError, chain};
+use crate::error::ApiError;
 use crate::models::Served;
 use crate::routes::{Meter, Recording, Route};
 use crate::sessions::{REPLY_BYTES_MIN, Tenant};
@@ -30,9 +30,9 @@ pub(super) async fn infer(
         reply_bytes: binding.reply_bytes().max(REPLY_BYTES_MIN),
     };
     // For as long as the call lasts, it counts as a session of one slot.
-    let bytes = SlotTable::bytes(&layout).map_err(|error| ApiError::Busy(chain(&error)))?;
+    let bytes = SlotTable::bytes(&layout).map_err(|error| ApiError::Busy(error_text(&error)))?;
     let _held = tenant.reserve(1, bytes as u64)?;
-    let table = SlotTable::private(layout).map_err(|error| ApiError::Busy(chain(&error)))?;
+    let table = SlotTable::private(layout).map_err(|error| ApiError::Busy(error_text(&error)))?;
     let slot = table.acquire().ok_or_else(|| ApiError::Internal("a new table is full".into()))?;
     let payload_bytes = place(&slot, &binding, request)?;
     let (session, number) = state.standing.number(&tenant, &served, &state.recorder)?;
@@ -80,7 +80,7 @@ pub(super) fn place(
     request: &v1::InferRequest,
 ) -> Result<usize, ApiError> {
     let copied = |at: usize, bytes: &[u8]| {
-        slot.request().copy_in(at, bytes).map_err(|error| ApiError::Internal(chain(&error)))
+        slot.request().copy_in(at, bytes).map_err(|error| ApiError::Internal(error_text(&error)))
     };
     if request.inputs.is_empty() {
         copied(0, &request.payload)?;

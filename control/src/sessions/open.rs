@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use ferry_core::{Endpoint, Generation, RegionDescriptor, SessionId, Status, Token, Transport};
+use ferry_core::{
+    Endpoint, Generation, RegionDescriptor, SessionId, Status, Token, Transport, error_text,
+};
 use ferry_memory::SlotTable;
 use ferry_proto::v1;
 use ferry_transport::{Admission, UnixClock};
@@ -12,7 +14,7 @@ use super::device::placer;
 use super::session::Lease;
 use super::{Agreed, Offer, Place, Session, Tenant};
 use crate::clock::unix_ns;
-use crate::error::{ApiError, chain};
+use crate::error::ApiError;
 use crate::models::{Precision, Served};
 use crate::routes::{Meter, Recording};
 use crate::state::State;
@@ -104,7 +106,7 @@ async fn start(
     agreed: Agreed,
 ) -> Result<Opened, ApiError> {
     let memory = state.lanes.bytes(agreed.transport, &agreed.layout).map_err(|error| {
-        ApiError::field("slots", format!("{}; ask for fewer or smaller ones", chain(&error)))
+        ApiError::field("slots", format!("{}; ask for fewer or smaller ones", error_text(&error)))
     })?;
     let memory_bytes = memory as u64;
     let held = caller.tenant.reserve(u64::from(agreed.layout.slots), memory_bytes)?;
@@ -158,7 +160,7 @@ async fn start(
 fn place(state: &State, agreed: &Agreed) -> Result<Place, ApiError> {
     if agreed.transport == Transport::Grpc {
         let table = SlotTable::private(agreed.layout);
-        return Ok(Place::Inline(Mutex::new(table.map_err(|e| ApiError::Busy(chain(&e)))?)));
+        return Ok(Place::Inline(Mutex::new(table.map_err(|e| ApiError::Busy(error_text(&e)))?)));
     }
     let lane = state.lanes.best(agreed.transport).ok_or_else(|| ApiError::Transport {
         transport: agreed.transport,

@@ -3,12 +3,14 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use ferry_core::{Attachment, Generation, RegionDescriptor, SessionId, Status, Token, Transport};
+use ferry_core::{
+    Attachment, Generation, RegionDescriptor, SessionId, Status, Token, Transport, error_text,
+};
 use ferry_memory::SlotTable;
 
 use super::Place;
 use super::open::{Opened, admit, forget, take_off};
-use crate::error::{ApiError, chain};
+use crate::error::ApiError;
 use crate::state::State;
 
 /// Tells a session's link of its client's end. May be called again, with another address, until
@@ -71,7 +73,7 @@ pub async fn resume(
     take_off(&session, Status::SessionEnded).await;
     if let Place::Inline(slots) = &session.place {
         let table = SlotTable::private(session.agreed.layout);
-        let table = table.map_err(|error| ApiError::Busy(chain(&error)))?;
+        let table = table.map_err(|error| ApiError::Busy(error_text(&error)))?;
         *slots.lock().unwrap_or_else(PoisonError::into_inner) = table;
     }
     match admit(&session).await {

@@ -1,5 +1,6 @@
 //! The far end of the store: one task that writes what was recorded, in batches.
 
+use ferry_core::error_text;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -184,7 +185,7 @@ impl Task {
             }
             Err(error) => {
                 tracing::error!(
-                    error = chain(&error),
+                    error = error_text(&error),
                     rows = self.batch.requests.len(),
                     "the store refuses a batch, which is dropped"
                 );
@@ -241,20 +242,9 @@ impl Task {
         let WriterConfig { backoff_min, backoff_max, .. } = self.config;
         let next = self.backoff.map_or(backoff_min, |backoff| backoff.saturating_mul(2));
         self.backoff = Some(next.min(backoff_max));
-        let text = chain(error);
+        let text = error_text(error);
         if self.shared.counters.note(Some(text.clone())) {
             tracing::error!(error = text, "the store cannot be written; serving goes on");
         }
     }
-}
-
-/// An error and what caused it, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -7,9 +7,11 @@ pub mod endpoint;
 pub mod error_text;
 pub mod found;
 pub mod frame;
+pub mod parts;
 pub mod placement;
 pub mod record;
 pub mod session;
+pub mod shapes;
 pub mod signature;
 pub mod stage;
 pub mod status;
@@ -20,12 +22,14 @@ pub use endpoint::{
     Attachment, DeviceMemory, DeviceUuid, Endpoint, Gid, IpcHandle, MemoryKey, QueuePair,
     RegionDescriptor, Retry,
 };
-pub use error_text::error_text;
+pub use error_text::{error_text, without_middle};
 pub use found::Found;
 pub use frame::{Body, FRAME_BYTES, Frame, FrameError, PixelFormat, Reply, Request, RequestKind};
+pub use parts::{Part, payload_bytes};
 pub use placement::{HostMemory, MemoryChoice, Placement, SlotPlace, Staged, Why};
 pub use record::{KindName, RequestRecord};
 pub use session::{Generation, SessionId, SlotIndex, SlotLayout, Token};
+pub use shapes::{OutputShapes, ShapesError};
 pub use signature::{BindError, BoundSignature, BoundTensor, Signature};
 pub use stage::{ServerTimes, Stage, StageTimes};
 pub use status::Status;

@@ -18,7 +18,7 @@ mod worker;
 
 pub use binding::check_binding;
 pub use echo::Echo;
-pub use engine::{Engine, EngineError, Finished, Job};
+pub use engine::{Engine, EngineError, Finished, Job, Placed, TooLarge};
 pub use guard::ArrivalGuard;
 pub use options::{Picture, PoolError, PoolOptions, Rebuild, RunOn};
 pub use pool::Pool;

@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use ferry_core::{Generation, Request, SessionId, StageTimes, Status};
+use ferry_core::{Generation, OutputShapes, Request, SessionId, StageTimes, Status, without_middle};
 
 use crate::slots::Slot;
 
@@ -41,15 +41,14 @@ impl Arrival {
         self.into_departure(Status::Ok, payload_bytes, times)
     }
 
-    /// Ends the request with a text instead of outputs. The text is cut to the slot's reply half.
+    /// Ends the request with a text instead of outputs. What does not fit the slot's reply half is
+    /// left out of the text's middle.
     pub fn fail(self, status: Status, text: &str, times: StageTimes) -> Departure {
-        let mut end = text.len().min(self.slot.reply().bytes());
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
+        let text = without_middle(text, self.slot.reply().bytes());
         // A device that refuses the copy leaves the status without its text.
-        let copied = self.slot.reply().copy_in(0, &text.as_bytes()[..end]);
-        self.into_departure(status, if copied.is_ok() { end } else { 0 }, times)
+        let copied = self.slot.reply().copy_in(0, text.as_bytes());
+        let bytes = if copied.is_ok() { text.len() } else { 0 };
+        self.into_departure(status, bytes, times)
     }
 
     fn into_departure(self, status: Status, payload_bytes: usize, times: StageTimes) -> Departure {
@@ -60,6 +59,7 @@ impl Arrival {
             request: self.request,
             status,
             payload_bytes,
+            outputs: None,
             times,
             slot: self.slot,
             seen: self.seen,
@@ -83,6 +83,8 @@ pub struct Departure {
     pub status: Status,
     /// Length of the payload in the slot's reply half.
     pub payload_bytes: usize,
+    /// The shapes of the outputs; `None` where they are those that the session agreed.
+    pub outputs: Option<Box<OutputShapes>>,
     /// The stages that were timed on the way; the lane adds `receive` and `server`.
     pub times: StageTimes,
     /// Holds the payload.

@@ -12,10 +12,10 @@ use tokio::sync::Notify;
 
 use crate::config::Config;
 use crate::error::ApiError;
-use crate::lanes::Lanes;
 use crate::models::Models;
-use crate::refusals::Refusals;
 use crate::runs::RunBook;
+use crate::serving::lanes::Lanes;
+use crate::serving::refusals::Refusals;
 use crate::sessions::{Sessions, Standing, Tenants};
 use crate::store::{Machine, Recorder, TimingStore};
 

@@ -7,9 +7,9 @@ use ferry_core::{Generation, SessionId, Token};
 use ferry_memory::SlotTable;
 
 use super::{Agreed, Reservation, Tenant};
-use crate::lanes::Lane;
 use crate::models::Served;
-use crate::routes::{Meter, Recording, Route};
+use crate::serving::lanes::Lane;
+use crate::serving::routes::{Meter, Recording, Route};
 
 /// A session, from open to end.
 #[derive(Debug)]

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ferry_core::{HostMemory, MemoryChoice, Placement, SessionId, Transport, WaitPolicy};
 
 use super::Tenant;
-use crate::clock::unix_ns;
 use crate::error::ApiError;
+use crate::host::clock::unix_ns;
 use crate::models::{Precision, Served};
 use crate::store::{Connection, Event, Recorder, SessionRow};
 

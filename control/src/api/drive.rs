@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::local::{batch_reference, connect, open_local, thread};
 use crate::error::ApiError;
-use crate::routes::ns;
+use crate::serving::routes::ns;
 use crate::sessions::{Opened, Tenant, end};
 use crate::state::State;
 use crate::store::Recorder;

@@ -10,7 +10,7 @@ use tonic::{Request, Response};
 
 use super::{operator, to_wire};
 use crate::error::ApiError;
-use crate::machine::{COMMIT, VERSION};
+use crate::host::machine::{COMMIT, VERSION};
 use crate::sessions::end;
 use crate::state::State;
 use crate::store::{StoreHealth, StoreState};
@@ -42,7 +42,7 @@ fn store(state: &State) -> v1::StoreStatus {
 }
 
 fn lanes(state: &State) -> Vec<v1::LaneStatus> {
-    let lane = |lane: &Arc<crate::lanes::Lane>| {
+    let lane = |lane: &Arc<crate::serving::lanes::Lane>| {
         let stats = lane.handle.stats();
         v1::LaneStatus {
             name: lane.name.clone(),

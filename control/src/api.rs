@@ -2,11 +2,9 @@
 
 mod admin;
 mod drive;
-mod inference;
-mod inline;
+pub(crate) mod inference;
 mod local;
 mod models;
-mod payload;
 mod runs;
 mod sessions;
 mod to_wire;

@@ -11,9 +11,10 @@ use tokio::sync::oneshot;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response};
 
-use super::{drive, inline, tenant};
+use super::{drive, tenant};
 use crate::error::ApiError;
-use crate::machine::VERSION;
+use crate::host::machine::VERSION;
+use crate::serving::inline;
 use crate::sessions::{Caller, Opened, Place, Tenant, end, open};
 use crate::state::State;
 use crate::store::Recorder;
@@ -95,7 +96,7 @@ fn infer(
             ferry_core::Request { kind: ferry_core::RequestKind::Tensor, batch: 1, priority: 0 }
         }
     };
-    let fill_ns = crate::routes::ns(filling, Instant::now());
+    let fill_ns = crate::serving::routes::ns(filling, Instant::now());
     driver
         .submit(slot, bytes, what, Some(fill_ns))
         .map_err(|error| ApiError::Internal(error.why.to_string()))?;

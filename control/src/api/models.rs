@@ -8,8 +8,8 @@ use ferry_proto::v1;
 use tonic::{Request, Response};
 
 use super::{operator, tenant, to_wire};
-use crate::clock::unix_ns;
 use crate::error::ApiError;
+use crate::host::clock::unix_ns;
 use crate::models::{Loading, Precision, Served, check_name};
 use crate::sessions::end;
 use crate::state::State;

@@ -10,9 +10,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Streaming};
 
 use super::{operator, tenant, to_wire};
-use crate::clock::unix_ns;
 use crate::error::ApiError;
-use crate::machine::COMMIT;
+use crate::host::clock::unix_ns;
+use crate::host::machine::COMMIT;
 use crate::state::State;
 use crate::store::{Cell, NewRun, QueryError, QueryLimits, Rows, Run, RunEnd};
 

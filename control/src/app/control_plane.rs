@@ -21,7 +21,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::services::{
+use crate::api::{
     AdminService, InferenceService, LocalService, ModelsService, RunsService, SessionsService,
 };
 use crate::state::State;

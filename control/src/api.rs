@@ -22,8 +22,9 @@ pub use runs::RunsService;
 pub use sessions::SessionsService;
 
 use crate::error::ApiError;
-use crate::sessions::{Caller, Tenant};
+use crate::sessions::Caller;
 use crate::state::State;
+use crate::tenants::Tenant;
 
 /// gRPC metadata with a tenant's key, or the operator's.
 pub const KEY_METADATA: &str = "ferry-key";

@@ -15,9 +15,10 @@ use super::{drive, tenant};
 use crate::error::ApiError;
 use crate::host::machine::VERSION;
 use crate::serving::inline;
-use crate::sessions::{Caller, Opened, Place, Tenant, end, open};
+use crate::sessions::{Caller, Opened, Place, end, open};
 use crate::state::State;
 use crate::store::Recorder;
+use crate::tenants::Tenant;
 
 /// Longest that one request of `Local.Infer` may take.
 const INFER_MAX: Duration = Duration::from_secs(120);

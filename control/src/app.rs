@@ -1,27 +1,32 @@
 //! The composition root: the only place that names concrete links, engines and stores.
 
+mod control_plane;
 mod engines;
 mod findings;
 mod gdr;
 mod links;
+mod serve;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::clock::unix_ns;
+use crate::api::loaded_event;
 use crate::config::Config;
-use crate::machine::{self, COMMIT, VERSION};
+use crate::host::clock::unix_ns;
+use crate::host::machine::{self, COMMIT, VERSION};
 use crate::models::{Metadata, Models, Served, State as ModelState};
-use crate::refusals::Refusals;
 use crate::runs::RunBook;
-use crate::services::loaded_event;
-use crate::sessions::{Sessions, Standing, Tenants};
+use crate::serving::refusals::Refusals;
+use crate::sessions::{Sessions, Standing};
 use crate::state::State;
 use crate::store::{
     Location, NewRun, RunEnd, SqliteConfig, SqliteStore, StoreError, TimingStore, Writer,
     WriterConfig,
 };
+use crate::tenants::Tenants;
+
+pub use serve::bind;
 
 /// How long the last rows may take when the server ends.
 const FLUSH_WAIT: Duration = Duration::from_secs(10);

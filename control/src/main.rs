@@ -15,7 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use ferry_control::{Config, ConfigError, Server, Settings, bind, environment, limits};
+use ferry_control::host::{environment, limits};
+use ferry_control::{Config, ConfigError, Server, Settings, bind};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 

@@ -15,7 +15,7 @@ use ferry_onnx::{
 
 use self::tensorrt::Tensorrt;
 use crate::config::Config;
-use crate::machine::VERSION;
+use crate::host::machine::VERSION;
 use crate::models::{
     CompletionName, DeviceChoice, EngineChoice, EngineLoader, Instances, LoadSpec, Metadata,
     Precision as ComputesIn, PrecisionName, ShapeLimits,

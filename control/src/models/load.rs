@@ -11,8 +11,8 @@ use ferry_vision::Numbers;
 use super::folder::sha256;
 use super::shapes::check_dims;
 use super::{DimSizes, EngineLoader, Instances, LoadSpec, Metadata, Precision, Source};
-use crate::clock::unix_ns;
 use crate::error::ApiError;
+use crate::host::clock::unix_ns;
 
 /// A model that is loaded.
 #[derive(Debug)]

@@ -121,7 +121,7 @@ pub(super) async fn start(
     let what = match &asked.info {
         Some(info) => ferry_core::Request::try_from(info)?,
         None => {
-            ferry_core::Request { kind: ferry_core::RequestKind::Tensor, batch: 1, priority: 0 }
+            ferry_core::Request::of(ferry_core::RequestKind::Tensor)
         }
     };
     let mut sessions = Vec::new();

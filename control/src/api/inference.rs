@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use ferry_core::{SessionId, Stage, StageTimes, Status, Transport, error_text};
 use ferry_memory::{Arrival, Departure, PeerId, ReplyTo, Slot};
-use ferry_proto::{WireError, server_times_to_wire, v1};
+use ferry_proto::{WireError, output_shapes_to_wire, server_times_to_wire, v1};
 use tokio::sync::oneshot;
 use tonic::{Request, Response};
 
@@ -111,6 +111,7 @@ static DEFAULT_INFO: v1::RequestInfo = v1::RequestInfo {
     width: 0,
     height: 0,
     format: 0,
+    trace_id: Bytes::new(),
 };
 
 impl InferenceService {
@@ -153,6 +154,7 @@ impl InferenceService {
         Ok(v1::InferResponse {
             payload,
             server_times: server_times_to_wire(&server_times(&departure)),
+            output_shapes: output_shapes_to_wire(departure.outputs.as_deref()),
             session_id: session.id.0,
             ..v1::InferResponse::default()
         })

@@ -94,7 +94,7 @@ fn infer(
     let what = match &request.info {
         Some(info) => ferry_core::Request::try_from(info)?,
         None => {
-            ferry_core::Request { kind: ferry_core::RequestKind::Tensor, batch: 1, priority: 0 }
+            ferry_core::Request::of(ferry_core::RequestKind::Tensor)
         }
     };
     let fill_ns = crate::serving::routes::ns(filling, Instant::now());

@@ -117,7 +117,7 @@ pub(crate) struct Client {
     pub(crate) records: Arc<Records>,
 }
 
-pub(crate) const TENSOR: Request = Request { kind: RequestKind::Tensor, batch: 1, priority: 0 };
+pub(crate) const TENSOR: Request = Request::of(RequestKind::Tensor);
 
 /// Connects the link of a session; the reason if it is refused.
 pub(crate) fn link(

@@ -160,7 +160,7 @@ fn options_of(wait: WaitPolicy) -> DriverOptions {
 
 /// Keeps all slots in flight; nanoseconds per request.
 fn drive(driver: &mut Driver, table: &Arc<SlotTable>, requests: u64) -> Result<f64, Failed> {
-    let what = Request { kind: RequestKind::Tensor, batch: 1, priority: 0 };
+    let what = Request::of(RequestKind::Tensor);
     let start = Instant::now();
     let mut done = 0;
     let mut sent = 0;

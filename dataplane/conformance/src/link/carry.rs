@@ -139,7 +139,7 @@ pub fn what_is_not_taken_is_given_back(open: &dyn Fn() -> ServerEnd) {
     let table: Arc<SlotTable> = Arc::clone(request.slot.table());
     let (index, frame): (SlotIndex, _) = (request.slot.index(), request.frame);
     let nobody = PeerId(u64::MAX);
-    let transfer = Transfer { peer: nobody, frame, slot: request.slot };
+    let transfer = Transfer::new(nobody, frame, request.slot);
     let rejected = pair.server.listener.submit(transfer);
     let Err(rejected) = rejected else { panic!("a reply to nobody was taken") };
     assert_eq!(rejected.why, LinkError::NoPeer(nobody));

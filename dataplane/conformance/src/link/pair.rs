@@ -123,7 +123,7 @@ impl Client {
 
     /// An honest request frame.
     pub(super) fn frame(&self, request: u64, slot: &Slot, len: usize) -> Frame {
-        let what = Request { kind: RequestKind::Tensor, batch: 1, priority: 0 };
+        let what = Request::of(RequestKind::Tensor);
         Frame {
             session: self.admission.session,
             generation: self.admission.generation,
@@ -135,7 +135,7 @@ impl Client {
     }
 
     pub(super) fn submit(&mut self, frame: Frame, slot: Slot) -> Result<(), Rejected> {
-        self.link.submit(Transfer { peer: SERVER, frame, slot })
+        self.link.submit(Transfer::new(SERVER, frame, slot))
     }
 
     /// Sends a request with this payload.
@@ -255,7 +255,7 @@ impl Pair {
         let (times, reply_ns_previous) = (StageTimes::NONE, None);
         let body = Body::Reply(Reply { status: Status::Ok, times, reply_ns_previous });
         let frame = Frame { payload_bytes: payload.len() as u64, body, ..to.frame };
-        self.server.listener.submit(Transfer { peer: to.peer, frame, slot: to.slot })
+        self.server.listener.submit(Transfer::new(to.peer, frame, to.slot))
     }
 
     /// One request and its reply, of these payloads.

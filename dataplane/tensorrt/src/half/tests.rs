@@ -78,7 +78,7 @@ fn answer(path: &Path) -> Vec<f32> {
         session: SessionId(1),
         generation: Generation::FIRST,
         request: 1,
-        what: Request { kind: RequestKind::Tensor, batch: 1, priority: 0 },
+        what: Request::of(RequestKind::Tensor),
         payload_bytes,
         slot,
         seen: now,

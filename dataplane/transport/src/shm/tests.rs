@@ -43,7 +43,7 @@ fn admission(session: u64) -> Admission {
 }
 
 fn request(slot: u32, number: u64) -> Frame {
-    let what = Request { kind: RequestKind::Tensor, batch: 1, priority: 0 };
+    let what = Request::of(RequestKind::Tensor);
     Frame {
         session: SessionId(1),
         generation: Generation(3),
@@ -119,7 +119,7 @@ impl Server {
     fn reply(&mut self, (peer, frame, slot): (PeerId, Frame, Slot)) -> Result<(), LinkError> {
         let times = StageTimes::NONE;
         let body = Body::Reply(Reply { status: Status::Ok, times, reply_ns_previous: None });
-        let transfer = Transfer { peer, frame: Frame { body, ..frame }, slot };
+        let transfer = Transfer::new(peer, Frame { body, ..frame }, slot);
         self.listener.submit(transfer).map_err(|rejected| rejected.why)
     }
 

@@ -36,7 +36,7 @@ fn hello(session: u64, generation: Generation) -> Vec<u8> {
 }
 
 fn request(session: u64, generation: Generation, slot: u32, payload_bytes: u64) -> Frame {
-    let body = Body::Request(Request { kind: RequestKind::Tensor, batch: 1, priority: 0 });
+    let body = Body::Request(Request::of(RequestKind::Tensor));
     Frame { slot: SlotIndex(slot), payload_bytes, ..frame(session, generation, body) }
 }
 

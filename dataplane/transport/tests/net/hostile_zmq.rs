@@ -68,7 +68,7 @@ fn hello(session: u64) -> [u8; FRAME_BYTES] {
 }
 
 fn request(session: u64, payload_bytes: u64) -> Frame {
-    let body = Body::Request(Request { kind: RequestKind::Tensor, batch: 1, priority: 0 });
+    let body = Body::Request(Request::of(RequestKind::Tensor));
     Frame { payload_bytes, ..frame(session, body) }
 }
 

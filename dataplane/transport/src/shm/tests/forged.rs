@@ -112,7 +112,7 @@ fn a_header_that_changes_later_changes_nothing() {
     let mut hostile = Hostile::join(&mut server);
     hostile.send(1, 1, &request(1, 7).encode());
     let arrived = server.arrived();
-    hostile.headers.write(SlotIndex(1), Way::Request, &[0xFF; 128]).unwrap();
+    hostile.headers.write(SlotIndex(1), Way::Request, [&[0xFF; 128], &[]]).unwrap();
     assert_eq!(arrived.1, request(1, 7));
     server.reply(arrived).unwrap();
 }

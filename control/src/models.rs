@@ -5,6 +5,7 @@ mod load;
 mod metadata;
 mod precision;
 mod registry;
+mod rooms;
 mod shapes;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ pub use metadata::{
 };
 pub use precision::Precision;
 pub use registry::{Listed, Loading, Models, State};
+pub use rooms::Rooms;
 pub use shapes::ShapeLimits;
 
 /// What is to be loaded.

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use ferry_core::{
     BoundSignature, Generation, KindName, MemoryChoice, RequestRecord, SessionId, Stage,
-    StageTimes, Status,
+    StageTimes, Status, payload_bytes,
 };
 use ferry_engine::Work;
 use ferry_memory::{Arrival, Departure, ReplyTo};
@@ -64,6 +64,8 @@ pub struct Route {
     pub meter: Arc<Meter>,
     /// Set where the server records.
     pub recording: Option<Recording>,
+    /// The largest reply that the model was told of, in bytes: of a smaller one it learns nothing.
+    pub largest: AtomicU64,
 }
 
 /// What has to be known of a request when its reply is there, beside the reply.
@@ -111,10 +113,24 @@ impl Route {
         served.pool.dispatch(Work { arrival, binding, memory, reply_to })
     }
 
+    /// Notes how large the outputs were, where they were not as the session agreed.
+    fn learn(&self, departure: &Departure) {
+        let served = matches!(departure.status, Status::Ok | Status::ReplyTooLarge);
+        let Some(outputs) = departure.outputs.as_deref().filter(|_| served) else { return };
+        let Some(parts) = self.binding.parts(outputs) else { return };
+        let bytes = payload_bytes(&parts);
+        if self.largest.fetch_max(bytes, Ordering::Relaxed) < bytes
+            && let Some(served) = self.served.upgrade()
+        {
+            served.rooms.learn(&self.binding, bytes);
+        }
+    }
+
     /// A request that was let in is served. Records it where the server does.
     pub fn finish(&self, note: Option<Note>, departure: &Departure) {
         self.tenant.end();
         self.meter.in_flight.fetch_sub(1, Ordering::Release);
+        self.learn(departure);
         let (Some(recording), Some(note)) = (&self.recording, note) else { return };
         let mut times = departure.times;
         times.set(Stage::Receive, ns(departure.seen, departure.visible));

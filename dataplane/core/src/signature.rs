@@ -148,6 +148,16 @@ impl Signature {
         Ok(BoundSignature { inputs: place("request", inputs)?, outputs: place("reply", outputs)? })
     }
 
+    /// The first output whose shape the shapes of the inputs do not tell.
+    pub fn open_output(&self) -> Option<&TensorSpec> {
+        let known = |dim: &Dim| match dim {
+            Dim::Fixed(_) => true,
+            Dim::Named(_) => self.inputs.iter().any(|input| input.shape.contains(dim)),
+            Dim::Any => false,
+        };
+        self.outputs.iter().find(|output| !output.shape.iter().all(known))
+    }
+
     fn find(&self, name: &str) -> Result<&TensorSpec, BindError> {
         let mut all = self.inputs.iter().chain(&self.outputs);
         all.find(|spec| spec.name == name).ok_or_else(|| BindError::UnknownTensor {

@@ -16,7 +16,7 @@ use super::engine::CudaEngine;
 use super::native::{Bound, RunOptions};
 use crate::file::{self, EXPORT_AGAIN, one_line, unusable};
 use crate::graph;
-use crate::ort::model::{check_outputs, signature_of};
+use crate::ort::model::signature_of;
 use crate::runtime::{self, Opened, Search};
 
 /// In which numbers a model computes.
@@ -139,7 +139,11 @@ impl CudaModel {
             }
         };
         let signature = signature_of(path, &session)?;
-        check_outputs(path, &signature)?;
+        if let Some(output) = signature.open_output() {
+            let why = format!("how large output {output} is shows only when the model has run");
+            let fix = "use device = \"cpu\", or export the model with sizes that its inputs tell";
+            return Err(unusable(path, why, fix));
+        }
         let kernels = Kernels::of(&device)
             .inspect_err(|error| tracing::warn!(%error, "no picture kernel, no mapped memory"))
             .ok();

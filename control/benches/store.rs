@@ -162,6 +162,7 @@ fn record(request: u64) -> RequestRecord {
         bytes_in: 602_112,
         bytes_out: 4_000,
         status: Status::Ok,
+        trace: ferry_core::TraceId::NONE,
         times,
     }
 }

@@ -12,7 +12,7 @@ use ferry_memory::{MemoryError, Slot, SlotTable};
 use ferry_proto::{WireError, server_times_to_wire, v1};
 use ferry_transport::UnixClock;
 
-use crate::api::inference::{arrival, payload_of, serve, server_times};
+use crate::api::inference::{answer, arrival, serve};
 use crate::error::ApiError;
 use crate::models::Served;
 use crate::serving::routes::{Meter, Recording, Route};
@@ -84,11 +84,11 @@ impl Run<'_> {
         let generation = Generation::FIRST;
         let mut arrival = arrival(slot, session, generation, request, payload_bytes, *seen)?;
         arrival.request = number;
-        let departure = serve(&route, arrival).await?;
-        let whole = payload_of(&departure)?;
+        let mut departure = serve(&route, arrival).await?;
+        let whole = answer(&route, &mut departure)?;
         Ok(v1::InferResponse {
             outputs: outputs(binding, departure.outputs.as_deref(), &whole)?,
-            server_times: server_times_to_wire(&server_times(&departure)),
+            server_times: server_times_to_wire(&departure.times),
             model: served.name.clone(),
             version: served.version,
             engine: served.engine.to_owned(),

@@ -72,6 +72,7 @@ pub(super) fn record(session: u64, run: i64, request: u64, total_ns: u64) -> Req
         bytes_in: 100,
         bytes_out: 10,
         status: Status::Ok,
+        trace: TraceId::NONE,
         times,
     }
 }

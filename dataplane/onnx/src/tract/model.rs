@@ -50,6 +50,10 @@ impl TractModel {
         let (proto, graph) = read(path).map_err(|why| unusable(path, why, EXPORT_AGAIN))?;
         let declared = proto.graph.as_ref().map_or(Ok(Vec::new()), graph::inputs);
         let inputs = declared.map_err(|refused| refused.at(path))?;
+        // First what is refused whatever the library can do: its name is what people need.
+        for output in proto.graph.iter().flat_map(|graph| &graph.output) {
+            graph::dtype("output", output).map_err(|refused| refused.at(path))?;
+        }
         let shapes = inputs.iter().map(with_ones).collect::<Result<Vec<_>, _>>();
         let shapes = shapes.map_err(|why| unusable(path, why, TRY_ONNX))?;
         let open = inputs.iter().filter_map(|input| input.dims.as_ref()).flatten().any(is_open);

@@ -6,7 +6,7 @@ use ferry_engine::EngineError;
 use ferry_onnx::{EngineChoice, Options, Probe, Search, load, open, probe};
 
 use crate::common::{BOTH, options, search};
-use crate::tiny::{D, FLOAT, INT64, STRING, file, onnx};
+use crate::tiny::{D, FLOAT, STRING, file, onnx};
 
 /// The text of the error that both libraries give for a file.
 fn refused(path: &Path) -> [String; 2] {

@@ -23,5 +23,5 @@ pub mod sessions;
 pub mod state;
 pub mod store;
 
-pub use app::{BuildError, Server, bind};
+pub use app::{BuildError, LoadingPort, Server, bind};
 pub use config::{Config, ConfigError, LibrarySearch, RdmaOptions, Settings};

@@ -125,7 +125,8 @@ fn router(state: &Arc<State>) -> anyhow::Result<tonic::transport::server::Router
         .add_service(reflection))
 }
 
-async fn set_health(health: &HealthReporter, status: ServingStatus) {
+/// Says of every service whether it serves.
+pub(super) async fn set_health(health: &HealthReporter, status: ServingStatus) {
     // Admin, Models and Runs answer while the server drains; they end with it.
     for name in [
         "",

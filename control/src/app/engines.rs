@@ -141,6 +141,7 @@ impl Onnx {
             engine_version: model.library_version().to_owned(),
             device: None,
             dims: BTreeMap::new(),
+            files: model.files().to_vec(),
             rebuild: Some(Rebuild::new(move || model.instance())),
         })
     }
@@ -215,6 +216,7 @@ impl Onnx {
             device: Some(Arc::clone(model.device())),
             precision: Some(computes_in),
             dims: BTreeMap::new(),
+            files: model.files().to_vec(),
             rebuild: Some(Rebuild::new(move || Ok(boxed(model.instance()?)))),
         })
     }
@@ -241,6 +243,7 @@ pub(super) fn echo(base: Metadata) -> (Instances, Metadata) {
         device: None,
         precision: None,
         dims: BTreeMap::new(),
+        files: Vec::new(),
         rebuild: Some(rebuild),
     };
     (instances, metadata)

@@ -16,6 +16,7 @@ mod models;
 mod precision;
 mod quotas;
 mod refused;
+mod reload;
 mod restart;
 mod runs;
 mod starting;

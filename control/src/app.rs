@@ -19,12 +19,13 @@ use crate::host::machine::{self, COMMIT, VERSION};
 use crate::models::{Metadata, Models, Progress, Served, State as ModelState};
 use crate::runs::RunBook;
 use crate::serving::refusals::Refusals;
-use crate::sessions::{Sessions, Standing, Tenants};
+use crate::sessions::{Sessions, Standing};
 use crate::state::State;
 use crate::store::{
     Location, NewRun, RunEnd, SqliteConfig, SqliteStore, StoreError, TimingStore, Writer,
     WriterConfig,
 };
+use crate::tenants::Tenants;
 
 pub use loading::LoadingPort;
 pub use serve::bind;

@@ -100,6 +100,9 @@ pub enum ApiError {
     /// The tenant's key is missing or wrong.
     #[error("metadata ferry-key is not the key of a tenant: ask the operator for one")]
     Key,
+    /// What only a tenant may do.
+    #[error("metadata ferry-key is the operator's, who holds no sessions: use the key of a tenant")]
+    NotTenant,
     /// What only the operator may do.
     #[error("metadata ferry-key is not the operator's (operator-key of the configuration)")]
     NotOperator,
@@ -166,10 +169,10 @@ impl ApiError {
             | ApiError::NotAttachable(_) => Code::FailedPrecondition,
             ApiError::Quota { .. } | ApiError::Busy(_) => Code::ResourceExhausted,
             ApiError::Credentials | ApiError::Key => Code::Unauthenticated,
-            ApiError::NotOperator => Code::PermissionDenied,
+            ApiError::NotOperator | ApiError::NotTenant => Code::PermissionDenied,
             ApiError::Loading { .. } | ApiError::Draining | ApiError::Lane { .. } => {
                 Code::Unavailable
-            },
+            }
             ApiError::Request { status, .. } => code_of(*status),
             ApiError::Store(error) => match error {
                 StoreError::NoSuchRun { .. } => Code::NotFound,

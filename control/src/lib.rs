@@ -22,6 +22,7 @@ pub mod serving;
 pub mod sessions;
 pub mod state;
 pub mod store;
+pub mod tenants;
 
 pub use app::{BuildError, LoadingPort, Server, bind};
 pub use config::{Config, ConfigError, LibrarySearch, RdmaOptions, Settings};

@@ -16,8 +16,9 @@ use crate::models::Models;
 use crate::runs::RunBook;
 use crate::serving::lanes::Lanes;
 use crate::serving::refusals::Refusals;
-use crate::sessions::{Sessions, Standing, Tenants};
+use crate::sessions::{Sessions, Standing};
 use crate::store::{Machine, Recorder, TimingStore};
+use crate::tenants::Tenants;
 
 /// How often a drain looks whether all is done.
 const DRAIN_LOOK: Duration = Duration::from_millis(5);

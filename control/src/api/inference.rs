@@ -10,7 +10,7 @@ use ferry_proto::{WireError, server_times_to_wire, v1};
 use tokio::sync::oneshot;
 use tonic::{Request, Response};
 
-use super::tenant;
+use super::auth;
 use crate::error::ApiError;
 use crate::serving::routes::{Note, Route, ns};
 use crate::serving::{inline, payload};
@@ -176,7 +176,7 @@ impl v1::inference_server::Inference for InferenceService {
                 Err(WireError::Missing("session or model").into())
             }
             None => {
-                let tenant = tenant(&self.0, request.metadata())?;
+                let tenant = auth::tenant(&request)?;
                 inline::infer(&self.0, tenant, request.get_ref(), seen).await
             }
         };

@@ -12,8 +12,9 @@ use crate::api::inference::{arrival, payload_of, serve, server_times};
 use crate::error::ApiError;
 use crate::models::Served;
 use crate::serving::routes::{Meter, Recording, Route};
-use crate::sessions::{REPLY_BYTES_MIN, Tenant};
+use crate::sessions::REPLY_BYTES_MIN;
 use crate::state::State;
+use crate::tenants::Tenant;
 
 /// Serves one request. Its timings are in the reply, and in the store under a standing session.
 pub(crate) async fn infer(

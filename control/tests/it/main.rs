@@ -4,6 +4,7 @@
 
 mod admin;
 mod attach;
+mod auth;
 mod binary;
 mod common;
 mod docs;

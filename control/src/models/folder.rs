@@ -70,9 +70,7 @@ fn is_name(name: &str) -> bool {
 }
 
 fn allowed() -> String {
-    format!(
-        "names are 1 to {NAME_BYTES_MAX} letters, digits, '.', '_', '-', and start with no dot"
-    )
+    format!("names are 1 to {NAME_BYTES_MAX} letters, digits, '.', '_', '-', and start with no dot")
 }
 
 /// Every model of a folder, and what cannot be one. Files are not opened.
@@ -152,8 +150,10 @@ impl Scan {
             if path.is_dir() {
                 self.version(&name, &path, metadata.as_ref());
             } else if is_onnx(&path) {
-                let why = format!("a model in a folder is {name}/VERSION/{MODEL_FILE}: move it to \
-                                   {name}/1/{MODEL_FILE}");
+                let why = format!(
+                    "a model in a folder is {name}/VERSION/{MODEL_FILE}: move it to \
+                                   {name}/1/{MODEL_FILE}"
+                );
                 self.pass(&name, &path, why);
             }
         }
@@ -164,7 +164,8 @@ impl Scan {
         let version = last(folder).parse().ok().filter(|&version: &u64| version > 0);
         match version {
             Some(_) if !is_there(&file) => {
-                let why = format!("the file of a version is called {MODEL_FILE}, and there is none");
+                let why =
+                    format!("the file of a version is called {MODEL_FILE}, and there is none");
                 self.pass(name, folder, why);
             }
             Some(_) if !is_name(name) => {

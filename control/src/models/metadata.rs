@@ -5,6 +5,7 @@ mod device;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use ferry_core::error_text;
 use ferry_engine::{FileBytes, FileDigest, FileError, Picture, RunOn};
 use ferry_vision::{Channels, Filter, Layout, Limits, PictureSpec};
 use serde::Deserialize;
@@ -186,8 +187,9 @@ impl Metadata {
                     return Err(meaning(why));
                 }
                 let labels = path.with_file_name(name);
-                let text = read_text(&labels, LABELS_BYTES_MAX, &mut files)?;
-                text.lines().map(str::to_owned).collect()
+                let text = read_text(&labels, LABELS_BYTES_MAX, &mut files);
+                let text = text.map_err(|error| meaning(format!("labels: {}", error_text(&error))));
+                text?.lines().map(str::to_owned).collect()
             }
         };
         let bounded = |name: &str, given: Option<usize>, default: usize, max: usize| {

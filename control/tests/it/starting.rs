@@ -45,8 +45,7 @@ fn slow(models: &Path, name: &str) {
     let kind = field(1, &[&[8, 1], &*field(2, &dims)].concat());
     let value = |name: &str| [field(1, name.as_bytes()), field(2, &kind)].concat();
     let node = |op: &str, inputs: &[&str], output: &str, more: &[u8]| {
-        let inputs: Vec<u8> =
-            inputs.iter().flat_map(|input| field(1, input.as_bytes())).collect();
+        let inputs: Vec<u8> = inputs.iter().flat_map(|input| field(1, input.as_bytes())).collect();
         let node = [&*inputs, &field(2, output.as_bytes()), &field(4, op.as_bytes()), more];
         field(1, &node.concat())
     };

@@ -128,7 +128,11 @@ fn rewrite(
         match field.message_in(message) {
             None => out.extend_from_slice(field.whole),
             Some(inner) => {
-                put(&mut out, field.number, &rewrite(inner, field.payload, depth + 1, files, weights)?);
+                put(
+                    &mut out,
+                    field.number,
+                    &rewrite(inner, field.payload, depth + 1, files, weights)?,
+                );
             }
         }
     }
@@ -138,7 +142,8 @@ fn rewrite(
 /// A tensor with its data inside, or `beside` under the name that the file has here.
 fn tensor(bytes: &[u8], files: &Files, beside: bool) -> Result<Vec<u8>, String> {
     let Some(external) = external(bytes)? else { return Ok(bytes.to_vec()) };
-    let file = files.get(&external.file).ok_or_else(|| format!("{:?} was not read", external.file))?;
+    let file =
+        files.get(&external.file).ok_or_else(|| format!("{:?} was not read", external.file))?;
     let data = external.of(file)?;
     let mut out = Vec::new();
     for field in fields(bytes, 0)? {
@@ -149,7 +154,8 @@ fn tensor(bytes: &[u8], files: &Files, beside: bool) -> Result<Vec<u8>, String> 
     }
     if beside {
         let (offset, length) = (external.offset.to_string(), data.len().to_string());
-        for (key, value) in [("location", &external.file), ("offset", &offset), ("length", &length)] {
+        for (key, value) in [("location", &external.file), ("offset", &offset), ("length", &length)]
+        {
             let mut entry = Vec::new();
             put(&mut entry, 1, key.as_bytes());
             put(&mut entry, 2, value.as_bytes());
@@ -176,7 +182,9 @@ impl External {
         let External { tensor, file: name, offset, length } = self;
         let from = usize::try_from(*offset).ok().and_then(|from| file.get(from..));
         let data = match (from, length) {
-            (Some(from), Some(length)) => usize::try_from(*length).ok().and_then(|to| from.get(..to)),
+            (Some(from), Some(length)) => {
+                usize::try_from(*length).ok().and_then(|to| from.get(..to))
+            }
             (from, None) => from,
             (None, Some(_)) => None,
         };
@@ -202,7 +210,8 @@ fn external(bytes: &[u8]) -> Result<Option<External>, String> {
     if !is_external {
         return Ok(None);
     }
-    let value = |key: &str| entries.iter().rev().find(|entry| entry.0 == key).map(|it| it.1.as_str());
+    let value =
+        |key: &str| entries.iter().rev().find(|entry| entry.0 == key).map(|it| it.1.as_str());
     let number = |key: &str| match value(key) {
         None => Ok(None),
         Some(number) => number

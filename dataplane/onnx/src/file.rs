@@ -41,8 +41,12 @@ impl ModelFile {
         if model.is_empty() {
             return Err(unusable(path, "the file is empty", EXPORT_AGAIN));
         }
-        let mut file =
-            ModelFile { path: path.to_owned(), model, weights: Files::new(), digests: vec![digest] };
+        let mut file = ModelFile {
+            path: path.to_owned(),
+            model,
+            weights: Files::new(),
+            digests: vec![digest],
+        };
         let broken = |why: String| unusable(path, why, EXPORT_AGAIN);
         for name in external::names(&file.model).map_err(broken)? {
             const COMPLETE: &str = "copy the weights' files together with the model's";
@@ -53,8 +57,7 @@ impl ModelFile {
             file.digests.push(digest);
         }
         if !file.weights.is_empty() {
-            file.model =
-                external::resolved(&file.model, &file.weights, weights).map_err(broken)?;
+            file.model = external::resolved(&file.model, &file.weights, weights).map_err(broken)?;
         }
         if weights == Weights::Inside {
             file.weights.clear();

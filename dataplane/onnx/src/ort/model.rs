@@ -113,11 +113,7 @@ impl OrtModel {
     }
 }
 
-fn load(
-    file: &ModelFile,
-    library: &Opened,
-    options: OrtOptions,
-) -> Result<Session, EngineError> {
+fn load(file: &ModelFile, library: &Opened, options: OrtOptions) -> Result<Session, EngineError> {
     commit(file, library, options).map_err(|error| {
         let why = one_line(error.message());
         let unknown = ["No Op registered", "is not a registered", "NOT_IMPLEMENTED"];

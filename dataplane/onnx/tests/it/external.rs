@@ -74,8 +74,7 @@ fn adds_below_if(location: &str) -> Vec<u8> {
         number(&mut attribute, 20, 5);
         bytes(&mut node, 5, &attribute);
     }
-    let mut all =
-        onnx(&[], &[], &[("x", FLOAT, SHAPE), ("c", BOOL, &[])], &[("y", FLOAT, SHAPE)]);
+    let mut all = onnx(&[], &[], &[("x", FLOAT, SHAPE), ("c", BOOL, &[])], &[("y", FLOAT, SHAPE)]);
     let mut graph = Vec::new();
     bytes(&mut graph, 1, &node);
     bytes(&mut all, 7, &graph);
@@ -122,7 +121,10 @@ fn what_happens_to_a_file_of_weights_changes_nothing_before_a_load() {
         std::fs::remove_file(&data).unwrap();
         assert_eq!(added(&loaded, &mut *engine), 1.0, "{choice:?}: gone");
         let refused = open(choice, &path, &options()).unwrap_err().to_string();
-        assert!(refused.contains("m.data") && refused.contains("together"), "{choice:?}: {refused}");
+        assert!(
+            refused.contains("m.data") && refused.contains("together"),
+            "{choice:?}: {refused}"
+        );
 
         std::fs::write(&data, numbers(50.0)).unwrap();
         let again = model(choice, &path);

@@ -17,8 +17,8 @@ use super::native::{Bound, RunOptions};
 use crate::external::Weights;
 use crate::file::{EXPORT_AGAIN, ModelFile, one_line, unusable};
 use crate::graph;
-use crate::ort::native::commit_from_memory;
 use crate::ort::model::{check_outputs, signature_of};
+use crate::ort::native::commit_from_memory;
 use crate::runtime::{self, Opened, Search};
 
 /// In which numbers a model computes.

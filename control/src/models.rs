@@ -1,9 +1,11 @@
 //! The models that are served: found in the model folder, loaded, described, unloaded.
 
+mod changes;
 mod folder;
 mod load;
 mod metadata;
 mod precision;
+mod progress;
 mod registry;
 mod rooms;
 mod shapes;
@@ -13,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ferry_cuda::Device;
-use ferry_engine::{Engine, EngineError, Rebuild};
+use ferry_engine::{Engine, EngineError, FileDigest, Rebuild};
 
 pub use folder::{NAME_BYTES_MAX, Source, check_name};
 pub use load::Served;
@@ -22,6 +24,7 @@ pub use metadata::{
     PrecisionName,
 };
 pub use precision::Precision;
+pub use progress::Progress;
 pub use registry::{Listed, Loading, Models, State};
 pub use rooms::Rooms;
 pub use shapes::ShapeLimits;
@@ -59,6 +62,8 @@ pub struct Instances {
     pub precision: Option<Precision>,
     /// Sizes of open dimensions that they were built for; those that are not here may have any.
     pub dims: BTreeMap<String, DimSizes>,
+    /// The files that they were made of, the model's own first; none for a built-in model.
+    pub files: Vec<FileDigest>,
     /// Makes another instance.
     pub rebuild: Option<Rebuild>,
 }

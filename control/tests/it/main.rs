@@ -14,12 +14,15 @@ mod inline;
 mod leases;
 mod local;
 mod models;
+mod operations;
 mod precision;
 mod quotas;
 mod refused;
+mod reload;
 mod restart;
 mod runs;
 mod starting;
 mod store;
+#[cfg(feature = "tensorrt")]
 mod tensorrt;
 mod transports;

@@ -1,7 +1,6 @@
 //! What a file says about its graph, read where a library does not tell.
 
 use std::collections::HashSet;
-use std::path::Path;
 
 use ferry_core::DType;
 use tract_onnx::pb::tensor_proto::DataType;
@@ -16,8 +15,8 @@ use crate::signature::{Declared, DeclaredDim, Refused};
 const DATA_DEPENDENT: [&str; 4] = ["NonZero", "NonMaxSuppression", "Unique", "Compress"];
 
 /// Decodes a file.
-pub(crate) fn read(path: &Path) -> Result<ModelProto, String> {
-    tract_onnx::onnx().proto_model_for_path(path).map_err(|error| format!("{error:#}"))
+pub(crate) fn read(mut model: &[u8]) -> Result<ModelProto, String> {
+    tract_onnx::onnx().proto_model_for_read(&mut model).map_err(|error| format!("{error:#}"))
 }
 
 /// An operator whose result's size depends on values, if the file has one: whoever runs it waits

@@ -8,6 +8,7 @@ mod broken;
 mod cases;
 mod common;
 mod conformance;
+mod external;
 mod half;
 mod log;
 mod memory;

@@ -20,7 +20,7 @@ use ferry_transport::{
 
 use device::{Lost, Opened};
 
-use crate::areas::{Area, Areas};
+use crate::areas::Areas;
 use crate::device_memory::check;
 use crate::fence::{Fencing, Memory};
 use crate::health::Health;

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ferry_core::Frame;
+use ferry_core::{Frame, Tail};
 use ferry_memory::{Slot, SlotTable};
 
 use crate::link::{

@@ -15,7 +15,7 @@ use ferry_transport::event::EventWaker;
 use ferry_transport::{ConnectError, LinkError};
 
 use super::RdmaClient;
-use crate::areas::{Area, Areas};
+use crate::areas::Areas;
 use crate::fence::{Fencing, Memory};
 use crate::gids::GidEntry;
 use crate::health::Health;

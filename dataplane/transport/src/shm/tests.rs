@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use ferry_core::{
-    Body, Endpoint, Frame, Generation, Reply, Request, RequestKind, SessionId, SlotIndex,
+    Body, Endpoint, Frame, FrameError, Generation, Head, Reply, Request, RequestKind, SessionId, SlotIndex,
     SlotLayout, StageTimes, Status, Token, WaitPolicy,
 };
 use ferry_memory::ring::{Producer, SharedRing};
@@ -161,7 +161,11 @@ impl Hostile {
     }
 
     fn send(&mut self, entry: u64, cell: u32, header: &[u8; 128]) {
-        self.headers.write(SlotIndex(cell), Way::Request, header).unwrap();
+        self.send_with(entry, cell, header, &[]);
+    }
+
+    fn send_with(&mut self, entry: u64, cell: u32, header: &[u8; 128], tail: &[u8]) {
+        self.headers.write(SlotIndex(cell), Way::Request, [header, tail]).unwrap();
         self.requests.push(entry).unwrap();
         if self.requests.must_wake() {
             self.bell.ring();

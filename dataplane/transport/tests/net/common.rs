@@ -97,7 +97,7 @@ pub(crate) struct Landed {
 pub(crate) fn take_arrived(events: &mut Vec<Event>) -> Option<Landed> {
     let at = events.iter().position(|event| matches!(event, Event::Arrived { .. }))?;
     match events.remove(at) {
-        Event::Arrived { peer, frame, slot, seen, visible } => {
+        Event::Arrived { peer, frame, slot, tail: _, seen, visible } => {
             assert!(seen <= visible);
             Some(Landed { peer, frame, slot })
         }

@@ -46,8 +46,7 @@ impl Reply {
         };
         let agreed = Arc::clone(agreed);
         let _permit = permit;
-        let reply =
-            Reply { slot, copied, agreed, request, payload_bytes, outputs, times, _permit };
+        let reply = Reply { slot, copied, agreed, request, payload_bytes, outputs, times, _permit };
         if status == Status::Ok {
             return Ok(reply);
         }

@@ -18,6 +18,7 @@ mod quotas;
 mod refused;
 mod restart;
 mod runs;
+mod stages;
 mod starting;
 mod store;
 mod tensorrt;

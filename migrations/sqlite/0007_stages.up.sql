@@ -38,7 +38,7 @@ SELECT
         3 THEN 'overloaded' WHEN 4 THEN 'draining' WHEN 5 THEN 'engine_failed' WHEN 6 THEN
         'session_ended' WHEN 7 THEN 'link_lost' WHEN 8 THEN 'unsupported' END AS status,
     r.started_unix_ns,
-    lower(hex(r.trace_id)) AS trace_id,
+    CASE WHEN r.trace_id IS NOT NULL THEN lower(hex(r.trace_id)) END AS trace_id,
     r.fill_ns,
     r.send_ns,
     r.receive_ns,

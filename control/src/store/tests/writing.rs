@@ -80,7 +80,7 @@ async fn everything_arrives_as_recorded() {
         (
             "SELECT concat_ws(' ', run_id, total_ns, network_ns IS NULL, unattributed_ns IS NULL) \
              FROM requests WHERE request = 2",
-            format!("42 {} 1 1", i64::MAX),
+            format!("42 {} 1 1", ferry_core::stage::DURATION_MAX_NS),
         ),
         (
             "SELECT concat_ws(' ', closed_unix_ns, close_reason, slots) FROM sessions",

@@ -39,7 +39,7 @@ SELECT
         'session_ended' WHEN 7 THEN 'link_lost' WHEN 8 THEN 'unsupported' WHEN 9 THEN
         'reply_too_large' END AS status,
     r.started_unix_ns,
-    lower(hex(r.trace_id)) AS trace_id,
+    CASE WHEN r.trace_id IS NOT NULL THEN lower(hex(r.trace_id)) END AS trace_id,
     r.fill_ns,
     r.send_ns,
     r.receive_ns,

@@ -284,9 +284,7 @@ pub(crate) fn trace_from_wire(bytes: &[u8]) -> Result<TraceId, WireError> {
 /// The shapes of a reply's outputs, in the model's order; none where they are as agreed.
 pub fn output_shapes_to_wire(outputs: Option<&OutputShapes>) -> Vec<v1::TensorShape> {
     let shapes = outputs.into_iter().flat_map(OutputShapes::iter);
-    shapes
-        .map(|shape| v1::TensorShape { name: String::new(), shape: shape.to_vec() })
-        .collect()
+    shapes.map(|shape| v1::TensorShape { name: String::new(), shape: shape.to_vec() }).collect()
 }
 
 /// What [`output_shapes_to_wire`] made.

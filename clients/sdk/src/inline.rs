@@ -170,9 +170,7 @@ impl InlineLink {
 }
 
 /// What stands in an answer beside its payload.
-fn read(
-    answer: &v1::InferResponse,
-) -> Result<(StageTimes, Option<Box<OutputShapes>>), WireError> {
+fn read(answer: &v1::InferResponse) -> Result<(StageTimes, Option<Box<OutputShapes>>), WireError> {
     let outputs = output_shapes_from_wire(&answer.output_shapes)?;
     Ok((server_times_from_wire(&answer.server_times)?, outputs))
 }

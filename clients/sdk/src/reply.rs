@@ -71,8 +71,7 @@ impl Reply {
         let outputs = outputs.transpose().map_err(Error::LinkLost)?;
         let agreed = Arc::clone(agreed);
         let _permit = permit;
-        let reply =
-            Reply { slot, copied, agreed, request, payload_bytes, outputs, times, _permit };
+        let reply = Reply { slot, copied, agreed, request, payload_bytes, outputs, times, _permit };
         if status == Status::Ok {
             return Ok(reply);
         }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use ferry_core::{
     HostMemory, KindName, MemoryChoice, Placement, RequestRecord, SessionId, Stage, StageTimes,
-    Status, Transport, WaitPolicy,
+    Status, TraceId, Transport, WaitPolicy,
 };
 
 use super::*;

@@ -115,6 +115,9 @@ pub const DURATION_MAX_NS: u64 = (1 << 48) - 2;
 /// Bytes of a duration in a frame.
 pub const DURATION_BYTES: usize = 6;
 
+/// See [`StageTimes::is_accounted`].
+const UNATTRIBUTED_ALLOWED_NS: u64 = 500;
+
 /// Marks a stage that did not happen.
 const ABSENT: u64 = u64::MAX;
 
@@ -181,6 +184,14 @@ impl StageTimes {
         let server = self.of(Stage::Server)?;
         let parts = Stage::SERVER_PARTS.iter().filter_map(|&part| self.of(part));
         Some(parts.fold(server, u64::saturating_sub))
+    }
+
+    /// Whether the stages account for the time: no more than 1 % of the total is unattributed, or
+    /// half a microsecond, which is what some readings of the clock take. `None` where total or
+    /// server is not known.
+    pub fn is_accounted(&self) -> Option<bool> {
+        let allowed = (self.of(Stage::Total)? / 100).max(UNATTRIBUTED_ALLOWED_NS);
+        self.unattributed().map(|ns| ns <= allowed)
     }
 }
 
@@ -256,6 +267,23 @@ mod tests {
         assert_eq!(times.unattributed(), Some(10));
         times.set(Stage::Queue, 50);
         assert_eq!(times.unattributed(), Some(0));
+    }
+
+    #[test]
+    fn the_time_is_accounted_for_within_1_percent_or_half_a_microsecond() {
+        let mut times = StageTimes::NONE;
+        assert_eq!(times.is_accounted(), None);
+        for (total, server, infer, accounted) in [
+            (10_000, 5_000, 4_500, true),
+            (10_000, 5_000, 4_499, false),
+            (100_000, 50_000, 49_000, true),
+            (100_000, 50_000, 48_999, false),
+        ] {
+            times.set(Stage::Total, total);
+            times.set(Stage::Server, server);
+            times.set(Stage::Infer, infer);
+            assert_eq!(times.is_accounted(), Some(accounted), "{total} {server} {infer}");
+        }
     }
 
     #[test]

@@ -62,7 +62,7 @@ impl Arrival {
         let ready = Instant::now();
         if times == StageTimes::NONE {
             // Answered by the first thread that looked at it: until then it only waited.
-            times.set(Stage::Queue, ns(self.visible, ready));
+            times.set(Stage::Queue, between_ns(self.visible, ready));
         }
         Departure {
             peer: self.peer,
@@ -126,16 +126,16 @@ impl Departure {
     pub fn close(&mut self, now: Instant, woken: Option<Instant>) {
         let taken = woken.map_or(self.ready, |woken| woken.clamp(self.ready, now.max(self.ready)));
         if woken.is_some() {
-            self.times.add(Stage::Wake, ns(self.ready, taken));
+            self.times.add(Stage::Wake, between_ns(self.ready, taken));
         }
-        self.times.set(Stage::Outbox, ns(taken, now));
-        self.times.set(Stage::Receive, ns(self.seen, self.visible));
-        self.times.set(Stage::Server, ns(self.seen, now));
+        self.times.set(Stage::Outbox, between_ns(taken, now));
+        self.times.set(Stage::Receive, between_ns(self.seen, self.visible));
+        self.times.set(Stage::Server, between_ns(self.seen, now));
     }
 }
 
 /// Nanoseconds from `from` to `to`; 0 if `to` is earlier.
-fn ns(from: Instant, to: Instant) -> u64 {
+pub fn between_ns(from: Instant, to: Instant) -> u64 {
     u64::try_from(to.saturating_duration_since(from).as_nanos()).unwrap_or(u64::MAX)
 }
 

@@ -201,7 +201,10 @@ mod tests {
         assert_eq!((areas.bytes(), areas.payloads_bytes()), (4 * FRAME_ROOM_BYTES, Some(3 * 8192)));
         for slot in 0..3 {
             let at = SlotIndex(slot);
-            assert_eq!(areas.header_at(Area::Slot(at)), Some(at.at() * FRAME_ROOM_BYTES + TAIL_BYTES_MAX));
+            assert_eq!(
+                areas.header_at(Area::Slot(at)),
+                Some(at.at() * FRAME_ROOM_BYTES + TAIL_BYTES_MAX)
+            );
             assert_eq!(areas.payload_at(at, 5000), Some(at.at() * 8192));
             assert_eq!(areas.payload_at(at, 5001), None, "longer than the slot");
         }

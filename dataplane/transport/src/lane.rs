@@ -60,7 +60,7 @@ pub struct LaneOptions {
 }
 
 impl Default for LaneOptions {
-    /// Adaptive; 1,024 requests: 16 sessions with all 64 slots full, at some 200 bytes each.
+    /// Adaptive; 1,024 requests: 16 sessions with all 64 slots full, at some 400 bytes each.
     fn default() -> LaneOptions {
         LaneOptions {
             name: "ferry-lane".into(),

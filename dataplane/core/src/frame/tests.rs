@@ -27,13 +27,15 @@ fn body() -> impl Strategy<Value = Body> {
                 Body::Request(Request { kind, batch, priority, trace: TraceId(trace) })
             }
         ),
-        (status(), times, prop::option::of(0..=DURATION_MAX_NS)).prop_map(|(status, ns, previous)| {
-            let mut times = StageTimes::NONE;
-            for (&stage, ns) in WIRE_STAGES.iter().zip(ns) {
-                times.put(stage, ns);
+        (status(), times, prop::option::of(0..=DURATION_MAX_NS)).prop_map(
+            |(status, ns, previous)| {
+                let mut times = StageTimes::NONE;
+                for (&stage, ns) in WIRE_STAGES.iter().zip(ns) {
+                    times.put(stage, ns);
+                }
+                Body::Reply(Reply { status, times, reply_ns_previous: previous })
             }
-            Body::Reply(Reply { status, times, reply_ns_previous: previous })
-        }),
+        ),
         status().prop_map(|status| Body::Bye { status }),
     ]
 }

@@ -97,7 +97,8 @@ fn each_wrong_record_is_named() {
 #[test]
 fn the_layout_is_what_the_document_says() {
     let mut hops = Hops::default();
-    hops.push(Hop { relay: 0x0102, out_ns: Some(0x0304), away_ns: None, back_ns: Some(5) }).unwrap();
+    hops.push(Hop { relay: 0x0102, out_ns: Some(0x0304), away_ns: None, back_ns: Some(5) })
+        .unwrap();
     let outputs = OutputShapes::of([[1, 200]]).unwrap();
     let bytes = Tail { outputs: Some(Box::new(outputs)), hops }.encode();
     assert_eq!(&bytes[..8], &[1, 0, 4, 0, 2, 1, 0xc8, 1]);

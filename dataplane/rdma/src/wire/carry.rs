@@ -26,7 +26,8 @@ impl Wire {
         let head = Head { frame: *frame, tail_bytes: tail.len() }.encode();
         // There is room for the longest tail in front of every head, here and at the peer.
         let (at, to_address) = (at - tail.len(), to.address - tail.len() as u64);
-        let header_bytes = u32::try_from(tail.len() + FRAME_BYTES).map_err(|_too_long| no_area())?;
+        let header_bytes =
+            u32::try_from(tail.len() + FRAME_BYTES).map_err(|_too_long| no_area())?;
         let view = self.outbox.region.view();
         let written = view.copy_in(at, &tail).and_then(|()| view.copy_in(at + tail.len(), &head));
         written.map_err(|error| LinkError::os("write the header", error))?;

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ferry_core::{
-    Body, Endpoint, Frame, Generation, Head, LinkKind, RegionDescriptor, SessionId, SlotIndex, Status,
-    Tail, Token,
+    Body, Endpoint, Frame, Generation, Head, LinkKind, RegionDescriptor, SessionId, SlotIndex,
+    Status, Tail, Token,
 };
 use ferry_memory::ring::{ASLEEP, Consumer, Producer, SharedRing};
 use ferry_memory::{Bell, Importer, Slot, SlotTable};

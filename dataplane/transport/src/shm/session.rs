@@ -175,7 +175,8 @@ impl Session {
             };
             (why, Some(self.breach(error)))
         })?;
-        let written = self.headers.write(slot.index(), Way::Reply, Header::new(frame, tail).parts());
+        let written =
+            self.headers.write(slot.index(), Way::Reply, Header::new(frame, tail).parts());
         written.map_err(|error| (LinkError::os("write a header", error), None))
     }
 

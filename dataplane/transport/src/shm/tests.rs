@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use ferry_core::{
-    Body, Endpoint, Frame, FrameError, Generation, Head, Reply, Request, RequestKind, SessionId, SlotIndex,
-    SlotLayout, StageTimes, Status, Token, WaitPolicy,
+    Body, Endpoint, Frame, FrameError, Generation, Head, Reply, Request, RequestKind, SessionId,
+    SlotIndex, SlotLayout, StageTimes, Status, Token, WaitPolicy,
 };
 use ferry_memory::ring::{Producer, SharedRing};
 use ferry_memory::{Bell, PeerId, SharedBacking, Slot};

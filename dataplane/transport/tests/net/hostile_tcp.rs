@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use ferry_core::{
-    Body, FRAME_BYTES, Frame, FrameError, Generation, Head, Reply, Request, RequestKind, SessionId, SlotIndex,
-    SlotLayout, StageTimes, Status,
+    Body, FRAME_BYTES, Frame, FrameError, Generation, Head, Reply, Request, RequestKind, SessionId,
+    SlotIndex, SlotLayout, StageTimes, Status,
 };
 use ferry_memory::PeerId;
 use ferry_transport::{Event, Link, LinkError, Listener, Refusal, TcpListenerLink, TcpOptions};
@@ -105,9 +105,8 @@ fn each_breach_is_reported_and_ends_the_connection() {
 #[test]
 fn tails_are_checked_before_a_payload_byte_and_may_come_byte_by_byte() {
     let (mut server, mut events) = (tcp(), Vec::new());
-    let head = |session, tail_bytes| {
-        Head { frame: request(session, FIRST, 0, 4), tail_bytes }.encode()
-    };
+    let head =
+        |session, tail_bytes| Head { frame: request(session, FIRST, 0, 4), tail_bytes }.encode();
     let bad: [&[u8]; 3] = [&[0; 8], &[1, 0, 5, 0, 0, 0, 0, 0], &[9, 0, 1, 0, 0, 0, 0, 1]];
     for (session, tail) in (1..).zip(bad) {
         let mut stream = raw_member(&mut *server, &mut events, session);

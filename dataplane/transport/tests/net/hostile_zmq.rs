@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use ferry_core::{
-    Body, Endpoint, FRAME_BYTES, Frame, Generation, Head, Request, RequestKind, SessionId, SlotIndex,
-    SlotLayout, Status,
+    Body, Endpoint, FRAME_BYTES, Frame, Generation, Head, Request, RequestKind, SessionId,
+    SlotIndex, SlotLayout, Status,
 };
 use ferry_transport::{AdmitError, Event, LinkError, Listener, ZmqListenerLink, ZmqOptions};
 use proptest::prelude::*;

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::common::*;
 use ferry_core::{
-    Body, Frame, Generation, HostMemory, LinkKind, OutputShapes, Reply, SessionId, SlotIndex, Stage,
-    StageTimes, Staged, Status, Tail, Why,
+    Body, Frame, Generation, HostMemory, LinkKind, OutputShapes, Reply, SessionId, SlotIndex,
+    Stage, StageTimes, Staged, Status, Tail, Why,
 };
 use ferry_memory::{Slot, SlotTable};
 use ferry_transport::link::SERVER;

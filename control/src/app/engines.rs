@@ -1,5 +1,9 @@
 //! The engines that this build has.
 
+#[cfg(feature = "tensorrt")]
+pub(super) mod tensorrt;
+#[cfg(not(feature = "tensorrt"))]
+#[path = "engines/no_tensorrt.rs"]
 pub(super) mod tensorrt;
 
 use ferry_core::error_text;

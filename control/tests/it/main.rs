@@ -14,6 +14,7 @@ mod inline;
 mod leases;
 mod local;
 mod models;
+mod operations;
 mod precision;
 mod quotas;
 mod refused;
@@ -21,5 +22,6 @@ mod restart;
 mod runs;
 mod starting;
 mod store;
+#[cfg(feature = "tensorrt")]
 mod tensorrt;
 mod transports;

@@ -19,7 +19,7 @@ use ferry_onnx::{
 
 use self::tensorrt::Tensorrt;
 use crate::config::Config;
-use crate::machine::VERSION;
+use crate::host::machine::VERSION;
 use crate::models::{
     CompletionName, DeviceChoice, EngineChoice, EngineLoader, Instances, LoadSpec, Metadata,
     Precision as ComputesIn, PrecisionName, ShapeLimits,
@@ -145,6 +145,7 @@ impl Onnx {
             engine_version: model.library_version().to_owned(),
             device: None,
             dims: BTreeMap::new(),
+            files: model.files().to_vec(),
             rebuild: Some(Rebuild::new(move || model.instance())),
         })
     }
@@ -219,6 +220,7 @@ impl Onnx {
             device: Some(Arc::clone(model.device())),
             precision: Some(computes_in),
             dims: BTreeMap::new(),
+            files: model.files().to_vec(),
             rebuild: Some(Rebuild::new(move || Ok(boxed(model.instance()?)))),
         })
     }
@@ -245,6 +247,7 @@ pub(super) fn echo(base: Metadata) -> (Instances, Metadata) {
         device: None,
         precision: None,
         dims: BTreeMap::new(),
+        files: Vec::new(),
         rebuild: Some(rebuild),
     };
     (instances, metadata)

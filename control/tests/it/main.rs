@@ -4,6 +4,7 @@
 
 mod admin;
 mod attach;
+mod auth;
 mod binary;
 mod common;
 mod docs;
@@ -17,6 +18,7 @@ mod operations;
 mod precision;
 mod quotas;
 mod refused;
+mod reload;
 mod restart;
 mod runs;
 mod stages;

@@ -11,12 +11,14 @@ use tokio::sync::oneshot;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response};
 
-use super::{drive, inline, tenant};
+use super::{auth, drive};
 use crate::error::ApiError;
-use crate::machine::VERSION;
-use crate::sessions::{Caller, Opened, Place, Tenant, end, open};
+use crate::host::machine::VERSION;
+use crate::serving::inline;
+use crate::sessions::{Caller, Opened, Place, end, open};
 use crate::state::State;
 use crate::store::Recorder;
+use crate::tenants::Tenant;
 
 /// Longest that one request of `Local.Infer` may take.
 const INFER_MAX: Duration = Duration::from_secs(120);
@@ -132,7 +134,7 @@ impl v1::local_server::Local for LocalService {
         &self,
         request: Request<v1::InferRequest>,
     ) -> Result<Response<v1::InferResponse>, tonic::Status> {
-        let tenant = tenant(&self.0, request.metadata())?;
+        let tenant = auth::tenant(&request)?;
         let request = request.into_inner();
         if request.session.is_some() {
             let why = "the local link opens a session of its own: leave it out";
@@ -174,7 +176,7 @@ impl v1::local_server::Local for LocalService {
         &self,
         request: Request<v1::DriveRequest>,
     ) -> Result<Response<Self::DriveStream>, tonic::Status> {
-        let tenant = tenant(&self.0, request.metadata())?;
+        let tenant = auth::tenant(&request)?;
         let stream = drive::start(&self.0, tenant, request.into_inner()).await?;
         Ok(Response::new(ReceiverStream::new(stream)))
     }

@@ -10,9 +10,10 @@ use ferry_proto::{WireError, output_shapes_to_wire, server_times_to_wire, v1};
 use tokio::sync::oneshot;
 use tonic::{Request, Response};
 
-use super::{inline, payload, tenant};
+use super::auth;
 use crate::error::ApiError;
-use crate::routes::Route;
+use crate::serving::routes::Route;
+use crate::serving::{inline, payload};
 use crate::sessions::Session;
 use crate::state::State;
 
@@ -43,7 +44,7 @@ impl ReplyTo for Waiting {
 }
 
 /// Serves a request that lies in its slot, on this thread where the model allows.
-pub(super) async fn serve(route: &Arc<Route>, arrival: Arrival) -> Result<Departure, ApiError> {
+pub(crate) async fn serve(route: &Arc<Route>, arrival: Arrival) -> Result<Departure, ApiError> {
     let arrival = match route.begin(arrival) {
         Ok(let_in) => let_in,
         Err(departure) => return Ok(departure),
@@ -66,7 +67,7 @@ fn close(route: &Route, departure: &mut Departure) {
 }
 
 /// The reply's payload, or the error that it is. Closes the accounts: what is left to do is to send.
-pub(super) fn answer(route: &Route, departure: &mut Departure) -> Result<Bytes, ApiError> {
+pub(crate) fn answer(route: &Route, departure: &mut Departure) -> Result<Bytes, ApiError> {
     let payload = payload_of(departure);
     close(route, departure);
     payload
@@ -83,7 +84,7 @@ fn payload_of(departure: &Departure) -> Result<Bytes, ApiError> {
 }
 
 /// A request that came in a call, in its slot.
-pub(super) fn arrival(
+pub(crate) fn arrival(
     slot: Slot,
     session: SessionId,
     generation: ferry_core::Generation,
@@ -185,7 +186,7 @@ impl v1::inference_server::Inference for InferenceService {
                 Err(WireError::Missing("session or model").into())
             }
             None => {
-                let tenant = tenant(&self.0, request.metadata())?;
+                let tenant = auth::tenant(&request)?;
                 inline::infer(&self.0, tenant, request.get_ref(), seen).await
             }
         };

@@ -274,7 +274,7 @@ pub(crate) fn trace_from_wire(bytes: &[u8]) -> Result<TraceId, WireError> {
     if bytes.is_empty() {
         return Ok(TraceId::NONE);
     }
-    let wrong = |_| {
+    let wrong = |_length| {
         let why = format!("{} bytes; a trace is named by 16 or by none", bytes.len());
         WireError::invalid("trace_id", why)
     };

@@ -55,7 +55,7 @@ impl OutputShapes {
     /// # Errors
     /// [`ShapesError`] if a reply cannot carry it beside the others; nothing is added then.
     pub fn push(&mut self, shape: &[u64]) -> Result<(), ShapesError> {
-        let rank = u8::try_from(shape.len()).map_err(|_| ShapesError::Rank(shape.len()))?;
+        let rank = u8::try_from(shape.len()).map_err(|_too_many| ShapesError::Rank(shape.len()))?;
         let longer = self.bytes + 1 + shape.iter().map(|&dim| leb128_bytes(dim)).sum::<usize>();
         if longer > OUTPUT_SHAPES_BYTES_MAX {
             return Err(ShapesError::Long(longer));

@@ -50,7 +50,7 @@ impl Reply {
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<Reply, Error> {
         let wanted = wanted(&done, agreed);
-        let Completion { request, slot, ending, status, payload_bytes, outputs, times } = done;
+        let Completion { request, slot, ending, status, payload_bytes, outputs, times, .. } = done;
         let slot = match (ending, slot) {
             (Ending::Replied, Some(slot)) => slot,
             _ => return Err(Error::LinkLost(LinkError::Closed)),

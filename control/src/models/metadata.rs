@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use ferry_engine::{Picture, RunOn};
-use ferry_vision::{Channels, Filter, Layout, Limits, PictureSpec};
+use ferry_vision::{
+    Background, Channels, DecodeOptions, Filter, Layout, Orientation, PictureSpec,
+};
 use serde::Deserialize;
 
 use super::ShapeLimits;
@@ -117,6 +119,10 @@ struct PictureTable {
     mean: Option<Vec<f32>>,
     #[serde(default)]
     std: Option<Vec<f32>>,
+    #[serde(default)]
+    orientation: OrientationName,
+    #[serde(default)]
+    background: Option<[u8; 3]>,
 }
 
 fn one() -> f32 {
@@ -146,6 +152,14 @@ enum FilterName {
     #[default]
     Bilinear,
     Nearest,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum OrientationName {
+    #[default]
+    Stored,
+    Exif,
 }
 
 impl Metadata {
@@ -262,7 +276,15 @@ impl PictureTable {
             std: each("std", self.std, 1.0)?,
         };
         spec.validate().map_err(|error| format!("picture: {error}"))?;
-        Ok((self.input, Picture { spec, limits: Limits::default() }))
+        let decode = DecodeOptions {
+            orientation: match self.orientation {
+                OrientationName::Stored => Orientation::Stored,
+                OrientationName::Exif => Orientation::Exif,
+            },
+            background: self.background.map(Background).unwrap_or_default(),
+            ..DecodeOptions::default()
+        };
+        Ok((self.input, Picture { spec, decode }))
     }
 }
 

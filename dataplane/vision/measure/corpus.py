@@ -1,13 +1,17 @@
 """Makes JPEG files and says what libjpeg-turbo (through Pillow) decodes each to.
 
-    python corpus.py --files 12000 --seed 1 --out corpus.bin
+    python corpus.py --files 15000 --seed 1 --out corpus.bin
+    FERRY_JPEG_CORPUS=$PWD/corpus.bin cargo nextest run -p ferry-vision --run-ignored only differential
+
+`testdata/differential.bin` is of `--files 150 --seed 5 --side 40 --sums`.
 
 Needs NumPy, Pillow, and `cjpeg` and `jpegtran` of libjpeg-turbo. A third of the files are as an encoder
 left them: every subsampling, progressive, in several scans, with restart markers, grey, RGB, without tables.
 The others are those with damage: bytes changed, cut out, doubled, cut off, in the headers and in the scans.
 
-The result is a row of records, numbers little-endian: u32 length, the JPEG file; u8 channels (0: libjpeg-turbo
-gave an error; 1 or 3), u8 damaged, u32 width, u32 height, and the pixels.
+The result is a byte, 0 or 1 with `--sums`, and a row of records, numbers little-endian: u32 length, the JPEG
+file; u8 channels (0: libjpeg-turbo gave an error; 1 or 3), u8 damaged, u32 width, u32 height, and the pixels, or
+their FNV-1a of 64 bits.
 """
 
 import argparse
@@ -54,9 +58,9 @@ def run(arguments, stdin):
     return done.stdout if done.returncode == 0 and done.stdout else None
 
 
-def encode(rng, scratch):
+def encode(rng, scratch, side):
     """One file as an encoder would leave it."""
-    width, height = (int(side) for side in rng.integers(1, 150, 2))
+    width, height = (int(side) for side in rng.integers(1, side, 2))
     image = picture(rng, width, height)
     ppm = io.BytesIO()
     grey = rng.random() < 0.1
@@ -137,18 +141,28 @@ def reference(jpeg):
     return np.asarray(image) if image.mode in ("L", "RGB") else None
 
 
+def sum_of(data):
+    value = 0xCBF29CE484222325
+    for byte in data:
+        value = (value ^ byte) * 0x100000001B3 % 2**64
+    return value
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--files", type=int, default=12000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--side", type=int, default=150)
+    parser.add_argument("--sums", action="store_true")
     parser.add_argument("--out", required=True)
     options = parser.parse_args()
     rng = np.random.default_rng(options.seed)
     random.seed(options.seed)
     written = 0
     with tempfile.TemporaryDirectory() as scratch, open(options.out, "wb") as out:
+        out.write(bytes([options.sums]))
         while written < options.files:
-            whole = encode(rng, scratch)
+            whole = encode(rng, scratch, options.side)
             if whole is None:
                 continue
             for damaged, jpeg in ((0, whole), (1, damage(rng, whole)), (1, damage(rng, whole))):
@@ -157,7 +171,8 @@ def main():
                 height, width = (0, 0) if pixels is None else pixels.shape[:2]
                 out.write(struct.pack("<I", len(jpeg)) + jpeg)
                 out.write(struct.pack("<BBII", channels, damaged, width, height))
-                out.write(b"" if pixels is None else pixels.tobytes())
+                pixels = b"" if pixels is None else pixels.tobytes()
+                out.write(struct.pack("<Q", sum_of(pixels)) if options.sums else pixels)
                 written += 1
 
 

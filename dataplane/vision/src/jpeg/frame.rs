@@ -43,7 +43,6 @@ pub(super) struct Component {
 #[derive(Debug)]
 pub(super) struct Frame {
     pub(super) width: usize,
-    pub(super) height: usize,
     pub(super) components: Vec<Component>,
     pub(super) mcus_across: usize,
     pub(super) mcus_down: usize,
@@ -109,7 +108,7 @@ impl Frame {
             first_block += blocks;
         }
         let progressive = header.progressive;
-        Ok(Frame { width, height, components, mcus_across, mcus_down, progressive })
+        Ok(Frame { width, components, mcus_across, mcus_down, progressive })
     }
 
     /// Blocks of all components.

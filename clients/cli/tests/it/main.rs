@@ -7,6 +7,7 @@ mod between;
 mod contract;
 mod death;
 mod options;
+mod pictures;
 mod resume;
 mod server;
 mod tasks;

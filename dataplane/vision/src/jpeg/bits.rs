@@ -30,6 +30,14 @@ impl<'a> Bits<'a> {
         self.held |= 56;
     }
 
+    /// Loads where fewer bits are held than a code and its value can have.
+    #[inline(always)]
+    pub(super) fn refill_for_code(&mut self) {
+        if self.held < 32 {
+            self.refill();
+        }
+    }
+
     #[cold]
     fn last_word(&self) -> u64 {
         let mut word = [0; 8];

@@ -8,7 +8,11 @@ const MCU_BLOCKS_MAX: usize = 10;
 
 /// A table of quantisation, in zigzag order: the factor, and the largest quantised value that a
 /// picture can have with it.
-pub(super) type Quantisation = [(u16, u16); 64];
+pub(super) type Quantisation = [(u16, u16); PLACES];
+
+/// Places of coefficients in a table: 64, and those that a damaged file can name behind them (15
+/// zeros and a value), so that decoders look only once per block whether it did.
+pub(super) const PLACES: usize = 80;
 
 /// One of the one or three planes of a picture.
 #[derive(Debug, Clone)]

@@ -4,7 +4,7 @@ use super::bits::Bits;
 use crate::DecodeError;
 
 /// Bits that one look at the table resolves.
-const LOOK: u32 = 9;
+const LOOK: u32 = 10;
 
 /// A table as a file has it: how many codes there are of each length from 1 to 16, and what they
 /// stand for.

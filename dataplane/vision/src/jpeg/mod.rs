@@ -16,7 +16,7 @@ mod output;
 mod scan;
 
 use entropy::Coded;
-use frame::{Frame, Quantisation, Scan};
+use frame::{Frame, PLACES, Quantisation, Scan};
 use header::Header;
 use huffman::Codes;
 use idct::Block;
@@ -149,7 +149,7 @@ impl<'a, 's> File<'a, 's> {
             else {
                 return Err(DecodeError::corrupt("a table of quantisation that is cut or misnamed"));
             };
-            let mut read = [(0, 0); 64];
+            let mut read = [(0, 0); PLACES];
             for (entry, factor) in read.iter_mut().zip(factors.chunks_exact(bytes)) {
                 let factor = factor.iter().fold(0_u16, |sum, byte| sum << 8 | u16::from(*byte));
                 *entry = (factor, largest(factor)?);

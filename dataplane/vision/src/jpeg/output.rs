@@ -36,18 +36,19 @@ pub(super) fn colour(
     rows: &mut Rows,
     out: &mut [u8],
 ) {
-    // Rows of repeated or weighted samples may be a little longer than the picture's.
-    let room = frame.width + 8;
+    // Rows of repeated or weighted samples may be a little longer than the picture's, and they are
+    // converted in whole steps.
+    let room = frame.width + AT_ONCE;
     let Rows { samples, sums } = rows;
     samples.resize(3 * room, 0);
     for (y, out) in out.chunks_exact_mut(3 * frame.width).enumerate() {
         let (first, rest) = samples.split_at_mut(room);
         let (second, third) = rest.split_at_mut(room);
-        let mut full = [first, second, third];
-        for (component, row) in frame.components.iter().zip(&mut full) {
-            upsample(component, planes, y, row, sums);
-        }
-        let [first, second, third] = full.map(|row| &row[..frame.width]);
+        let [Some(first), Some(second), Some(third)] = [(0, first), (1, second), (2, third)]
+            .map(|(at, row)| Some(upsample(frame.components.get(at)?, planes, y, row, sums)))
+        else {
+            return;
+        };
         match colours {
             Colours::Rgb => interleave(first, second, third, out),
             Colours::YCbCr => convert(first, second, third, out),
@@ -61,18 +62,56 @@ fn interleave(red: &[u8], green: &[u8], blue: &[u8], out: &mut [u8]) {
     }
 }
 
-/// ITU-R BT.601 with the full range, in 16 bits behind the point. The factors are taken apart so
-/// that each product is one of two 16-bit numbers.
+/// Pixels that are converted at a time.
+const AT_ONCE: usize = 8;
+
+/// ITU-R BT.601 with the full range, in 16 bits behind the point. The rows are longer than the
+/// picture's by up to [`AT_ONCE`] samples, so that whole steps are taken to its end.
 fn convert(luma: &[u8], blue: &[u8], red: &[u8], out: &mut [u8]) {
-    for (((pixel, luma), blue), red) in out.chunks_exact_mut(3).zip(luma).zip(blue).zip(red) {
-        let (y, cb, cr) = (i32::from(*luma), i32::from(*blue) - 128, i32::from(*red) - 128);
-        // 1.402 = 1 + 26345 / 65536, 1.772 = 2 - 14942 / 65536, and so on.
-        let r = y.wrapping_add(cr).wrapping_add(rounded(cr.wrapping_mul(26_345)));
-        let b = y.wrapping_add(cb << 1).wrapping_add(rounded(cb.wrapping_mul(-14_942)));
-        let both = cb.wrapping_mul(-22_554).wrapping_add(cr.wrapping_mul(18_734));
-        let g = y.wrapping_sub(cr).wrapping_add(rounded(both));
-        pixel.copy_from_slice(&[clamped(r), clamped(g), clamped(b)]);
+    let (luma, _) = luma.as_chunks::<AT_ONCE>();
+    let (blue, _) = blue.as_chunks::<AT_ONCE>();
+    let (red, _) = red.as_chunks::<AT_ONCE>();
+    let out = out.chunks_mut(3 * AT_ONCE);
+    for (((out, luma), blue), red) in out.zip(luma).zip(blue).zip(red) {
+        let mut pixels = [0; AT_ONCE];
+        for (i, pixel) in pixels.iter_mut().enumerate() {
+            *pixel = converted(luma[i], blue[i], red[i]);
+        }
+        let bytes = packed(&pixels);
+        match out.first_chunk_mut() {
+            Some(all) => *all = bytes,
+            None => out.copy_from_slice(&bytes[..out.len()]),
+        }
     }
+}
+
+/// One pixel: red in the lowest byte, then green and blue. The factors are taken apart so that each
+/// product is one of two 16-bit numbers.
+#[inline(always)]
+fn converted(luma: u8, blue: u8, red: u8) -> u32 {
+    let (y, cb, cr) = (i32::from(luma), i32::from(blue) - 128, i32::from(red) - 128);
+    // 1.402 = 1 + 26345 / 65536, 1.772 = 2 - 14942 / 65536, and so on.
+    let r = y.wrapping_add(cr).wrapping_add(rounded(cr.wrapping_mul(26_345)));
+    let b = y.wrapping_add(cb << 1).wrapping_add(rounded(cb.wrapping_mul(-14_942)));
+    let both = cb.wrapping_mul(-22_554).wrapping_add(cr.wrapping_mul(18_734));
+    let g = y.wrapping_sub(cr).wrapping_add(rounded(both));
+    clamped(r) | clamped(g) << 8 | clamped(b) << 16
+}
+
+/// Pixels of 32 bits, of which the lower 24 are wanted, without gaps.
+#[inline(always)]
+fn packed(pixels: &[u32; AT_ONCE]) -> [u8; 3 * AT_ONCE] {
+    let [p0, p1, p2, p3, p4, p5, p6, p7] = pixels.map(u64::from);
+    let words = [
+        p0 | p1 << 24 | p2 << 48,
+        p2 >> 16 | p3 << 8 | p4 << 32 | p5 << 56,
+        p5 >> 8 | p6 << 16 | p7 << 40,
+    ];
+    let mut bytes = [0; 3 * AT_ONCE];
+    for (bytes, word) in bytes.as_chunks_mut().0.iter_mut().zip(words) {
+        *bytes = word.to_le_bytes();
+    }
+    bytes
 }
 
 #[inline(always)]
@@ -81,13 +120,19 @@ const fn rounded(product: i32) -> i32 {
 }
 
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
-fn clamped(value: i32) -> u8 {
-    value.clamp(0, 255) as u8
+#[expect(clippy::cast_sign_loss, reason = "clamped")]
+fn clamped(value: i32) -> u32 {
+    value.clamp(0, 255) as u32
 }
 
-/// Row `y` of the picture, of one component. `sums` is scratch.
-fn upsample(component: &Component, planes: &[u8], y: usize, out: &mut [u8], sums: &mut Vec<u16>) {
+/// Row `y` of the picture, of one component: in its plane, or made in `out`. `sums` is scratch.
+fn upsample<'a>(
+    component: &Component,
+    planes: &'a [u8],
+    y: usize,
+    out: &'a mut [u8],
+    sums: &mut Vec<u16>,
+) -> &'a [u8] {
     let stride = component.stride_blocks * 8;
     let plane = component.first_block * 64;
     let line = |at: usize| &planes[plane + at * stride..][..component.width];
@@ -99,7 +144,7 @@ fn upsample(component: &Component, planes: &[u8], y: usize, out: &mut [u8], sums
         line(if y % 2 == 0 { at.saturating_sub(1) } else { (at + 1).min(last) })
     };
     match (component.wide, component.high) {
-        (1, 1) => out[..component.width].copy_from_slice(near),
+        (1, 1) => return &planes[plane + at * stride..][..stride],
         (2, 1) if component.width > 2 => twice_as_wide(near, out),
         (1, 2) => twice_as_high(near, far(), if y % 2 == 0 { 1 } else { 2 }, out),
         (2, 2) if component.width > 2 => {
@@ -114,6 +159,7 @@ fn upsample(component: &Component, planes: &[u8], y: usize, out: &mut [u8], sums
             }
         }
     }
+    out
 }
 
 #[inline(always)]

@@ -1,16 +1,18 @@
 //! Scans to samples (sequential files) or to coefficients (progressive ones).
 
 use super::entropy::Reader;
-use super::frame::{Component, Frame, Quantisation, Scan};
+use super::frame::{Component, Frame, PLACES, Quantisation, Scan};
 use super::huffman::Table;
 use super::idct::{self, Block};
 use crate::DecodeError;
 
-/// The place of each coefficient, in the order in which files have them.
-const ZIGZAG: [u8; 64] = [
+/// The place of each coefficient, in the order in which files have them, and places that no
+/// coefficient has.
+const ZIGZAG: [u8; PLACES] = [
     0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20,
     13, 6, 7, 14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59,
-    52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
+    52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63,
+    63, 63, 63, 63, 63, 63,
 ];
 
 const OUT_OF_RANGE: DecodeError = DecodeError::corrupt("coefficients that no picture can have");
@@ -105,28 +107,33 @@ fn whole_block(
         return Err(BAD_VALUE);
     }
     out[0] = dequantised(*prediction, quantisation[0])?;
-    let (mut k, mut last) = (1, 0);
+    let (mut k, mut last, mut out_of_range) = (1, 0, false);
     while k < 64 {
-        bits.refill();
+        bits.refill_for_code();
         let next = ac.next(bits)?;
         let zeros = usize::from(next.symbol >> 4);
         if next.value == 0 {
             match zeros {
-                0 => return Ok(last),
+                0 => break,
                 15 => k += 16,
                 _ => return Err(BAD_VALUE),
             }
             continue;
         }
         k += zeros;
-        let (Some(place), Some(factor)) = (ZIGZAG.get(k), quantisation.get(k)) else {
-            return Err(TOO_MANY);
-        };
-        out[usize::from(*place & 63)] = dequantised(next.value, *factor)?;
+        // At most 15 places behind the last one, which the two tables have; see below.
+        let (factor, most) = quantisation[k];
+        out_of_range |= next.value.unsigned_abs() > u32::from(most);
+        #[expect(clippy::cast_possible_truncation, reason = "the largest value keeps it below 2^15")]
+        let value = next.value.wrapping_mul(i32::from(factor)) as i16;
+        out[usize::from(ZIGZAG[k] & 63)] = value;
         last = k;
         k += 1;
     }
-    if k > 64 { Err(TOO_MANY) } else { Ok(last) }
+    if k > 64 {
+        return Err(TOO_MANY);
+    }
+    if out_of_range { Err(OUT_OF_RANGE) } else { Ok(last) }
 }
 
 /// A coefficient, where it is one that a picture can have.
@@ -327,7 +334,7 @@ pub(super) fn transform(
                 let mut block = [[0; 8]; 8];
                 let out = block.as_flattened_mut();
                 let mut last = 0;
-                for (k, (at, factor)) in ZIGZAG.iter().zip(quantisation).enumerate() {
+                for (k, (at, factor)) in ZIGZAG.iter().zip(quantisation).take(64).enumerate() {
                     let value = stored[usize::from(*at & 63)];
                     if value != 0 {
                         out[usize::from(*at & 63)] = dequantised(i32::from(value), *factor)?;

@@ -122,7 +122,8 @@ fn info(value: &ValueInfoProto) -> TensorInfo {
 #[cfg(test)]
 mod tests {
     use ferry_vision::{
-        Channels, DecodeOptions, Decoder, Filter, Layout, PictureSpec, PixelFormat, Pixels, Preparer,
+        Channels, DecodeOptions, Decoder, Filter, Layout, PictureSpec, PixelFormat, Pixels,
+        Preparer,
     };
 
     use super::*;

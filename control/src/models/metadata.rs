@@ -7,9 +7,7 @@ use std::path::{Path, PathBuf};
 
 use ferry_core::error_text;
 use ferry_engine::{FileBytes, FileDigest, FileError, Picture, RunOn};
-use ferry_vision::{
-    Background, Channels, DecodeOptions, Filter, Layout, Orientation, PictureSpec,
-};
+use ferry_vision::{Background, Channels, DecodeOptions, Filter, Layout, Orientation, PictureSpec};
 use serde::Deserialize;
 
 use super::ShapeLimits;

@@ -6,9 +6,8 @@ use crate::decode::Background;
 pub(crate) fn colour(pixels: &mut [u8], Background(behind): Background) {
     for at in 0..pixels.len() / 4 {
         let [red, green, blue, alpha] = [0, 1, 2, 3].map(|channel| pixels[4 * at + channel]);
-        let over = [(red, 0), (green, 1), (blue, 2)].map(|(value, channel): (u8, usize)| {
-            mixed(value, behind[channel], alpha)
-        });
+        let over = [(red, 0), (green, 1), (blue, 2)]
+            .map(|(value, channel): (u8, usize)| mixed(value, behind[channel], alpha));
         pixels[3 * at..3 * at + 3].copy_from_slice(&over);
     }
 }

@@ -115,7 +115,11 @@ impl Decoder {
         Ok(Pixels::new(width, height, format, turned)?)
     }
 
-    fn decode_kind(&mut self, file: &[u8], options: &DecodeOptions) -> Result<Decoded, DecodeError> {
+    fn decode_kind(
+        &mut self,
+        file: &[u8],
+        options: &DecodeOptions,
+    ) -> Result<Decoded, DecodeError> {
         let (buffer, limits) = (&mut self.buffer, &options.limits);
         if jpeg::is_jpeg(file) {
             jpeg::decode(file, limits, &mut self.jpeg, buffer)

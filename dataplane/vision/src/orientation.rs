@@ -95,8 +95,7 @@ mod tests {
     fn each_orientation_turns_its_way() {
         // As stored: 1 2 3 above 4 5 6.
         let stored = [1, 2, 3, 4, 5, 6];
-        let picture =
-            Decoded { width: 3, height: 2, format: PixelFormat::Gray8, orientation: 1 };
+        let picture = Decoded { width: 3, height: 2, format: PixelFormat::Gray8, orientation: 1 };
         for (orientation, expected, sides) in [
             (2, [3, 2, 1, 6, 5, 4], (3, 2)),
             (3, [6, 5, 4, 3, 2, 1], (3, 2)),

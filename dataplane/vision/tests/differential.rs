@@ -59,7 +59,10 @@ fn compare(corpus: &[u8]) -> (u32, u32) {
             }
             Err(error) => {
                 assert!(damaged == 1, "file {number} is whole: {error}");
-                assert!(!matches!(error, DecodeError::Unsupported { .. }), "file {number}: {error}");
+                assert!(
+                    !matches!(error, DecodeError::Unsupported { .. }),
+                    "file {number}: {error}"
+                );
                 refused += 1;
             }
         }

@@ -52,8 +52,7 @@ fn png_of_every_kind_decodes() {
     use BitDepth::{Eight, One, Sixteen};
     use PixelFormat::{Gray8, Rgb8};
     let upper = |data: &[u8]| data.chunks_exact(2).map(|pair| pair[0]).collect::<Vec<_>>();
-    for (colour, per_pixel, format) in
-        [(ColorType::Grayscale, 1, Gray8), (ColorType::Rgb, 3, Rgb8)]
+    for (colour, per_pixel, format) in [(ColorType::Grayscale, 1, Gray8), (ColorType::Rgb, 3, Rgb8)]
     {
         let (narrow, wide) = (samples(per_pixel), samples(2 * per_pixel));
         assert_eq!(decode(&png(colour, Eight, &narrow)).unwrap(), (format, narrow));

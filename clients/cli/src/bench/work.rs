@@ -42,7 +42,7 @@ impl Work {
             Some(path) => {
                 let model = (args.model.as_str(), args.version);
                 Payload::Picture(Picture::read(path, args.kind, client, model)?)
-            },
+            }
             None => Payload::Pattern,
         };
         // Fails here, before anything is measured, if there is no such model.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use ferry_core::{HostMemory, MemoryChoice, PixelFormat, RequestKind, Stage, Staged, Why};
 use ferry_engine::{Engine, Finished, Job, Picture};
 use ferry_onnx::{CudaOptions, OrtEngine, OrtOptions};
-use ferry_vision::{Channels, DecodeOptions, Filter, Layout, Numbers, PictureSpec, Pixels, Preparer};
+use ferry_vision::{
+    Channels, DecodeOptions, Filter, Layout, Numbers, PictureSpec, Pixels, Preparer,
+};
 use ferry_zoo::Precision;
 
 use crate::common::{

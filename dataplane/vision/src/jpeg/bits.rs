@@ -92,8 +92,10 @@ mod tests {
     #[test]
     fn bits_come_in_order_and_the_end_is_noticed() {
         let bytes: Vec<u8> = (0..=20).map(|i: u8| i.wrapping_mul(37)).collect();
-        let expected: Vec<u32> =
-            bytes.iter().flat_map(|byte| (0..8).rev().map(move |i| u32::from(byte >> i & 1))).collect();
+        let expected: Vec<u32> = bytes
+            .iter()
+            .flat_map(|byte| (0..8).rev().map(move |i| u32::from(byte >> i & 1)))
+            .collect();
         let mut bits = Bits::new(&bytes);
         let mut at = 0;
         for count in (1..=16).cycle() {

@@ -167,7 +167,8 @@ impl Scan {
             let Some(component) = component else { return Err(wrong) };
             let (dc_id, ac_id) = (usize::from(pair[1] >> 4), usize::from(pair[1] & 15));
             // Components keep the frame's order.
-            if dc_id > 3 || ac_id > 3 || members.last().is_some_and(|it| it.component >= component) {
+            if dc_id > 3 || ac_id > 3 || members.last().is_some_and(|it| it.component >= component)
+            {
                 return Err(wrong);
             }
             members.push(Member { component, dc_id, ac_id });
@@ -183,7 +184,11 @@ impl Scan {
         let (first, last) = (usize::from(first), usize::from(last));
         let (before, after) = (u32::from(bits >> 4), u32::from(bits & 15));
         let scan = Scan { members, first, last, before, after };
-        if frame.progressive { scan.progress(frame)? } else { scan.take_whole(frame)? }
+        if frame.progressive {
+            scan.progress(frame)?
+        } else {
+            scan.take_whole(frame)?
+        }
         Ok(scan)
     }
 

@@ -147,7 +147,9 @@ impl<'a, 's> File<'a, 's> {
             let table = self.quantisation.get_mut(usize::from(which & 15));
             let (Some(table), 0..=1, Some(factors)) = (table, which >> 4, rest.get(..64 * bytes))
             else {
-                return Err(DecodeError::corrupt("a table of quantisation that is cut or misnamed"));
+                return Err(DecodeError::corrupt(
+                    "a table of quantisation that is cut or misnamed",
+                ));
             };
             let mut read = [(0, 0); PLACES];
             for (entry, factor) in read.iter_mut().zip(factors.chunks_exact(bytes)) {
@@ -189,11 +191,13 @@ impl<'a, 's> File<'a, 's> {
                 component.quantisation = self.quantisation[component.quantisation_id];
             }
             if scan.first == 0 && scan.before == 0 {
-                let codes = self.dc[member.dc_id].or_else(|| usual(frame.progressive, false, member.dc_id));
+                let codes =
+                    self.dc[member.dc_id].or_else(|| usual(frame.progressive, false, member.dc_id));
                 tables.dc[member.dc_id].build(&codes.ok_or(NO_TABLE)?)?;
             }
             if scan.last > 0 {
-                let codes = self.ac[member.ac_id].or_else(|| usual(frame.progressive, true, member.ac_id));
+                let codes =
+                    self.ac[member.ac_id].or_else(|| usual(frame.progressive, true, member.ac_id));
                 tables.ac[member.ac_id].build(&codes.ok_or(NO_TABLE)?)?;
             }
         }

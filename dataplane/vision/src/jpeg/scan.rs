@@ -124,7 +124,10 @@ fn whole_block(
         // At most 15 places behind the last one, which the two tables have; see below.
         let (factor, most) = quantisation[k];
         out_of_range |= next.value.unsigned_abs() > u32::from(most);
-        #[expect(clippy::cast_possible_truncation, reason = "the largest value keeps it below 2^15")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "the largest value keeps it below 2^15"
+        )]
         let value = next.value.wrapping_mul(i32::from(factor)) as i16;
         out[usize::from(ZIGZAG[k] & 63)] = value;
         last = k;
@@ -161,8 +164,7 @@ fn put(component: &Component, place: usize, planes: &mut [u8], block: &Block, la
         }
         return;
     }
-    let samples =
-        if last <= idct::SMALL_LAST { idct::small(block) } else { idct::whole(block) };
+    let samples = if last <= idct::SMALL_LAST { idct::small(block) } else { idct::whole(block) };
     for (row, samples) in rows.zip(&samples) {
         row[..8].copy_from_slice(samples);
     }
@@ -310,7 +312,8 @@ fn refine_until(
         } else {
             reader.bits.refill();
             if reader.bits.take(1) == 1 {
-                let refined = if *value > 0 { value.checked_add(bit) } else { value.checked_sub(bit) };
+                let refined =
+                    if *value > 0 { value.checked_add(bit) } else { value.checked_sub(bit) };
                 *value = refined.ok_or(OUT_OF_RANGE)?;
             }
         }

@@ -91,7 +91,7 @@ fn options_of(client: &Client, (name, version): (&str, u64)) -> Result<DecodeOpt
     let Some(rule) = model.picture_files else {
         return Ok(DecodeOptions::default());
     };
-    let background = <[u8; 3]>::try_from(rule.background.as_ref()).map(Background);
+    let background = <[u8; 3]>::try_from(&rule.background[..]).map(Background);
     Ok(DecodeOptions {
         orientation: if rule.turned { Orientation::Exif } else { Orientation::Stored },
         background: background.unwrap_or_default(),

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use ferry_client::{Client, Error, PixelFormat, Slot, v1};
+use ferry_client::blocking::Client;
+use ferry_client::{Error, PixelFormat, Slot, v1};
 use ferry_vision::{Background, DecodeOptions, Decoder, Orientation};
 
 use crate::args::PictureKind;

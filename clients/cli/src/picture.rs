@@ -1,13 +1,16 @@
-//! Pictures from files: JPEG as it is, or pixels from JPEG, PPM and PGM.
+//! Pictures from files: encoded ones as they are, or pixels from them, from PPM and from PGM.
 
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use ferry_client::blocking::Client;
 use ferry_client::{Error, PixelFormat, Slot, v1};
-use ferry_vision::{Decoder, Limits};
+use ferry_vision::{Background, DecodeOptions, Decoder, Orientation};
 
 use crate::args::PictureKind;
+use crate::control;
+use crate::failure::Failure;
 
 /// A picture, ready to be sent.
 #[derive(Debug, PartialEq)]
@@ -17,20 +20,38 @@ pub(crate) enum Picture {
 }
 
 impl Picture {
-    /// Reads a file, to be sent as `kind` says.
-    pub(crate) fn read(path: &Path, kind: Option<PictureKind>) -> anyhow::Result<Picture> {
+    /// Reads a file, to be sent as `kind` says to a model of this name.
+    pub(crate) fn read(
+        path: &Path,
+        kind: Option<PictureKind>,
+        client: &Client,
+        model: (&str, u64),
+    ) -> Result<Picture, Failure> {
+        // What is decoded here must come out as the server would have it.
+        let options = match kind {
+            Some(PictureKind::Raw) => options_of(client, model)?,
+            _ => DecodeOptions::default(),
+        };
+        Ok(Picture::of_file(path, kind, &options)?)
+    }
+
+    fn of_file(
+        path: &Path,
+        kind: Option<PictureKind>,
+        options: &DecodeOptions,
+    ) -> anyhow::Result<Picture> {
         let file = fs::read(path).with_context(|| format!("read {}", path.display()))?;
         let what = || path.display().to_string();
         if file.starts_with(b"P6") || file.starts_with(b"P5") {
             if kind == Some(PictureKind::Jpeg) {
-                bail!("{} holds pixels, not a JPEG file: use --kind raw", what());
+                bail!("{} holds pixels, not an encoded picture: use --kind raw", what());
             }
             return pnm(&file).with_context(what);
         }
         match kind {
-            // Whether it really is a JPEG file is for the server to say: that is what it does.
+            // Whether it really is a picture is for the server to say: that is what it does.
             None | Some(PictureKind::Jpeg) => Ok(Picture::Jpeg(file)),
-            Some(PictureKind::Raw) => decode(&file).with_context(what),
+            Some(PictureKind::Raw) => decode(&file, options).with_context(what),
         }
     }
 
@@ -64,9 +85,24 @@ impl Picture {
     }
 }
 
-fn decode(file: &[u8]) -> anyhow::Result<Picture> {
+/// How a server decodes files for this model.
+fn options_of(client: &Client, (name, version): (&str, u64)) -> Result<DecodeOptions, Failure> {
+    let get = v1::GetModelRequest { name: name.to_owned(), version };
+    let model = client.run(control::models(client).get(get))?.into_inner();
+    let Some(rule) = model.picture_files else {
+        return Ok(DecodeOptions::default());
+    };
+    let background = <[u8; 3]>::try_from(&rule.background[..]).map(Background);
+    Ok(DecodeOptions {
+        orientation: if rule.turned { Orientation::Exif } else { Orientation::Stored },
+        background: background.unwrap_or_default(),
+        ..DecodeOptions::default()
+    })
+}
+
+fn decode(file: &[u8], options: &DecodeOptions) -> anyhow::Result<Picture> {
     let mut decoder = Decoder::new();
-    let pixels = decoder.decode(file, &Limits::default())?;
+    let pixels = decoder.decode(file, options)?;
     Ok(Picture::Raw {
         width: pixels.width(),
         height: pixels.height(),

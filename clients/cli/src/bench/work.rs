@@ -39,7 +39,10 @@ impl Work {
     /// Reads the picture, if one is sent, and finds the shapes.
     pub(crate) fn prepare(client: &Client, args: &BenchArgs) -> Result<Work, Failure> {
         let payload = match &args.image {
-            Some(path) => Payload::Picture(Picture::read(path, args.kind)?),
+            Some(path) => {
+                let model = (args.model.as_str(), args.version);
+                Payload::Picture(Picture::read(path, args.kind, client, model)?)
+            }
             None => Payload::Pattern,
         };
         // Fails here, before anything is measured, if there is no such model.

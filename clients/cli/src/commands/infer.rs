@@ -48,8 +48,11 @@ struct Output {
 }
 
 pub(crate) fn run(args: &InferArgs, printer: &Printer) -> Result<(), Failure> {
-    let input = input(args)?;
+    if args.image.is_none() && args.inputs.is_empty() {
+        return Err(Failure::Usage("nothing to send: give --image or --input".into()));
+    }
     let client = control::connect(&args.server)?;
+    let input = input(&client, args)?;
     let answer = match args.transport.0 {
         Some(Transport::Local) => inside(&client, args, &input)?,
         transport => through(&client, args, transport, &input)?,
@@ -61,9 +64,10 @@ pub(crate) fn run(args: &InferArgs, printer: &Printer) -> Result<(), Failure> {
     print(&answer, &files, printer)
 }
 
-fn input(args: &InferArgs) -> Result<Input, Failure> {
+fn input(client: &Client, args: &InferArgs) -> Result<Input, Failure> {
     if let Some(path) = &args.image {
-        return Ok(Input::Picture(Picture::read(path, args.kind)?));
+        let model = (args.model.as_str(), args.version);
+        return Ok(Input::Picture(Picture::read(path, args.kind, client, model)?));
     }
     let mut tensors = Vec::new();
     for input in &args.inputs {
@@ -71,9 +75,6 @@ fn input(args: &InferArgs) -> Result<Input, Failure> {
             Failure::Usage(format!("--input {input:?}: write it as NAME=FILE.npy"))
         })?;
         tensors.push((name.to_owned(), npy::read(Path::new(path))?));
-    }
-    if tensors.is_empty() {
-        return Err(Failure::Usage("nothing to send: give --image or --input".into()));
     }
     Ok(Input::Tensors(tensors))
 }

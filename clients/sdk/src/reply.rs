@@ -30,11 +30,7 @@ pub struct Reply {
 
 impl Reply {
     /// A completion that is an answer, or the error that it stands for.
-    pub(crate) fn from_completion(
-        done: Completion,
-        agreed: &Arc<Agreed>,
-        permit: Option<OwnedSemaphorePermit>,
-    ) -> Result<Reply, Error> {
+    pub(crate) fn from_completion(done: Completion, agreed: &Arc<Agreed>) -> Result<Reply, Error> {
         let Completion { request, slot, ending, status, payload_bytes, outputs, times } = done;
         let slot = match (ending, slot) {
             (Ending::Replied, Some(slot)) => slot,
@@ -45,13 +41,18 @@ impl Reply {
             None => Some(copy_out(&slot, payload_bytes)?),
         };
         let agreed = Arc::clone(agreed);
-        let _permit = permit;
+        let _permit = None;
         let reply = Reply { slot, copied, agreed, request, payload_bytes, outputs, times, _permit };
         if status == Status::Ok {
             return Ok(reply);
         }
         let text = String::from_utf8_lossy(reply.payload()).into_owned();
         Err(Error::Request { request, status, text })
+    }
+
+    /// The same, with what stands for its slot while it is held.
+    pub(crate) fn holding(self, permit: Option<OwnedSemaphorePermit>) -> Reply {
+        Reply { _permit: permit, ..self }
     }
 
     /// The request's number within the session.

@@ -7,6 +7,8 @@ mod between;
 mod contract;
 mod death;
 mod options;
+mod read_only;
+mod replies;
 mod resume;
 mod server;
 mod tasks;

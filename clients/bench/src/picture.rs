@@ -7,18 +7,39 @@ use anyhow::{Context, bail};
 use ferry_client::{Error, PixelFormat, Slot, v1};
 use ferry_vision::{Decoder, Limits};
 
-use crate::args::PictureKind;
-
 /// A picture, ready to be sent.
 #[derive(Debug, PartialEq)]
-pub(crate) enum Picture {
+pub enum Picture {
+    /// The file as it is.
     Jpeg(Vec<u8>),
-    Raw { width: u32, height: u32, format: PixelFormat, pixels: Vec<u8> },
+    /// Pixels.
+    Raw {
+        /// Pixels in a row.
+        width: u32,
+        /// Rows.
+        height: u32,
+        /// What a pixel is.
+        format: PixelFormat,
+        /// Rows from the top, tightly packed.
+        pixels: Vec<u8>,
+    },
+}
+
+/// How a picture is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PictureKind {
+    /// The file as it is; the server decodes it.
+    Jpeg,
+    /// Pixels; a JPEG file is decoded here first.
+    Raw,
 }
 
 impl Picture {
     /// Reads a file, to be sent as `kind` says.
-    pub(crate) fn read(path: &Path, kind: Option<PictureKind>) -> anyhow::Result<Picture> {
+    ///
+    /// # Errors
+    /// What is wrong with the file, by its name.
+    pub fn read(path: &Path, kind: Option<PictureKind>) -> anyhow::Result<Picture> {
         let file = fs::read(path).with_context(|| format!("read {}", path.display()))?;
         let what = || path.display().to_string();
         if file.starts_with(b"P6") || file.starts_with(b"P5") {
@@ -35,7 +56,7 @@ impl Picture {
     }
 
     /// How many bytes are sent.
-    pub(crate) fn bytes(&self) -> &[u8] {
+    pub fn bytes(&self) -> &[u8] {
         match self {
             Picture::Jpeg(file) => file,
             Picture::Raw { pixels, .. } => pixels,
@@ -43,7 +64,10 @@ impl Picture {
     }
 
     /// Copies the picture into a slot.
-    pub(crate) fn fill(&self, slot: &mut Slot) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// As [`Slot::set_jpeg`] and [`Slot::set_raw`].
+    pub fn fill(&self, slot: &mut Slot) -> Result<(), Error> {
         match self {
             Picture::Jpeg(file) => slot.set_jpeg(file),
             Picture::Raw { width, height, format, pixels } => {
@@ -53,7 +77,7 @@ impl Picture {
     }
 
     /// What goes beside the payload where there is no slot.
-    pub(crate) fn info(&self, priority: u8) -> v1::RequestInfo {
+    pub fn info(&self, priority: u8) -> v1::RequestInfo {
         let kind = match self {
             Picture::Jpeg(_) => ferry_core::RequestKind::Jpeg,
             Picture::Raw { width, height, format, .. } => {

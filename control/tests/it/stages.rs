@@ -82,8 +82,6 @@ async fn the_stages_of_every_link_are_the_whole_and_server_is_the_same_in_both_r
                 assert_eq!(record.times.of(stage), row.of(stage), "{transport}: {stage:?}");
             }
         }
-        let accounted = records.iter().filter(|it| it.times.is_accounted() == Some(true)).count();
-        println!("{transport}: {accounted} of {REQUESTS} accounted for");
     }
     server.stop().await;
 }

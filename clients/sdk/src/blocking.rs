@@ -3,6 +3,7 @@
 
 mod client;
 mod driven;
+mod room;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use crate::options::Options;
 use crate::recorder::{RecordCounts, SessionSink};
 use crate::reply::Reply;
 use crate::slot::Slot;
+use room::Room;
 
 pub use client::Client;
 pub(crate) use driven::Lease;
@@ -50,6 +52,8 @@ pub struct Session {
     /// Requests whose `infer` gave up: nobody takes their replies. Each holds a slot until then, so
     /// that there are no more of them than slots.
     given_up: Vec<u64>,
+    /// Requests whose replies had no room.
+    room: Room,
     /// When the last slot was handed out.
     used: Instant,
     closed: bool,
@@ -85,6 +89,7 @@ impl Session {
             options,
             early: VecDeque::new(),
             given_up: Vec::new(),
+            room: Room::default(),
             used: Instant::now(),
             closed: false,
         })
@@ -143,8 +148,14 @@ impl Session {
                     return Err(error);
                 }
             };
-            if done.request == request {
-                return self.reply(done);
+            if done.request == self.number_now(request) {
+                match self.reply_or_hold(done)? {
+                    Some(reply) => return Ok(reply),
+                    None if self.must_reopen() => self.reopen()?,
+                    // What else is in flight goes with the link.
+                    None => return Err(self.room_refused(request)),
+                }
+                continue;
             }
             self.keep(done);
         }
@@ -152,13 +163,14 @@ impl Session {
 
     /// Keeps a reply for who sent the request, if anybody still waits for it.
     fn keep(&mut self, done: Completion) {
-        let given_up = self.given_up.iter().position(|&request| request == done.request);
-        match given_up {
-            Some(at) => drop(self.given_up.swap_remove(at)),
-            None => {
-                let reply = self.reply(done);
-                self.early.push_back(reply);
-            }
+        let callers = self.callers_number(done.request);
+        if let Some(at) = self.given_up.iter().position(|&request| request == callers) {
+            self.given_up.swap_remove(at);
+            return;
+        }
+        // What had no room is sent once more, by whoever asks for a reply next.
+        if let Some(reply) = self.reply_or_hold(done).transpose() {
+            self.early.push_back(reply);
         }
     }
 
@@ -193,6 +205,11 @@ impl Session {
         loop {
             if let Some(reply) = self.early.pop_front() {
                 return Some(reply);
+            }
+            if self.must_reopen()
+                && let Err(error) = self.reopen()
+            {
+                return Some(Err(error));
             }
             let driver = self.driver.as_mut().ok()?;
             if driver.in_flight() == 0 && !driver.wait(Some(Instant::now())) {
@@ -252,6 +269,10 @@ impl Session {
 
     pub(crate) fn close_now(&mut self) -> Result<RecordCounts, Error> {
         self.end();
+        self.close_on_server()
+    }
+
+    fn close_on_server(&self) -> Result<RecordCounts, Error> {
         let (keeper, agreed) = (&self.client.inner.keeper, &self.agreed);
         let closed = self
             .client

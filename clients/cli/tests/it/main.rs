@@ -9,6 +9,8 @@ mod contract;
 mod death;
 mod options;
 mod pictures;
+mod read_only;
+mod replies;
 mod resume;
 mod server;
 mod tasks;

@@ -54,7 +54,8 @@ impl TractEngine {
         stages.end(Stage::Preprocess);
         let outputs = plan.run(inputs)?;
         stages.end(Stage::Infer);
-        let shape = |value: &TValue| value.shape().iter().map(|&dim| dim as u64).collect::<Vec<_>>();
+        let shape =
+            |value: &TValue| value.shape().iter().map(|&dim| dim as u64).collect::<Vec<_>>();
         job.place_outputs(outputs.iter().map(shape))?;
         for (index, (tensor, value)) in binding.outputs.iter().zip(&outputs).enumerate() {
             write(tensor, value, &job.output(index)?)?;

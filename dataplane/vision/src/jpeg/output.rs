@@ -141,12 +141,12 @@ fn upsample<'a>(
     // The neighbour on the side of which the new row lies; at the edge, the row itself.
     let far = || {
         let last = component.height - 1;
-        line(if y % 2 == 0 { at.saturating_sub(1) } else { (at + 1).min(last) })
+        line(if y.is_multiple_of(2) { at.saturating_sub(1) } else { (at + 1).min(last) })
     };
     match (component.wide, component.high) {
         (1, 1) => return &planes[plane + at * stride..][..stride],
         (2, 1) if component.width > 2 => twice_as_wide(near, out),
-        (1, 2) => twice_as_high(near, far(), if y % 2 == 0 { 1 } else { 2 }, out),
+        (1, 2) => twice_as_high(near, far(), if y.is_multiple_of(2) { 1 } else { 2 }, out),
         (2, 2) if component.width > 2 => {
             sums.clear();
             let pairs = near.iter().zip(far());

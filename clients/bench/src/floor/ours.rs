@@ -7,8 +7,8 @@ use ferry_client::blocking::{Client, Session};
 use ferry_client::{RecordSink, Transport, WaitPolicy};
 
 use super::pair::Plan;
-use crate::bench::pattern;
-use crate::failure::Failure;
+use crate::Error;
+use crate::work::pattern;
 
 #[derive(Debug)]
 pub(super) struct Ours {
@@ -24,7 +24,7 @@ impl Ours {
         transport: Transport,
         wait: WaitPolicy,
         sink: Arc<dyn RecordSink>,
-    ) -> Result<Ours, Failure> {
+    ) -> Result<Ours, Error> {
         let builder = client
             .session("echo")
             .transport(transport)
@@ -40,7 +40,7 @@ impl Ours {
     }
 
     /// One request, as an application makes it.
-    pub(super) fn once(&mut self) -> Result<(), Failure> {
+    pub(super) fn once(&mut self) -> Result<(), Error> {
         let mut slot = self.session.slot()?;
         slot.input_mut(0)?.copy_from_slice(&self.source);
         let reply = self.session.infer(slot)?;
@@ -49,7 +49,7 @@ impl Ours {
     }
 
     /// That the reply is what it should be, once and outside the time.
-    fn check(&mut self) -> Result<(), Failure> {
+    fn check(&mut self) -> Result<(), Error> {
         let mut slot = self.session.slot()?;
         slot.input_mut(0)?.copy_from_slice(&self.source);
         let reply = self.session.infer(slot)?;
@@ -58,11 +58,11 @@ impl Ours {
         if output.iter().eq(expected) {
             Ok(())
         } else {
-            Err(Failure::Failed(anyhow!("the reply is not the echo of the request")))
+            Err(Error::Failed(anyhow!("the reply is not the echo of the request")))
         }
     }
 
-    pub(super) fn close(self) -> Result<(), Failure> {
+    pub(super) fn close(self) -> Result<(), Error> {
         self.session.close()?;
         Ok(())
     }

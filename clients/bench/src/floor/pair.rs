@@ -8,10 +8,8 @@ use ferry_client::{RecordSink, Transport, WaitPolicy};
 
 use super::bare;
 use super::ours::Ours;
-use crate::args::BenchArgs;
-use crate::bench::summary::{Distribution, Tally};
-use crate::failure::Failure;
-use crate::printer::Printer;
+use crate::summary::{Distribution, Tally};
+use crate::{Error, Progress};
 
 /// Pause between two requests over shared memory with the policy `adaptive`: long enough that both
 /// ends fell asleep, which is what tells it from `spin` there. The other links sleep in the kernel
@@ -23,43 +21,42 @@ const WARM_UP: u64 = 200;
 
 /// What is measured.
 #[derive(Clone, Debug)]
-pub(super) struct Plan {
-    pub(super) in_bytes: usize,
-    pub(super) out_bytes: usize,
-    pub(super) requests: u64,
-    pub(super) rounds: u64,
-}
-
-impl Plan {
-    pub(super) fn from_args(args: &BenchArgs) -> Plan {
-        let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-        Plan {
-            in_bytes: bytes(args.in_bytes),
-            out_bytes: bytes(args.out_bytes),
-            requests: args.requests,
-            rounds: args.rounds.min(args.requests),
-        }
-    }
+pub struct Plan {
+    /// Bytes of a request.
+    pub in_bytes: usize,
+    /// Bytes of a reply.
+    pub out_bytes: usize,
+    /// Requests of each side.
+    pub requests: u64,
+    /// Rounds in which the sides take turns.
+    pub rounds: u64,
 }
 
 /// What was measured of a link and a way to wait.
 #[derive(Debug)]
-pub(super) struct Pair {
-    pub(super) transport: Transport,
-    pub(super) wait: WaitPolicy,
-    pub(super) idle: Duration,
-    pub(super) ours: Distribution,
-    pub(super) bare: Distribution,
+pub struct Pair {
+    /// The transport.
+    pub transport: Transport,
+    /// How both ends of ours wait.
+    pub wait: WaitPolicy,
+    /// Pause before each request, outside its time.
+    pub idle: Duration,
+    /// Round trips of ours.
+    pub ours: Distribution,
+    /// Those of the reference.
+    pub bare: Distribution,
     /// Medians of each round: ours, bare.
-    pub(super) per_round: Vec<(u64, u64)>,
+    pub per_round: Vec<(u64, u64)>,
     /// Share of our requests whose stages account for their time.
-    pub(super) accounted: f64,
-    pub(super) unattributed: u64,
+    pub accounted: f64,
+    /// The median of what no stage has, in nanoseconds.
+    pub unattributed: u64,
 }
 
 impl Pair {
     /// Smallest, median and largest ratio of the rounds' medians.
-    pub(super) fn ratios(&self) -> (f64, f64, f64) {
+    #[must_use]
+    pub fn ratios(&self) -> (f64, f64, f64) {
         let ratio = |&(ours, bare): &(u64, u64)| ours as f64 / bare.max(1) as f64;
         let [low, middle, high] =
             quantiles(self.per_round.iter().map(ratio).collect(), [0, 50, 100]);
@@ -75,13 +72,16 @@ pub(super) fn quantiles<const N: usize>(mut values: Vec<f64>, percents: [usize; 
 }
 
 /// Runs both sides, round by round.
-pub(super) fn measure(
+///
+/// # Errors
+/// The first request that fails.
+pub fn pair(
     client: &Client,
     plan: &Plan,
     transport: Transport,
     wait: WaitPolicy,
-    printer: &Printer,
-) -> Result<Pair, Failure> {
+    progress: &mut dyn Progress,
+) -> Result<Pair, Error> {
     let idles = transport == Transport::Shm && wait == WaitPolicy::Adaptive;
     let idle = if idles { IDLE } else { Duration::ZERO };
     let tally = Arc::new(Tally::new());
@@ -103,17 +103,17 @@ pub(super) fn measure(
         accounted: 0.0,
         unattributed: 0,
     };
-    let bar = printer.bar(plan.rounds, &format!("{transport} {wait}"));
-    for share in crate::bench::shares(plan.requests, plan.rounds) {
+    progress.begin(plan.rounds, &format!("{transport} {wait}"));
+    for share in crate::measure::shares(plan.requests, plan.rounds) {
         let mine = round(share, idle, || ours.once())?;
         let theirs = round(share, idle, || bare.once())?;
         let median = |it: &Distribution| it.quantile(0.5);
         pair.per_round.push((median(&mine), median(&theirs)));
         pair.ours.merge(&mine);
         pair.bare.merge(&theirs);
-        bar.inc(1);
+        progress.step();
     }
-    bar.finish_and_clear();
+    progress.end();
     ours.close()?;
     let summary = tally.take();
     pair.accounted = summary.accounted();
@@ -126,8 +126,8 @@ pub(super) fn measure(
 fn round(
     requests: u64,
     idle: Duration,
-    mut once: impl FnMut() -> Result<(), Failure>,
-) -> Result<Distribution, Failure> {
+    mut once: impl FnMut() -> Result<(), Error>,
+) -> Result<Distribution, Error> {
     let mut times = Distribution::new();
     for _ in 0..requests {
         if !idle.is_zero() {

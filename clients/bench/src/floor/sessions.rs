@@ -5,29 +5,48 @@ use std::time::{Duration, Instant};
 
 use ferry_client::Transport;
 use ferry_client::blocking::{Client, Session};
-use serde_json::json;
 
-use super::OwnServer;
 use super::pair::Plan;
-use crate::bench::summary::Distribution;
-use crate::failure::Failure;
-use crate::printer::{Printer, human_ns};
+use crate::own_server::OwnServer;
+use crate::summary::Distribution;
+use crate::{Error, Progress};
 
 const SESSIONS: usize = 1000;
 
 /// How long the server may take to give memory back.
 const BACK_WITHIN: Duration = Duration::from_secs(5);
 
-pub(super) fn run(
+/// What many open sessions cost.
+#[derive(Clone, Debug)]
+pub struct Sessions {
+    /// How many.
+    pub sessions: usize,
+    /// Slots of each; `None` where no session was opened.
+    pub slots: Option<u32>,
+    /// How long opening each took, but for the first.
+    pub opening: Distribution,
+    /// Memory of the server before.
+    pub server_before: u64,
+    /// Memory of server and client while all are open.
+    pub both_open: u64,
+    /// Memory of the server once all were closed.
+    pub server_after: u64,
+}
+
+/// Opens a thousand sessions over shm.
+///
+/// # Errors
+/// The first session that is not opened, or request that fails.
+pub fn sessions(
     client: &Client,
     server: &OwnServer,
     plan: &Plan,
-    printer: &Printer,
-) -> Result<(), Failure> {
+    progress: &mut dyn Progress,
+) -> Result<Sessions, Error> {
     let pid = server.pid();
     let before = pss_bytes(pid);
-    let bar = printer.bar(SESSIONS as u64, "sessions");
-    let (mut opening, mut sessions) = (Distribution::new(), Vec::with_capacity(SESSIONS));
+    progress.begin(SESSIONS as u64, "sessions");
+    let (mut opening, mut open_ones) = (Distribution::new(), Vec::with_capacity(SESSIONS));
     for number in 0..SESSIONS {
         let start = Instant::now();
         let mut session = open(client, plan)?;
@@ -38,46 +57,32 @@ pub(super) fn run(
         let mut slot = session.slot()?;
         slot.input_mut(0)?.fill(1);
         drop(session.infer(slot)?);
-        sessions.push(session);
-        bar.inc(1);
+        open_ones.push(session);
+        progress.step();
     }
-    bar.finish_and_clear();
+    progress.end();
     // Shared pages count half in each of two processes that map them: both halves together are
     // what the machine pays.
     let open_now = pss_bytes(pid) + pss_bytes(std::process::id());
-    let layout = sessions.first().map(|session| session.agreed().layout);
-    drop(sessions);
+    let layout = open_ones.first().map(|session| session.agreed().layout);
+    drop(open_ones);
     let deadline = Instant::now() + BACK_WITHIN;
     let mut after = pss_bytes(pid);
     while after > before + (before >> 1) && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(50));
         after = pss_bytes(pid);
     }
-    if printer.is_json() {
-        return printer.json(&json!({
-            "link": "shm",
-            "kind": "sessions",
-            "sessions": SESSIONS,
-            "slots": layout.map(|layout| layout.slots),
-            "open_ns": opening.to_json(),
-            "server_bytes_before": before,
-            "both_bytes_open": open_now,
-            "server_bytes_after": after,
-        }));
-    }
-    let row = vec![
-        SESSIONS.to_string(),
-        human_ns(opening.quantile(0.5) as f64),
-        human_ns(opening.quantile(0.99) as f64),
-        format!("{:.2} GB", open_now as f64 / 1e9),
-        format!("{:.1} MB", before as f64 / 1e6),
-        format!("{:.1} MB", after as f64 / 1e6),
-    ];
-    let head = ["sessions", "open p50", "open p99", "both processes", "server before", "after"];
-    printer.table(&head, &[row])
+    Ok(Sessions {
+        sessions: SESSIONS,
+        slots: layout.map(|layout| layout.slots),
+        opening,
+        server_before: before,
+        both_open: open_now,
+        server_after: after,
+    })
 }
 
-fn open(client: &Client, plan: &Plan) -> Result<Session, Failure> {
+fn open(client: &Client, plan: &Plan) -> Result<Session, Error> {
     Ok(client
         .session("echo")
         .transport(Transport::Shm)

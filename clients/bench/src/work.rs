@@ -1,27 +1,43 @@
 //! What every request of a run sends.
 
-use ferry_client::blocking::Client;
+use std::path::{Path, PathBuf};
+
 use ferry_client::{Error, SessionBuilder, Slot, v1};
 
-use crate::args::{BenchArgs, RdmaArgs};
-use crate::control;
-use crate::failure::Failure;
 use crate::picture::Picture;
+use crate::rdma::RdmaDevice;
+
+/// Shapes of tensors, by name.
+pub type Shapes = Vec<(String, Vec<u64>)>;
+
+/// What sessions with the model `echo` ask for.
+#[must_use]
+pub fn echo_shapes(in_bytes: u64, out_bytes: u64) -> Shapes {
+    vec![("input".to_owned(), vec![in_bytes]), ("output".to_owned(), vec![out_bytes])]
+}
 
 /// The source of the bytes that each request copies into its slot.
 #[derive(Debug)]
-pub(crate) struct Work {
-    pub(crate) model: String,
-    pub(crate) version: u64,
-    pub(crate) shapes: Vec<(String, Vec<u64>)>,
-    pub(crate) priority: u8,
+pub struct Work {
+    /// Name of the model.
+    pub model: String,
+    /// Its version; 0 is the latest.
+    pub version: u64,
+    /// What a session is asked for.
+    pub shapes: Shapes,
+    /// What the inputs become with these, for `local`, where no session tells.
+    pub inputs: Shapes,
+    /// Larger is more urgent.
+    pub priority: u8,
+    /// The device for the transport rdma.
+    pub rdma: RdmaDevice,
     payload: Payload,
-    rdma: RdmaArgs,
 }
 
 #[derive(Debug)]
 enum Payload {
-    Picture(Picture),
+    /// The file, and what it holds.
+    Picture(PathBuf, Picture),
     /// One per input of the session: as long as it, in a pattern that is the same on every run.
     Pattern,
 }
@@ -36,42 +52,36 @@ pub(crate) fn pattern(len: usize) -> Vec<u8> {
 }
 
 impl Work {
-    /// Reads the picture, if one is sent, and finds the shapes.
-    pub(crate) fn prepare(client: &Client, args: &BenchArgs) -> Result<Work, Failure> {
-        let payload = match &args.image {
-            Some(path) => {
-                let model = (args.model.as_str(), args.version);
-                Payload::Picture(Picture::read(path, args.kind, client, model)?)
-            }
-            None => Payload::Pattern,
-        };
-        // Fails here, before anything is measured, if there is no such model.
-        let get = v1::GetModelRequest { name: args.model.clone(), version: args.version };
-        client.run(control::models(client).get(get))?;
-        Ok(Work {
-            payload,
-            rdma: args.rdma.clone(),
-            ..Work::echo(&args.model, args.version, args.in_bytes, args.out_bytes, args.priority)
-        })
+    /// Pattern bytes for a model, in sessions with these shapes.
+    pub fn new(model: &str, version: u64, shapes: Shapes) -> Work {
+        Work {
+            model: model.to_owned(),
+            version,
+            shapes,
+            inputs: Vec::new(),
+            priority: 0,
+            rdma: RdmaDevice::default(),
+            payload: Payload::Pattern,
+        }
     }
 
-    /// Pattern bytes for a model; `in_bytes` and `out_bytes` count for `echo` alone.
-    pub(crate) fn echo(
-        model: &str,
-        version: u64,
-        in_bytes: u64,
-        out_bytes: u64,
-        priority: u8,
-    ) -> Work {
-        let shapes = match model {
-            "echo" => {
-                vec![("input".to_owned(), vec![in_bytes]), ("output".to_owned(), vec![out_bytes])]
-            }
-            _ => Vec::new(),
-        };
-        let model = model.to_owned();
-        let rdma = RdmaArgs::default();
-        Work { model, version, shapes, priority, payload: Payload::Pattern, rdma }
+    /// Pattern bytes for the model `echo`.
+    pub fn echo(in_bytes: u64, out_bytes: u64) -> Work {
+        Work::new("echo", 0, echo_shapes(in_bytes, out_bytes))
+    }
+
+    /// Sends a picture instead.
+    #[must_use]
+    pub fn with_picture(self, path: PathBuf, picture: Picture) -> Work {
+        Work { payload: Payload::Picture(path, picture), ..self }
+    }
+
+    /// The file of the picture, if one is sent.
+    pub(crate) fn image(&self) -> Option<&Path> {
+        match &self.payload {
+            Payload::Picture(path, _) => Some(path),
+            Payload::Pattern => None,
+        }
     }
 
     /// Asks for room and shapes.
@@ -80,7 +90,7 @@ impl Work {
         let builder =
             self.shapes.iter().fold(builder, |builder, (name, shape)| builder.shape(name, shape));
         match &self.payload {
-            Payload::Picture(picture) => builder.request_bytes(picture.bytes().len() as u64),
+            Payload::Picture(_, picture) => builder.request_bytes(picture.bytes().len() as u64),
             Payload::Pattern => builder,
         }
     }
@@ -94,7 +104,7 @@ impl Work {
     /// Fills a slot: this copy is part of what a user pays.
     pub(crate) fn fill(&self, slot: &mut Slot, source: &[Vec<u8>]) -> Result<(), Error> {
         match &self.payload {
-            Payload::Picture(picture) => picture.fill(slot)?,
+            Payload::Picture(_, picture) => picture.fill(slot)?,
             Payload::Pattern => {
                 for (index, bytes) in source.iter().enumerate() {
                     slot.set_input(index, bytes)?;
@@ -124,7 +134,7 @@ impl Work {
                     ..Default::default()
                 });
             }
-            Payload::Picture(picture) => {
+            Payload::Picture(_, picture) => {
                 request.info = Some(picture.info(self.priority));
                 request.payload = picture.bytes().to_vec().into();
             }

@@ -10,15 +10,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 use ferry_client::blocking::Client;
 use ferry_client::{RequestRecord, Stage, Transport, WaitPolicy};
-use serde_json::json;
 
 use super::load;
 use super::ours::Ours;
 use super::pair::Plan;
-use crate::args::{BenchArgs, RdmaArgs};
-use crate::bench::summary::Distribution;
-use crate::failure::Failure;
-use crate::printer::{Printer, human_ns};
+use crate::Error;
+use crate::rdma::RdmaDevice;
+use crate::summary::Distribution;
 
 /// Lengths of the one-way writes, in bytes.
 const WRITES: [usize; 2] = [65_536, 602_112];
@@ -35,29 +33,56 @@ const LISTEN_WITHIN: Duration = Duration::from_secs(20);
 /// Our requests before anything is measured.
 const WARM_UP: u64 = 20;
 
-pub(super) fn run(client: &Client, args: &BenchArgs, printer: &Printer) -> Result<(), Failure> {
-    let rounds = args.rounds.clamp(1, args.requests);
-    let perftest = Perftest { rdma: args.rdma.clone(), requests: (args.requests / rounds).max(5) };
-    let mut rows = Vec::new();
+/// Ours beside perftest, on one device.
+#[derive(Clone, Debug)]
+pub enum Beside {
+    /// Half a round trip of so many bytes each way.
+    Write {
+        /// Bytes.
+        bytes: usize,
+        /// Of ours.
+        ours: Distribution,
+        /// The median of perftest's, in nanoseconds.
+        bare_ns: f64,
+        /// Smallest, median and largest ratio of the rounds' medians.
+        ratios: (f64, f64, f64),
+    },
+    /// A stream of requests.
+    Stream {
+        /// Bytes of a request.
+        bytes: usize,
+        /// Requests in flight.
+        window: u32,
+        /// Bytes a second of ours.
+        ours: f64,
+        /// Those of perftest.
+        bare: f64,
+        /// Smallest, median and largest ratio of the rounds.
+        ratios: (f64, f64, f64),
+    },
+}
+
+/// Measures both, in so many rounds.
+///
+/// # Errors
+/// The first request that fails, or what perftest says.
+pub fn rdma(
+    client: &Client,
+    device: &RdmaDevice,
+    requests: u64,
+    rounds: u64,
+) -> Result<Vec<Beside>, Error> {
+    let perftest = Perftest { rdma: device.clone(), requests: (requests / rounds).max(5) };
+    let mut all = Vec::new();
     for bytes in WRITES {
-        rows.push(write(client, &perftest, bytes, rounds, printer)?);
+        all.push(write(client, &perftest, bytes, rounds)?);
     }
-    rows.push(stream(client, &perftest, rounds, printer)?);
-    if printer.is_json() {
-        return Ok(());
-    }
-    let head = ["rdma, spin", "ours", "perftest", "ratio", "rounds", "goal", ""];
-    printer.table(&head, &rows)
+    all.push(stream(client, &perftest, rounds)?);
+    Ok(all)
 }
 
 /// Half a round trip of `bytes` bytes each way, as `ib_write_lat` reports it.
-fn write(
-    client: &Client,
-    perftest: &Perftest,
-    bytes: usize,
-    rounds: u64,
-    printer: &Printer,
-) -> Result<Vec<String>, Failure> {
+fn write(client: &Client, perftest: &Perftest, bytes: usize, rounds: u64) -> Result<Beside, Error> {
     let plan = Plan { in_bytes: bytes, out_bytes: bytes, requests: 0, rounds };
     let times = Arc::new(Halves::default());
     let sink = Arc::clone(&times) as Arc<dyn ferry_client::RecordSink>;
@@ -78,33 +103,11 @@ fn write(
         theirs.push(bare_ns);
     }
     session.close()?;
-    let (bare_ns, (low, middle, high)) = (spread(theirs).1, spread(ratios));
-    if printer.is_json() {
-        printer.json(&json!({
-            "link": "rdma", "wait": "spin", "test": "write_lat", "bytes": bytes,
-            "ours_ns": all.to_json(), "bare_ns": { "p50": bare_ns },
-            "ratio_p50": middle, "ratio_p50_min": low, "ratio_p50_max": high, "rounds": rounds,
-        }))?;
-    }
-    let verdict = if middle <= 1.15 { "ok" } else { "missed" };
-    Ok(vec![
-        format!("one-way write, {bytes} B"),
-        human_ns(all.quantile(0.5) as f64),
-        human_ns(bare_ns),
-        format!("{middle:.2}"),
-        format!("{low:.2}–{high:.2}"),
-        "≤ 1.15 ×".into(),
-        verdict.into(),
-    ])
+    Ok(Beside::Write { bytes, ours: all, bare_ns: spread(theirs).1, ratios: spread(ratios) })
 }
 
 /// A stream of requests, beside `ib_write_bw`.
-fn stream(
-    client: &Client,
-    perftest: &Perftest,
-    rounds: u64,
-    printer: &Printer,
-) -> Result<Vec<String>, Failure> {
+fn stream(client: &Client, perftest: &Perftest, rounds: u64) -> Result<Beside, Error> {
     let bytes = WRITES[1];
     let (mut ours, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
@@ -116,25 +119,8 @@ fn stream(
         ours.push(mine);
         theirs.push(bare);
     }
-    let (mine, bare, (low, middle, high)) = (spread(ours).1, spread(theirs).1, spread(ratios));
-    if printer.is_json() {
-        printer.json(&json!({
-            "link": "rdma", "wait": "spin", "test": "write_bw", "bytes": bytes, "window": WINDOW,
-            "ours_bytes_per_s": mine, "bare_bytes_per_s": bare,
-            "ratio": middle, "ratio_min": low, "ratio_max": high, "rounds": rounds,
-        }))?;
-    }
-    let verdict = if middle >= 0.9 { "ok" } else { "missed" };
-    let human = |rate: f64| format!("{:.1} MB/s", rate / 1e6);
-    Ok(vec![
-        format!("stream, {bytes} B, window {WINDOW}"),
-        human(mine),
-        human(bare),
-        format!("{middle:.2}"),
-        format!("{low:.2}–{high:.2}"),
-        "≥ 0.9 ×".into(),
-        verdict.into(),
-    ])
+    let (ours, bare, ratios) = (spread(ours).1, spread(theirs).1, spread(ratios));
+    Ok(Beside::Stream { bytes, window: WINDOW, ours, bare, ratios })
 }
 
 /// Half of each request's round trip without what the model took.
@@ -160,18 +146,18 @@ impl ferry_client::RecordSink for Halves {
 
 /// Debian's package perftest.
 struct Perftest {
-    rdma: RdmaArgs,
+    rdma: RdmaDevice,
     requests: u64,
 }
 
 impl Perftest {
-    fn latency_ns(&self, bytes: usize) -> Result<f64, Failure> {
+    fn latency_ns(&self, bytes: usize) -> Result<f64, Error> {
         // … t_min t_max t_typical …, in microseconds.
         let columns = self.run("ib_write_lat", bytes)?;
         columns.get(4).map(|us| us * 1e3).ok_or_else(|| unreadable("ib_write_lat"))
     }
 
-    fn bytes_per_s(&self, bytes: usize) -> Result<f64, Failure> {
+    fn bytes_per_s(&self, bytes: usize) -> Result<f64, Error> {
         // … peak, average, in MiB/s.
         let columns = self.run("ib_write_bw", bytes)?;
         columns.get(3).map(|mib| mib * 1_048_576.0).ok_or_else(|| unreadable("ib_write_bw"))
@@ -181,10 +167,10 @@ impl Perftest {
         let mut command = Command::new(tool);
         command.args(["-F", "-s", &bytes.to_string(), "-n", &self.requests.to_string()]);
         command.args(["-p", &port.to_string()]);
-        if let Some(device) = &self.rdma.rdma_device {
+        if let Some(device) = &self.rdma.device {
             command.args(["-d", device]);
         }
-        if let Some(index) = self.rdma.rdma_gid_index {
+        if let Some(index) = self.rdma.gid_index {
             command.args(["-x", &index.to_string()]);
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -192,7 +178,7 @@ impl Perftest {
     }
 
     /// Runs both ends; the numbers of the result line.
-    fn run(&self, tool: &str, bytes: usize) -> Result<Vec<f64>, Failure> {
+    fn run(&self, tool: &str, bytes: usize) -> Result<Vec<f64>, Error> {
         let port = free_port()?;
         let missing = || format!("start {tool}: install the Debian package perftest");
         let server = self.command(tool, bytes, port).spawn().with_context(missing)?;
@@ -208,7 +194,7 @@ impl Perftest {
             // Its server is not there yet.
             if start.elapsed() > LISTEN_WITHIN || server.has_ended() {
                 let why = String::from_utf8_lossy(&output.stderr).into_owned();
-                return Err(Failure::Failed(anyhow!("{tool} failed: {text}{why}")));
+                return Err(Error::Failed(anyhow!("{tool} failed: {text}{why}")));
             }
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -222,11 +208,11 @@ fn numbers(text: &str) -> Option<Vec<f64>> {
     line.split_whitespace().map(|word| word.parse().ok()).collect()
 }
 
-fn unreadable(tool: &str) -> Failure {
-    Failure::Failed(anyhow!("what {tool} printed has another form: perftest 4.5 is known"))
+fn unreadable(tool: &str) -> Error {
+    Error::Failed(anyhow!("what {tool} printed has another form: perftest 4.5 is known"))
 }
 
-fn free_port() -> Result<u16, Failure> {
+fn free_port() -> Result<u16, Error> {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").context("find a free port")?;
     Ok(listener.local_addr().context("find a free port")?.port())
 }

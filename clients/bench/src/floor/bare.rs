@@ -10,12 +10,12 @@ use ferry_client::{Transport, WaitPolicy};
 use super::bare_grpc::BareGrpc;
 use super::bare_shm::BareShm;
 use super::pair::Plan;
-use crate::failure::Failure;
+use crate::Error;
 
 /// One side of a ping-pong; the other one is a thread of its own.
 pub(super) trait Bare {
     /// Fills, sends, and waits for the reply.
-    fn once(&mut self) -> Result<(), Failure>;
+    fn once(&mut self) -> Result<(), Error>;
 }
 
 /// Starts the reference of a link.
@@ -23,22 +23,22 @@ pub(super) fn start(
     plan: &Plan,
     transport: Transport,
     wait: WaitPolicy,
-) -> Result<Box<dyn Bare>, Failure> {
+) -> Result<Box<dyn Bare>, Error> {
     Ok(match transport {
         Transport::Shm => Box::new(BareShm::start(plan, wait)?),
         Transport::Tcp => Box::new(BareTcp::start(plan)?),
         Transport::Zmq => Box::new(BareZmq::start(plan)?),
         Transport::Grpc => Box::new(BareGrpc::start(plan)?),
-        other => return Err(Failure::Usage(format!("{other} has no bare reference"))),
+        other => return Err(Error::Usage(format!("{other} has no bare reference"))),
     })
 }
 
 pub(super) fn thread(
     name: &str,
     body: impl FnOnce() + Send + 'static,
-) -> Result<JoinHandle<()>, Failure> {
+) -> Result<JoinHandle<()>, Error> {
     let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(body);
-    spawned.context("start the reference's thread").map_err(Failure::Failed)
+    spawned.context("start the reference's thread").map_err(Error::Failed)
 }
 
 pub(super) fn source(plan: &Plan) -> Vec<u8> {
@@ -54,7 +54,7 @@ struct BareTcp {
 }
 
 impl BareTcp {
-    fn start(plan: &Plan) -> Result<BareTcp, Failure> {
+    fn start(plan: &Plan) -> Result<BareTcp, Error> {
         let listener = TcpListener::bind("127.0.0.1:0").context("bind")?;
         let address = listener.local_addr().context("read the address")?;
         let (mut landed, reply) = (vec![0; plan.in_bytes], vec![8; plan.out_bytes]);
@@ -72,7 +72,7 @@ impl BareTcp {
 }
 
 impl Bare for BareTcp {
-    fn once(&mut self) -> Result<(), Failure> {
+    fn once(&mut self) -> Result<(), Error> {
         self.sent.copy_from_slice(&self.source);
         self.stream.write_all(&self.sent).context("send")?;
         Ok(self.stream.read_exact(&mut self.answer).context("receive")?)
@@ -93,7 +93,7 @@ struct BareZmq {
 const ZMQ_WAIT_MS: i32 = 1000;
 
 impl BareZmq {
-    fn start(plan: &Plan) -> Result<BareZmq, Failure> {
+    fn start(plan: &Plan) -> Result<BareZmq, Error> {
         let server_context = zmq::Context::new();
         let server = server_context.socket(zmq::ROUTER).context("make a socket")?;
         server.set_linger(0).context("set linger")?;
@@ -124,7 +124,7 @@ impl BareZmq {
 }
 
 impl Bare for BareZmq {
-    fn once(&mut self) -> Result<(), Failure> {
+    fn once(&mut self) -> Result<(), Error> {
         self.sent.copy_from_slice(&self.source);
         self.socket.send(&self.sent, 0).context("send")?;
         self.socket.recv_into(&mut self.answer, 0).context("receive")?;

@@ -4,38 +4,43 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use ferry_client::blocking::Client;
 use ferry_client::{Error, PixelFormat, Slot, v1};
 use ferry_vision::{Background, DecodeOptions, Decoder, Orientation};
 
-use crate::args::PictureKind;
-use crate::control;
-use crate::failure::Failure;
-
 /// A picture, ready to be sent.
 #[derive(Debug, PartialEq)]
-pub(crate) enum Picture {
+pub enum Picture {
+    /// The file as it is.
     Jpeg(Vec<u8>),
-    Raw { width: u32, height: u32, format: PixelFormat, pixels: Vec<u8> },
+    /// Pixels.
+    Raw {
+        /// Pixels in a row.
+        width: u32,
+        /// Rows.
+        height: u32,
+        /// What a pixel is.
+        format: PixelFormat,
+        /// Rows from the top, tightly packed.
+        pixels: Vec<u8>,
+    },
+}
+
+/// How a picture is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PictureKind {
+    /// The file as it is; the server decodes it.
+    Jpeg,
+    /// Pixels; a JPEG file is decoded here first.
+    Raw,
 }
 
 impl Picture {
-    /// Reads a file, to be sent as `kind` says to a model of this name.
-    pub(crate) fn read(
-        path: &Path,
-        kind: Option<PictureKind>,
-        client: &Client,
-        model: (&str, u64),
-    ) -> Result<Picture, Failure> {
-        // What is decoded here must come out as the server would have it.
-        let options = match kind {
-            Some(PictureKind::Raw) => options_of(client, model)?,
-            _ => DecodeOptions::default(),
-        };
-        Ok(Picture::of_file(path, kind, &options)?)
-    }
-
-    fn of_file(
+    /// Reads a file, to be sent as `kind` says; what is decoded here comes out as `options` say, which
+    /// [`decode_options`] has for a model.
+    ///
+    /// # Errors
+    /// What is wrong with the file, by its name.
+    pub fn read(
         path: &Path,
         kind: Option<PictureKind>,
         options: &DecodeOptions,
@@ -56,7 +61,7 @@ impl Picture {
     }
 
     /// How many bytes are sent.
-    pub(crate) fn bytes(&self) -> &[u8] {
+    pub fn bytes(&self) -> &[u8] {
         match self {
             Picture::Jpeg(file) => file,
             Picture::Raw { pixels, .. } => pixels,
@@ -64,7 +69,10 @@ impl Picture {
     }
 
     /// Copies the picture into a slot.
-    pub(crate) fn fill(&self, slot: &mut Slot) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// As [`Slot::set_jpeg`] and [`Slot::set_raw`].
+    pub fn fill(&self, slot: &mut Slot) -> Result<(), Error> {
         match self {
             Picture::Jpeg(file) => slot.set_jpeg(file),
             Picture::Raw { width, height, format, pixels } => {
@@ -74,7 +82,7 @@ impl Picture {
     }
 
     /// What goes beside the payload where there is no slot.
-    pub(crate) fn info(&self, priority: u8) -> v1::RequestInfo {
+    pub fn info(&self, priority: u8) -> v1::RequestInfo {
         let kind = match self {
             Picture::Jpeg(_) => ferry_core::RequestKind::Jpeg,
             Picture::Raw { width, height, format, .. } => {
@@ -86,18 +94,14 @@ impl Picture {
 }
 
 /// How a server decodes files for this model.
-fn options_of(client: &Client, (name, version): (&str, u64)) -> Result<DecodeOptions, Failure> {
-    let get = v1::GetModelRequest { name: name.to_owned(), version };
-    let model = client.run(control::models(client).get(get))?.into_inner();
-    let Some(rule) = model.picture_files else {
-        return Ok(DecodeOptions::default());
-    };
+pub fn decode_options(model: &v1::Model) -> DecodeOptions {
+    let Some(rule) = &model.picture_files else { return DecodeOptions::default() };
     let background = <[u8; 3]>::try_from(&rule.background[..]).map(Background);
-    Ok(DecodeOptions {
+    DecodeOptions {
         orientation: if rule.turned { Orientation::Exif } else { Orientation::Stored },
         background: background.unwrap_or_default(),
         ..DecodeOptions::default()
-    })
+    }
 }
 
 fn decode(file: &[u8], options: &DecodeOptions) -> anyhow::Result<Picture> {

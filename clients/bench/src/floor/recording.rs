@@ -4,12 +4,10 @@ use std::time::Instant;
 
 use ferry_client::blocking::{Client, Session};
 use ferry_client::{Transport, WaitPolicy};
-use serde_json::json;
 
 use super::pair::quantiles;
-use crate::bench::pattern;
-use crate::failure::Failure;
-use crate::printer::{Printer, human_ns};
+use crate::work::pattern;
+use crate::{Error, Progress};
 
 /// Bytes both ways: small, so that nothing hides what recording costs.
 const BYTES: u64 = 4_000;
@@ -23,48 +21,51 @@ const WARM_UP: u64 = 5_000;
 /// in this order each of two lanes has one of either kind.
 const RECORDS: [bool; 4] = [true, false, false, true];
 
-pub(super) fn run(client: &Client, printer: &Printer) -> Result<(), Failure> {
-    let mut rows = Vec::new();
-    for window in WINDOWS {
+/// What recording adds to a request over shm, both ends spinning.
+#[derive(Clone, Debug)]
+pub struct Recording {
+    /// Bytes both ways.
+    pub bytes: u64,
+    /// Requests that each session has in flight.
+    pub window: u32,
+    /// Rounds of 1,000 requests of each session.
+    pub rounds: usize,
+    /// Requests of all sessions.
+    pub requests: u64,
+    /// Nanoseconds a request: the median over the rounds.
+    pub on_ns: f64,
+    /// The same where nothing is recorded.
+    pub off_ns: f64,
+    /// Quartiles of the difference.
+    pub added_ns: [f64; 3],
+    /// Timings that were stored.
+    pub stored: u64,
+    /// Timings that were not.
+    pub lost: u64,
+}
+
+/// Measures it with one request in flight, and with several.
+///
+/// # Errors
+/// The first request that fails.
+pub fn recording(client: &Client, progress: &mut dyn Progress) -> Result<Vec<Recording>, Error> {
+    let one = |window| {
         let before = client.flush();
-        let costs = measure(client, window, printer)?;
+        let costs = measure(client, window, progress)?;
         let after = client.flush();
-        let stored = after.accepted.saturating_sub(before.accepted);
-        let lost = after.lost.saturating_sub(before.lost);
-        let (on, off) = (costs.median_of(|round| round.0), costs.median_of(|round| round.1));
-        let added = costs.of(|round| round.0 - round.1);
-        if printer.is_json() {
-            printer.json(&json!({
-                "link": "shm",
-                "wait": "spin",
-                "kind": "recording",
-                "bytes": BYTES,
-                "window": window,
-                "rounds": ROUNDS,
-                "requests": 4 * REQUESTS * ROUNDS as u64,
-                "on_ns": on,
-                "off_ns": off,
-                "added_ns": added[1],
-                "added_ns_p25": added[0],
-                "added_ns_p75": added[2],
-                "records_stored": stored,
-                "records_lost": lost,
-            }))?;
-        }
-        rows.push(vec![
-            window.to_string(),
-            human_ns(on),
-            human_ns(off),
-            format!("{:.0} ns", added[1]),
-            format!("{:.0}–{:.0} ns", added[0], added[2]),
-            format!("{stored} / {lost}"),
-        ]);
-    }
-    if printer.is_json() {
-        return Ok(());
-    }
-    let head = ["window", "recorded", "not recorded", "added", "p25–p75", "rows stored / lost"];
-    printer.table(&head, &rows)
+        Ok(Recording {
+            bytes: BYTES,
+            window,
+            rounds: ROUNDS,
+            requests: RECORDS.len() as u64 * REQUESTS * ROUNDS as u64,
+            on_ns: costs.median_of(|round| round.0),
+            off_ns: costs.median_of(|round| round.1),
+            added_ns: costs.of(|round| round.0 - round.1),
+            stored: after.accepted.saturating_sub(before.accepted),
+            lost: after.lost.saturating_sub(before.lost),
+        })
+    };
+    WINDOWS.into_iter().map(one).collect()
 }
 
 /// Nanoseconds per request of each round: recorded, and not.
@@ -81,7 +82,7 @@ impl Costs {
     }
 }
 
-fn measure(client: &Client, window: u32, printer: &Printer) -> Result<Costs, Failure> {
+fn measure(client: &Client, window: u32, progress: &mut dyn Progress) -> Result<Costs, Error> {
     let source = pattern(usize::try_from(BYTES).unwrap_or(usize::MAX));
     let mut sessions = Vec::new();
     for records in RECORDS {
@@ -91,7 +92,7 @@ fn measure(client: &Client, window: u32, printer: &Printer) -> Result<Costs, Fai
         drive(session, &source, window, WARM_UP)?;
     }
     let mut costs = Vec::with_capacity(ROUNDS);
-    let bar = printer.bar(ROUNDS as u64, &format!("recording, window {window}"));
+    progress.begin(ROUNDS as u64, &format!("recording, window {window}"));
     for _ in 0..ROUNDS {
         let (mut on, mut off) = (0.0, 0.0);
         for (records, session) in &mut sessions {
@@ -105,16 +106,16 @@ fn measure(client: &Client, window: u32, printer: &Printer) -> Result<Costs, Fai
         // Each kind goes first every other round.
         sessions.reverse();
         sessions.rotate_left(1);
-        bar.inc(1);
+        progress.step();
     }
-    bar.finish_and_clear();
+    progress.end();
     for (_, session) in sessions {
         session.close()?;
     }
     Ok(Costs(costs))
 }
 
-fn open(client: &Client, window: u32, records: bool) -> Result<Session, Failure> {
+fn open(client: &Client, window: u32, records: bool) -> Result<Session, Error> {
     Ok(client
         .session("echo")
         .transport(Transport::Shm)
@@ -127,7 +128,7 @@ fn open(client: &Client, window: u32, records: bool) -> Result<Session, Failure>
 }
 
 /// Keeps `window` requests in flight until `requests` are answered.
-fn drive(session: &mut Session, source: &[u8], window: u32, requests: u64) -> Result<(), Failure> {
+fn drive(session: &mut Session, source: &[u8], window: u32, requests: u64) -> Result<(), Error> {
     let (mut sent, mut done) = (0, 0);
     while done < requests {
         while sent < requests && sent - done < u64::from(window) {
@@ -136,7 +137,7 @@ fn drive(session: &mut Session, source: &[u8], window: u32, requests: u64) -> Re
             session.submit(slot)?;
             sent += 1;
         }
-        let Some(reply) = session.next() else { break };
+        let Some(reply) = session.next_reply() else { break };
         drop(reply?);
         done += 1;
     }

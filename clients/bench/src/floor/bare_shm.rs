@@ -12,7 +12,7 @@ use ferry_memory::{Backing, MemoryError, Region, SharedBacking, Word};
 
 use super::bare::{Bare, source, thread};
 use super::pair::Plan;
-use crate::failure::Failure;
+use crate::Error;
 
 /// Where the request starts: behind the flags, at a page.
 const REQUEST_AT: usize = 4096;
@@ -63,7 +63,7 @@ impl Flags {
 }
 
 impl BareShm {
-    pub(super) fn start(plan: &Plan, wait: WaitPolicy) -> Result<BareShm, Failure> {
+    pub(super) fn start(plan: &Plan, wait: WaitPolicy) -> Result<BareShm, Error> {
         let reply_at = (REQUEST_AT + plan.in_bytes).next_multiple_of(4096);
         let bytes = reply_at + plan.out_bytes.next_multiple_of(4096);
         let layout = SlotLayout {
@@ -101,7 +101,7 @@ impl BareShm {
 }
 
 impl Bare for BareShm {
-    fn once(&mut self) -> Result<(), Failure> {
+    fn once(&mut self) -> Result<(), Error> {
         self.memory.copy_in(REQUEST_AT, &self.source).context("fill")?;
         let before = self.number;
         self.number = self.number.wrapping_add(1);

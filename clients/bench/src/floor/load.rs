@@ -5,14 +5,13 @@ use std::time::{Duration, Instant};
 
 use ferry_client::blocking::Client;
 use ferry_client::{Transport, WaitPolicy, v1};
-use serde_json::json;
+use ferry_proto::v1::runs_client::RunsClient;
 
 use super::bare::thread;
 use super::pair::Plan;
-use crate::bench::{Crew, Load, Work};
-use crate::control;
-use crate::failure::Failure;
-use crate::printer::Printer;
+use crate::Error;
+use crate::crew::{Crew, Load};
+use crate::work::Work;
 
 const CLIENTS: u32 = 2;
 const WINDOW: u32 = 8;
@@ -24,47 +23,38 @@ const WARM_UP: u64 = 1_000;
 /// How long the copy loop runs.
 const COPY_FOR: Duration = Duration::from_millis(500);
 
-pub(super) fn run(client: &Client, plan: &Plan, printer: &Printer) -> Result<(), Failure> {
-    let mut rows = Vec::new();
-    let small = shm(client, SMALL_BYTES, SMALL_BYTES, SMALL_REQUESTS)?;
-    let in_bytes = plan.in_bytes as u64;
-    let large = shm(client, in_bytes, plan.out_bytes as u64, LARGE_REQUESTS)?;
-    for ((bytes, out), rate) in
-        [((SMALL_BYTES, SMALL_BYTES), small), ((in_bytes, plan.out_bytes as u64), large)]
-    {
-        let copies = copy_rate(usize::try_from(bytes).unwrap_or(usize::MAX), CLIENTS)?;
-        let (moved, share) = (rate * bytes as f64, rate / copies);
-        if printer.is_json() {
-            printer.json(&json!({
-                "link": "shm",
-                "wait": "spin",
-                "kind": "throughput",
-                "clients": CLIENTS,
-                "window": WINDOW,
-                "in_bytes": bytes,
-                "out_bytes": out,
-                "throughput_rps": rate,
-                "bytes_per_s": moved,
-                "memcpy_per_s": copies,
-                "share_of_memcpy": share,
-            }))?;
-        }
-        rows.push(vec![
-            format!("{bytes} B → {out} B"),
-            format!("{rate:.0}"),
-            format!("{:.2} GB/s", moved / 1e9),
-            format!("{:.2} GB/s", copies * bytes as f64 / 1e9),
-            format!("{share:.2}"),
-        ]);
-    }
-    if printer.is_json() {
-        return Ok(());
-    }
-    let head = ["shm, 2 clients, window 8", "req/s", "moved in", "memcpy, 2 threads", "share"];
-    printer.table(&head, &rows)
+/// How much shm carries, both ends spinning.
+#[derive(Clone, Debug)]
+pub struct Throughput {
+    /// Clients at once.
+    pub clients: u32,
+    /// Requests that each has in flight.
+    pub window: u32,
+    /// Bytes of a request.
+    pub in_bytes: u64,
+    /// Bytes of a reply.
+    pub out_bytes: u64,
+    /// Requests a second.
+    pub rate: f64,
+    /// Copies of as many bytes a second, by as many threads.
+    pub copies: f64,
 }
 
-fn shm(client: &Client, in_bytes: u64, out_bytes: u64, requests: u64) -> Result<f64, Failure> {
+/// Measures it with small tensors and with the plan's.
+///
+/// # Errors
+/// The first request that fails.
+pub fn throughput(client: &Client, plan: &Plan) -> Result<Vec<Throughput>, Error> {
+    let large = (plan.in_bytes as u64, plan.out_bytes as u64, LARGE_REQUESTS);
+    let one = |(in_bytes, out_bytes, requests)| {
+        let rate = shm(client, in_bytes, out_bytes, requests)?;
+        let copies = copy_rate(usize::try_from(in_bytes).unwrap_or(usize::MAX), CLIENTS)?;
+        Ok(Throughput { clients: CLIENTS, window: WINDOW, in_bytes, out_bytes, rate, copies })
+    };
+    [(SMALL_BYTES, SMALL_BYTES, SMALL_REQUESTS), large].into_iter().map(one).collect()
+}
+
+fn shm(client: &Client, in_bytes: u64, out_bytes: u64, requests: u64) -> Result<f64, Error> {
     rate(client, Transport::Shm, (CLIENTS, WINDOW, in_bytes, out_bytes), requests)
 }
 
@@ -75,7 +65,7 @@ pub(super) fn rate(
     transport: Transport,
     (clients, window, in_bytes, out_bytes): (u32, u32, u64, u64),
     requests: u64,
-) -> Result<f64, Failure> {
+) -> Result<f64, Error> {
     let warmup = WARM_UP.min(requests / 10);
     let start = v1::StartRunRequest {
         name: "floor".into(),
@@ -83,7 +73,8 @@ pub(super) fn rate(
         warmup,
         ..Default::default()
     };
-    let run_id = client.run(control::runs(client).start(start))?.into_inner().run_id;
+    let run_id =
+        client.run(RunsClient::new(client.control().channel()).start(start))?.into_inner().run_id;
     let load = Load {
         transport,
         place: None,
@@ -94,18 +85,18 @@ pub(super) fn rate(
         warmup,
         record: true,
     };
-    let work = Arc::new(Work::echo("echo", 0, in_bytes, out_bytes, 0));
+    let work = Arc::new(Work::echo(in_bytes, out_bytes));
     let mut crew = Crew::gather(client, load, work)?;
     crew.round(requests)?;
     let outcome = crew.finish()?;
     if let Some(first) = outcome.first_error {
-        return Err(Failure::Requests { failed: outcome.errors, first });
+        return Err(Error::Requests { failed: outcome.errors, first });
     }
     Ok(outcome.requests as f64 / outcome.lasted.as_secs_f64())
 }
 
 /// Copies per second of `bytes` bytes from one buffer to another, by `threads` threads at once.
-fn copy_rate(bytes: usize, threads: u32) -> Result<f64, Failure> {
+fn copy_rate(bytes: usize, threads: u32) -> Result<f64, Error> {
     let mut workers = Vec::new();
     let (rates, rate) = std::sync::mpsc::sync_channel(threads as usize);
     for _ in 0..threads {

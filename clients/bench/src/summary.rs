@@ -4,7 +4,6 @@ use std::sync::{Mutex, PoisonError};
 
 use ferry_client::{RecordSink, RequestRecord, Stage, Status};
 use hdrhistogram::Histogram;
-use serde_json::{Value, json};
 
 /// Longest duration that is told apart, in nanoseconds: 10 minutes. Longer ones count as this.
 const NS_MAX: u64 = 600_000_000_000;
@@ -13,11 +12,11 @@ const NS_MAX: u64 = 600_000_000_000;
 const DIGITS: u8 = 3;
 
 /// What is counted beside the stages.
-pub(crate) const DERIVED: [&str; 2] = ["network", "unattributed"];
+pub const DERIVED: [&str; 2] = ["network", "unattributed"];
 
 /// A distribution of durations.
 #[derive(Clone, Debug)]
-pub(crate) struct Distribution {
+pub struct Distribution {
     /// Made with the first value: most stages never happen.
     histogram: Option<Histogram<u64>>,
     count: u64,
@@ -27,11 +26,13 @@ pub(crate) struct Distribution {
 }
 
 impl Distribution {
-    pub(crate) const fn new() -> Distribution {
+    /// Without a value.
+    pub const fn new() -> Distribution {
         Distribution { histogram: None, count: 0, mean: 0.0, squares: 0.0 }
     }
 
-    pub(crate) fn add(&mut self, ns: u64) {
+    /// Counts one duration.
+    pub fn add(&mut self, ns: u64) {
         if self.histogram.is_none() {
             self.histogram = Histogram::new_with_bounds(1, NS_MAX, DIGITS).ok();
         }
@@ -44,7 +45,8 @@ impl Distribution {
         self.squares += delta * (ns as f64 - self.mean);
     }
 
-    pub(crate) fn merge(&mut self, other: &Distribution) {
+    /// Counts what another one did.
+    pub fn merge(&mut self, other: &Distribution) {
         let Some(theirs) = &other.histogram else { return };
         match &mut self.histogram {
             None => self.histogram = Some(theirs.clone()),
@@ -58,44 +60,65 @@ impl Distribution {
         self.count += other.count;
     }
 
-    pub(crate) fn count(&self) -> u64 {
+    /// How many values it has.
+    pub fn count(&self) -> u64 {
         self.count
     }
 
     /// The value below which this share of all lies, in nanoseconds.
-    pub(crate) fn quantile(&self, share: f64) -> u64 {
+    pub fn quantile(&self, share: f64) -> u64 {
         self.histogram.as_ref().map_or(0, |histogram| histogram.value_at_quantile(share))
     }
 
-    /// `p50` … `cov`, in nanoseconds; `null` where nothing was measured.
-    pub(crate) fn to_json(&self) -> Value {
-        let Some(histogram) = &self.histogram else { return Value::Null };
-        let deviation = (self.squares / self.count as f64).sqrt();
-        json!({
-            "p50": histogram.value_at_quantile(0.5),
-            "p90": histogram.value_at_quantile(0.9),
-            "p99": histogram.value_at_quantile(0.99),
-            "p999": histogram.value_at_quantile(0.999),
-            "max": histogram.max(),
-            "mean": self.mean,
-            "cov": if self.mean > 0.0 { deviation / self.mean } else { 0.0 },
-        })
+    /// The largest value, to the histogram's precision, in nanoseconds.
+    pub fn max(&self) -> u64 {
+        self.histogram.as_ref().map_or(0, Histogram::max)
+    }
+
+    /// The mean, in nanoseconds.
+    pub fn mean(&self) -> f64 {
+        self.mean
+    }
+
+    /// The standard deviation as a share of the mean.
+    pub fn variation(&self) -> f64 {
+        let deviation = (self.squares / self.count.max(1) as f64).sqrt();
+        if self.mean > 0.0 { deviation / self.mean } else { 0.0 }
     }
 }
 
 /// The distributions of one run.
 #[derive(Clone, Debug)]
-pub(crate) struct Summary {
+pub struct Summary {
     stages: [Distribution; Stage::COUNT],
     derived: [Distribution; DERIVED.len()],
     /// Requests that did not end well.
-    pub(crate) errors: u64,
+    pub errors: u64,
     /// Requests whose stages account for their time.
     accounted: u64,
 }
 
+impl Default for Summary {
+    fn default() -> Summary {
+        Summary::new()
+    }
+}
+
+impl Default for Distribution {
+    fn default() -> Distribution {
+        Distribution::new()
+    }
+}
+
+impl Default for Tally {
+    fn default() -> Tally {
+        Tally::new()
+    }
+}
+
 impl Summary {
-    pub(crate) fn new() -> Summary {
+    /// Without a request.
+    pub fn new() -> Summary {
         Summary {
             stages: [const { Distribution::new() }; Stage::COUNT],
             derived: [const { Distribution::new() }; DERIVED.len()],
@@ -106,7 +129,7 @@ impl Summary {
 
     /// Counts one request. The times of one that failed say nothing about the model: only that it
     /// failed counts.
-    pub(crate) fn add(&mut self, record: &RequestRecord) {
+    pub fn add(&mut self, record: &RequestRecord) {
         if record.status != Status::Ok {
             self.errors += 1;
             return;
@@ -127,25 +150,27 @@ impl Summary {
         }
     }
 
-    pub(crate) fn merge(&mut self, other: &Summary) {
+    /// Counts what another one did.
+    pub fn merge(&mut self, other: &Summary) {
         self.stages.iter_mut().zip(&other.stages).for_each(|(ours, theirs)| ours.merge(theirs));
         self.derived.iter_mut().zip(&other.derived).for_each(|(ours, theirs)| ours.merge(theirs));
         self.errors += other.errors;
         self.accounted += other.accounted;
     }
 
-    pub(crate) fn of(&self, stage: Stage) -> &Distribution {
+    /// The distribution of a stage.
+    pub fn of(&self, stage: Stage) -> &Distribution {
         &self.stages[stage as usize]
     }
 
     /// The share of requests whose stages account for their time: see
     /// [`StageTimes::is_accounted`](ferry_client::StageTimes::is_accounted).
-    pub(crate) fn accounted(&self) -> f64 {
+    pub fn accounted(&self) -> f64 {
         self.accounted as f64 / self.of(Stage::Total).count().max(1) as f64
     }
 
     /// Every distribution that has values, by name, in the order of the walk.
-    pub(crate) fn named(&self) -> impl Iterator<Item = (&'static str, &Distribution)> {
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, &Distribution)> {
         let stages = Stage::ALL.iter().map(|stage| (stage.name(), self.of(*stage)));
         let derived = DERIVED.into_iter().zip(&self.derived);
         stages.chain(derived).filter(|(_, distribution)| distribution.count() > 0)
@@ -154,21 +179,22 @@ impl Summary {
 
 /// Counts the records of one client.
 #[derive(Debug)]
-pub(crate) struct Tally(Mutex<Summary>);
+pub struct Tally(Mutex<Summary>);
 
 impl Tally {
-    pub(crate) fn new() -> Tally {
+    /// Without a record.
+    pub fn new() -> Tally {
         Tally(Mutex::new(Summary::new()))
     }
 
-    pub(crate) fn add(&self, record: &RequestRecord) {
+    fn add(&self, record: &RequestRecord) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).add(record);
     }
 
     /// What was counted so far; counting starts anew.
-    pub(crate) fn take(&self) -> Summary {
+    pub fn take(&self) -> Summary {
         let mut summary = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut summary, Summary::new())
+        std::mem::take(&mut summary)
     }
 }
 
@@ -189,13 +215,11 @@ mod tests {
         (1..=50).for_each(|ns| all.add(ns));
         (51..=100).for_each(|ns| half.add(ns));
         all.merge(&half);
-        let json = all.to_json();
-        assert_eq!((json["p50"].clone(), json["p90"].clone()), (json!(50), json!(90)));
-        assert_eq!((json["p99"].clone(), json["max"].clone()), (json!(99), json!(100)));
-        assert_eq!(json["mean"], json!(50.5));
+        assert_eq!([0.5, 0.9, 0.99].map(|share| all.quantile(share)), [50, 90, 99]);
+        assert_eq!((all.max(), all.mean()), (100, 50.5));
         // σ² of 1..=100 is (100² − 1) / 12.
-        let cov = json["cov"].as_f64().unwrap();
+        let cov = all.variation();
         assert!((cov - (9999.0_f64 / 12.0).sqrt() / 50.5).abs() < 1e-12, "{cov}");
-        assert_eq!(Distribution::new().to_json(), Value::Null);
+        assert_eq!((Distribution::new().count(), Distribution::new().variation()), (0, 0.0));
     }
 }

@@ -9,16 +9,15 @@ use anyhow::{Context, anyhow};
 use ferry_client::blocking::Client;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::args::{RdmaArgs, Server};
-use crate::control;
-use crate::failure::Failure;
+use crate::Error;
+use crate::rdma::RdmaDevice;
 
 /// How long the server may take to end by itself.
 const END_WITHIN: Duration = Duration::from_secs(5);
 
 /// A `ferryd` with a store in a temporary folder. Both are gone when it is dropped.
 #[derive(Debug)]
-pub(crate) struct OwnServer {
+pub struct OwnServer {
     child: Child,
     folder: PathBuf,
     url: String,
@@ -26,17 +25,23 @@ pub(crate) struct OwnServer {
 
 impl OwnServer {
     /// Starts the `ferryd` that lies beside this program.
-    pub(crate) fn start() -> Result<OwnServer, Failure> {
-        OwnServer::on(&RdmaArgs::default())
+    ///
+    /// # Errors
+    /// If there is none, or it does not start.
+    pub fn start() -> Result<OwnServer, Error> {
+        OwnServer::on(&RdmaDevice::default())
     }
 
     /// The same on an RDMA device.
-    pub(crate) fn on(rdma: &RdmaArgs) -> Result<OwnServer, Failure> {
+    ///
+    /// # Errors
+    /// As [`start`](OwnServer::start).
+    pub fn on(rdma: &RdmaDevice) -> Result<OwnServer, Error> {
         let own = std::env::current_exe().context("find this program")?;
         let program = own.with_file_name("ferryd");
         if !program.exists() {
             let text = format!("{} is missing: cargo build --release", program.display());
-            return Err(Failure::Failed(anyhow!(text)));
+            return Err(Error::Failed(anyhow!(text)));
         }
         let folder = std::env::temp_dir().join(format!("ferry-own-{}", std::process::id()));
         std::fs::create_dir_all(&folder).context("make a folder for the store")?;
@@ -50,17 +55,20 @@ impl OwnServer {
     }
 
     /// Connects to it.
-    pub(crate) fn connect(&self) -> Result<Client, Failure> {
-        control::connect(&Server { url: self.url.clone(), key: None })
+    ///
+    /// # Errors
+    /// If it has ended.
+    pub fn connect(&self) -> Result<Client, Error> {
+        Ok(Client::connect(&self.url)?)
     }
 
     /// Its process.
-    pub(crate) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 }
 
-fn launch(program: &Path, folder: &Path, rdma: &RdmaArgs) -> anyhow::Result<(Child, String)> {
+fn launch(program: &Path, folder: &Path, rdma: &RdmaDevice) -> anyhow::Result<(Child, String)> {
     let mut child = Command::new(program)
         .args(["--listen", "127.0.0.1:0", "--log", "error", "--store"])
         .arg(format!("sqlite:{}", folder.join("runs.db").display()))

@@ -1,21 +1,23 @@
 //! The transport `local`: the server drives it, and tells the timings.
 
+use ferry_client::Channel;
 use ferry_client::Status;
 use ferry_client::blocking::Client;
+use ferry_proto::channel::MESSAGE_BYTES_MAX;
 use ferry_proto::rows;
+use ferry_proto::v1::local_client::LocalClient;
 
-use super::crew::Outcome;
-use super::work::Work;
-use crate::control;
-use crate::failure::Failure;
+use crate::Error;
+use crate::crew::Outcome;
+use crate::work::Work;
 
 /// One round: the server opens sessions, warms them up, and sends `requests` per client.
-pub(super) fn round(
+pub(crate) fn round(
     client: &Client,
     work: &Work,
     requests: u64,
     outcome: &mut Outcome,
-) -> Result<(), Failure> {
+) -> Result<(), Error> {
     let load = &outcome.load;
     let mut request = work.drive();
     request.clients = load.clients;
@@ -27,9 +29,9 @@ pub(super) fn round(
     request.set_wait(load.wait.into());
     let (mut first, mut last) = (u64::MAX, 0);
     client.run(async {
-        let mut batches = control::local(client).drive(request).await?.into_inner();
+        let mut batches = local(client).drive(request).await?.into_inner();
         while let Some(batch) = batches.message().await? {
-            let rows = rows(&batch).map_err(|error| Failure::Failed(error.into()))?;
+            let rows = rows(&batch).map_err(|error| Error::Failed(error.into()))?;
             for row in &rows {
                 let total = row.times.of(ferry_client::Stage::Total).unwrap_or(0);
                 let fill = row.times.of(ferry_client::Stage::Fill).unwrap_or(0);
@@ -46,8 +48,15 @@ pub(super) fn round(
                 }
             }
         }
-        Ok::<(), Failure>(())
+        Ok::<(), Error>(())
     })?;
     outcome.lasted += std::time::Duration::from_nanos(last.saturating_sub(first));
     Ok(())
+}
+
+/// Whole payloads travel in its messages.
+fn local(client: &Client) -> LocalClient<Channel> {
+    LocalClient::new(client.control().channel())
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }

@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status};
 
 use super::bare::{Bare, source};
 use super::pair::Plan;
-use crate::failure::Failure;
+use crate::Error;
 
 /// The server's threads: as many as ferryd's runtime has by default on this machine.
 pub(super) struct BareGrpc {
@@ -41,7 +41,7 @@ impl Inference for Answer {
 }
 
 impl BareGrpc {
-    pub(super) fn start(plan: &Plan) -> Result<BareGrpc, Failure> {
+    pub(super) fn start(plan: &Plan) -> Result<BareGrpc, Error> {
         let server = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .thread_name("bare-grpc")
@@ -77,7 +77,7 @@ impl BareGrpc {
 }
 
 impl Bare for BareGrpc {
-    fn once(&mut self) -> Result<(), Failure> {
+    fn once(&mut self) -> Result<(), Error> {
         let mut sent = std::mem::take(&mut self.sent);
         sent.copy_from_slice(&self.source);
         // Lent to the encoder and taken back: no allocation of this size per call.

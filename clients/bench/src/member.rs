@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
-use ferry_client::Error;
 use ferry_client::blocking::{Client, Session};
+use ferry_client::{BoundTensor, Error};
 use ferry_core::error_text;
 
-use super::crew::Load;
-use super::summary::Tally;
-use super::work::Work;
+use crate::crew::Load;
+use crate::summary::Tally;
+use crate::work::{Shapes, Work};
 
 /// Errors in a row after which a client gives up: the cause will not go away.
 const ERRORS_IN_A_ROW_MAX: u64 = 1000;
@@ -21,16 +21,16 @@ const ERRORS_FOR_MAX: Duration = Duration::from_secs(10);
 
 /// What a client did in one round.
 #[derive(Debug)]
-pub(super) struct Round {
-    pub(super) started: Instant,
-    pub(super) ended: Instant,
-    pub(super) done: u64,
-    pub(super) errors: u64,
-    pub(super) first_error: Option<String>,
+pub(crate) struct Round {
+    pub(crate) started: Instant,
+    pub(crate) ended: Instant,
+    pub(crate) done: u64,
+    pub(crate) errors: u64,
+    pub(crate) first_error: Option<String>,
 }
 
 /// What the thread owns.
-pub(super) struct Member {
+pub(crate) struct Member {
     session: Session,
     work: Arc<Work>,
     source: Vec<Vec<u8>>,
@@ -39,7 +39,7 @@ pub(super) struct Member {
 
 impl Member {
     /// Opens the session.
-    pub(super) fn open(
+    pub(crate) fn open(
         client: &Client,
         load: &Load,
         work: &Arc<Work>,
@@ -67,8 +67,17 @@ impl Member {
         Ok(Member { session, work: Arc::clone(work), source, window: load.window })
     }
 
+    /// Name and shape of the inputs and of the outputs that the session agreed on.
+    pub(crate) fn shapes(&self) -> (Shapes, Shapes) {
+        let all = |tensors: &[BoundTensor]| {
+            tensors.iter().map(|tensor| (tensor.name.clone(), tensor.shape.clone())).collect()
+        };
+        let signature = &self.session.agreed().signature;
+        (all(&signature.inputs), all(&signature.outputs))
+    }
+
     /// Serves rounds until there are none; the first one is the warm-up.
-    pub(super) fn serve(mut self, go: &Receiver<u64>, done: &SyncSender<Round>) {
+    pub(crate) fn serve(mut self, go: &Receiver<u64>, done: &SyncSender<Round>) {
         while let Ok(requests) = go.recv() {
             if done.send(self.round(requests)).is_err() {
                 break;
@@ -121,9 +130,9 @@ impl Member {
             *sent += 1;
             self.session.submit(slot)?;
         }
-        match self.session.next() {
+        match self.session.next_reply() {
             Some(reply) => reply.map(drop),
-            None => Err(Error::LinkLost(ferry_transport::LinkError::Closed)),
+            None => Err(Error::LinkLost(ferry_client::LinkError::Closed)),
         }
     }
 }

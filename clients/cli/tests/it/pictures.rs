@@ -19,6 +19,11 @@ fn values(path: &Path) -> Vec<u8> {
 }
 
 /// What a model that hands its picture back answers, as rows of RGB.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the values of pixels are 0 to 255"
+)]
 fn handed_back(server: &Server, model: &str, image: &Path, kind: &str) -> Vec<u8> {
     let folder = server.path("out");
     drop(fs::remove_dir_all(&folder));

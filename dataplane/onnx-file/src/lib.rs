@@ -327,3 +327,38 @@ impl DimensionProto {
         self.dim_param.as_deref().filter(|name| !matches!(*name, "" | "?"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn external() -> TensorProto {
+        let (name, data_location) = (Some("w".to_owned()), Some(EXTERNAL));
+        TensorProto { name, data_location, ..TensorProto::default() }
+    }
+
+    fn within(attribute: AttributeProto) -> GraphProto {
+        let node = NodeProto { attribute: vec![attribute], ..NodeProto::default() };
+        GraphProto { node: vec![node], ..GraphProto::default() }
+    }
+
+    fn deeper(graph: &GraphProto) -> GraphProto {
+        let g = Some(Bytes::from(graph.encode_to_vec()));
+        within(AttributeProto { g, ..AttributeProto::default() })
+    }
+
+    #[test]
+    fn weights_in_other_files_are_found_wherever_they_are() {
+        let weight = GraphProto { initializer: vec![external()], ..GraphProto::default() };
+        let constant = within(AttributeProto { t: Some(external()), ..AttributeProto::default() });
+        let graphs = vec![Bytes::from(weight.encode_to_vec())];
+        let branch = within(AttributeProto { graphs, ..AttributeProto::default() });
+        for graph in [&weight, &constant, &deeper(&weight), &deeper(&deeper(&constant)), &branch] {
+            assert_eq!(graph.external_weight(2).unwrap().as_deref(), Some("w"), "{graph:?}");
+        }
+        let inside = TensorProto { data_location: None, ..external() };
+        let inside = GraphProto { initializer: vec![inside], ..GraphProto::default() };
+        assert_eq!(deeper(&inside).external_weight(1).unwrap(), None);
+        deeper(&deeper(&inside)).external_weight(1).unwrap_err();
+    }
+}

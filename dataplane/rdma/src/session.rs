@@ -53,6 +53,10 @@ struct Request {
 }
 
 /// What a write of the peer means.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "moved once per frame; a box would be an allocation per request"
+)]
 pub(crate) enum Heard {
     Event(Event),
     Hello,

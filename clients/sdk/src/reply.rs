@@ -46,7 +46,7 @@ impl Reply {
     /// A completion that is an answer, or the error that it stands for.
     pub(crate) fn from_completion(done: Completion, agreed: &Arc<Agreed>) -> Result<Reply, Error> {
         let wanted = wanted(&done, agreed);
-        let Completion { request, slot, ending, status, payload_bytes, outputs, times } = done;
+        let Completion { request, slot, ending, status, payload_bytes, outputs, times, .. } = done;
         let slot = match (ending, slot) {
             (Ending::Replied, Some(slot)) => slot,
             _ => return Err(Error::LinkLost(LinkError::Closed)),

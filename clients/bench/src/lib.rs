@@ -18,7 +18,7 @@ pub use crew::{Crew, Load, Outcome, Way, label};
 pub use error::Error;
 pub use measure::{Measured, Plan, measure};
 pub use own_server::OwnServer;
-pub use picture::{Picture, PictureKind};
+pub use picture::{Picture, PictureKind, decode_options};
 pub use rdma::RdmaDevice;
 pub use summary::{DERIVED, Distribution, Summary, Tally};
 pub use work::{Shapes, Work, echo_shapes};

@@ -1,11 +1,11 @@
-//! Pictures from files: JPEG as it is, or pixels from JPEG, PPM and PGM.
+//! Pictures from files: encoded ones as they are, or pixels from them, from PPM and from PGM.
 
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, bail};
 use ferry_client::{Error, PixelFormat, Slot, v1};
-use ferry_vision::{Decoder, Limits};
+use ferry_vision::{Background, DecodeOptions, Decoder, Orientation};
 
 /// A picture, ready to be sent.
 #[derive(Debug, PartialEq)]
@@ -35,23 +35,28 @@ pub enum PictureKind {
 }
 
 impl Picture {
-    /// Reads a file, to be sent as `kind` says.
+    /// Reads a file, to be sent as `kind` says; what is decoded here comes out as `options` say, which
+    /// [`decode_options`] has for a model.
     ///
     /// # Errors
     /// What is wrong with the file, by its name.
-    pub fn read(path: &Path, kind: Option<PictureKind>) -> anyhow::Result<Picture> {
+    pub fn read(
+        path: &Path,
+        kind: Option<PictureKind>,
+        options: &DecodeOptions,
+    ) -> anyhow::Result<Picture> {
         let file = fs::read(path).with_context(|| format!("read {}", path.display()))?;
         let what = || path.display().to_string();
         if file.starts_with(b"P6") || file.starts_with(b"P5") {
             if kind == Some(PictureKind::Jpeg) {
-                bail!("{} holds pixels, not a JPEG file: use --kind raw", what());
+                bail!("{} holds pixels, not an encoded picture: use --kind raw", what());
             }
             return pnm(&file).with_context(what);
         }
         match kind {
-            // Whether it really is a JPEG file is for the server to say: that is what it does.
+            // Whether it really is a picture is for the server to say: that is what it does.
             None | Some(PictureKind::Jpeg) => Ok(Picture::Jpeg(file)),
-            Some(PictureKind::Raw) => decode(&file).with_context(what),
+            Some(PictureKind::Raw) => decode(&file, options).with_context(what),
         }
     }
 
@@ -88,9 +93,20 @@ impl Picture {
     }
 }
 
-fn decode(file: &[u8]) -> anyhow::Result<Picture> {
+/// How a server decodes files for this model.
+pub fn decode_options(model: &v1::Model) -> DecodeOptions {
+    let Some(rule) = &model.picture_files else { return DecodeOptions::default() };
+    let background = <[u8; 3]>::try_from(&rule.background[..]).map(Background);
+    DecodeOptions {
+        orientation: if rule.turned { Orientation::Exif } else { Orientation::Stored },
+        background: background.unwrap_or_default(),
+        ..DecodeOptions::default()
+    }
+}
+
+fn decode(file: &[u8], options: &DecodeOptions) -> anyhow::Result<Picture> {
     let mut decoder = Decoder::new();
-    let pixels = decoder.decode(file, &Limits::default())?;
+    let pixels = decoder.decode(file, options)?;
     Ok(Picture::Raw {
         width: pixels.width(),
         height: pixels.height(),

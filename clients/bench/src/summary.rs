@@ -194,7 +194,7 @@ impl Tally {
     /// What was counted so far; counting starts anew.
     pub fn take(&self) -> Summary {
         let mut summary = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut summary, Summary::new())
+        std::mem::take(&mut summary)
     }
 }
 

@@ -63,9 +63,10 @@ pub(crate) struct Server {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum PictureKind {
-    /// The file as it is; the server decodes it.
+    /// The file as it is (JPEG, PNG or WebP); the server decodes it.
+    #[value(name = "image", alias = "jpeg")]
     Jpeg,
-    /// Pixels; a JPEG file is decoded here first.
+    /// Pixels; an encoded picture is decoded here first, as the server would.
     Raw,
 }
 
@@ -91,10 +92,10 @@ pub(crate) struct InferArgs {
     /// local, shm, tcp, zmq, grpc, …; auto lets the server choose.
     #[arg(long, default_value = "auto", value_parser = transport)]
     pub(crate) transport: Choice,
-    /// A picture: JPEG, or PPM/PGM pixels.
+    /// A picture: JPEG, PNG or WebP, or PPM/PGM pixels.
     #[arg(long, value_name = "FILE", conflicts_with = "inputs")]
     pub(crate) image: Option<PathBuf>,
-    /// How the picture is sent; a JPEG file is sent as it is if not said.
+    /// How the picture is sent; an encoded one is sent as it is if not said.
     #[arg(long, value_name = "KIND", requires = "image")]
     pub(crate) kind: Option<PictureKind>,
     /// An input tensor; once per input.

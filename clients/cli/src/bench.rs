@@ -3,7 +3,7 @@
 pub(crate) mod report;
 
 use anyhow::anyhow;
-use ferry_bench::{Measured, Outcome, Picture, Plan, Work, echo_shapes, measure};
+use ferry_bench::{Measured, Outcome, Picture, Plan, Work, decode_options, echo_shapes, measure};
 use ferry_client::blocking::Client;
 
 use crate::args::{BenchArgs, ShapeArgs};
@@ -47,10 +47,10 @@ fn plan(args: &BenchArgs) -> Plan {
 
 /// Reads the picture, if one is sent, and finds the shapes.
 fn work(client: &Client, args: &BenchArgs) -> Result<Work, Failure> {
-    let picture = args.image.as_ref();
-    let picture = picture.map(|path| Picture::read(path, args.kind.map(Into::into))).transpose()?;
     // Fails here, before anything is measured, if there is no such model.
     let model = control::model(client, &args.model, args.version)?;
+    let read = |path| Picture::read(path, args.kind.map(Into::into), &decode_options(&model));
+    let picture = args.image.as_deref().map(read).transpose()?;
     let ShapeArgs { shapes: given, batch } = &args.shapes;
     let own = match &*args.model {
         "echo" => echo_shapes(args.in_bytes, args.out_bytes),

@@ -36,10 +36,13 @@ struct Answer {
 }
 
 pub(crate) fn run(args: &InferArgs, printer: &Printer) -> Result<(), Failure> {
-    let input = Input::read(args)?;
+    let tensors = Input::tensors(args)?;
     let client = control::connect(&args.server)?;
     let model = control::model(&client, &args.model, args.version)?;
-    let input = input.shaped(&model, &args.shapes)?;
+    let input = match &args.image {
+        Some(path) => Input::picture(path, args.kind, &model)?,
+        None => tensors.shaped(&model, &args.shapes)?,
+    };
     let asked = shapes::asked(&model, &input.shapes(&args.shapes), input.batch(&args.shapes))?;
     let answer = match args.transport.0 {
         Some(Transport::Local) => inside::infer(&client, args, &input, &model, asked)?,

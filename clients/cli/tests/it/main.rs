@@ -8,6 +8,7 @@ mod cases;
 mod contract;
 mod death;
 mod options;
+mod pictures;
 mod read_only;
 mod replies;
 mod resume;

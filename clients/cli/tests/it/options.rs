@@ -139,3 +139,32 @@ fn models_are_shown_with_device_and_precision() {
     let expected = expected.map(|(name, it)| serde_json::json!({ "name": name, "precision": it }));
     assert_eq!(rows, expected);
 }
+
+#[test]
+fn a_load_says_what_changed_and_a_broken_toml_is_refused_by_name() {
+    let server = Server::start(&[], |_| {});
+    let load = ["models", "load", "digits"];
+    let said = |output: &std::process::Output| text(&output.stderr).to_owned();
+    let again = server.ferry(&load);
+    assert!(again.status.success(), "{}", said(&again));
+    assert!(said(&again).contains("none of its files changed"), "{}", said(&again));
+    let toml = server.path("models/digits.toml");
+    std::fs::write(&toml, "description = 'another'").unwrap();
+    let changed = server.ferry(&load);
+    assert!(changed.status.success(), "{}", said(&changed));
+    assert!(said(&changed).contains("digits.toml"), "{}", said(&changed));
+    assert!(text(&changed.stdout).contains("another"), "{}", text(&changed.stdout));
+    let json = server.json(&load);
+    assert_eq!((&json[0]["loaded"], &json[0]["changed"]), (&false.into(), &Value::Array(vec![])));
+    std::fs::write(&toml, "max_batch = 'many'").unwrap();
+    let refused = server.ferry(&load);
+    assert_eq!(refused.status.code(), Some(4), "{}", said(&refused));
+    for part in ["digits.toml", "max_batch", "goes on as it was"] {
+        assert!(said(&refused).contains(part), "{part}: {}", said(&refused));
+    }
+    let served = server.json(&["models", "get", "digits"]);
+    assert_eq!(
+        (&served[0]["state"], &served[0]["description"]),
+        (&"loaded".into(), &"another".into())
+    );
+}

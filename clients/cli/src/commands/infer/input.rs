@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use ferry_bench::Picture;
+use ferry_bench::{Picture, decode_options};
 use ferry_client::{BoundSignature, Slot, v1};
 use ferry_core::{Dim, TensorSpec};
 
-use crate::args::{InferArgs, ShapeArgs};
+use crate::args::{InferArgs, PictureKind, ShapeArgs};
 use crate::failure::Failure;
 use crate::npy::{self, Npy};
 use crate::shapes::{Shape, signature, text};
@@ -19,11 +19,18 @@ pub(super) enum Input {
 }
 
 impl Input {
-    /// Reads the files.
-    pub(super) fn read(args: &InferArgs) -> Result<Input, Failure> {
-        if let Some(path) = &args.image {
-            return Ok(Input::Picture(Picture::read(path, args.kind.map(Into::into))?));
-        }
+    /// Reads a picture, to be sent as `kind` says to this model.
+    pub(super) fn picture(
+        path: &Path,
+        kind: Option<PictureKind>,
+        model: &v1::Model,
+    ) -> Result<Input, Failure> {
+        let picture = Picture::read(path, kind.map(Into::into), &decode_options(model))?;
+        Ok(Input::Picture(picture))
+    }
+
+    /// Reads the files of tensors.
+    pub(super) fn tensors(args: &InferArgs) -> Result<Input, Failure> {
         let mut tensors: Vec<(String, Npy)> = Vec::new();
         for input in &args.inputs {
             let (name, path) = name_and_path(input, &|path| path.is_file())?;

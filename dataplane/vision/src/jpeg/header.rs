@@ -19,23 +19,18 @@ const PIXELS_PER_BYTE_MAX: u64 = 8 * 64 * 16;
 
 /// What the walk found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Header {
-    pub(crate) width: u16,
-    pub(crate) height: u16,
-    pub(crate) components: u8,
-    pub(crate) progressive: bool,
-    pub(crate) scans: u32,
+pub(super) struct Header {
+    pub(super) width: u16,
+    pub(super) height: u16,
+    pub(super) components: u8,
+    pub(super) progressive: bool,
     /// Where the end-of-image marker begins, in bytes.
-    pub(crate) end: usize,
+    pub(super) end: usize,
 }
 
 /// Walks from the first marker to the end-of-image marker. What follows that is not looked at.
-pub(crate) fn read(jpeg: &[u8], limits: &Limits) -> Result<Header, DecodeError> {
-    if jpeg.len() > limits.compressed_bytes_max {
-        let max = limits.compressed_bytes_max;
-        return Err(DecodeError::TooManyBytes { actual: jpeg.len(), max });
-    }
-    let mut rest = jpeg.strip_prefix(&[0xff, 0xd8]).ok_or(DecodeError::NotJpeg)?;
+pub(super) fn read(jpeg: &[u8], limits: &Limits) -> Result<Header, DecodeError> {
+    let mut rest = jpeg.strip_prefix(&[0xff, 0xd8]).ok_or(DecodeError::UnknownKind)?;
     let mut header = None::<Header>;
     let mut scans = 0;
     for _ in 0..SEGMENTS_MAX {
@@ -45,7 +40,7 @@ pub(crate) fn read(jpeg: &[u8], limits: &Limits) -> Result<Header, DecodeError> 
                 return Err(DecodeError::corrupt("the picture has no scan"));
             }
             let header = header.ok_or(DecodeError::corrupt("the picture has no frame header"))?;
-            return Ok(Header { scans, end: jpeg.len() - after.len() - 2, ..header });
+            return Ok(Header { end: jpeg.len() - after.len() - 2, ..header });
         }
         let (body, after) = segment(after)?;
         rest = after;
@@ -77,7 +72,7 @@ pub(crate) fn read(jpeg: &[u8], limits: &Limits) -> Result<Header, DecodeError> 
 ///
 /// Up to the first scan nothing but fill bytes may stand between two segments: if the decoder
 /// read a marker where this walk reads none, the limits would be checked on the wrong header.
-fn next_marker(mut rest: &[u8], in_scan: bool) -> Result<(u8, &[u8]), DecodeError> {
+pub(super) fn next_marker(mut rest: &[u8], in_scan: bool) -> Result<(u8, &[u8]), DecodeError> {
     loop {
         let skipped = rest.iter().position(|byte| *byte == 0xff).ok_or(DecodeError::Truncated)?;
         if skipped > 0 && !in_scan {
@@ -98,8 +93,13 @@ fn next_marker(mut rest: &[u8], in_scan: bool) -> Result<(u8, &[u8]), DecodeErro
     }
 }
 
+/// How many coded bytes stand in front of the next marker that is not a restart.
+pub(super) fn scan_bytes(rest: &[u8]) -> usize {
+    next_marker(rest, true).map_or(rest.len(), |(_, after)| rest.len() - after.len() - 2)
+}
+
 /// Splits off a segment's body. Its length counts itself, two bytes.
-fn segment(rest: &[u8]) -> Result<(&[u8], &[u8]), DecodeError> {
+pub(super) fn segment(rest: &[u8]) -> Result<(&[u8], &[u8]), DecodeError> {
     let (length, body) = rest.split_first_chunk::<2>().ok_or(DecodeError::Truncated)?;
     let body_bytes = usize::from(u16::from_be_bytes(*length))
         .checked_sub(2)
@@ -124,16 +124,12 @@ fn frame(body: &[u8], jpeg_bytes: usize, limits: &Limits) -> Result<Header, Deco
         4 => return Err(DecodeError::unsupported("CMYK colours")),
         _ => return Err(DecodeError::unsupported("a number of colours other than 1 and 3")),
     }
-    let side_max = limits.side_max.min(crate::SIDE_MAX);
+    limits.check(u32::from(width), u32::from(height))?;
     let pixels = u64::from(width) * u64::from(height);
-    if u32::from(width.max(height)) > side_max || pixels > limits.pixels_max {
-        let pixels_max = limits.pixels_max;
-        return Err(DecodeError::TooManyPixels { width, height, side_max, pixels_max });
-    }
     // A length beyond 64 bits is more than enough for any picture.
     let jpeg_bytes = u64::try_from(jpeg_bytes).unwrap_or(u64::MAX);
     if pixels > jpeg_bytes.saturating_mul(PIXELS_PER_BYTE_MAX) {
         return Err(DecodeError::Truncated);
     }
-    Ok(Header { width, height, components, progressive: false, scans: 0, end: 0 })
+    Ok(Header { width, height, components, progressive: false, end: 0 })
 }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use ferry_core::{OutputShapes, Part, Placement, StageTimes, Status};
 use ferry_core::payload_bytes as end_of;
+use ferry_core::{OutputShapes, Part, Placement, StageTimes, Status};
 use ferry_memory::DeviceAddress;
 use ferry_transport::{Completion, Ending, LinkError};
 use tokio::sync::OwnedSemaphorePermit;
@@ -44,11 +44,7 @@ pub(crate) fn wanted(done: &Completion, agreed: &Agreed) -> Option<u64> {
 
 impl Reply {
     /// A completion that is an answer, or the error that it stands for.
-    pub(crate) fn from_completion(
-        done: Completion,
-        agreed: &Arc<Agreed>,
-        permit: Option<OwnedSemaphorePermit>,
-    ) -> Result<Reply, Error> {
+    pub(crate) fn from_completion(done: Completion, agreed: &Arc<Agreed>) -> Result<Reply, Error> {
         let wanted = wanted(&done, agreed);
         let Completion { request, slot, ending, status, payload_bytes, outputs, times, .. } = done;
         let slot = match (ending, slot) {
@@ -60,9 +56,10 @@ impl Reply {
             None => Some(copy_out(&slot, payload_bytes)?),
         };
         let outputs = outputs.filter(|_| status == Status::Ok).map(|shapes| {
-            let parts = agreed.signature.parts(&shapes).filter(|parts| {
-                usize::try_from(end_of(parts)) == Ok(payload_bytes)
-            });
+            let parts = agreed
+                .signature
+                .parts(&shapes)
+                .filter(|parts| usize::try_from(end_of(parts)) == Ok(payload_bytes));
             let parts = parts.ok_or_else(|| {
                 LinkError::Protocol("a reply that is not as long as its outputs".into())
             })?;
@@ -70,7 +67,7 @@ impl Reply {
         });
         let outputs = outputs.transpose().map_err(Error::LinkLost)?;
         let agreed = Arc::clone(agreed);
-        let _permit = permit;
+        let _permit = None;
         let reply = Reply { slot, copied, agreed, request, payload_bytes, outputs, times, _permit };
         if status == Status::Ok {
             return Ok(reply);
@@ -86,6 +83,11 @@ impl Reply {
     pub(crate) fn numbered(mut self, request: Option<u64>) -> Reply {
         self.request = request.unwrap_or(self.request);
         self
+    }
+
+    /// The same, with what stands for its slot while it is held.
+    pub(crate) fn holding(self, permit: Option<OwnedSemaphorePermit>) -> Reply {
+        Reply { _permit: permit, ..self }
     }
 
     /// The request's number within the session.

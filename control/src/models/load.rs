@@ -10,9 +10,7 @@ use ferry_vision::Numbers;
 
 use super::changes::changes;
 use super::shapes::check_dims;
-use super::{
-    DimSizes, EngineLoader, Instances, LoadSpec, Metadata, Precision, Rooms, Source,
-};
+use super::{DimSizes, EngineLoader, Instances, LoadSpec, Metadata, Precision, Rooms, Source};
 use crate::error::ApiError;
 use crate::host::clock::unix_ns;
 

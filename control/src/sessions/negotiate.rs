@@ -141,11 +141,7 @@ impl Offer<'_> {
             let fix = "raise request-bytes-max, or ask for tcp or shm".to_owned();
             return Err(ApiError::Transport { transport, why, fix });
         }
-        Ok(SlotLayout {
-            slots,
-            request_bytes,
-            reply_bytes: reply_bytes.max(REPLY_BYTES_MIN),
-        })
+        Ok(SlotLayout { slots, request_bytes, reply_bytes: reply_bytes.max(REPLY_BYTES_MIN) })
     }
 
     fn transport(

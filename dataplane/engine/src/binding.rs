@@ -30,8 +30,8 @@ pub fn check_binding(signature: &Signature, binding: &BoundSignature) -> Result<
 
 fn fits(spec: &TensorSpec, bound: &BoundTensor) -> bool {
     let fixed = |(dim, size): (&Dim, &u64)| !matches!(dim, Dim::Fixed(fixed) if fixed != size);
-    let shaped = spec.shape.len() == bound.shape.len()
-        && spec.shape.iter().zip(&bound.shape).all(fixed);
+    let shaped =
+        spec.shape.len() == bound.shape.len() && spec.shape.iter().zip(&bound.shape).all(fixed);
     spec.name == bound.name
         && spec.dtype == bound.dtype
         && (shaped || spec.is_any())

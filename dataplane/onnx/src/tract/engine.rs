@@ -39,7 +39,7 @@ impl TractEngine {
     }
 
     fn run(&mut self, job: &mut Job) -> Result<StageTimes, EngineError> {
-        let mut stages = Stages::start();
+        let mut stages = Stages::since(job.arrival.since());
         let binding = &*Arc::clone(&job.binding);
         check_binding(self.model.signature(), binding)?;
         let plan = match self.plan.take() {
@@ -54,7 +54,8 @@ impl TractEngine {
         stages.end(Stage::Preprocess);
         let outputs = plan.run(inputs)?;
         stages.end(Stage::Infer);
-        let shape = |value: &TValue| value.shape().iter().map(|&dim| dim as u64).collect::<Vec<_>>();
+        let shape =
+            |value: &TValue| value.shape().iter().map(|&dim| dim as u64).collect::<Vec<_>>();
         job.place_outputs(outputs.iter().map(shape))?;
         for (index, (tensor, value)) in binding.outputs.iter().zip(&outputs).enumerate() {
             write(tensor, value, &job.output(index)?)?;

@@ -138,7 +138,8 @@ fn onnx_serves_all_that_can_be_sent() {
             .unwrap_or_else(|error| panic!("{}: {error}", case.name));
         let (mut engine, slots) = (model.instance().unwrap(), table(PeerAccess::None));
         for exchange in &case.requests {
-            let binding = bind(&model, exchange).unwrap_or_else(|why| panic!("{}: {why}", case.name));
+            let binding =
+                bind(&model, exchange).unwrap_or_else(|why| panic!("{}: {why}", case.name));
             let ran = run(&mut *engine, &binding, &slots, exchange);
             assert!(ran.is_ok(), "{}: {:?}", case.name, ran.err());
         }

@@ -1,7 +1,8 @@
 //! What goes into a driver and comes out of it.
 
 use ferry_core::{
-    Generation, OutputShapes, Request, RequestRecord, SessionId, SlotIndex, StageTimes, Status, WaitPolicy,
+    Generation, OutputShapes, Request, RequestRecord, SessionId, SlotIndex, StageTimes, Status,
+    WaitPolicy,
 };
 use ferry_memory::Slot;
 

@@ -56,12 +56,7 @@ pub(crate) fn outputs_of(binding: &IoBinding) -> ort::Result<Vec<Value>> {
     let (mut array, mut count): (*mut *mut OrtValue, usize) = (std::ptr::null_mut(), 0);
     // SAFETY: the binding is alive, and the two results are places of ours.
     check(unsafe {
-        (ort::api().GetBoundOutputValues)(
-            binding.ptr(),
-            allocator,
-            &raw mut array,
-            &raw mut count,
-        )
+        (ort::api().GetBoundOutputValues)(binding.ptr(), allocator, &raw mut array, &raw mut count)
     })?;
     if array.is_null() {
         return Ok(Vec::new());

@@ -157,7 +157,7 @@ async fn what_a_query_makes_on_its_way_is_bounded_too() {
     let wide = format!("SELECT {}", vec!["1"; 300].join(","));
     assert!(all(&reader, &wide).await.is_err());
     // A row is as bounded as its cells.
-    let long = format!("SELECT {}", vec!["zeroblob(1000000)"; 8].join(","));
+    let long = format!("SELECT {}", ["zeroblob(1000000)"; 8].join(","));
     let error = all(&reader, &long).await.expect_err("a long row");
     assert!(matches!(error, QueryError::CellTooLarge { .. }), "{error}");
 }

@@ -13,7 +13,8 @@ use tonic::{Code, Request};
 
 use crate::common::{Client, LONG, Running, ask};
 
-type Keyed = InterceptedService<Channel, fn(Request<()>) -> Result<Request<()>, tonic::Status>>;
+type AddKey = fn(Request<()>) -> Result<Request<()>, tonic::Status>;
+type Keyed = InterceptedService<Channel, AddKey>;
 
 fn with_key(mut request: Request<()>, key: &'static str) -> Result<Request<()>, tonic::Status> {
     request.metadata_mut().insert(KEY_METADATA, key.parse().unwrap());
@@ -22,7 +23,7 @@ fn with_key(mut request: Request<()>, key: &'static str) -> Result<Request<()>, 
 
 /// The channels of two tenants and of the operator.
 fn channels(server: &Running) -> [Keyed; 3] {
-    let keys: [fn(Request<()>) -> Result<Request<()>, tonic::Status>; 3] = [
+    let keys: [AddKey; 3] = [
         |request| with_key(request, "a"),
         |request| with_key(request, "b"),
         |request| with_key(request, "operator"),

@@ -165,7 +165,7 @@ impl Error {
         move |source| Error::Memory { doing, source }
     }
 
-    /// Puts first how the link ended, where it did: who asks for a slot must learn that too.
+    /// Puts first how the link ended, if it did: a caller that asks for a slot must learn that too.
     pub(crate) fn resume(lost: Option<LinkError>) -> impl FnOnce(Error) -> Error {
         move |error| match lost {
             Some(lost) => Error::Resume { lost, source: Box::new(error) },

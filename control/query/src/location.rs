@@ -36,7 +36,7 @@ impl Location {
         }
     }
 
-    /// Options that open it; whoever opens adds whether it writes.
+    /// Options that open it; the caller adds whether it writes.
     pub fn connect_options(&self) -> SqliteConnectOptions {
         match self {
             Location::File(path) => SqliteConnectOptions::new().filename(path),

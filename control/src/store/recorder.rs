@@ -93,7 +93,7 @@ impl Recorder {
         }
     }
 
-    /// Records what happens seldom. Where the queue is full, the event is lost and counted.
+    /// Records a rare event. If the queue is full, the event is lost and counted.
     pub fn event(&self, event: Event) {
         if self.shared.counters.stopped() || self.shared.events.push(event).is_err() {
             self.shared.counters.events_lost.fetch_add(1, Ordering::Relaxed);

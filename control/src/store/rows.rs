@@ -177,7 +177,7 @@ pub struct ModelRow {
     pub loaded_unix_ns: u64,
 }
 
-/// What happens seldom, beside the requests.
+/// A rare event, beside the requests.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// A session was opened, or resumed on a server that did not know it.

@@ -1,5 +1,5 @@
 //! From an endpoint to a connected link: the one place that names the links of a client. Every
-//! client end of a session is made here, whoever it is for.
+//! client end of a session is made here, for every kind of caller.
 //!
 //! The link `grpc` is not here, since nothing in the data plane knows gRPC: a [`ControlPlane`]
 //! hands it in.

@@ -17,7 +17,7 @@ fn device_error(what: &'static str, error: CudaError) -> MemoryError {
     MemoryError::Os { what: what.to_owned(), source: std::io::Error::other(error) }
 }
 
-/// Whether memory could not be had because the device is of no use to this process any more.
+/// Whether an allocation failed because this process can no longer use the device.
 pub fn is_lost(error: &MemoryError) -> bool {
     let MemoryError::Os { source, .. } = error else { return false };
     let said = source.get_ref().and_then(|it| it.downcast_ref::<CudaError>());

@@ -223,7 +223,7 @@ unsafe impl Backing for ImportedBacking {
     }
 }
 
-/// Opens the slots of one session, and keeps them at hand for copies between devices.
+/// Opens the slots of one session, and keeps them open for copies between devices.
 #[derive(Debug, Default)]
 pub struct CudaImporter {
     opened: Mutex<Option<Arc<ImportedBacking>>>,

@@ -1,9 +1,8 @@
 //! The CUDA libraries that ONNX Runtime's CUDA provider and NVRTC need.
 //!
 //! Python packages and the toolkit put them where the system's loader does not look. Here they are
-//! found and opened by path, each before what needs it, with their names for everybody: who asks
-//! the loader for `libcudnn.so.9` later gets the one that is open. So nobody needs
-//! `LD_LIBRARY_PATH`.
+//! found and opened by path, each before those that need it, with global names: a later request to
+//! the loader for `libcudnn.so.9` gets the one that is open. So `LD_LIBRARY_PATH` is not needed.
 
 #[expect(unsafe_code, reason = "the fence around opening native libraries")]
 mod open;
@@ -117,7 +116,7 @@ impl FoundFamily {
     }
 }
 
-/// A folder that the operator named is of no use.
+/// A folder that the operator named cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LibrariesError {
     /// It cannot be read.
@@ -144,7 +143,7 @@ impl LibrarySearch {
     /// Finds each family in the first place that has all of it.
     ///
     /// # Errors
-    /// [`LibrariesError`] if a folder that the operator named is of no use. Other places may lack.
+    /// [`LibrariesError`] if a folder that the operator named cannot be used. Other places may lack.
     pub fn find(&self) -> Result<Vec<FoundFamily>, LibrariesError> {
         let mut places = vec![self.explicit()?, self.loader.clone()];
         places.extend(self.environments.iter().flat_map(|root| python(root, true)));

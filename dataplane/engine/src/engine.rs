@@ -207,7 +207,7 @@ pub enum EngineError {
     /// The shapes of a session cannot be run.
     #[error("shapes cannot be run: {0}")]
     Shapes(String),
-    /// The device is of no use to this process any more, and every later run fails too: the
+    /// This process can no longer use the device, and every later run fails too: the
     /// engine is dropped once its jobs are back.
     #[error("device lost: {0}")]
     Lost(String),

@@ -65,7 +65,7 @@ impl Instance {
         Instance { label, core: Mutex::new(core), attention: AtomicBool::new(false), counters }
     }
 
-    /// Waits for whoever runs it.
+    /// Waits for the thread that runs it.
     pub(crate) fn lock(&self) -> MutexGuard<'_, Core> {
         // Engines are called inside `catch_unwind`; should anything else panic, the counts below
         // are at worst off by the request that did it, and its guard answered it.

@@ -34,7 +34,7 @@ pub enum MemoryError {
         source: std::io::Error,
     },
     /// Memory that was lent for reading.
-    #[error("this memory was lent for reading only; copy what is to be changed")]
+    #[error("this memory was lent for reading only: copy it before you change it")]
     ReadOnly,
     /// A descriptor handed over by a peer is not what was agreed.
     #[error("memory handed over by the peer is not usable: {what}")]

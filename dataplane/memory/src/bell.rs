@@ -26,7 +26,7 @@ impl Bell {
         })
     }
 
-    /// Wakes whoever waits, or leaves a note for him.
+    /// Wakes the waiter, or makes its next wait return at once.
     pub fn ring(&self) {
         // Only a counter at 2^64-2 refuses (EAGAIN), and that bell has been heard.
         rustix::io::write(&self.0, &1_u64.to_ne_bytes()).ok();

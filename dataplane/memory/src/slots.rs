@@ -214,7 +214,7 @@ impl SlotTable {
 pub struct Slot {
     table: Arc<SlotTable>,
     index: SlotIndex,
-    /// What is read in place of the request half.
+    /// Read instead of the request half.
     lent: Option<Box<LentBacking>>,
 }
 

@@ -20,7 +20,7 @@ pub struct Admission {
     pub token: Token,
     /// The agreed slots.
     pub layout: SlotLayout,
-    /// How the client's end waits; the lane waits no more eagerly than its most eager session.
+    /// How the client's end waits; the lane spins only if one of its sessions does.
     pub wait: WaitPolicy,
     /// Where the server's slots are to lie, where that is not plain memory of the host.
     pub placer: Option<Arc<dyn Placer>>,

@@ -51,7 +51,7 @@ pub trait Handler {
 pub struct LaneOptions {
     /// Of the thread; the system shows the first 15 bytes.
     pub name: String,
-    /// The lane waits as the most eager of its sessions wishes, but no more eagerly than this.
+    /// The most eager way in which the lane may wait; otherwise it follows its most eager session.
     pub most_eager: WaitPolicy,
     /// Most requests with the handler at once; what comes on top is answered
     /// [`Overloaded`](ferry_core::Status::Overloaded). Also the room of the outbox, which can

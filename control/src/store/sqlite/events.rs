@@ -1,4 +1,4 @@
-//! Stores what happens seldom, one statement each.
+//! Stores rare events, one statement each.
 
 use ferry_core::Placement;
 use sqlx::query;

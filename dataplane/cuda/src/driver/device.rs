@@ -144,7 +144,7 @@ impl Device {
         check("cuCtxSetCurrent", unsafe { sys::cuCtxSetCurrent(self.context.0) })
     }
 
-    /// Whether it is of no use to this process any more: something crashed on it, or it was reset.
+    /// Whether this process can no longer use it: something crashed on it, or it was reset.
     /// Asks the driver; never waits.
     pub fn is_lost(&self) -> bool {
         let asked = self.bind().and_then(|()| {

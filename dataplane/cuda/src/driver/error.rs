@@ -26,7 +26,7 @@ impl CudaError {
         self.code == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY as u32
     }
 
-    /// Whether the context is of no use any more: every later call in this process fails too.
+    /// Whether the context is lost: every later call in this process fails too.
     pub fn is_fatal(&self) -> bool {
         use sys::CUresult as R;
         [

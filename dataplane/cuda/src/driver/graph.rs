@@ -39,7 +39,7 @@ pub struct NodeCounts {
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError<E> {
     /// What was to be recorded failed.
-    #[error("what was to be recorded failed")]
+    #[error("the work that was to be recorded failed")]
     Work(#[source] E),
     /// The driver refused.
     #[error(transparent)]

@@ -13,7 +13,7 @@ pub enum FindError {
     #[error(transparent)]
     Missing(#[from] Missing),
     /// The driver refused.
-    #[error("ask the CUDA devices who they are")]
+    #[error("read the identities of the CUDA devices")]
     Refused(#[from] CudaError),
     /// This process does not see it.
     #[error(

@@ -15,8 +15,8 @@ use super::memory::DeviceBuffer;
 pub use import::{ImportError, ImportedBuffer};
 pub use range::CopyError;
 
-/// The driver hands out memory in blocks of 2 MiB, and who opens an allocation gets the whole
-/// block: an exported allocation fills its blocks, so that nothing else lies in them.
+/// The driver hands out memory in blocks of 2 MiB, and opening an allocation exposes its whole
+/// blocks: an exported allocation fills its blocks, so that nothing else lies in them.
 pub const BLOCK_BYTES: usize = 2 << 20;
 
 /// Handles that are in use in this process.

@@ -39,7 +39,7 @@ pub fn opened() -> Option<&'static OpenedLibraries> {
 /// library that cannot be opened is told in the log, and whoever needs it says so.
 ///
 /// # Errors
-/// [`LibrariesError`] if a folder that the operator named is of no use.
+/// [`LibrariesError`] if a folder that the operator named cannot be used.
 pub fn open(search: &LibrarySearch) -> Result<&'static OpenedLibraries, LibrariesError> {
     let _one_at_a_time = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(opened) = OPENED.get() {

@@ -1,4 +1,4 @@
-//! What a queue pair that sends can be given to do.
+//! The work requests of a queue pair in RTS.
 
 use crate::verbs::sys;
 

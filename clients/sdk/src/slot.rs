@@ -24,7 +24,7 @@ pub struct Slot {
     pub(crate) payload_bytes: u64,
     /// Where it lies, if that is memory of a CUDA device.
     device: Option<Arc<ImportedBacking>>,
-    /// Given back after `inner`, so that the next holder of the permit finds the slot free.
+    /// Given back after `inner`, so that whoever waits for the permit finds the slot free.
     pub(crate) permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -232,7 +232,7 @@ impl Slot {
         Ok(self)
     }
 
-    /// Copies into the slot, in the way that suits its next reader.
+    /// Copies to where the slot lies, the way that suits who reads it next.
     fn copy_in(&self, at: usize, from: &[u8]) -> Result<(), Error> {
         let room = self.inner.request();
         let copied = match self.agreed.is_read_by_device() {

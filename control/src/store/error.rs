@@ -38,7 +38,7 @@ pub enum StoreError {
         path: String,
     },
     /// Another process holds the lock.
-    #[error("the store is locked by another process: end what writes to it")]
+    #[error("the store is locked by another process: end the process that writes to it")]
     Locked(#[source] sqlx::Error),
     /// The disk is full, or the store has grown to its bound.
     #[error("the store is full: free disk space, or delete rows, or raise store-bytes-max")]
@@ -53,7 +53,7 @@ pub enum StoreError {
     #[error("the store refuses the rows")]
     Rejected(#[source] sqlx::Error),
     /// No run of this id goes on.
-    #[error("no run {id} goes on: `ferry runs list` shows those there are")]
+    #[error("there is no unfinished run {id}: `ferry runs list` shows all runs")]
     NoSuchRun {
         /// The id.
         id: i64,

@@ -51,10 +51,10 @@ pub struct Recorder {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FlushError {
     /// The store fails. The rows are kept and tried again.
-    #[error("the store fails, what waits is kept: {0}")]
+    #[error("the store fails, and waiting records are kept: {0}")]
     Failing(String),
     /// It took too long. The rows are kept.
-    #[error("the store did not take what waits within {0:?}")]
+    #[error("the store did not take the waiting records within {0:?}")]
     Late(Duration),
     /// The writer has ended.
     #[error("the store's writer has ended")]

@@ -63,7 +63,7 @@ pub enum RingError {
     #[error("the ring is full")]
     Full,
     /// The peer's index is one that no honest peer writes.
-    #[error("the peer's ring index is {index} where {least} to {most} are possible")]
+    #[error("the peer's ring index is {index}; possible are {least} to {most}")]
     Breach {
         /// What stands there.
         index: u64,

@@ -36,7 +36,7 @@ pub enum ConnectError {
     #[error("the server refused the session: {0}")]
     Refused(Status),
     /// What answered does not speak this protocol.
-    #[error("what answers at {address} does not speak this protocol: {what}")]
+    #[error("the server at {address} does not speak this protocol: {what}")]
     Protocol {
         /// Where it was tried.
         address: String,

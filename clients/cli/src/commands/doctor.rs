@@ -14,7 +14,7 @@ pub(crate) fn run(args: &DoctorArgs, printer: &Printer) -> Result<(), Failure> {
     let (client, own) = match control::connect(&args.server) {
         Ok(client) => (client, None),
         Err(Failure::Unreachable(_)) => {
-            printer.say("no server runs there: asking one started for this question");
+            printer.say("no server is running there: starting one to ask it");
             let own = OwnServer::on(&args.rdma.device())?;
             (own.connect()?, Some(own))
         }

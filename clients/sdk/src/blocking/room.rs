@@ -96,7 +96,7 @@ impl Session {
     /// session again would lose them.
     pub(super) fn room_refused(&mut self, request: u64) -> Error {
         self.room.held.retain(|held| held.request != request);
-        let text = "take the replies of what else is in flight, and send it again".to_owned();
+        let text = "take the replies to the other requests in flight, and send it again".to_owned();
         Error::ReplyTooLarge { request, bytes: self.options.reply_bytes_min, text }
     }
 

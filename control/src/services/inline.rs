@@ -75,12 +75,13 @@ pub(super) fn bind(
 
 /// Copies the inputs to their places, or the payload as it is; how many bytes that makes.
 pub(super) fn place(
-    slot: &Slot,
+    slot: &mut Slot,
     binding: &BoundSignature,
     request: &v1::InferRequest,
 ) -> Result<usize, ApiError> {
-    let copied = |at: usize, bytes: &[u8]| {
-        slot.request().copy_in(at, bytes).map_err(|error| ApiError::Internal(error_text(&error)))
+    let mut copied = |at: usize, bytes: &[u8]| {
+        let copied = slot.request_mut().copy_in(at, bytes);
+        copied.map_err(|error| ApiError::Internal(error_text(&error)))
     };
     if request.inputs.is_empty() {
         copied(0, &request.payload)?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ferry_core::{BoundSignature, MemoryChoice, Signature, StageTimes};
-use ferry_memory::{MemoryError, Placer, Region, View};
+use ferry_memory::{MemoryError, Placer, Region, View, ViewMut};
 
 use crate::guard::ArrivalGuard;
 use crate::options::Picture;
@@ -69,16 +69,52 @@ impl Job {
             Some(region) => region.view(),
             None => self.arrival.slot.request().part(0, self.arrival.payload_bytes)?,
         };
-        part(all, self.binding.inputs.get(index).map(|t| (t.offset, t.bytes)), index)
+        let place = self.binding.inputs.get(index).map(|t| (t.offset, t.bytes));
+        let (at, bytes) = range(place, index, all.bytes())?;
+        all.part(at, bytes)
     }
 
-    /// The room for output `index` of the signature.
+    /// The room for output `index` of the signature, to read, or for native code that writes there
+    /// while the job is its own.
     ///
     /// # Errors
     /// [`MemoryError::OutOfRange`] if there is no such output.
     pub fn output(&self, index: usize) -> Result<View<'_>, MemoryError> {
-        let place = self.binding.outputs.get(index).map(|t| (t.offset, t.bytes));
-        part(self.arrival.slot.reply(), place, index)
+        let all = self.arrival.slot.reply();
+        let (at, bytes) = self.output_range(index, all.bytes())?;
+        all.part(at, bytes)
+    }
+
+    /// The room for output `index` of the signature, to write.
+    ///
+    /// # Errors
+    /// [`MemoryError::OutOfRange`] if there is no such output.
+    pub fn output_mut(&mut self, index: usize) -> Result<ViewMut<'_>, MemoryError> {
+        let (at, bytes) = self.output_range(index, self.arrival.slot.reply().bytes())?;
+        self.arrival.slot.reply_mut().into_part(at, bytes)
+    }
+
+    /// The only input to read and the only output to write, at once; the first of each, where a
+    /// model has more.
+    ///
+    /// # Errors
+    /// As [`input`](Job::input) and [`output_mut`](Job::output_mut).
+    pub fn input_and_output(&mut self) -> Result<(View<'_>, ViewMut<'_>), MemoryError> {
+        let (at, bytes) = self.output_range(0, self.arrival.slot.reply().bytes())?;
+        let Job { arrival, binding, prepared, .. } = self;
+        let payload_bytes = arrival.payload_bytes;
+        let (request, reply) = arrival.slot.halves_mut();
+        let payload = match prepared {
+            Some(region) => region.view(),
+            None => request.part(0, payload_bytes)?,
+        };
+        let place = binding.inputs.first().map(|t| (t.offset, t.bytes));
+        let (from, len) = range(place, 0, payload.bytes())?;
+        Ok((payload.part(from, len)?, reply.into_part(at, bytes)?))
+    }
+
+    fn output_range(&self, index: usize, room: usize) -> Result<(usize, usize), MemoryError> {
+        range(self.binding.outputs.get(index).map(|t| (t.offset, t.bytes)), index, room)
     }
 
     /// Whether nobody but the engine can change the inputs while it runs.
@@ -87,11 +123,16 @@ impl Job {
     }
 }
 
-fn part(all: View<'_>, place: Option<(u64, u64)>, index: usize) -> Result<View<'_>, MemoryError> {
+/// Where tensor `index` lies and how long it is, in this machine's numbers.
+fn range(
+    place: Option<(u64, u64)>,
+    index: usize,
+    room: usize,
+) -> Result<(usize, usize), MemoryError> {
     let none = MemoryError::OutOfRange { at: index, len: 1, bytes: 0 };
     let (offset, bytes) = place.ok_or(none)?;
-    let outside = |_| MemoryError::OutOfRange { at: usize::MAX, len: 0, bytes: all.bytes() };
-    all.part(usize::try_from(offset).map_err(outside)?, usize::try_from(bytes).map_err(outside)?)
+    let outside = |_| MemoryError::OutOfRange { at: usize::MAX, len: 0, bytes: room };
+    Ok((usize::try_from(offset).map_err(outside)?, usize::try_from(bytes).map_err(outside)?))
 }
 
 /// A job that ended.

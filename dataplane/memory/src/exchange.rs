@@ -42,13 +42,13 @@ impl Arrival {
     }
 
     /// Ends the request with a text instead of outputs. The text is cut to the slot's reply half.
-    pub fn fail(self, status: Status, text: &str, times: StageTimes) -> Departure {
+    pub fn fail(mut self, status: Status, text: &str, times: StageTimes) -> Departure {
         let mut end = text.len().min(self.slot.reply().bytes());
         while !text.is_char_boundary(end) {
             end -= 1;
         }
         // A device that refuses the copy leaves the status without its text.
-        let copied = self.slot.reply().copy_in(0, &text.as_bytes()[..end]);
+        let copied = self.slot.reply_mut().copy_in(0, &text.as_bytes()[..end]);
         self.into_departure(status, if copied.is_ok() { end } else { 0 }, times)
     }
 

@@ -1,13 +1,11 @@
 //! Host memory of this process alone.
 
-use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 
-use ferry_core::{Placement, RegionDescriptor};
+use ferry_core::Placement;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
 use crate::backing::{Backing, MemoryError};
-use crate::region::{host_copy_in, host_copy_out};
 
 /// Page-aligned, zeroed memory that no other process sees. Pages cost nothing until touched.
 #[derive(Debug)]
@@ -74,27 +72,5 @@ unsafe impl Backing for HeapBacking {
 
     fn host(&self) -> Option<NonNull<u8>> {
         Some(self.base)
-    }
-
-    fn copy_in(&self, at: usize, from: &[u8]) -> Result<(), MemoryError> {
-        // SAFETY: the mapping has `bytes` bytes.
-        unsafe { host_copy_in(self.base, self.bytes, at, from) }
-    }
-
-    fn copy_out(&self, at: usize, into: &mut [u8]) -> Result<(), MemoryError> {
-        // SAFETY: the mapping has `bytes` bytes.
-        unsafe { host_copy_out(self.base, self.bytes, at, into) }
-    }
-
-    fn make_visible(&self) -> Result<(), MemoryError> {
-        Ok(())
-    }
-
-    fn describe(&self) -> Option<RegionDescriptor> {
-        None
-    }
-
-    fn dma_buf(&self) -> Option<BorrowedFd<'_>> {
-        None
     }
 }

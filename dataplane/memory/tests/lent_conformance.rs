@@ -1,12 +1,10 @@
 //! Memory that was lent for reading keeps the contract of backings, as far as it can.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
-use ferry_memory::{Backing, LentBacking};
+use ferry_memory::{LentBacking, Region};
 
-fn make(bytes: &[u8]) -> Arc<dyn Backing> {
-    Arc::new(LentBacking::new(Bytes::copy_from_slice(bytes)))
+fn make(bytes: &[u8]) -> Region {
+    Region::whole(LentBacking::new(Bytes::copy_from_slice(bytes)))
 }
 
 ferry_conformance::lent_backing_suite!(make);

@@ -37,10 +37,9 @@ impl Admission {
         let memory = if placer.on_device() {
             placer.allocate(bytes)?
         } else {
-            let plain: Arc<dyn Backing> = Arc::new(HeapBacking::new(bytes)?);
-            placer.register(plain)?
+            placer.register(Region::whole(HeapBacking::new(bytes)?))?
         };
-        SlotTable::over(self.layout, PeerAccess::None, &Region::whole(memory))
+        SlotTable::over(self.layout, PeerAccess::None, memory)
     }
 }
 

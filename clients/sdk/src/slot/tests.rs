@@ -46,7 +46,7 @@ fn agreed() -> Arc<Agreed> {
 
 fn far() -> Arc<SlotTable> {
     let memory = FarDevice::default().allocate(SlotTable::bytes(&LAYOUT).unwrap()).unwrap();
-    SlotTable::over(LAYOUT, PeerAccess::None, &Region::whole(memory)).unwrap()
+    SlotTable::over(LAYOUT, PeerAccess::None, memory).unwrap()
 }
 
 fn slot(table: &Arc<SlotTable>) -> Slot {
@@ -129,7 +129,7 @@ fn a_slice_of_device_memory_is_refused_with_what_to_use() {
 
 fn reply(table: &Arc<SlotTable>, status: Status, half: &[u8]) -> Result<Reply, Error> {
     let slot = table.acquire().unwrap();
-    slot.reply().copy_in(0, half).unwrap();
+    slot.reply_mut().copy_in(0, half).unwrap();
     let done = Completion {
         request: 5,
         slot: Some(slot),

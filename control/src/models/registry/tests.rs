@@ -67,8 +67,7 @@ fn request(served: &Served) {
     let shapes = [("input".to_owned(), vec![1]), ("output".to_owned(), vec![1])];
     let binding = Arc::new(served.signature().bind(&shapes).unwrap());
     let layout = SlotLayout { slots: 1, request_bytes: 1, reply_bytes: 1024 };
-    let backing = Arc::new(HeapBacking::new(SlotTable::bytes(&layout).unwrap()).unwrap());
-    let table = SlotTable::over(layout, PeerAccess::None, &Region::whole(backing)).unwrap();
+    let table = SlotTable::private(layout).unwrap();
     let now = Instant::now();
     let arrival = Arrival {
         peer: PeerId(1),

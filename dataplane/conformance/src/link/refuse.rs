@@ -46,7 +46,7 @@ fn forged(
     let held = pair.next_request();
     let client = &mut pair.clients[0];
     let slot = client.slot();
-    put(slot.request(), &pattern(666, 5000));
+    put(slot.request_mut(), &pattern(666, 5000));
     let mut frame = client.frame(2, &slot, 5000);
     forge(&mut frame, held.slot.index());
     client.submit(frame, slot).unwrap_or_else(|error| {

@@ -47,7 +47,7 @@ impl Client {
     /// The next request, numbered from 0.
     pub(crate) fn work(&mut self, kind: RequestKind, priority: u8, payload: &[u8]) -> Work {
         let slot = self.table.acquire().expect("a free slot");
-        slot.request().copy_in(0, payload).unwrap();
+        slot.request_mut().copy_in(0, payload).unwrap();
         let seen = Instant::now();
         let arrival = Arrival {
             peer: PeerId(7),

@@ -10,7 +10,7 @@ fn echo(input: &[u8], out_bytes: usize) -> Vec<u8> {
     let work = client.tensor(input);
     // What an earlier reply left there must not show.
     let stale = vec![0xa5; work.arrival.slot.reply().bytes()];
-    work.arrival.slot.reply().copy_in(0, &stale).unwrap();
+    work.arrival.slot.reply_mut().copy_in(0, &stale).unwrap();
     let job = Job {
         arrival: work.arrival.into(),
         binding: work.binding,

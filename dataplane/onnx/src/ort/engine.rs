@@ -56,9 +56,9 @@ impl OrtEngine {
         Ok(OrtEngine { signature, bindings, inputs, outputs })
     }
 
-    fn run(&mut self, job: &Job) -> Result<StageTimes, EngineError> {
+    fn run(&mut self, job: &mut Job) -> Result<StageTimes, EngineError> {
         let mut stages = Stages::start();
-        let shapes = &job.binding;
+        let shapes = &Arc::clone(&job.binding);
         let fit =
             shapes.inputs.len() == self.inputs.len() && shapes.outputs.len() == self.outputs.len();
         if !fit {
@@ -89,7 +89,7 @@ impl OrtEngine {
             } else {
                 room.reserve(view.bytes())?;
                 let own = room.view(view.bytes())?;
-                copies.push((view, own));
+                copies.push((index, own));
                 outputs.push(own);
             }
         }
@@ -100,8 +100,8 @@ impl OrtEngine {
         self.bindings.run(shapes, &inputs, &outputs)?;
         stages.end(Stage::Infer);
         if !copies.is_empty() {
-            for (to, from) in copies {
-                to.copy_from(&from, from.bytes())?;
+            for (index, from) in copies {
+                job.output_mut(index)?.copy_from(&from, from.bytes())?;
             }
             stages.end(Stage::Postprocess);
         }
@@ -124,8 +124,8 @@ impl Engine for OrtEngine {
         1
     }
 
-    fn submit(&mut self, job: Job) -> Option<Finished> {
-        let outcome = self.run(&job);
+    fn submit(&mut self, mut job: Job) -> Option<Finished> {
+        let outcome = self.run(&mut job);
         Some(Finished { job, outcome })
     }
 

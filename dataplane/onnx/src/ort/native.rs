@@ -73,6 +73,8 @@ impl Bindings {
     }
 
     /// Runs the model on `inputs` into `outputs`, one view per tensor of `shapes`, in its order.
+    /// Outputs are written where they lie: in the slot of a job that the caller has alone, or in
+    /// memory of the engine's own.
     ///
     /// # Errors
     /// [`EngineError::Shapes`] if views and shapes are not of this model,
@@ -103,8 +105,10 @@ impl Bindings {
         // the length and alignment that the bound shape and element type need: the addresses are
         // equal to those of the views, the views have the lengths of `shapes`, and `shapes` is
         // equal to what the binding was made of, which `check_binding` compared with the model.
-        // A peer may write meanwhile: ONNX Runtime reads plain numbers, and what could be used as
-        // an index is never bound to memory of a peer (see `OrtEngine`). Several threads may run
+        // Outputs may be written (checked with the addresses), and nobody in this process borrows
+        // them, by the contract of this function. A peer may write meanwhile: ONNX Runtime reads
+        // plain numbers, and what could be used as an index, or has to stay in order while it is
+        // sorted, is never bound to memory of a peer (see `OrtEngine`). Several threads may run
         // one session at a time, each with a binding of its own: ONNX Runtime documents Run as
         // safe for that (its authors: sessions are stateless), RunWithBinding is the same call with
         // names and values taken from the binding, and we register no provider but the CPU's.

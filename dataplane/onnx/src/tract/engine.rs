@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ferry_core::{BoundTensor, DType, Signature, Stage, StageTimes};
 use ferry_engine::{Engine, EngineError, Finished, Job, check_binding};
-use ferry_memory::View;
+use ferry_memory::{View, ViewMut};
 use tract_onnx::prelude::{DatumType, IntoTValue, TValue, TVec, Tensor};
 
 use super::model::TractModel;
@@ -38,9 +38,10 @@ impl TractEngine {
         TractEngine { model, plan: None }
     }
 
-    fn run(&mut self, job: &Job) -> Result<StageTimes, EngineError> {
+    fn run(&mut self, job: &mut Job) -> Result<StageTimes, EngineError> {
         let mut stages = Stages::start();
-        let binding = &*job.binding;
+        let binding = Arc::clone(&job.binding);
+        let binding = &*binding;
         check_binding(self.model.signature(), binding)?;
         let plan = match self.plan.take() {
             Some(plan) if plan.is_for(binding) => plan,
@@ -56,7 +57,7 @@ impl TractEngine {
         let outputs = plan.run(inputs)?;
         stages.end(Stage::Infer);
         for (index, (tensor, value)) in binding.outputs.iter().zip(&outputs).enumerate() {
-            write(tensor, value, &job.output(index)?)?;
+            write(tensor, value, job.output_mut(index)?)?;
         }
         stages.end(Stage::Postprocess);
         Ok(stages.times())
@@ -77,7 +78,11 @@ fn read(tensor: &BoundTensor, view: &View<'_>) -> Result<Tensor, EngineError> {
     Ok(own)
 }
 
-fn write(tensor: &BoundTensor, value: &TValue, view: &View<'_>) -> Result<(), EngineError> {
+fn write(
+    tensor: &BoundTensor,
+    value: &TValue,
+    mut view: ViewMut<'_>,
+) -> Result<(), EngineError> {
     let failed = |why: String| EngineError::Run(format!("output {:?}: {why}", tensor.name));
     let given = if value.datum_type() == DatumType::TDim {
         value.cast_to::<i64>().map_err(|error| failed(format!("{error:#}")))?
@@ -102,8 +107,8 @@ impl Engine for TractEngine {
         1
     }
 
-    fn submit(&mut self, job: Job) -> Option<Finished> {
-        let outcome = self.run(&job);
+    fn submit(&mut self, mut job: Job) -> Option<Finished> {
+        let outcome = self.run(&mut job);
         Some(Finished { job, outcome })
     }
 

@@ -150,7 +150,7 @@ fn outputs_that_no_operator_makes_are_in_the_reply_all_the_same() {
         for number in [1.0, 2.0, 3.0] {
             let job = job(&slots, &binding, &bytes_of(&[number, -number]));
             let dirty = vec![0x55; job.arrival.slot.reply().bytes()];
-            job.arrival.slot.reply().copy_in(0, &dirty).unwrap();
+            job.arrival.slot.reply_mut().copy_in(0, &dirty).unwrap();
             let (reply, _) = finish(&mut *engine, job).unwrap();
             let at = |tensor: usize| floats_of(&reply[tensor * 64..tensor * 64 + 8]);
             assert_eq!(at(0), [number, -number], "{choice:?}");

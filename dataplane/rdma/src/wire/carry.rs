@@ -2,10 +2,6 @@
 
 use super::*;
 
-/// A header's bytes, as work requests count.
-const HEADER_BYTES: u32 = 128;
-const _: () = assert!(HEADER_BYTES as usize == FRAME_BYTES);
-
 impl Wire {
     /// Sends a frame whose payload lies in its area already. One write, in which header and payload
     /// are gathered where they lie apart here; or, where they lie apart at the peer, two in one
@@ -25,23 +21,20 @@ impl Wire {
         let at = self.outbox_areas.header_at(area).ok_or_else(no_area)?;
         let to = peer.header(area).filter(|_| peer.fits(area, payload_bytes));
         let to = to.ok_or_else(no_area)?;
-        let view = self.outbox.region.view();
-        let header = frame.encode();
-        view.copy_in(at, &header).map_err(|error| LinkError::os("write the header", error))?;
+        let written = self.said.write(area, &frame.encode());
+        written.map_err(|error| LinkError::os("write the header", error))?;
         let task = match area {
             Area::Slot(slot) => Task::Slot(slot.0),
             Area::Control => Task::Control,
         };
         let write = Write {
             id: task_id(self.serial, task),
-            address: self.outbox.address() + at as u64,
-            bytes: HEADER_BYTES,
-            local_key: self.outbox.registration.local_key(),
+            part: self.outbox.part(at, FRAME_BYTES)?,
             remote_address: to.address,
             remote_key: to.key,
             immediate: immediate(frame.generation, area),
         };
-        match (self.payload(area, payload_bytes), area) {
+        match (self.payload(area, payload_bytes)?, area) {
             (None, _) => pair.write(&write)?,
             (Some(payload), Area::Slot(slot)) if peer.is_apart() => {
                 let to = peer.payload(slot, payload_bytes).ok_or_else(no_area)?;
@@ -51,8 +44,9 @@ impl Wire {
             (Some(payload), _) if self.outbox_areas.is_apart() => {
                 pair.write_gathered(&write, payload)?;
             }
-            (Some(payload), _) => {
-                pair.write(&Write { bytes: HEADER_BYTES + payload.bytes, ..write })?;
+            (Some(_), _) => {
+                let part = self.outbox.part(at, FRAME_BYTES + payload_bytes)?;
+                pair.write(&Write { part, ..write })?;
             }
         }
         self.sends += 1;
@@ -60,16 +54,11 @@ impl Wire {
     }
 
     /// Where a payload is sent from; `None` for one of no bytes.
-    fn payload(&self, area: Area, bytes: usize) -> Option<Part> {
-        let Area::Slot(slot) = area else { return None };
-        let at = self.outbox_areas.payload_at(slot, bytes).filter(|_| bytes > 0)?;
-        let memory = self.payloads.as_ref().map_or(&self.outbox, |payloads| &payloads.outbox);
-        Some(Part {
-            address: memory.address() + at as u64,
-            // As long as an area at most, whose length is 32 bits.
-            bytes: u32::try_from(bytes).ok()?,
-            local_key: memory.registration.local_key(),
-        })
+    fn payload(&self, area: Area, bytes: usize) -> Result<Option<Part<'_>>, VerbsError> {
+        let Area::Slot(slot) = area else { return Ok(None) };
+        let at = self.outbox_areas.payload_at(slot, bytes).filter(|_| bytes > 0);
+        let memory = self.payloads.as_ref().map_or(&self.outbox, |payloads| &payloads.1);
+        at.map(|at| memory.part(at, bytes)).transpose()
     }
 
     /// Asks the peer's device whether it is there. The answer is a completion: of success, or that
@@ -95,9 +84,6 @@ impl Wire {
 
     /// The header that lies in an area of the inbox, copied: the peer may write it again.
     pub(crate) fn header(&self, area: Area) -> Option<[u8; FRAME_BYTES]> {
-        let at = self.inbox_areas.header_at(area)?;
-        let mut header = [0; FRAME_BYTES];
-        self.inbox.region().view().copy_out(at, &mut header).ok()?;
-        Some(header)
+        self.heard.read(area)
     }
 }

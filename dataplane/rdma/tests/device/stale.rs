@@ -63,7 +63,7 @@ impl<'h> Live<'h> {
         let fill = u8::try_from(session % 200).unwrap() + 1;
         let live = Live { peer, session, slots, fill };
         for slot in &live.slots {
-            slot.request().copy_in(0, &vec![live.fill; 3000]).unwrap();
+            slot.request_mut().copy_in(0, &vec![live.fill; 3000]).unwrap();
         }
         live
     }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ferry_core::{BoundSignature, Signature, error_text};
 use ferry_cuda::{Arena, Device, Kernels, Priority, Runner};
@@ -13,7 +13,7 @@ use ort::session::builder::GraphOptimizationLevel;
 
 use super::allocator::{register, with_arena};
 use super::engine::CudaEngine;
-use super::native::{Bound, RunOptions};
+use super::native::{Bound, RunOptions, SessionStream};
 use crate::file::{self, EXPORT_AGAIN, one_line, unusable};
 use crate::graph;
 use crate::ort::model::{check_outputs, signature_of};
@@ -219,8 +219,12 @@ impl CudaModel {
     }
 
     /// The stream of the session, for one run at a time.
-    pub(super) fn runner(&self) -> MutexGuard<'_, Runner> {
-        self.runner.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn session_stream(&self) -> SessionStream<'_> {
+        SessionStream::new(self, self.runner.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn session(&self) -> &Arc<Session> {
+        &self.session
     }
 
     pub(super) fn run_options(&self) -> &RunOptions {

@@ -11,13 +11,19 @@ fn bytes_of(len: usize, seed: u8) -> Vec<u8> {
 }
 
 fn write(backing: &mut Region, at: usize, bytes: &[u8]) {
-    backing.view_mut().copy_in(at, bytes).unwrap_or_else(|error| panic!("copy in at {at}: {error}"));
+    backing
+        .view_mut()
+        .copy_in(at, bytes)
+        .unwrap_or_else(|error| panic!("copy in at {at}: {error}"));
 }
 
 fn read(backing: &Region, at: usize, len: usize) -> Vec<u8> {
     backing.view().make_visible().unwrap_or_else(|error| panic!("make visible: {error}"));
     let mut bytes = vec![0xA5; len];
-    backing.view().copy_out(at, &mut bytes).unwrap_or_else(|error| panic!("copy out at {at}: {error}"));
+    backing
+        .view()
+        .copy_out(at, &mut bytes)
+        .unwrap_or_else(|error| panic!("copy out at {at}: {error}"));
     bytes
 }
 

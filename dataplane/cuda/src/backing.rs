@@ -158,10 +158,7 @@ impl PinnedBacking {
     /// [`MemoryError::Os`] with what the driver says, [`MemoryError::Layout`] if it is not memory
     /// of the host, [`MemoryError::ReadOnly`].
     #[expect(unsafe_code, reason = "the driver is given an address")]
-    pub fn new(
-        device: &Arc<Device>,
-        memory: Region,
-    ) -> Result<PinnedBacking, MemoryError> {
+    pub fn new(device: &Arc<Device>, memory: Region) -> Result<PinnedBacking, MemoryError> {
         let view = memory.view();
         view.check_writable()?;
         let base = view.host().ok_or_else(|| MemoryError::Layout {

@@ -99,7 +99,8 @@ unsafe impl Backing for ExportedBacking {
             offset: 0,
             bytes: u64::try_from(self.bytes).ok()?,
         }))
-    }}
+    }
+}
 
 /// Gives each lease device memory that its client opens.
 #[derive(Clone, Debug)]

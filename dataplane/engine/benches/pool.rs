@@ -51,7 +51,7 @@ fn compare(in_bytes: u64, out_bytes: u64, rounds: usize, calls: u32) {
             slot = Some(dispatch(&pool, held, &binding, &reply_to));
         }
         dispatch_ns.push(per_call_ns(start.elapsed(), calls));
-        let held = slot.as_ref().expect("as above");
+        let held = slot.as_mut().expect("as above");
         let start = Instant::now();
         for _ in 0..calls {
             let bytes = black_box(held.reply().bytes());

@@ -24,7 +24,6 @@ impl LentBacking {
     pub fn as_slice(&self) -> &[u8] {
         &self.bytes
     }
-
 }
 
 // SAFETY: the buffer behind a `Bytes` neither moves nor changes while any handle to it lives, and

@@ -153,6 +153,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri has no memfd")]
     fn both_mappings_show_the_same_bytes() {
         let (ours, memfd) = SharedBacking::create(8192, LAYOUT).unwrap();
         let theirs = SharedBacking::import(memfd, 8192, LAYOUT).unwrap();
@@ -166,6 +167,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri has no memfd")]
     fn nobody_changes_the_length_or_the_seals() {
         let (_ours, memfd) = SharedBacking::create(8192, LAYOUT).unwrap();
         assert!(rustix::fs::ftruncate(&memfd, 4096).is_err());
@@ -174,6 +176,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri has no memfd")]
     fn unsealed_short_and_foreign_descriptors_are_refused() {
         let refused = |memfd: OwnedFd| {
             let error = SharedBacking::import(memfd, 8192, LAYOUT).unwrap_err();
@@ -188,6 +191,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri has no memfd")]
     fn impossible_lengths_are_errors() {
         assert!(matches!(SharedBacking::create(0, LAYOUT), Err(MemoryError::Layout { .. })));
         assert!(matches!(SharedBacking::create(usize::MAX, LAYOUT), Err(MemoryError::Os { .. })));

@@ -129,11 +129,7 @@ impl Pool {
 ///
 /// # Errors
 /// [`AdmitError`] if memory is short, or the limit of what may be pinned is reached.
-pub(crate) fn own(
-    domain: &Arc<Domain>,
-    bytes: usize,
-    access: Access,
-) -> Result<Room, AdmitError> {
+pub(crate) fn own(domain: &Arc<Domain>, bytes: usize, access: Access) -> Result<Room, AdmitError> {
     let region = Region::whole(HeapBacking::new(bytes)?);
     let registration = Arc::new(register(domain, region.address(), access)?);
     Ok(Room::new(region, registration))

@@ -15,7 +15,7 @@ use ferry_core::{
     Body, Frame, Generation, Reply, Request, RequestKind, SessionId, SlotLayout, StageTimes,
     Status, Token, WaitPolicy,
 };
-use ferry_memory::{Backing, Region, SharedBacking, SlotTable, Word};
+use ferry_memory::{Region, SharedBacking, SlotTable, Word};
 use ferry_transport::link::SERVER;
 use ferry_transport::{Admission, Event, Events, Link, Listener, ShmClient, ShmListener, Transfer};
 
@@ -35,8 +35,7 @@ fn with_bare(run: impl FnOnce(RoundTrip<'_>)) {
     const REPLY_AT: usize = 4096 + 602_112;
     let (backing, memfd) = SharedBacking::create(REPLY_AT + 4096, LAYOUT).unwrap();
     let client = Region::whole(backing);
-    let server =
-        Region::whole(SharedBacking::import(memfd, REPLY_AT + 4096, LAYOUT).unwrap());
+    let server = Region::whole(SharedBacking::import(memfd, REPLY_AT + 4096, LAYOUT).unwrap());
     // Two flags, the request, the reply.
     let divided = |memory: Region| {
         let (flags, payloads) = memory.split_at(4096).unwrap();

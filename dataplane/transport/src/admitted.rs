@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use ferry_core::{Body, Frame, FrameError, Generation, SessionId, SlotLayout, Token, WaitPolicy};
-use ferry_memory::{
-    Backing, HeapBacking, MemoryError, PeerAccess, PeerId, Placer, Region, Slot, SlotTable,
-};
+use ferry_memory::{HeapBacking, MemoryError, PeerAccess, PeerId, Placer, Region, Slot, SlotTable};
 
 pub use crate::roster::{is_goodbye, status_for};
 

@@ -45,7 +45,7 @@ fn connect(socket: &str, session: SessionId, bytes: u64) -> (ShmClient, Vec<ferr
     (client, std::iter::from_fn(|| table.acquire()).collect())
 }
 
-fn submit(client: &mut ShmClient, session: SessionId, request: u64, slot: ferry_memory::Slot) {
+fn submit(client: &mut ShmClient, session: SessionId, request: u64, mut slot: ferry_memory::Slot) {
     let frame = Frame {
         session,
         generation: Generation::FIRST,

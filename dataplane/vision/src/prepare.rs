@@ -1,7 +1,8 @@
 //! Pixels to a model's tensor.
 
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::images::{TypedImage, TypedImageRef};
+use fast_image_resize::pixels::{U8, U8x3};
+use fast_image_resize::{FilterType, PixelTrait, ResizeAlg, ResizeOptions, Resizer};
 use ferry_core::PixelFormat;
 
 use crate::normalise::Affine;
@@ -82,20 +83,30 @@ fn resize(
     pixels: Pixels<'_>,
     resized: &mut [u8],
 ) -> Result<(), PrepareError> {
-    let kind = match pixels.format() {
-        PixelFormat::Gray8 => PixelType::U8,
-        PixelFormat::Rgb8 | PixelFormat::Bgr8 => PixelType::U8x3,
-    };
+    if resizer.size_of_internal_buffers() > RETAINED_BYTES_MAX {
+        resizer.reset_internal_buffers();
+    }
+    match pixels.format() {
+        PixelFormat::Gray8 => resize_as::<U8>(resizer, spec, pixels, resized),
+        PixelFormat::Rgb8 | PixelFormat::Bgr8 => resize_as::<U8x3>(resizer, spec, pixels, resized),
+    }
+}
+
+/// For one type of pixel: the resizer's own choice by a value would bring its code for all fifteen
+/// into the binary, and minutes into the build.
+fn resize_as<P: PixelTrait>(
+    resizer: &mut Resizer,
+    spec: &PictureSpec,
+    pixels: Pixels<'_>,
+    resized: &mut [u8],
+) -> Result<(), PrepareError> {
     let algorithm = match spec.resize {
         Filter::Bilinear => ResizeAlg::Convolution(FilterType::Bilinear),
         Filter::Nearest => ResizeAlg::Nearest,
     };
-    let from = ImageRef::new(pixels.width(), pixels.height(), pixels.bytes(), kind)?;
-    let mut to = Image::from_slice_u8(spec.width, spec.height, resized, kind)?;
-    if resizer.size_of_internal_buffers() > RETAINED_BYTES_MAX {
-        resizer.reset_internal_buffers();
-    }
-    resizer.resize(&from, &mut to, &ResizeOptions::new().resize_alg(algorithm))?;
+    let from = TypedImageRef::<P>::from_buffer(pixels.width(), pixels.height(), pixels.bytes())?;
+    let mut to = TypedImage::<P>::from_buffer(spec.width, spec.height, resized)?;
+    resizer.resize_typed(&from, &mut to, &ResizeOptions::new().resize_alg(algorithm))?;
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use ferry_core::{
     BoundSignature, DType, Endpoint, Generation, HostMemory, MemoryChoice, RegionDescriptor,
     SessionId, SlotLayout, SlotPlace, StageTimes, Status, Token, Transport,
 };
-use ferry_memory::{PeerAccess, Placer, Region, SlotTable};
+use ferry_memory::{PeerAccess, Placer, SlotTable};
 use ferry_transport::{Completion, Ending};
 
 use super::*;
@@ -128,7 +128,7 @@ fn a_slice_of_device_memory_is_refused_with_what_to_use() {
 }
 
 fn reply(table: &Arc<SlotTable>, status: Status, half: &[u8]) -> Result<Reply, Error> {
-    let slot = table.acquire().unwrap();
+    let mut slot = table.acquire().unwrap();
     slot.reply_mut().copy_in(0, half).unwrap();
     let done = Completion {
         request: 5,

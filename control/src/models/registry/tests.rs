@@ -9,9 +9,7 @@ use ferry_core::{
     Generation, MemoryChoice, Request, RequestKind, SessionId, Signature, SlotLayout,
 };
 use ferry_engine::{Echo, Engine, EngineError, Finished, Job, Work};
-use ferry_memory::{
-    Arrival, Departure, HeapBacking, PeerAccess, PeerId, Region, ReplyTo, SlotTable,
-};
+use ferry_memory::{Arrival, Departure, PeerId, ReplyTo, SlotTable};
 
 use super::*;
 use crate::models::{Instances, LoadSpec};

@@ -50,7 +50,7 @@ pub fn a_write_after_evict_changes_nothing(open: &dyn Fn() -> ServerEnd) {
         pair.clients[1].send(number, payload);
     }
     let held: Vec<_> = (0..4).map(|_| pair.next_request()).collect();
-    for (number, slot) in (100..).zip(old_slots) {
+    for (number, mut slot) in (100..).zip(old_slots) {
         put(slot.request_mut(), &pattern(666, 6000));
         put(slot.reply_mut(), &pattern(667, 6000));
         let mut frame = pair.clients[0].frame(number, &slot, 6000);

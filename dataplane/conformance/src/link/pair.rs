@@ -140,7 +140,7 @@ impl Client {
 
     /// Sends a request with this payload.
     pub(super) fn send(&mut self, request: u64, payload: &[u8]) {
-        let slot = self.slot();
+        let mut slot = self.slot();
         put(slot.request_mut(), payload);
         let frame = self.frame(request, &slot, payload.len());
         self.submit(frame, slot).unwrap_or_else(|error| panic!("submit: {}", error.why));
@@ -250,7 +250,7 @@ impl Pair {
         rejected.unwrap_or_else(|error| panic!("submit a reply: {}", error.why));
     }
 
-    pub(super) fn try_reply(&mut self, to: Arrived, payload: &[u8]) -> Result<(), Rejected> {
+    pub(super) fn try_reply(&mut self, mut to: Arrived, payload: &[u8]) -> Result<(), Rejected> {
         put(to.slot.reply_mut(), payload);
         let (times, reply_ns_previous) = (StageTimes::NONE, None);
         let body = Body::Reply(Reply { status: Status::Ok, times, reply_ns_previous });

@@ -98,7 +98,7 @@ pub fn nothing_is_slept_through(open: &dyn Fn() -> ServerEnd) {
             }
         });
         for number in 0..ROUNDS {
-            let slot = client.slot();
+            let mut slot = client.slot();
             put(slot.request_mut(), b"ping");
             let frame = client.frame(number, &slot, 4);
             client.submit(frame, slot).unwrap_or_else(|error| panic!("{}", error.why));

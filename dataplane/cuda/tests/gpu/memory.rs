@@ -12,7 +12,7 @@ fn device() -> Arc<Device> {
 }
 
 mod pinned {
-    use super::{HeapBacking, BYTES, PinnedBacking, Region, device};
+    use super::{BYTES, HeapBacking, PinnedBacking, Region, device};
 
     fn make() -> Region {
         let heap = Region::whole(HeapBacking::new(BYTES).unwrap());

@@ -52,8 +52,7 @@ fn a_client_that_sees_only_the_other_device_is_told() {
 #[ignore = "needs two GPUs: gpu-cuda --ignored pair, docs/MEASURING.md"]
 fn memory_of_two_devices_is_kept_apart() {
     let devices = [0, 1].map(|it| Device::open(it).expect("two GPUs were asked for"));
-    let mut all =
-        devices.map(|device| Region::whole(DeviceBacking::new(&device, BYTES).unwrap()));
+    let mut all = devices.map(|device| Region::whole(DeviceBacking::new(&device, BYTES).unwrap()));
     for (seed, one) in (1..).zip(&mut all) {
         one.view_mut().copy_in(0, &pattern(seed, BYTES)).unwrap();
     }

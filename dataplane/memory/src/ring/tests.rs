@@ -3,6 +3,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::*;
+use crate::backing::MemoryError;
 use crate::heap::HeapBacking;
 use crate::region::Region;
 

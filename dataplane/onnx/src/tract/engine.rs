@@ -78,11 +78,7 @@ fn read(tensor: &BoundTensor, view: &View<'_>) -> Result<Tensor, EngineError> {
     Ok(own)
 }
 
-fn write(
-    tensor: &BoundTensor,
-    value: &TValue,
-    mut view: ViewMut<'_>,
-) -> Result<(), EngineError> {
+fn write(tensor: &BoundTensor, value: &TValue, mut view: ViewMut<'_>) -> Result<(), EngineError> {
     let failed = |why: String| EngineError::Run(format!("output {:?}: {why}", tensor.name));
     let given = if value.datum_type() == DatumType::TDim {
         value.cast_to::<i64>().map_err(|error| failed(format!("{error:#}")))?

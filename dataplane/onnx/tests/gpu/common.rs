@@ -11,7 +11,7 @@ use ferry_core::{
 };
 use ferry_cuda::{Device, DeviceBacking, PinnedBacking};
 use ferry_engine::{Engine, Finished, Job};
-use ferry_memory::{Arrival, Backing, HeapBacking, PeerAccess, PeerId, Region, SlotTable};
+use ferry_memory::{Arrival, HeapBacking, PeerAccess, PeerId, Region, SlotTable};
 use ferry_onnx::{CudaModel, CudaOptions, Search};
 use ferry_vision::Numbers;
 use ferry_zoo::Precision;

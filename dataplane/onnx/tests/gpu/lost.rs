@@ -4,11 +4,9 @@
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use ferry_core::{HostMemory, MemoryChoice, Placement, RegionDescriptor, SlotLayout};
+use ferry_core::{HostMemory, MemoryChoice, Placement, SlotLayout};
 use ferry_engine::{Engine, EngineError};
-use ferry_memory::{
-    Backing, DeviceAddress, HeapBacking, MemoryError, PeerAccess, Region, SlotTable,
-};
+use ferry_memory::{Backing, DeviceAddress, HeapBacking, PeerAccess, Region, SlotTable};
 use ferry_onnx::{CudaModel, CudaOptions, OrtEngine, OrtOptions};
 
 use crate::common::{At, bytes_of, finish, job, model, noise, reply, search, table, zoo};

@@ -47,7 +47,7 @@ fn sixteen_streams_give_each_session_its_own_answer() {
         for round in 0..50 {
             let mut finished: Vec<Finished> = Vec::new();
             for (i, slots) in tables.iter().enumerate() {
-                let slot = slots.acquire().unwrap();
+                let mut slot = slots.acquire().unwrap();
                 slot.reply_mut().copy_in(0, &vec![0xFF; slot.reply().bytes()]).unwrap();
                 finished.extend(engine.submit(again(slot, &binding, bytes, i as u64 + 1, 0)));
             }

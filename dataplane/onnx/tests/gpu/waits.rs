@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ferry_core::{HostMemory, MemoryChoice, Stage, Staged, Why};
 use ferry_engine::{Engine, Finished, Job};
-use ferry_memory::{Backing, HeapBacking, Region};
+use ferry_memory::{HeapBacking, Region};
 use ferry_onnx::{Completion, CudaOptions};
 
 use crate::common::{

@@ -10,7 +10,7 @@ use ferry_core::{
     StageTimes,
 };
 use ferry_engine::{Engine, EngineError, Finished, Job};
-use ferry_memory::{Arrival, Backing, HeapBacking, PeerAccess, PeerId, Region, SlotTable};
+use ferry_memory::{Arrival, HeapBacking, PeerAccess, PeerId, Region, SlotTable};
 use ferry_onnx::{EngineChoice, Model, Options, Probe, Search, open, probe};
 use ferry_zoo::Precision;
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ferry_core::{Placement, RegionDescriptor, Stage};
+use ferry_core::{Placement, Stage};
 use ferry_memory::{Backing, HeapBacking, MemoryError, PeerAccess, Region};
 use ferry_onnx::{EngineChoice, Options, open};
 

@@ -148,7 +148,7 @@ fn outputs_that_no_operator_makes_are_in_the_reply_all_the_same() {
         let mut engine = model.instance().unwrap();
         let slots = table(&binding, PeerAccess::Writes, 1);
         for number in [1.0, 2.0, 3.0] {
-            let job = job(&slots, &binding, &bytes_of(&[number, -number]));
+            let mut job = job(&slots, &binding, &bytes_of(&[number, -number]));
             let dirty = vec![0x55; job.arrival.slot.reply().bytes()];
             job.arrival.slot.reply_mut().copy_in(0, &dirty).unwrap();
             let (reply, _) = finish(&mut *engine, job).unwrap();

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use ferry_core::{Gid, Retry};
 use rdma_mummy_sys as sys;
 
-use super::{CompletionQueue, Domain, VerbsError};
+use super::{CompletionQueue, Domain, Part, VerbsError};
 
 /// Made, and good for nothing yet.
 #[derive(Debug)]

@@ -160,10 +160,13 @@ impl Registration {
     /// # Errors
     /// [`VerbsError`] if they do not lie inside, or are more than a request can say.
     pub fn part(&self, at: usize, bytes: usize) -> Result<Part<'_>, VerbsError> {
-        let outside = |error| VerbsError { verb: "ibv_post_send", error: std::io::Error::other(error) };
+        let outside =
+            |error| VerbsError { verb: "ibv_post_send", error: std::io::Error::other(error) };
         check_range(at, bytes, self.bytes()).map_err(outside)?;
-        let bytes = u32::try_from(bytes)
-            .map_err(|error| VerbsError { verb: "ibv_post_send", error: std::io::Error::other(error) })?;
+        let bytes = u32::try_from(bytes).map_err(|error| VerbsError {
+            verb: "ibv_post_send",
+            error: std::io::Error::other(error),
+        })?;
         Ok(Part { address: self.address(at), bytes, registration: self })
     }
 

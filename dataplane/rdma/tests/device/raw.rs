@@ -15,8 +15,8 @@ use ferry_rdma::RdmaListener;
 use ferry_rdma::areas::{Area, Areas, immediate};
 use ferry_rdma::gids::{self, GidEntry};
 use ferry_rdma::verbs::{
-    Access, Completion, CompletionQueue, CompletionStatus, Depth, Device, Domain, Path,
-    QueuePair, Registration, Rts, Write,
+    Access, Completion, CompletionQueue, CompletionStatus, Depth, Device, Domain, Path, QueuePair,
+    Registration, Rts, Write,
 };
 use ferry_transport::{Admission, Event, Listener};
 

@@ -63,7 +63,7 @@ fn answer(path: &Path) -> Vec<f32> {
         request_bytes: binding.request_bytes(),
         reply_bytes: binding.reply_bytes(),
     };
-    let slot = SlotTable::private(layout).unwrap().acquire().unwrap();
+    let mut slot = SlotTable::private(layout).unwrap().acquire().unwrap();
     let mut state = 1_u32;
     let noise = std::iter::repeat_with(|| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);

@@ -7,8 +7,8 @@ use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use ferry_core::{Placement, RegionDescriptor};
-use ferry_memory::{Backing, DeviceAddress, HeapBacking, MemoryError, Region};
+use ferry_core::Placement;
+use ferry_memory::{Backing, DeviceAddress, HeapBacking, Region};
 
 use super::execution::Execution;
 use super::gpu::{Gpu, GpuError};

@@ -55,7 +55,7 @@ fn one_seed(lane: &LaneHandle, door: &LocalDoor, seed: u64) -> Tally {
     while tally.sent < REQUESTS || !open.is_empty() {
         assert!(start.elapsed() < WATCHDOG, "seed {seed} hangs: {tally:?}");
         while tally.sent < REQUESTS
-            && let Some(slot) = table.acquire()
+            && let Some(mut slot) = table.acquire()
         {
             let value = u8::try_from((seed + tally.sent) % 251).unwrap();
             slot.request_mut().copy_in(0, &[value; 100]).unwrap();

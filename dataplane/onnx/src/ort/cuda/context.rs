@@ -175,12 +175,18 @@ impl Context {
         };
         let has = staging.bounce_in().map_or(0, |it| it.bytes());
         grow(&mut staging.raw, |it| it.bytes(), needs.raw, region)?;
-        grow(&mut staging.bounce_in, |_| has, needs.bounce_in, |bytes| {
-            pinned(bytes).map(|it| Arc::new(Mutex::new(it)))
-        })?;
-        grow(&mut staging.bounce_out, |it| it.bytes(), needs.bounce_out, |bytes| {
-            pinned(bytes).map(Arc::new)
-        })?;
+        grow(
+            &mut staging.bounce_in,
+            |_| has,
+            needs.bounce_in,
+            |bytes| pinned(bytes).map(|it| Arc::new(Mutex::new(it))),
+        )?;
+        grow(
+            &mut staging.bounce_out,
+            |it| it.bytes(),
+            needs.bounce_out,
+            |bytes| pinned(bytes).map(Arc::new),
+        )?;
         Ok(staging.clone())
     }
 
@@ -234,9 +240,7 @@ impl Context {
             tried.and_then(|()| with_arena(&self.workspace, || run().and_then(|()| settle())));
         warmed.map_err(|why| self.failure(why))?;
         let captured = with_arena(&self.workspace, || {
-            Graph::capture(stream.stream(), self.runner.stream().priority(), || {
-                stream.run(&bound)
-            })
+            Graph::capture(stream.stream(), self.runner.stream().priority(), || stream.run(&bound))
         });
         captured.map_err(|error| {
             let why = one_line(&error_text(&error));

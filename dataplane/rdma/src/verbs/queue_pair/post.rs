@@ -22,11 +22,7 @@ impl QueuePair<Rts> {
     ///
     /// # Errors
     /// [`VerbsError`]: out of memory (12) if more was posted than the queue has room for.
-    pub fn write_gathered(
-        &self,
-        write: &Write<'_>,
-        behind: Part<'_>,
-    ) -> Result<(), VerbsError> {
+    pub fn write_gathered(&self, write: &Write<'_>, behind: Part<'_>) -> Result<(), VerbsError> {
         let mut parts = [write.part.element(), behind.element()];
         let mut request = self.written(write);
         (request.sg_list, request.num_sge) = (parts.as_mut_ptr(), 2);

@@ -80,7 +80,7 @@ fn memory_of_an_ended_session_is_gone_and_is_never_given_to_another() {
     let (mut server, device) = (Server::new(), Arc::new(FarDevice::default()));
     let (bytes, first) = admit(&mut server, &device, 1);
     let (client, table) = connect(&mut server, bytes, first, Some(&*device)).unwrap();
-    let late = table.acquire().unwrap();
+    let mut late = table.acquire().unwrap();
     server.listener.evict(SessionId(1), Status::SessionEnded);
     let (_, second) = admit(&mut server, &device, 1);
     assert_ne!(first.handle, second.handle, "a lease has memory of its own");
@@ -101,7 +101,7 @@ fn memory_that_no_other_process_can_open_is_not_admitted() {
             true
         }
         fn allocate(&self, bytes: usize) -> Result<Region, MemoryError> {
-            Ok(Arc::new(HeapBacking::new(bytes)?))
+            HeapBacking::new(bytes).map(Region::whole)
         }
         fn register(&self, memory: Region) -> Result<Region, MemoryError> {
             Ok(memory)

@@ -8,7 +8,7 @@ use std::time::Duration;
 pub use ferry_cuda::libraries::LibrarySearch;
 pub use ferry_rdma::RdmaOptions;
 
-use crate::sessions::{Quota, TenantConfig};
+use crate::tenants::{Quota, TenantConfig};
 
 pub use settings::{ConfigError, Settings};
 

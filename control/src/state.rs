@@ -12,12 +12,13 @@ use tokio::sync::Notify;
 
 use crate::config::Config;
 use crate::error::ApiError;
-use crate::lanes::Lanes;
 use crate::models::Models;
-use crate::refusals::Refusals;
 use crate::runs::RunBook;
-use crate::sessions::{Sessions, Standing, Tenants};
+use crate::serving::lanes::Lanes;
+use crate::serving::refusals::Refusals;
+use crate::sessions::{Sessions, Standing};
 use crate::store::{Machine, Recorder, TimingStore};
+use crate::tenants::Tenants;
 
 /// How often a drain looks whether all is done.
 const DRAIN_LOOK: Duration = Duration::from_millis(5);

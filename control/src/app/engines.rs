@@ -1,5 +1,9 @@
 //! The engines that this build has.
 
+#[cfg(feature = "tensorrt")]
+pub(super) mod tensorrt;
+#[cfg(not(feature = "tensorrt"))]
+#[path = "engines/no_tensorrt.rs"]
 pub(super) mod tensorrt;
 
 use ferry_core::error_text;
@@ -15,7 +19,7 @@ use ferry_onnx::{
 
 use self::tensorrt::Tensorrt;
 use crate::config::Config;
-use crate::machine::VERSION;
+use crate::host::machine::VERSION;
 use crate::models::{
     CompletionName, DeviceChoice, EngineChoice, EngineLoader, Instances, LoadSpec, Metadata,
     Precision as ComputesIn, PrecisionName, ShapeLimits,
@@ -141,6 +145,7 @@ impl Onnx {
             engine_version: model.library_version().to_owned(),
             device: None,
             dims: BTreeMap::new(),
+            files: model.files().to_vec(),
             rebuild: Some(Rebuild::new(move || model.instance())),
         })
     }
@@ -215,6 +220,7 @@ impl Onnx {
             device: Some(Arc::clone(model.device())),
             precision: Some(computes_in),
             dims: BTreeMap::new(),
+            files: model.files().to_vec(),
             rebuild: Some(Rebuild::new(move || Ok(boxed(model.instance()?)))),
         })
     }
@@ -241,6 +247,7 @@ pub(super) fn echo(base: Metadata) -> (Instances, Metadata) {
         device: None,
         precision: None,
         dims: BTreeMap::new(),
+        files: Vec::new(),
         rebuild: Some(rebuild),
     };
     (instances, metadata)

@@ -7,7 +7,7 @@ use ferry_proto::v1;
 
 use super::engines;
 use crate::config::Config;
-use crate::limits;
+use crate::host::limits;
 
 pub(super) fn finding(
     area: &str,

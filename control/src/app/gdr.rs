@@ -7,7 +7,7 @@ use ferry_rdma::try_device_memory;
 
 use super::findings::finding;
 use crate::config::Config;
-use crate::lanes::Lanes;
+use crate::serving::lanes::Lanes;
 use crate::sessions::gdr_finding;
 
 /// What to do where the card does not reach a device; what is missing says more.

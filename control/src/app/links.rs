@@ -18,10 +18,10 @@ use ferry_transport::{
 use super::BuildError;
 use crate::config::Config;
 use crate::error::ApiError;
-use crate::handler::LaneHandler;
-use crate::lanes::{Door, Lane, Lanes, Measure};
-use crate::refusals::Refusals;
-use crate::routes::Routes;
+use crate::serving::handler::LaneHandler;
+use crate::serving::lanes::{Door, Lane, Lanes, Measure};
+use crate::serving::refusals::Refusals;
+use crate::serving::routes::Routes;
 
 /// Most requests that one lane has with its models: 64 sessions with all 64 slots full, at some
 /// 250 bytes each.

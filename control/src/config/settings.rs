@@ -9,7 +9,7 @@ use ferry_rdma::RdmaOptions;
 use serde::Deserialize;
 
 use super::{Config, LANES_MAX, LaneCounts, LibrarySearch};
-use crate::sessions::Quota;
+use crate::tenants::Quota;
 use values::{at_least_1, engine_cache, fence, listen, seconds, tenants};
 
 /// One source of options. The same names serve the command line and the file.

@@ -12,13 +12,14 @@ use ferry_transport::{Admission, UnixClock};
 
 use super::device::placer;
 use super::session::Lease;
-use super::{Agreed, Offer, Place, Session, Tenant};
-use crate::clock::unix_ns;
+use super::{Agreed, Offer, Place, Session};
 use crate::error::ApiError;
+use crate::host::clock::unix_ns;
 use crate::models::{Precision, Served};
-use crate::routes::{Meter, Recording};
+use crate::serving::routes::{Meter, Recording};
 use crate::state::State;
 use crate::store::{Connection, Event, SessionRow};
+use crate::tenants::Tenant;
 
 /// Who opens a session.
 #[derive(Clone, Debug)]

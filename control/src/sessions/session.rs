@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use ferry_core::{Generation, SessionId, Token};
 use ferry_memory::SlotTable;
 
-use super::{Agreed, Reservation, Tenant};
-use crate::lanes::Lane;
+use super::Agreed;
 use crate::models::Served;
-use crate::routes::{Meter, Recording, Route};
+use crate::serving::lanes::Lane;
+use crate::serving::routes::{Meter, Recording, Route};
+use crate::tenants::{Reservation, Tenant};
 
 /// A session, from open to end.
 #[derive(Debug)]

@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ferry_core::{HostMemory, MemoryChoice, Placement, SessionId, Transport, WaitPolicy};
 
-use super::Tenant;
-use crate::clock::unix_ns;
 use crate::error::ApiError;
+use crate::host::clock::unix_ns;
 use crate::models::{Precision, Served};
 use crate::store::{Connection, Event, Recorder, SessionRow};
+use crate::tenants::Tenant;
 
 /// The standing sessions. There are as many as tenants times versions that were loaded, which are
 /// the operator's to choose.

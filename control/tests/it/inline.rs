@@ -79,7 +79,8 @@ async fn a_call_without_a_session_names_model_and_inputs() {
     }
     let nothing = inference.infer(v1::InferRequest::default()).await.unwrap_err();
     assert_eq!(nothing.code(), Code::InvalidArgument);
-    let tenant = server.state.tenants.find(None).unwrap();
+    let identity = server.state.tenants.identify(None);
+    let tenant = identity.tenant().unwrap();
     let all = tenant.quota();
     assert!(tenant.reserve(all.slots, all.bytes).is_ok(), "nothing is held after the calls");
     server.stop().await;

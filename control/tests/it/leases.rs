@@ -34,7 +34,8 @@ async fn a_session_without_a_heartbeat_ends_and_gives_everything_back() {
     let lanes = &server.state.lanes.0;
     assert!(lanes.iter().all(|lane| lane.sessions.load(std::sync::atomic::Ordering::SeqCst) == 0));
     drop(clients);
-    let tenant = server.state.tenants.find(None).unwrap();
+    let identity = server.state.tenants.identify(None);
+    let tenant = identity.tenant().unwrap();
     let all = tenant.quota();
     assert!(tenant.reserve(all.slots, all.bytes).is_ok(), "the whole quota is free again");
     server.stop().await;

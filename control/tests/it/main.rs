@@ -4,6 +4,7 @@
 
 mod admin;
 mod attach;
+mod auth;
 mod binary;
 mod common;
 mod docs;
@@ -13,12 +14,15 @@ mod inline;
 mod leases;
 mod local;
 mod models;
+mod operations;
 mod precision;
 mod quotas;
 mod refused;
+mod reload;
 mod restart;
 mod runs;
 mod starting;
 mod store;
+#[cfg(feature = "tensorrt")]
 mod tensorrt;
 mod transports;

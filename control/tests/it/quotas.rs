@@ -1,6 +1,6 @@
 //! Tenants and what they may hold.
 
-use ferry_control::sessions::{Quota, TenantConfig};
+use ferry_control::tenants::{Quota, TenantConfig};
 use ferry_core::{Status, Transport};
 use ferry_proto::v1;
 use ferry_proto::v1::admin_client::AdminClient;

@@ -33,6 +33,7 @@ mod peer_memory;
 mod queue_pair;
 mod registration;
 mod status;
+mod sys;
 
 pub use completion::{Completion, CompletionQueue, Operation};
 pub use device::{Device, DeviceEvent, DeviceFacts, LinkLayer, PortFacts};

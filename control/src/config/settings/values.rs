@@ -8,7 +8,7 @@ use std::time::Duration;
 use ferry_rdma::Fence;
 
 use super::{ConfigError, TenantSettings, bad};
-use crate::sessions::{Quota, TenantConfig};
+use crate::tenants::{Quota, TenantConfig};
 
 /// Where engines are kept if nobody says: in the cache of the user, as it can be removed at any
 /// time, is of use to all servers of the user on this machine, and others cannot write there.

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use rdma_mummy_sys as sys;
+use crate::verbs::sys;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use super::{CompletionStatus, Device, VerbsError};
@@ -179,7 +179,7 @@ fn read(entry: &sys::ibv_wc) -> Completion {
         code::IBV_WC_RDMA_WRITE => Operation::Write,
         code::IBV_WC_RECV_RDMA_WITH_IMM => {
             // SAFETY: both members of the union are 32-bit numbers.
-            let immediate = unsafe { entry.imm_data_invalidated_rkey_union.imm_data };
+            let immediate = unsafe { entry.__bindgen_anon_1.imm_data };
             Operation::WrittenWithImmediate(u32::from_be(immediate))
         }
         code::IBV_WC_BIND_MW => Operation::Bind,

@@ -9,12 +9,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
-use rdma_mummy_sys as sys;
+use crate::verbs::sys;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use super::VerbsError;
 pub use event::DeviceEvent;
-use event::{RawEvent, read_event};
+use event::read_event;
 
 /// An opened device. Shared by everything made on it.
 #[derive(Debug)]
@@ -175,8 +175,7 @@ impl Device {
         // SAFETY: a plain struct of numbers; all zeros is a value of it.
         let mut attr: sys::ibv_device_attr_ex = unsafe { std::mem::zeroed() };
         // SAFETY: the context is open, and `attr` is ours to be filled.
-        let returned =
-            unsafe { sys::ibv_query_device_ex(self.context(), std::ptr::null(), &raw mut attr) };
+        let returned = unsafe { sys::ibv_query_device_ex(self.context(), &raw mut attr) };
         returned == 0 && attr.odp_caps.general_caps & 1 != 0
     }
 
@@ -206,10 +205,9 @@ impl Device {
 
     /// The next event, if one waits.
     pub fn next_event(&self) -> Option<DeviceEvent> {
-        let mut event = MaybeUninit::<RawEvent>::uninit();
-        // SAFETY: `RawEvent` has the layout of `ibv_async_event`, and the context is open.
-        let returned =
-            unsafe { sys::ibv_get_async_event(self.context(), event.as_mut_ptr().cast()) };
+        let mut event = MaybeUninit::<sys::ibv_async_event>::uninit();
+        // SAFETY: the context is open, and `event` is ours to be filled.
+        let returned = unsafe { sys::ibv_get_async_event(self.context(), event.as_mut_ptr()) };
         if returned != 0 {
             return None;
         }
@@ -217,7 +215,7 @@ impl Device {
         let mut event = unsafe { event.assume_init() };
         let told = read_event(&event);
         // SAFETY: each event that was got is acknowledged once, and nothing of it is used after.
-        unsafe { sys::ibv_ack_async_event((&raw mut event).cast()) };
+        unsafe { sys::ibv_ack_async_event(&raw mut event) };
         Some(told)
     }
 }

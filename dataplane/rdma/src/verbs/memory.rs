@@ -4,7 +4,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rdma_mummy_sys as sys;
+use crate::verbs::sys;
 
 use super::{Access, Device, Registration, VerbsError};
 

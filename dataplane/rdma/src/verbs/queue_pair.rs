@@ -8,8 +8,8 @@ use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use crate::verbs::sys;
 use ferry_core::{Gid, Retry};
-use rdma_mummy_sys as sys;
 
 use super::{CompletionQueue, Domain, Part, VerbsError};
 

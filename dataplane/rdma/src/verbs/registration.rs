@@ -4,8 +4,8 @@ use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use crate::verbs::sys;
 use ferry_memory::{DmaBuf, RegionAddress, Registrable, check_range};
-use rdma_mummy_sys as sys;
 
 use super::peer_memory::{Found, missing};
 use super::{Domain, VerbsError};

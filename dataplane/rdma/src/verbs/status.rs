@@ -66,7 +66,7 @@ impl fmt::Debug for CompletionStatus {
 
 #[cfg(test)]
 mod tests {
-    use rdma_mummy_sys::ibv_wc_status as raw;
+    use crate::verbs::sys::ibv_wc_status as raw;
 
     use super::*;
 

@@ -1,6 +1,6 @@
 //! What happens to a device beside completions.
 
-use rdma_mummy_sys as sys;
+use crate::verbs::sys;
 
 /// Something that happened to a device outside of completions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,16 +29,8 @@ pub enum DeviceEvent {
     Other(u32),
 }
 
-/// `ibv_async_event` with its type as a number: a type that the bindings do not know would not be
-/// a value of their enum.
-#[repr(C)]
-pub(super) struct RawEvent {
-    element: sys::ibv_async_event_element_t,
-    event_type: u32,
-}
-
 /// What an event says.
-pub(super) fn read_event(event: &RawEvent) -> DeviceEvent {
+pub(super) fn read_event(event: &sys::ibv_async_event) -> DeviceEvent {
     use sys::ibv_event_type as kind;
     let number = || {
         // SAFETY: for events of queue pairs the library fills in the queue pair, which cannot be
@@ -47,7 +39,7 @@ pub(super) fn read_event(event: &RawEvent) -> DeviceEvent {
         // SAFETY: as above.
         unsafe { (*queue_pair).qp_num }
     };
-    let is = |it: kind| event.event_type == it as u32;
+    let is = |it: kind::Type| event.event_type == it;
     if is(kind::IBV_EVENT_DEVICE_FATAL) {
         DeviceEvent::DeviceFatal
     } else if is(kind::IBV_EVENT_CQ_ERR) {

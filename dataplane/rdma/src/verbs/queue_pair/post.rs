@@ -1,6 +1,6 @@
 //! What a queue pair that sends can be given to do.
 
-use rdma_mummy_sys as sys;
+use crate::verbs::sys;
 
 use super::{QueuePair, Rts, Write};
 use crate::verbs::{Part, VerbsError, Window};
@@ -52,7 +52,7 @@ impl QueuePair<Rts> {
         let mut request = blank_request(id, sys::ibv_wr_opcode::IBV_WR_RDMA_WRITE);
         request.send_flags = 0;
         (request.sg_list, request.num_sge) = (&raw mut part, 1);
-        request.wr.rdma = sys::rdma_t { remote_addr: remote_address, rkey: remote_key };
+        request.wr.rdma = sys::WriteTarget { remote_addr: remote_address, rkey: remote_key };
         request.next = &raw mut second;
         self.post(&mut request)
     }
@@ -64,8 +64,9 @@ impl QueuePair<Rts> {
         if write.part.is_of_host() && write.part.bytes() <= self.inline_bytes {
             request.send_flags |= sys::ibv_send_flags::IBV_SEND_INLINE.0;
         }
-        request.imm_data_invalidated_rkey_union.imm_data = write.immediate.to_be();
-        request.wr.rdma = sys::rdma_t { remote_addr: write.remote_address, rkey: write.remote_key };
+        request.__bindgen_anon_1.imm_data = write.immediate.to_be();
+        request.wr.rdma =
+            sys::WriteTarget { remote_addr: write.remote_address, rkey: write.remote_key };
         request
     }
 
@@ -76,7 +77,7 @@ impl QueuePair<Rts> {
     /// [`VerbsError`] with what the device says.
     pub fn touch(&self, id: u64, remote_address: u64, remote_key: u32) -> Result<(), VerbsError> {
         let mut request = blank_request(id, sys::ibv_wr_opcode::IBV_WR_RDMA_WRITE);
-        request.wr.rdma = sys::rdma_t { remote_addr: remote_address, rkey: remote_key };
+        request.wr.rdma = sys::WriteTarget { remote_addr: remote_address, rkey: remote_key };
         self.post(&mut request)
     }
 
@@ -94,7 +95,7 @@ impl QueuePair<Rts> {
     ) -> Result<(), VerbsError> {
         let key = window.next_key();
         let mut request = blank_request(id, sys::ibv_wr_opcode::IBV_WR_BIND_MW);
-        request.bind_mw_tso_union.bind_mw = sys::bind_mw_t {
+        request.__bindgen_anon_2.bind_mw = sys::BindWindow {
             mw: window.raw(),
             rkey: key,
             bind_info: sys::ibv_mw_bind_info {
@@ -113,7 +114,7 @@ impl QueuePair<Rts> {
     /// [`VerbsError`] with what the device says.
     pub fn invalidate(&self, id: u64, window: &Window) -> Result<(), VerbsError> {
         let mut request = blank_request(id, sys::ibv_wr_opcode::IBV_WR_LOCAL_INV);
-        request.imm_data_invalidated_rkey_union.invalidated_rkey = window.key();
+        request.__bindgen_anon_1.invalidate_rkey = window.key();
         self.post(&mut request)
     }
 

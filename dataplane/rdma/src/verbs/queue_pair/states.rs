@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use rdma_mummy_sys as sys;
+use crate::verbs::sys;
 use sys::ibv_qp_attr_mask as mask;
 
 use super::{Init, Path, QueuePair, Reset, Rtr, Rts};

@@ -20,9 +20,11 @@ use tonic::server::NamedService;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use tower_layer::{Identity, Stack};
 
-use crate::services::{
-    AdminService, InferenceService, LocalService, ModelsService, RunsService, SessionsService,
+use crate::api::{
+    AdminService, AuthLayer, InferenceService, LocalService, ModelsService, RunsService,
+    SessionsService,
 };
 use crate::state::State;
 
@@ -97,7 +99,10 @@ impl Drop for ControlPlane {
     }
 }
 
-fn router(state: &Arc<State>) -> anyhow::Result<tonic::transport::server::Router> {
+/// The services, behind the check of who calls.
+type Router = tonic::transport::server::Router<Stack<AuthLayer, Identity>>;
+
+fn router(state: &Arc<State>) -> anyhow::Result<Router> {
     macro_rules! service {
         ($server:ident, $service:ident) => {
             $server::new($service(Arc::clone(state)))
@@ -116,6 +121,7 @@ fn router(state: &Arc<State>) -> anyhow::Result<tonic::transport::server::Router
         .max_concurrent_streams(state.config.streams_max)
         .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
         .http2_keepalive_timeout(Some(KEEPALIVE_WITHIN))
+        .layer(AuthLayer::new(Arc::clone(state)))
         .add_service(service!(SessionsServer, SessionsService))
         .add_service(service!(ModelsServer, ModelsService))
         .add_service(service!(AdminServer, AdminService))
@@ -125,7 +131,8 @@ fn router(state: &Arc<State>) -> anyhow::Result<tonic::transport::server::Router
         .add_service(reflection))
 }
 
-async fn set_health(health: &HealthReporter, status: ServingStatus) {
+/// Says of every service whether it serves.
+pub(super) async fn set_health(health: &HealthReporter, status: ServingStatus) {
     // Admin, Models and Runs answer while the server drains; they end with it.
     for name in [
         "",

@@ -6,7 +6,7 @@ mod gpus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::machine::sample;
+use crate::host::machine::sample;
 use crate::state::State;
 use crate::store::{Event, ResourceSample};
 use gpus::{Gpus, in_use};

@@ -8,9 +8,9 @@ use ferry_proto::{WireError, v1};
 use tokio::runtime::Handle;
 use tonic::{Request, Response};
 
-use super::{caller, to_wire};
+use super::{auth, to_wire};
 use crate::error::ApiError;
-use crate::sessions::{Opened, attach, end, open, resume};
+use crate::sessions::{Caller, Opened, attach, end, open, resume};
 use crate::state::State;
 
 /// Most sessions of one heartbeat.
@@ -62,9 +62,9 @@ impl v1::sessions_server::Sessions for SessionsService {
         &self,
         request: Request<v1::OpenSessionRequest>,
     ) -> Reply<v1::OpenSessionResponse> {
-        let caller = caller(&self.0, request.metadata())?;
+        let tenant = auth::tenant(&request)?;
+        let caller = Caller { tenant: Arc::clone(&tenant), is_inside: false };
         let (state, asked) = (Arc::clone(&self.0), request.into_inner());
-        let tenant = Arc::clone(&caller.tenant);
         let opened = whole(&self.0.runtime, async move { open(&state, caller, asked).await }).await;
         match opened {
             Ok(opened) => Ok(self.opened(&opened)),

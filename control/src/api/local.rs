@@ -11,12 +11,14 @@ use tokio::sync::oneshot;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response};
 
-use super::{drive, inline, tenant};
+use super::{auth, drive};
 use crate::error::ApiError;
-use crate::machine::VERSION;
-use crate::sessions::{Caller, Opened, Place, Tenant, end, open};
+use crate::host::machine::VERSION;
+use crate::serving::inline;
+use crate::sessions::{Caller, Opened, Place, end, open};
 use crate::state::State;
 use crate::store::Recorder;
+use crate::tenants::Tenant;
 
 /// Longest that one request of `Local.Infer` may take.
 const INFER_MAX: Duration = Duration::from_secs(120);
@@ -86,16 +88,16 @@ fn infer(
     let (mut driver, table) = connect(opened, Arc::new(StoreSink(recorder)))?;
     let internal = |why: &str| ApiError::Internal(why.to_owned());
     let filling = Instant::now();
-    let slot = table.acquire().ok_or_else(|| internal("a new session has no free slot"))?;
+    let mut slot = table.acquire().ok_or_else(|| internal("a new session has no free slot"))?;
     let binding = &opened.session.agreed.binding;
-    let bytes = inline::place(&slot, binding, request)?;
+    let bytes = inline::place(&mut slot, binding, request)?;
     let what = match &request.info {
         Some(info) => ferry_core::Request::try_from(info)?,
         None => {
             ferry_core::Request { kind: ferry_core::RequestKind::Tensor, batch: 1, priority: 0 }
         }
     };
-    let fill_ns = crate::routes::ns(filling, Instant::now());
+    let fill_ns = crate::serving::routes::ns(filling, Instant::now());
     driver
         .submit(slot, bytes, what, Some(fill_ns))
         .map_err(|error| ApiError::Internal(error.why.to_string()))?;
@@ -133,7 +135,7 @@ impl v1::local_server::Local for LocalService {
         &self,
         request: Request<v1::InferRequest>,
     ) -> Result<Response<v1::InferResponse>, tonic::Status> {
-        let tenant = tenant(&self.0, request.metadata())?;
+        let tenant = auth::tenant(&request)?;
         let request = request.into_inner();
         if request.session.is_some() {
             let why = "the local link opens a session of its own: leave it out";
@@ -175,7 +177,7 @@ impl v1::local_server::Local for LocalService {
         &self,
         request: Request<v1::DriveRequest>,
     ) -> Result<Response<Self::DriveStream>, tonic::Status> {
-        let tenant = tenant(&self.0, request.metadata())?;
+        let tenant = auth::tenant(&request)?;
         let stream = drive::start(&self.0, tenant, request.into_inner()).await?;
         Ok(Response::new(ReceiverStream::new(stream)))
     }

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use tokio::net::TcpListener;
 
-use crate::app::{BuildError, Server};
+use super::control_plane::ControlPlane;
+use super::{BuildError, Server};
 use crate::config::Config;
-use crate::control_plane::ControlPlane;
+use crate::host::resources;
+use crate::sessions;
 use crate::state::State;
-use crate::{resources, sessions};
 
 /// Takes the control plane's address.
 ///

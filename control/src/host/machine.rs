@@ -1,6 +1,6 @@
 //! The machine that a run ran on, and what it had used at an instant.
 
-use crate::clock::unix_ns;
+use crate::host::clock::unix_ns;
 use crate::store::{Machine, ResourceSample};
 
 /// The commit that this binary was built from; `unknown` outside a checkout.

@@ -14,8 +14,8 @@ use ferry_memory::{Arrival, Departure, ReplyTo};
 use ferry_transport::UnixClock;
 
 use crate::models::Served;
-use crate::sessions::Tenant;
 use crate::store::Recorder;
+use crate::tenants::Tenant;
 
 /// What one session has been served.
 #[derive(Debug, Default)]

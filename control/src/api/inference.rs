@@ -10,9 +10,10 @@ use ferry_proto::{WireError, server_times_to_wire, v1};
 use tokio::sync::oneshot;
 use tonic::{Request, Response};
 
-use super::{inline, payload, tenant};
+use super::auth;
 use crate::error::ApiError;
-use crate::routes::{Note, Route, ns};
+use crate::serving::routes::{Note, Route, ns};
+use crate::serving::{inline, payload};
 use crate::sessions::Session;
 use crate::state::State;
 
@@ -40,7 +41,7 @@ impl ReplyTo for Waiting {
 }
 
 /// Serves a request that lies in its slot, on this thread where the model allows.
-pub(super) async fn serve(route: &Arc<Route>, arrival: Arrival) -> Result<Departure, ApiError> {
+pub(crate) async fn serve(route: &Arc<Route>, arrival: Arrival) -> Result<Departure, ApiError> {
     let (arrival, note) = match route.begin(arrival) {
         Ok(let_in) => let_in,
         Err(departure) => return Ok(departure),
@@ -57,7 +58,7 @@ pub(super) async fn serve(route: &Arc<Route>, arrival: Arrival) -> Result<Depart
 }
 
 /// The durations of a reply whose call began at `seen`.
-pub(super) fn server_times(departure: &Departure) -> StageTimes {
+pub(crate) fn server_times(departure: &Departure) -> StageTimes {
     let mut times = departure.times;
     times.set(Stage::Receive, ns(departure.seen, departure.visible));
     times.set(Stage::Server, ns(departure.seen, Instant::now()));
@@ -65,7 +66,7 @@ pub(super) fn server_times(departure: &Departure) -> StageTimes {
 }
 
 /// The reply's payload, or the error that it is.
-pub(super) fn payload_of(departure: &Departure) -> Result<Bytes, ApiError> {
+pub(crate) fn payload_of(departure: &Departure) -> Result<Bytes, ApiError> {
     let all = departure.slot.reply_bytes().unwrap_or_default();
     let bytes = all.get(..departure.payload_bytes).unwrap_or_default();
     if departure.status == Status::Ok {
@@ -76,7 +77,7 @@ pub(super) fn payload_of(departure: &Departure) -> Result<Bytes, ApiError> {
 }
 
 /// A request that came in a call, in its slot.
-pub(super) fn arrival(
+pub(crate) fn arrival(
     slot: Slot,
     session: SessionId,
     generation: ferry_core::Generation,
@@ -175,7 +176,7 @@ impl v1::inference_server::Inference for InferenceService {
                 Err(WireError::Missing("session or model").into())
             }
             None => {
-                let tenant = tenant(&self.0, request.metadata())?;
+                let tenant = auth::tenant(&request)?;
                 inline::infer(&self.0, tenant, request.get_ref(), seen).await
             }
         };

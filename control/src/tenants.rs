@@ -163,33 +163,42 @@ impl Tenants {
         all.map(|tenant| tenant.in_flight.load(Ordering::Acquire)).sum()
     }
 
-    /// Whether this is the operator's key. Without tenants everybody is an operator.
-    ///
-    /// # Errors
-    /// [`ApiError::NotOperator`] if not.
-    pub fn check_operator(&self, key: Option<&[u8]>) -> Result<(), ApiError> {
-        let open = self.by_key.is_empty() && self.operator_key.is_none();
-        let own = self.operator_key.as_ref().map(|own| own.as_bytes().ct_eq(key.unwrap_or(b"")));
-        let allowed = open || own.is_some_and(bool::from);
-        if allowed { Ok(()) } else { Err(ApiError::NotOperator) }
-    }
-
-    /// Whose key this is. Every key is compared whole, so that the time tells nothing.
-    ///
-    /// # Errors
-    /// [`ApiError::Key`] if there are tenants and it is nobody's.
-    pub fn find(&self, key: Option<&[u8]>) -> Result<&Arc<Tenant>, ApiError> {
-        if self.by_key.is_empty() {
-            return Ok(&self.everybody);
-        }
+    /// Whose key this is. Every key is compared whole, so that the time tells nothing. Without
+    /// tenants everybody is `default`; without an operator's key, too, everybody is an operator.
+    pub fn identify(&self, key: Option<&[u8]>) -> Identity {
         let key = key.unwrap_or_default();
-        let mut found = None;
-        for (own, tenant) in &self.by_key {
-            if bool::from(own.as_bytes().ct_eq(key)) {
-                found = Some(tenant);
+        // An empty key is nobody's, whatever the configuration says.
+        let is = |own: &str| !key.is_empty() && bool::from(own.as_bytes().ct_eq(key));
+        let mut tenant = self.by_key.is_empty().then_some(&self.everybody);
+        for (own, one) in &self.by_key {
+            if is(own) {
+                tenant = Some(one);
             }
         }
-        found.ok_or(ApiError::Key)
+        let is_operator = match &self.operator_key {
+            Some(own) => is(own),
+            None => self.by_key.is_empty(),
+        };
+        Identity { tenant: tenant.cloned(), is_operator }
+    }
+}
+
+/// Who makes a call, as far as its key tells. Nobody in particular is neither.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    tenant: Option<Arc<Tenant>>,
+    is_operator: bool,
+}
+
+impl Identity {
+    /// The tenant that it is.
+    pub fn tenant(&self) -> Option<&Arc<Tenant>> {
+        self.tenant.as_ref()
+    }
+
+    /// Whether it may do what an operator does.
+    pub fn is_operator(&self) -> bool {
+        self.is_operator
     }
 }
 
@@ -232,13 +241,21 @@ mod tests {
         let config = TenantConfig { name: "a".into(), key: "k".into(), quota: QUOTA };
         assert!(!format!("{config:?}").contains("\"k\""));
         let tenants = Tenants::new(&[config], QUOTA, Some("op".into()));
-        assert_eq!(tenants.find(Some(b"k")).unwrap().name(), "a");
-        assert!(matches!(tenants.find(Some(b"x")), Err(ApiError::Key)));
-        assert!(matches!(tenants.find(None), Err(ApiError::Key)));
-        assert!(tenants.check_operator(Some(b"op")).is_ok());
-        assert!(matches!(tenants.check_operator(Some(b"k")), Err(ApiError::NotOperator)));
+        let is = |tenants: &Tenants, key: Option<&[u8]>| {
+            let identity = tenants.identify(key);
+            (identity.tenant().map(|it| it.name().to_owned()), identity.is_operator())
+        };
+        assert_eq!(is(&tenants, Some(b"k")), (Some("a".into()), false));
+        assert_eq!(is(&tenants, Some(b"op")), (None, true));
+        for nobodys in [None, Some(&b"x"[..]), Some(b"")] {
+            assert_eq!(is(&tenants, nobodys), (None, false));
+        }
         let open = Tenants::new(&[], QUOTA, None);
-        assert!(open.check_operator(None).is_ok());
-        assert_eq!(open.find(None).unwrap().name(), "default");
+        assert_eq!(is(&open, None), (Some("default".into()), true));
+        let guarded = Tenants::new(&[], QUOTA, Some("op".into()));
+        assert_eq!(is(&guarded, None), (Some("default".into()), false));
+        assert_eq!(is(&guarded, Some(b"op")), (Some("default".into()), true));
+        let empty = Tenants::new(&[], QUOTA, Some(String::new()));
+        assert_eq!(is(&empty, None), (Some("default".into()), false));
     }
 }

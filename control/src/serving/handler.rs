@@ -7,8 +7,8 @@ use ferry_core::{SessionId, StageTimes, Status};
 use ferry_memory::{Arrival, Departure, PeerId, ReplyTo};
 use ferry_transport::{Handler, LinkError, Refusal};
 
-use crate::refusals::Refusals;
-use crate::routes::{Note, Route, Routes};
+use crate::serving::refusals::Refusals;
+use crate::serving::routes::{Note, Route, Routes};
 
 /// The handler of one lane. Its table of sessions is its own: no lock is taken for a request.
 #[derive(Debug)]

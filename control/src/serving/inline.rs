@@ -8,15 +8,16 @@ use ferry_memory::{Slot, SlotTable};
 use ferry_proto::{WireError, server_times_to_wire, v1};
 use ferry_transport::UnixClock;
 
-use super::inference::{arrival, payload_of, serve, server_times};
+use crate::api::inference::{arrival, payload_of, serve, server_times};
 use crate::error::ApiError;
 use crate::models::Served;
-use crate::routes::{Meter, Recording, Route};
-use crate::sessions::{REPLY_BYTES_MIN, Tenant};
+use crate::serving::routes::{Meter, Recording, Route};
+use crate::sessions::REPLY_BYTES_MIN;
 use crate::state::State;
+use crate::tenants::Tenant;
 
 /// Serves one request. Its timings are in the reply, and in the store under a standing session.
-pub(super) async fn infer(
+pub(crate) async fn infer(
     state: &State,
     tenant: Arc<Tenant>,
     request: &v1::InferRequest,
@@ -33,8 +34,9 @@ pub(super) async fn infer(
     let bytes = SlotTable::bytes(&layout).map_err(|error| ApiError::Busy(error_text(&error)))?;
     let _held = tenant.reserve(1, bytes as u64)?;
     let table = SlotTable::private(layout).map_err(|error| ApiError::Busy(error_text(&error)))?;
-    let slot = table.acquire().ok_or_else(|| ApiError::Internal("a new table is full".into()))?;
-    let payload_bytes = place(&slot, &binding, request)?;
+    let mut slot =
+        table.acquire().ok_or_else(|| ApiError::Internal("a new table is full".into()))?;
+    let payload_bytes = place(&mut slot, &binding, request)?;
     let (session, number) = state.standing.number(&tenant, &served, &state.recorder)?;
     let recording =
         Recording { recorder: state.recorder.clone(), run: 0, clock: UnixClock::read() };
@@ -63,7 +65,7 @@ pub(super) async fn infer(
 }
 
 /// Chooses the open dimensions: by the inputs themselves, and by the shapes that are given.
-pub(super) fn bind(
+pub(crate) fn bind(
     served: &Served,
     request: &v1::InferRequest,
 ) -> Result<BoundSignature, ApiError> {
@@ -74,7 +76,7 @@ pub(super) fn bind(
 }
 
 /// Copies the inputs to their places, or the payload as it is; how many bytes that makes.
-pub(super) fn place(
+pub(crate) fn place(
     slot: &mut Slot,
     binding: &BoundSignature,
     request: &v1::InferRequest,
@@ -116,7 +118,7 @@ pub(super) fn place(
 }
 
 /// The outputs, each a part of the payload that is not copied again.
-pub(super) fn outputs(binding: &BoundSignature, whole: &bytes::Bytes) -> Vec<v1::InlineTensor> {
+pub(crate) fn outputs(binding: &BoundSignature, whole: &bytes::Bytes) -> Vec<v1::InlineTensor> {
     let part = |tensor: &ferry_core::BoundTensor| {
         let from = usize::try_from(tensor.offset).ok()?;
         let to = from.checked_add(usize::try_from(tensor.bytes).ok()?)?;

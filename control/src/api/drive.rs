@@ -14,10 +14,11 @@ use tokio::sync::mpsc;
 
 use super::local::{batch_reference, connect, open_local, thread};
 use crate::error::ApiError;
-use crate::routes::ns;
-use crate::sessions::{Opened, Tenant, end};
+use crate::serving::routes::ns;
+use crate::sessions::{Opened, end};
 use crate::state::State;
 use crate::store::Recorder;
+use crate::tenants::Tenant;
 
 /// Most clients of one drive: each is a thread.
 const CLIENTS_MAX: u32 = 64;

@@ -12,7 +12,7 @@ use ferry_memory::{MemoryError, Slot};
 ///
 /// # Errors
 /// [`MemoryError::OutOfRange`] if the session has no room for so much.
-pub(super) fn place(
+pub(crate) fn place(
     slot: &mut Slot,
     binding: &BoundSignature,
     kind: RequestKind,

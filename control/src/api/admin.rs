@@ -8,9 +8,9 @@ use ferry_core::{SessionId, Status};
 use ferry_proto::v1;
 use tonic::{Request, Response};
 
-use super::{operator, to_wire};
+use super::to_wire;
 use crate::error::ApiError;
-use crate::machine::{COMMIT, VERSION};
+use crate::host::machine::{COMMIT, VERSION};
 use crate::sessions::end;
 use crate::state::State;
 use crate::store::{StoreHealth, StoreState};
@@ -42,7 +42,7 @@ fn store(state: &State) -> v1::StoreStatus {
 }
 
 fn lanes(state: &State) -> Vec<v1::LaneStatus> {
-    let lane = |lane: &Arc<crate::lanes::Lane>| {
+    let lane = |lane: &Arc<crate::serving::lanes::Lane>| {
         let stats = lane.handle.stats();
         v1::LaneStatus {
             name: lane.name.clone(),
@@ -58,9 +58,8 @@ fn lanes(state: &State) -> Vec<v1::LaneStatus> {
 
 #[tonic::async_trait]
 impl v1::admin_server::Admin for AdminService {
-    async fn status(&self, request: Request<v1::StatusRequest>) -> Reply<v1::StatusResponse> {
+    async fn status(&self, _request: Request<v1::StatusRequest>) -> Reply<v1::StatusResponse> {
         let state = &self.0;
-        operator(state, request.metadata())?;
         let transports = state.transports().into_iter();
         Ok(Response::new(v1::StatusResponse {
             version: VERSION.to_owned(),
@@ -79,9 +78,8 @@ impl v1::admin_server::Admin for AdminService {
 
     async fn list_sessions(
         &self,
-        request: Request<v1::ListSessionsRequest>,
+        _request: Request<v1::ListSessionsRequest>,
     ) -> Reply<v1::ListSessionsResponse> {
-        operator(&self.0, request.metadata())?;
         let mut sessions = self.0.sessions.all();
         sessions.sort_by_key(|session| session.opened);
         let sessions = sessions.iter().map(|session| to_wire::session(session)).collect();
@@ -92,7 +90,6 @@ impl v1::admin_server::Admin for AdminService {
         &self,
         request: Request<v1::EvictSessionRequest>,
     ) -> Reply<v1::EvictSessionResponse> {
-        operator(&self.0, request.metadata())?;
         let id = SessionId(request.into_inner().session_id);
         let session = self.0.sessions.find(id).ok_or_else(|| ApiError::NotFound {
             kind: "session",
@@ -109,7 +106,6 @@ impl v1::admin_server::Admin for AdminService {
     }
 
     async fn drain(&self, request: Request<v1::DrainRequest>) -> Reply<v1::DrainResponse> {
-        operator(&self.0, request.metadata())?;
         let deadline = match request.into_inner().deadline {
             None => self.0.config.drain,
             Some(given) => Duration::try_from(given)
@@ -120,8 +116,7 @@ impl v1::admin_server::Admin for AdminService {
         Ok(Response::new(v1::DrainResponse { drained: left == 0, requests_in_flight: left }))
     }
 
-    async fn devices(&self, request: Request<v1::DevicesRequest>) -> Reply<v1::DevicesResponse> {
-        operator(&self.0, request.metadata())?;
+    async fn devices(&self, _request: Request<v1::DevicesRequest>) -> Reply<v1::DevicesResponse> {
         Ok(Response::new(v1::DevicesResponse { findings: self.0.findings.clone() }))
     }
 }

@@ -11,7 +11,7 @@ use ferry_memory::{MemoryError, SlotTable};
 use ferry_transport::{Admission, AdmitError, LaneHandle, Link};
 
 use crate::error::ApiError;
-use crate::routes::{Route, Routes};
+use crate::serving::routes::{Route, Routes};
 
 /// Connects clients that live in the server itself.
 pub trait Door: Send + Sync + std::fmt::Debug {

@@ -7,9 +7,9 @@ use ferry_core::Status;
 use ferry_proto::v1;
 use tonic::{Request, Response};
 
-use super::{operator, tenant, to_wire};
-use crate::clock::unix_ns;
+use super::to_wire;
 use crate::error::ApiError;
+use crate::host::clock::unix_ns;
 use crate::models::{Loading, Precision, Served, check_name};
 use crate::sessions::end;
 use crate::state::State;
@@ -77,14 +77,15 @@ fn joined<T>(joined: Result<T, tokio::task::JoinError>) -> Result<T, ApiError> {
 
 #[tonic::async_trait]
 impl v1::models_server::Models for ModelsService {
-    async fn list(&self, request: Request<v1::ListModelsRequest>) -> Reply<v1::ListModelsResponse> {
-        tenant(&self.0, request.metadata())?;
+    async fn list(
+        &self,
+        _request: Request<v1::ListModelsRequest>,
+    ) -> Reply<v1::ListModelsResponse> {
         let models = self.0.models.list().iter().map(to_wire::model).collect();
         Ok(Response::new(v1::ListModelsResponse { models }))
     }
 
     async fn get(&self, request: Request<v1::GetModelRequest>) -> Reply<v1::Model> {
-        tenant(&self.0, request.metadata())?;
         let v1::GetModelRequest { name, version } = request.into_inner();
         check_name(&name)?;
         let versions = self.0.models.versions(&name, version);
@@ -95,8 +96,7 @@ impl v1::models_server::Models for ModelsService {
         Ok(Response::new(to_wire::model(chosen)))
     }
 
-    async fn load(&self, request: Request<v1::LoadModelRequest>) -> Reply<v1::Model> {
-        operator(&self.0, request.metadata())?;
+    async fn load(&self, request: Request<v1::LoadModelRequest>) -> Reply<v1::LoadModelResponse> {
         self.0.takes_new()?;
         let v1::LoadModelRequest { name, version } = request.into_inner();
         let state = Arc::clone(&self.0);
@@ -107,18 +107,18 @@ impl v1::models_server::Models for ModelsService {
             }
             Ok::<_, ApiError>(loading)
         });
-        let Loading { served, retired, .. } = joined(loaded.await)??;
+        let Loading { served, is_new, changed, retired } = joined(loaded.await)??;
         if let Some(retired) = retired {
             self.0.runtime.spawn(retire(Arc::clone(&self.0), retired));
         }
-        Ok(Response::new(to_wire::served_model(&served)))
+        let model = Some(to_wire::served_model(&served));
+        Ok(Response::new(v1::LoadModelResponse { model, loaded: is_new, changed }))
     }
 
     async fn unload(
         &self,
         request: Request<v1::UnloadModelRequest>,
     ) -> Reply<v1::UnloadModelResponse> {
-        operator(&self.0, request.metadata())?;
         let v1::UnloadModelRequest { name, version } = request.into_inner();
         for served in self.0.models.unload(&name, version)? {
             // To the end, even if the caller goes away.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use ferry_core::SessionId;
 
-use crate::clock::unix_ns;
+use crate::host::clock::unix_ns;
 use crate::store::{Event, Recorder, Refusal};
 
 /// How often one kind of refusal is told at most; those between are counted in the next.

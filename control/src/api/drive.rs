@@ -14,7 +14,6 @@ use tokio::sync::mpsc;
 
 use super::local::{batch_reference, connect, open_local, thread};
 use crate::error::ApiError;
-use crate::serving::routes::ns;
 use crate::sessions::{Opened, end};
 use crate::state::State;
 use crate::store::Recorder;
@@ -120,9 +119,7 @@ pub(super) async fn start(
     let window = asked.window.max(1);
     let what = match &asked.info {
         Some(info) => ferry_core::Request::try_from(info)?,
-        None => {
-            ferry_core::Request { kind: ferry_core::RequestKind::Tensor, batch: 1, priority: 0 }
-        }
+        None => ferry_core::Request::of(ferry_core::RequestKind::Tensor),
     };
     let mut sessions = Vec::new();
     for _ in 0..asked.clients {
@@ -266,7 +263,7 @@ fn submit(driver: &mut Driver, table: &Arc<SlotTable>, plan: &Plan) -> Result<bo
     slot.request_mut()
         .copy_in(0, &plan.payload)
         .map_err(|error| ApiError::Internal(error_text(&error)))?;
-    let fill_ns = ns(filling, Instant::now());
+    let fill_ns = ferry_memory::between_ns(filling, Instant::now());
     driver
         .submit(slot, plan.payload.len(), plan.what, Some(fill_ns))
         .map_err(|error| ApiError::Internal(error.why.to_string()))?;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ferry_core::{RequestRecord, SessionId, Status};
 use ferry_memory::SlotTable;
-use ferry_proto::{server_times_to_wire, v1};
+use ferry_proto::{output_shapes_to_wire, server_times_to_wire, v1};
 use ferry_transport::{Driver, DriverOptions, RecordSink, UnixClock};
 use tokio::sync::oneshot;
 use tokio_stream::wrappers::ReceiverStream;
@@ -93,11 +93,9 @@ fn infer(
     let bytes = inline::place(&mut slot, binding, request)?;
     let what = match &request.info {
         Some(info) => ferry_core::Request::try_from(info)?,
-        None => {
-            ferry_core::Request { kind: ferry_core::RequestKind::Tensor, batch: 1, priority: 0 }
-        }
+        None => ferry_core::Request::of(ferry_core::RequestKind::Tensor),
     };
-    let fill_ns = crate::serving::routes::ns(filling, Instant::now());
+    let fill_ns = ferry_memory::between_ns(filling, Instant::now());
     driver
         .submit(slot, bytes, what, Some(fill_ns))
         .map_err(|error| ApiError::Internal(error.why.to_string()))?;
@@ -124,6 +122,7 @@ fn infer(
             .map(|&stage| done.times.of(stage).map_or(0, |ns| ns.saturating_add(1)))
             .collect(),
         session_id: opened.session.id.0,
+        output_shapes: output_shapes_to_wire(done.outputs.as_deref()),
     })
 }
 

@@ -8,7 +8,7 @@ use ferry_memory::{Slot, SlotTable};
 use ferry_proto::{WireError, server_times_to_wire, v1};
 use ferry_transport::UnixClock;
 
-use crate::api::inference::{arrival, payload_of, serve, server_times};
+use crate::api::inference::{answer, arrival, serve};
 use crate::error::ApiError;
 use crate::models::Served;
 use crate::serving::routes::{Meter, Recording, Route};
@@ -52,11 +52,11 @@ pub(crate) async fn infer(
     let generation = Generation::FIRST;
     let mut arrival = arrival(slot, session, generation, request, payload_bytes, seen)?;
     arrival.request = number;
-    let departure = serve(&route, arrival).await?;
-    let whole = payload_of(&departure)?;
+    let mut departure = serve(&route, arrival).await?;
+    let whole = answer(&route, &mut departure)?;
     Ok(v1::InferResponse {
         outputs: outputs(&route.binding, &whole),
-        server_times: server_times_to_wire(&server_times(&departure)),
+        server_times: server_times_to_wire(&departure.times),
         model: served.name.clone(),
         version: served.version,
         engine: served.engine.to_owned(),

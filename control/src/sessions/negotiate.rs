@@ -28,7 +28,7 @@ const CLIENT_BYTES_MAX: usize = 256;
 #[derive(Clone, Debug)]
 pub struct Agreed {
     /// The frame's version.
-    pub protocol: u16,
+    pub protocol: u8,
     /// The transport.
     pub transport: Transport,
     /// Why this one.
@@ -228,7 +228,7 @@ fn is_this_host(id: &str) -> bool {
     ferry_memory::host_id().is_some_and(|own| own == id)
 }
 
-fn protocol(min: u32, max: u32) -> Result<u16, ApiError> {
+fn protocol(min: u32, max: u32) -> Result<u8, ApiError> {
     if min > max {
         return Err(ApiError::field("protocol_min", format!("{min}, above protocol_max {max}")));
     }

@@ -221,7 +221,7 @@ async fn nothing_in_the_folder_keeps_the_server_from_starting_and_each_is_named(
         "nover/model.onnx",
         "echo.onnx",
     ] {
-        std::fs::write(models.join(name), &digits).unwrap();
+        std::fs::write(models.join(name), digits).unwrap();
     }
     std::fs::write(models.join("fifo_labels.toml"), "labels = 'fifo_labels.txt'").unwrap();
     let mut ferryd =

@@ -1,13 +1,14 @@
 //! How a session's memory is divided, and what the immediate of a write says.
 
 use ferry_core::session::SLOTS_MAX;
-use ferry_core::{FRAME_BYTES, Generation, SlotIndex};
+use ferry_core::{FRAME_BYTES, FRAME_ROOM_BYTES, Generation, SlotIndex, TAIL_BYTES_MAX};
 use ferry_memory::slots::HALF_ALIGN_BYTES;
 use ferry_memory::{MemoryError, Region};
 
-/// Room in front of each payload, so that the payload stays page-aligned: the header ends where
-/// the payload begins, and one write carries both.
+/// Room in front of each payload, so that the payload stays page-aligned: the tail ends where the
+/// head begins, the head where the payload begins, and one write carries all.
 const HEADROOM_BYTES: usize = HALF_ALIGN_BYTES;
+const _: () = assert!(FRAME_ROOM_BYTES <= HEADROOM_BYTES);
 
 /// The slot of an immediate that means the control area.
 const CONTROL: u32 = 0xff;
@@ -49,16 +50,31 @@ impl Headers {
         Some(header)
     }
 
-    /// Writes the header of an area.
+    /// The tail in front of the head in an area, copied as that is. `None` for a slot that does not
+    /// exist, and for more than there is room for.
+    pub fn read_tail(&self, area: Area, bytes: usize) -> Option<Vec<u8>> {
+        let room = self.0.get(self.number(area)?).filter(|_| bytes <= TAIL_BYTES_MAX)?;
+        let mut tail = vec![0; bytes];
+        room.view().copy_out(room.bytes().checked_sub(FRAME_BYTES + bytes)?, &mut tail).ok()?;
+        Some(tail)
+    }
+
+    /// Writes the head of an area, and its tail in front of it.
     ///
     /// # Errors
     /// [`MemoryError::OutOfRange`] for a slot that does not exist, or what a device says.
-    pub fn write(&mut self, area: Area, header: &[u8; FRAME_BYTES]) -> Result<(), MemoryError> {
+    pub fn write(
+        &mut self,
+        area: Area,
+        tail: &[u8],
+        head: &[u8; FRAME_BYTES],
+    ) -> Result<(), MemoryError> {
         let (rooms, number) = (self.0.len(), self.number(area));
         let none = || MemoryError::OutOfRange { at: rooms, len: 1, bytes: rooms };
         let room = number.and_then(|at| self.0.get_mut(at)).ok_or_else(none)?;
         let at = room.bytes().saturating_sub(FRAME_BYTES);
-        room.view_mut().copy_in(at, header)
+        room.view_mut().copy_in(at.saturating_sub(tail.len()), tail)?;
+        room.view_mut().copy_in(at, head)
     }
 
     fn number(&self, area: Area) -> Option<usize> {
@@ -117,7 +133,7 @@ impl Areas {
         Ok(Areas {
             slots,
             payload_bytes: usize::try_from(payload_bytes).unwrap_or(usize::MAX),
-            headers: Grid { first: 0, stride: FRAME_BYTES },
+            headers: Grid { first: TAIL_BYTES_MAX, stride: FRAME_ROOM_BYTES },
             payloads: Grid { first: 0, stride },
             is_apart: true,
         })
@@ -143,7 +159,8 @@ impl Areas {
         self.is_apart.then(|| self.payloads.at(self.slots as usize))
     }
 
-    /// Where an area's header begins. A slot that does not exist has none.
+    /// Where an area's head begins; in front of it there is room for the longest tail. A slot that
+    /// does not exist has none.
     pub fn header_at(&self, area: Area) -> Option<usize> {
         let number = match area {
             Area::Slot(slot) if slot.0 < self.slots => slot.at(),
@@ -173,7 +190,7 @@ impl Areas {
         let mut divided = Divided { headers: Headers(Vec::new()), payloads: Vec::new() };
         let (mut rest, mut apart) = (headers, payloads);
         for _ in 0..self.slots {
-            let room = if apart.is_some() { FRAME_BYTES } else { HEADROOM_BYTES };
+            let room = if apart.is_some() { FRAME_ROOM_BYTES } else { HEADROOM_BYTES };
             let (header, behind) = rest.split_at(room)?;
             divided.headers.0.push(header);
             let (payload, next) = match apart.take() {
@@ -252,8 +269,11 @@ mod tests {
             assert_eq!(first + header + FRAME_BYTES, address(payload));
             assert_eq!(payload.bytes(), 5000);
             assert_eq!((header + FRAME_BYTES) % HALF_ALIGN_BYTES, 0);
-            headers.write(area, &[7; FRAME_BYTES]).unwrap();
+            headers.write(area, &[8; TAIL_BYTES_MAX], &[7; FRAME_BYTES]).unwrap();
             assert_eq!(headers.read(area), Some([7; FRAME_BYTES]));
+            assert_eq!(headers.read_tail(area, 16), Some(vec![8; 16]));
+            assert_eq!(headers.read_tail(area, TAIL_BYTES_MAX), Some(vec![8; TAIL_BYTES_MAX]));
+            assert_eq!(headers.read_tail(area, TAIL_BYTES_MAX + 8), None);
             let before = payload.view().host().unwrap();
             assert_eq!(address(&headers.0[slot as usize]) + HEADROOM_BYTES, before.addr().get());
             let mut seen = [1; 5000];
@@ -262,7 +282,7 @@ mod tests {
         }
         assert_eq!(headers.read(Area::Control), Some([0; FRAME_BYTES]));
         assert_eq!(headers.read(Area::Slot(SlotIndex(3))), None);
-        headers.write(Area::Slot(SlotIndex(3)), &[7; FRAME_BYTES]).unwrap_err();
+        headers.write(Area::Slot(SlotIndex(3)), &[], &[7; FRAME_BYTES]).unwrap_err();
         let control = areas.header_at(Area::Control).unwrap();
         assert_eq!(control + FRAME_BYTES, areas.bytes());
         assert_eq!(areas.header_at(Area::Slot(SlotIndex(3))), None);
@@ -271,21 +291,24 @@ mod tests {
     #[test]
     fn headers_and_payloads_that_lie_apart_do_not_touch() {
         let areas = Areas::apart(3, 5000).unwrap();
-        assert_eq!((areas.bytes(), areas.payloads_bytes()), (4 * FRAME_BYTES, Some(3 * 8192)));
+        assert_eq!((areas.bytes(), areas.payloads_bytes()), (4 * FRAME_ROOM_BYTES, Some(3 * 8192)));
         for slot in 0..3 {
             let at = SlotIndex(slot);
-            assert_eq!(areas.header_at(Area::Slot(at)), Some(at.at() * FRAME_BYTES));
+            assert_eq!(
+                areas.header_at(Area::Slot(at)),
+                Some(at.at() * FRAME_ROOM_BYTES + TAIL_BYTES_MAX)
+            );
             assert_eq!(areas.payload_at(at, 5000), Some(at.at() * 8192));
             assert_eq!(areas.payload_at(at, 5001), None, "longer than the slot");
         }
-        assert_eq!(areas.header_at(Area::Control), Some(3 * FRAME_BYTES));
+        assert_eq!(areas.header_at(Area::Control), Some(3 * FRAME_ROOM_BYTES + TAIL_BYTES_MAX));
         assert_eq!(areas.header_at(Area::Slot(SlotIndex(3))), None);
         assert_eq!(areas.payload_at(SlotIndex(3), 0), None);
         let heap = |bytes| Region::whole(HeapBacking::new(bytes).unwrap());
         let divided = areas.divide(heap(areas.bytes()), Some(heap(3 * 8192))).unwrap();
         assert_eq!((divided.headers.0.len(), divided.payloads.len()), (4, 3));
         areas.divide(heap(areas.bytes()), Some(heap(2 * 8192))).unwrap_err();
-        areas.divide(heap(areas.bytes() - FRAME_BYTES - 1), Some(heap(3 * 8192))).unwrap_err();
+        areas.divide(heap(areas.bytes() - FRAME_ROOM_BYTES - 1), Some(heap(3 * 8192))).unwrap_err();
         assert_eq!(Areas::new(3, 5000).unwrap().payloads_bytes(), None);
     }
 

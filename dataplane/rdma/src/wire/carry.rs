@@ -3,8 +3,8 @@
 use super::*;
 
 impl Wire {
-    /// Sends a frame whose payload lies in its area already. One write, in which header and payload
-    /// are gathered where they lie apart here; or, where they lie apart at the peer, two in one
+    /// Sends a frame whose payload lies in its area already. One write, in which header (tail and
+    /// head) and payload are gathered where they lie apart here; or, where they lie apart at the peer, two in one
     /// post, the payload's first: a reliable connection keeps the order.
     ///
     /// # Errors
@@ -12,6 +12,7 @@ impl Wire {
     pub(crate) fn send(
         &mut self,
         frame: &Frame,
+        tail: &Tail,
         payload_bytes: usize,
         area: Area,
     ) -> Result<(), LinkError> {
@@ -21,7 +22,12 @@ impl Wire {
         let at = self.outbox_areas.header_at(area).ok_or_else(no_area)?;
         let to = peer.header(area).filter(|_| peer.fits(area, payload_bytes));
         let to = to.ok_or_else(no_area)?;
-        let written = self.said.write(area, &frame.encode());
+        let tail = tail.encode();
+        let head = Head { frame: *frame, tail_bytes: tail.len() }.encode();
+        // There is room for the longest tail in front of every head, here and at the peer.
+        let (at, to_address) = (at - tail.len(), to.address - tail.len() as u64);
+        let header_bytes = tail.len() + FRAME_BYTES;
+        let written = self.said.write(area, &tail, &head);
         written.map_err(|error| LinkError::os("write the header", error))?;
         let task = match area {
             Area::Slot(slot) => Task::Slot(slot.0),
@@ -29,8 +35,8 @@ impl Wire {
         };
         let write = Write {
             id: task_id(self.serial, task),
-            part: self.outbox.part(at, FRAME_BYTES)?,
-            remote_address: to.address,
+            part: self.outbox.part(at, header_bytes)?,
+            remote_address: to_address,
             remote_key: to.key,
             immediate: immediate(frame.generation, area),
         };
@@ -45,12 +51,20 @@ impl Wire {
                 pair.write_gathered(&write, payload)?;
             }
             (Some(_), _) => {
-                let part = self.outbox.part(at, FRAME_BYTES + payload_bytes)?;
+                let part = self.outbox.part(at, header_bytes + payload_bytes)?;
                 pair.write(&Write { part, ..write })?;
             }
         }
         self.sends += 1;
         Ok(())
+    }
+
+    /// Sends a frame that belongs to no request: it has neither tail nor payload.
+    ///
+    /// # Errors
+    /// As for [`send`](Wire::send).
+    pub(crate) fn tell(&mut self, frame: &Frame) -> Result<(), LinkError> {
+        self.send(frame, &Tail::NONE, 0, Area::Control)
     }
 
     /// Where a payload is sent from; `None` for one of no bytes.
@@ -85,5 +99,19 @@ impl Wire {
     /// The header that lies in an area of the inbox, copied: the peer may write it again.
     pub(crate) fn header(&self, area: Area) -> Option<[u8; FRAME_BYTES]> {
         self.heard.read(area)
+    }
+
+    /// The tail in front of the head in an area of the inbox, as long as that says, copied too.
+    ///
+    /// # Errors
+    /// [`TailError`] if its records make no sense.
+    pub(crate) fn tail(&self, area: Area, tail_bytes: usize) -> Result<Tail, TailError> {
+        if tail_bytes == 0 {
+            return Ok(Tail::NONE);
+        }
+        match self.heard.read_tail(area, tail_bytes) {
+            Some(tail) => Tail::decode(&tail),
+            None => Err(TailError::Length(tail_bytes)),
+        }
     }
 }

@@ -1,15 +1,13 @@
 //! Why a call is refused, and the one table that makes a gRPC status of it.
 
-use ferry_core::{BindError, Status, Transport, error_text};
+use ferry_core::{BindError, OutputShapes, Status, Transport, error_text};
 use ferry_proto::WireError;
+use ferry_proto::channel::{OUTPUT_SHAPES_METADATA, STATUS_METADATA};
 use tonic::Code;
+use tonic::metadata::MetadataValue;
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::store::{QueryError, StoreError};
-
-/// gRPC metadata of an error with the name of a [`Status`], where a request was served without
-/// success.
-pub const STATUS_METADATA: &str = "ferry-status";
 
 /// Why a call is refused: one variant per thing that a caller can do about it.
 #[derive(Debug, thiserror::Error)]
@@ -128,6 +126,14 @@ pub enum ApiError {
         /// What the server says of it.
         text: String,
     },
+    /// The model ran, and the session has no room for its outputs.
+    #[error("{text}")]
+    ReplyTooLarge {
+        /// Their shapes.
+        outputs: Option<Box<OutputShapes>>,
+        /// What does not fit, and what would.
+        text: String,
+    },
     /// A session whose client does not attach over the control plane, or not any more.
     #[error("{0}")]
     NotAttachable(String),
@@ -174,6 +180,7 @@ impl ApiError {
                 Code::Unavailable
             }
             ApiError::Request { status, .. } => code_of(*status),
+            ApiError::ReplyTooLarge { .. } => code_of(Status::ReplyTooLarge),
             ApiError::Store(error) => match error {
                 StoreError::NoSuchRun { .. } => Code::NotFound,
                 _ => Code::Unavailable,
@@ -227,6 +234,7 @@ fn code_of(status: Status) -> Code {
         Status::Draining => Code::Aborted,
         Status::LinkLost => Code::Unavailable,
         Status::EngineFailed => Code::Internal,
+        Status::ReplyTooLarge => Code::OutOfRange,
         Status::SessionEnded => Code::NotFound,
         Status::Unsupported => Code::FailedPrecondition,
     }
@@ -237,10 +245,19 @@ impl From<ApiError> for tonic::Status {
         let text = error_text(&error);
         let details = error.details(&text);
         let mut made = tonic::Status::with_error_details(error.code(), text, details);
-        if let ApiError::Request { status, .. } = error {
-            // The exact outcome, where several share a code of gRPC.
-            let name = tonic::metadata::MetadataValue::from_static(status.name());
-            made.metadata_mut().insert(STATUS_METADATA, name);
+        let (status, outputs) = match error {
+            ApiError::Request { status, .. } => (status, None),
+            ApiError::ReplyTooLarge { outputs, .. } => (Status::ReplyTooLarge, outputs),
+            _ => return made,
+        };
+        // The exact outcome, where several share a code of gRPC.
+        let metadata = made.metadata_mut();
+        metadata.insert(STATUS_METADATA, MetadataValue::from_static(status.name()));
+        if let Some(outputs) = outputs {
+            let mut bytes = Vec::with_capacity(outputs.encoded_bytes());
+            outputs.encode(&mut bytes);
+            let value = MetadataValue::from_bytes(&bytes);
+            metadata.insert_bin(OUTPUT_SHAPES_METADATA, value);
         }
         made
     }

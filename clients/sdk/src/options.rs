@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use ferry_core::{SlotPlace, Transport, WaitPolicy};
 use ferry_proto::v1;
-use ferry_rdma::RdmaOptions;
 use ferry_transport::RecordSink;
 
 use crate::error::Error;
@@ -21,12 +20,13 @@ pub struct Options {
     pub(crate) slots: u32,
     pub(crate) shapes: Vec<(String, Vec<u64>)>,
     pub(crate) request_bytes_min: u64,
+    pub(crate) reply_bytes_min: u64,
     pub(crate) run_id: i64,
     pub(crate) record: bool,
     pub(crate) warmup: u64,
     pub(crate) observer: Option<Arc<dyn RecordSink>>,
     pub(crate) timeout: Duration,
-    pub(crate) rdma: RdmaOptions,
+    pub(crate) connect: ferry_connect::Options,
     /// Why choices of the server's did not work: they are not offered again.
     pub(crate) failed: Arc<Failed>,
 }
@@ -78,12 +78,13 @@ impl Options {
             slots: 0,
             shapes: Vec::new(),
             request_bytes_min: 0,
+            reply_bytes_min: 0,
             run_id: 0,
             record: true,
             warmup: 0,
             observer: None,
             timeout: TIMEOUT,
-            rdma: RdmaOptions::default(),
+            connect: ferry_connect::Options::default(),
             failed: Arc::default(),
         }
     }
@@ -121,6 +122,7 @@ impl Options {
             slots: self.slots,
             shapes: self.shapes.iter().map(shape).collect(),
             request_bytes_min: self.request_bytes_min,
+            reply_bytes_min: self.reply_bytes_min,
             run_id: self.run_id,
             client_records: self.record,
             unrecorded: !self.record,
@@ -191,6 +193,14 @@ impl<C> SessionBuilder<'_, C> {
         self
     }
 
+    /// Makes room for replies of this many bytes where only the model knows how large they are. If
+    /// not said, the server expects what it has seen, and the session is opened again by itself
+    /// where that is too little.
+    pub fn reply_bytes(mut self, bytes: u64) -> Self {
+        self.options.reply_bytes_min = bytes;
+        self
+    }
+
     /// Records under this run; under the server's own if not said.
     pub fn run(mut self, run_id: i64) -> Self {
         self.options.run_id = run_id;
@@ -219,15 +229,17 @@ impl<C> SessionBuilder<'_, C> {
 
     /// The device for the transport `rdma`, as `ibv_devices` shows it. The first with an
     /// active port if not said.
+    #[cfg(feature = "rdma")]
     pub fn rdma_device(mut self, device: &str) -> Self {
-        self.options.rdma.device = Some(device.to_owned());
+        self.options.connect.rdma.device = Some(device.to_owned());
         self
     }
 
     /// Entry of the port's table of addresses for the transport `rdma`. Chosen by rank if
     /// not said.
+    #[cfg(feature = "rdma")]
     pub fn rdma_gid_index(mut self, index: u8) -> Self {
-        self.options.rdma.gid_index = Some(index);
+        self.options.connect.rdma.gid_index = Some(index);
         self
     }
 

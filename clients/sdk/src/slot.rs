@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use ferry_connect::ImportedBacking;
 use ferry_core::{BoundTensor, PixelFormat, Placement, Request, RequestKind, TraceId};
-use ferry_cuda::ImportedBacking;
 use ferry_memory::DeviceAddress;
 use tokio::sync::OwnedSemaphorePermit;
 use zerocopy::FromBytes;
@@ -223,6 +223,13 @@ impl Slot {
     /// The trace that the request is part of; none if not said. The server records it.
     pub fn set_trace(&mut self, trace: TraceId) {
         self.what.trace = trace;
+    }
+
+    /// With a request that was sent before.
+    pub(crate) fn refilled(mut self, what: Request, payload: &[u8]) -> Result<Slot, Error> {
+        self.copy_whole("request", payload)?;
+        self.what = what;
+        Ok(self)
     }
 
     /// Copies to where the slot lies, the way that suits who reads it next.

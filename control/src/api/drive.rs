@@ -130,6 +130,7 @@ pub(super) async fn start(
             slots: window,
             shapes: asked.shapes.clone(),
             request_bytes_min: asked.request_bytes_min.max(asked.payload.len() as u64),
+            reply_bytes_min: asked.reply_bytes_min,
             run_id: asked.run_id,
             placement: asked.placement.clone(),
             ..v1::OpenSessionRequest::default()

@@ -106,12 +106,15 @@ fn infer(
     let payload = payload.get(..done.payload_bytes).unwrap_or_default();
     if done.status != Status::Ok {
         let text = String::from_utf8_lossy(payload).into_owned();
-        return Err(ApiError::Request { status: done.status, text });
+        return Err(match done.status {
+            Status::ReplyTooLarge => ApiError::ReplyTooLarge { outputs: done.outputs, text },
+            status => ApiError::Request { status, text },
+        });
     }
     let whole = bytes::Bytes::copy_from_slice(payload);
     let served = &opened.session.served;
     Ok(v1::InferResponse {
-        outputs: inline::outputs(binding, &whole),
+        outputs: inline::outputs(binding, done.outputs.as_deref(), &whole)?,
         payload: whole,
         server_times: server_times_to_wire(&done.times),
         model: served.name.clone(),
@@ -124,6 +127,36 @@ fn infer(
         session_id: opened.session.id.0,
         output_shapes: output_shapes_to_wire(done.outputs.as_deref()),
     })
+}
+
+impl LocalService {
+    /// One request in a session of its own.
+    async fn once(
+        &self,
+        tenant: &Arc<Tenant>,
+        asked: &v1::OpenSessionRequest,
+        request: &Arc<v1::InferRequest>,
+    ) -> Result<v1::InferResponse, ApiError> {
+        let opened = open_local(&self.0, Arc::clone(tenant), asked.clone()).await?;
+        let opened = Arc::new(opened);
+        // Nobody sends heartbeats for it.
+        opened.session.keep(INFER_MAX);
+        let (sender, receiver) = oneshot::channel();
+        let (of_thread, recorder) = (Arc::clone(&opened), self.0.recorder.clone());
+        let request = Arc::clone(request);
+        let started = thread("ferry-local-in", move || {
+            // A caller that went away needs no answer.
+            drop(sender.send(infer(&of_thread, &request, recorder)));
+        });
+        let answer = match started {
+            Ok(()) => receiver.await.unwrap_or_else(|_| {
+                Err(ApiError::Internal("the thread of the local link panicked".into()))
+            }),
+            Err(error) => Err(error),
+        };
+        end(&self.0, &opened.session, Status::SessionEnded, "closed").await;
+        answer
+    }
 }
 
 #[tonic::async_trait]
@@ -153,22 +186,12 @@ impl v1::local_server::Local for LocalService {
             request_bytes_min: request.payload.len() as u64,
             ..v1::OpenSessionRequest::default()
         };
-        let opened = Arc::new(open_local(&self.0, tenant, asked).await?);
-        // Nobody sends heartbeats for it.
-        opened.session.keep(INFER_MAX);
-        let (sender, receiver) = oneshot::channel();
-        let (of_thread, recorder) = (Arc::clone(&opened), self.0.recorder.clone());
-        let started = thread("ferry-local-in", move || {
-            // A caller that went away needs no answer.
-            drop(sender.send(infer(&of_thread, &request, recorder)));
-        });
-        let answer = match started {
-            Ok(()) => receiver.await.unwrap_or_else(|_| {
-                Err(ApiError::Internal("the thread of the local link panicked".into()))
-            }),
-            Err(error) => Err(error),
+        let request = Arc::new(request);
+        let answer = match self.once(&tenant, &asked, &request).await {
+            // How large the outputs are was not known: now the model's next session has room.
+            Err(ApiError::ReplyTooLarge { .. }) => self.once(&tenant, &asked, &request).await,
+            other => other,
         };
-        end(&self.0, &opened.session, Status::SessionEnded, "closed").await;
         Ok(Response::new(answer?))
     }
 

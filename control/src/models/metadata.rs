@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use ferry_core::error_text;
 use ferry_engine::{FileBytes, FileDigest, FileError, Picture, RunOn};
-use ferry_vision::{Channels, Filter, Layout, Limits, PictureSpec};
+use ferry_vision::{Background, Channels, DecodeOptions, Filter, Layout, Orientation, PictureSpec};
 use serde::Deserialize;
 
 use super::ShapeLimits;
@@ -49,6 +49,8 @@ pub struct Metadata {
     pub run: RunOn,
     /// How large sessions may make what its file leaves open.
     pub shapes: ShapeLimits,
+    /// The largest shapes of outputs whose sizes are known only when the model has run.
+    pub outputs: BTreeMap<String, Vec<u64>>,
     /// Names of the classes.
     pub labels: Vec<String>,
     /// The input that pictures become, and how.
@@ -81,6 +83,7 @@ struct File {
     device: Option<DeviceChoice>,
     gpu: Option<Gpu>,
     dims: BTreeMap<String, DimSizes>,
+    outputs: BTreeMap<String, Vec<u64>>,
     instances: Option<usize>,
     threads: Option<usize>,
     queue: Option<usize>,
@@ -117,6 +120,10 @@ struct PictureTable {
     mean: Option<Vec<f32>>,
     #[serde(default)]
     std: Option<Vec<f32>>,
+    #[serde(default)]
+    orientation: OrientationName,
+    #[serde(default)]
+    background: Option<[u8; 3]>,
 }
 
 fn one() -> f32 {
@@ -148,6 +155,14 @@ enum FilterName {
     Nearest,
 }
 
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum OrientationName {
+    #[default]
+    Stored,
+    Exif,
+}
+
 impl Metadata {
     /// What holds where no file says otherwise.
     pub fn unnamed(threads: usize, queue: usize) -> Metadata {
@@ -162,6 +177,7 @@ impl Metadata {
             queue,
             run: RunOn::Worker,
             shapes: ShapeLimits::default(),
+            outputs: BTreeMap::new(),
             labels: Vec::new(),
             picture: None,
             files: Vec::new(),
@@ -218,6 +234,7 @@ impl Metadata {
                 batch_max: open("max_batch", file.max_batch, base.shapes.batch_max)?,
                 elements_max: open("max_elements", file.max_elements, base.shapes.elements_max)?,
             },
+            outputs: file.outputs,
             labels,
             picture: file.picture.map(PictureTable::parse).transpose().map_err(meaning)?,
             files,
@@ -271,7 +288,15 @@ impl PictureTable {
             std: each("std", self.std, 1.0)?,
         };
         spec.validate().map_err(|error| format!("picture: {error}"))?;
-        Ok((self.input, Picture { spec, limits: Limits::default() }))
+        let decode = DecodeOptions {
+            orientation: match self.orientation {
+                OrientationName::Stored => Orientation::Stored,
+                OrientationName::Exif => Orientation::Exif,
+            },
+            background: self.background.map(Background).unwrap_or_default(),
+            ..DecodeOptions::default()
+        };
+        Ok((self.input, Picture { spec, decode }))
     }
 }
 

@@ -18,8 +18,11 @@ use crate::models::Served;
 /// Slots of a session whose client asks for none: one is filled while the other one is served.
 pub const SLOTS_DEFAULT: u32 = 2;
 
-/// Shortest reply half, in bytes: the texts of errors fit.
-pub const REPLY_BYTES_MIN: u64 = 512;
+/// Shortest request half, in bytes: a model without inputs has nothing in it.
+const REQUEST_BYTES_MIN: u64 = 64;
+
+/// Shortest reply half, in bytes: the texts of errors fit. Halves are whole pages.
+pub const REPLY_BYTES_MIN: u64 = 4096;
 
 /// Longest text that a client may call itself by, in bytes.
 const CLIENT_BYTES_MAX: usize = 256;
@@ -98,7 +101,8 @@ impl Offer<'_> {
         let shapes: Vec<(String, Vec<u64>)> =
             asked.shapes.iter().map(|it| (it.name.clone(), it.shape.clone())).collect();
         let binding = served.bind(&shapes)?;
-        let layout = self.layout(asked, &binding, transport)?;
+        let reply_bytes = served.reply_room(&binding, asked.reply_bytes_min)?;
+        let layout = self.layout(asked, &binding, reply_bytes, transport)?;
         let binding = Arc::new(binding);
         Ok(Agreed { protocol, transport, reason, wait, placement, memory, binding, layout })
     }
@@ -111,6 +115,7 @@ impl Offer<'_> {
         &self,
         asked: &v1::OpenSessionRequest,
         binding: &BoundSignature,
+        reply_bytes: u64,
         transport: Transport,
     ) -> Result<SlotLayout, ApiError> {
         let slots = if asked.slots == 0 { SLOTS_DEFAULT } else { asked.slots };
@@ -125,7 +130,8 @@ impl Offer<'_> {
             );
             return Err(ApiError::field("request_bytes_min", why));
         }
-        let request_bytes = binding.request_bytes().max(asked.request_bytes_min);
+        let tensors = binding.request_bytes().max(REQUEST_BYTES_MIN);
+        let request_bytes = tensors.max(asked.request_bytes_min);
         if transport == Transport::Zmq && request_bytes > self.request_bytes_max {
             let why = format!(
                 "a request has {request_bytes} bytes, and libzmq was told that none has more than \
@@ -135,11 +141,7 @@ impl Offer<'_> {
             let fix = "raise request-bytes-max, or ask for tcp or shm".to_owned();
             return Err(ApiError::Transport { transport, why, fix });
         }
-        Ok(SlotLayout {
-            slots,
-            request_bytes,
-            reply_bytes: binding.reply_bytes().max(REPLY_BYTES_MIN),
-        })
+        Ok(SlotLayout { slots, request_bytes, reply_bytes: reply_bytes.max(REPLY_BYTES_MIN) })
     }
 
     fn transport(

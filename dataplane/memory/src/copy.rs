@@ -35,7 +35,9 @@ pub(crate) unsafe fn into_host(
     let (head, words, tail) = pieces(to, from.len());
     for at in (0..head).chain(words..tail) {
         // SAFETY: inside the range that was checked above.
-        unsafe { to.add(at).write_volatile(from[at]) };
+        let to = unsafe { to.add(at) };
+        // SAFETY: as above.
+        unsafe { to.write_volatile(from[at]) };
     }
     for at in (head..words).step_by(WORD) {
         let mut word = [0; WORD];
@@ -71,7 +73,9 @@ pub(crate) unsafe fn out_of_host(
     let (head, words, tail) = pieces(from, into.len());
     for at in (0..head).chain(words..tail) {
         // SAFETY: inside the range that was checked above.
-        into[at] = unsafe { from.add(at).read_volatile() };
+        let from = unsafe { from.add(at) };
+        // SAFETY: as above.
+        into[at] = unsafe { from.read_volatile() };
     }
     for at in (head..words).step_by(WORD) {
         // SAFETY: inside the range that was checked above.

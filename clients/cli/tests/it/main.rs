@@ -4,9 +4,13 @@
 mod accuracy;
 mod bad_input;
 mod between;
+mod cases;
 mod contract;
 mod death;
 mod options;
+mod pictures;
+mod read_only;
+mod replies;
 mod resume;
 mod server;
 mod tasks;

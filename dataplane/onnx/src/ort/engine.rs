@@ -2,13 +2,15 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use ferry_core::{DType, Signature, Stage, StageTimes};
+use ferry_core::{BoundSignature, BoundTensor, DType, Signature, Stage, StageTimes};
 use ferry_engine::{Engine, EngineError, Finished, Job, check_binding};
 use ferry_memory::View;
 use ort::session::Session;
 
 use super::model::{OrtModel, OrtOptions};
+use super::native::given::Given;
 use super::native::{Bindings, usable_in_place};
 use super::private::Private;
 use crate::runtime::Search;
@@ -20,10 +22,15 @@ use crate::stages::Stages;
 /// memory of the engine's own:
 ///
 /// - integers that a peer may write while the model runs: an operator that has checked an index
-///   must not find another one when it uses it. A float can be wrong but is no index. Outputs too,
-///   as a model may go on computing with what is also an output;
+///   must not find another one when it uses it. Floats too, if an operator of the model makes an
+///   index or a size of one or sorts them (`indices`); elsewhere a float can be wrong and nothing
+///   else. Outputs too, as a model may go on computing with what is also an output;
 /// - booleans, because bytes other than 0 and 1 are none;
 /// - memory that is not the host's, or not aligned.
+///
+/// Outputs whose shapes are not known before the run lie where the library puts them and are
+/// copied to the slot, and so are all behind the first of them, as their places in the reply are
+/// known no earlier.
 ///
 /// Stages: `infer` is the binding and the run; `preprocess` and `postprocess` happen only where
 /// something was copied.
@@ -33,6 +40,48 @@ pub struct OrtEngine {
     bindings: Bindings,
     inputs: Vec<Private>,
     outputs: Vec<Private>,
+    /// Whether the model is known to make outputs of other shapes than it declares. Shared by its
+    /// instances.
+    declares_wrongly: Arc<AtomicBool>,
+    floats_are_plain: bool,
+}
+
+/// What may be used where it lies.
+#[derive(Clone, Copy, Debug)]
+struct InPlace {
+    /// Whether no peer can write it.
+    private: bool,
+    /// Whether the model takes floats for numbers and nothing else.
+    floats_are_plain: bool,
+}
+
+impl InPlace {
+    fn allows(self, view: &View<'_>, dtype: DType) -> bool {
+        let harmless = match dtype {
+            DType::Bool => false,
+            _ if dtype.is_float() => self.private || self.floats_are_plain,
+            _ => self.private,
+        };
+        harmless && usable_in_place(view, dtype)
+    }
+}
+
+/// Where the library writes an output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    /// In the slot.
+    Slot,
+    /// In memory of the engine's own.
+    Own,
+    /// Where it likes.
+    Theirs,
+}
+
+/// What a run left.
+struct Ran {
+    rooms: Vec<Room>,
+    /// Outputs that are not where they were bound.
+    left: Vec<(usize, Given)>,
 }
 
 impl OrtEngine {
@@ -49,11 +98,16 @@ impl OrtEngine {
         OrtModel::open(path, search, options)?.instance()
     }
 
-    pub(super) fn new(session: Arc<Session>, signature: Signature) -> ort::Result<OrtEngine> {
+    pub(super) fn new(
+        session: Arc<Session>,
+        signature: Signature,
+        declares_wrongly: Arc<AtomicBool>,
+        floats_are_plain: bool,
+    ) -> ort::Result<OrtEngine> {
         let room = |count| std::iter::repeat_with(Private::default).take(count).collect();
         let (inputs, outputs) = (room(signature.inputs.len()), room(signature.outputs.len()));
         let bindings = Bindings::new(session, signature.clone())?;
-        Ok(OrtEngine { signature, bindings, inputs, outputs })
+        Ok(OrtEngine { signature, bindings, inputs, outputs, declares_wrongly, floats_are_plain })
     }
 
     fn run(&mut self, job: &mut Job) -> Result<StageTimes, EngineError> {
@@ -64,55 +118,164 @@ impl OrtEngine {
         if !fit {
             return check_binding(&self.signature, shapes).map(|()| StageTimes::NONE);
         }
-
-        let private = job.inputs_are_private();
-        let mut inputs = Vec::with_capacity(self.inputs.len());
-        let mut copied_in = false;
-        for (index, (room, tensor)) in self.inputs.iter_mut().zip(&shapes.inputs).enumerate() {
-            let view = job.input(index)?;
-            if in_place(&view, tensor.dtype, private) {
-                inputs.push(view);
-            } else {
-                room.fill(&view, tensor.dtype)?;
-                copied_in = true;
-                inputs.push(room.view(view.bytes())?);
-            }
-        }
-
-        let private = job.arrival.slot.reply_bytes().is_some();
-        let mut outputs: Vec<View<'_>> = Vec::with_capacity(self.outputs.len());
-        let mut copies = Vec::new();
-        for (index, (room, tensor)) in self.outputs.iter_mut().zip(&shapes.outputs).enumerate() {
-            let view = job.output(index)?;
-            if in_place(&view, tensor.dtype, private) {
-                outputs.push(view);
-            } else {
-                room.reserve(view.bytes())?;
-                let own = room.view(view.bytes())?;
-                copies.push((index, own));
-                outputs.push(own);
-            }
-        }
-        if copied_in {
+        if self.fill_inputs(job)? {
             stages.end(Stage::Preprocess);
         }
-
-        self.bindings.run(shapes, &inputs, &outputs)?;
+        let rooms = self.rooms(job)?;
+        let ran = self.compute(job, rooms);
+        let ran = if self.learns_from(&ran, &job.binding) {
+            self.compute(job, vec![Room::Theirs; job.binding.outputs.len()])
+        } else {
+            ran
+        }?;
         stages.end(Stage::Infer);
-        if !copies.is_empty() {
-            for (index, from) in copies {
-                job.output_mut(index)?.copy_from(&from, from.bytes())?;
-            }
+        if self.land(job, &ran)? {
             stages.end(Stage::Postprocess);
         }
         Ok(stages.times())
     }
+
+    fn inputs_in_place(&self, job: &Job) -> InPlace {
+        let private = job.inputs_are_private();
+        InPlace { private, floats_are_plain: self.floats_are_plain }
+    }
+
+    /// Copies the inputs that must not be used where they lie; says whether there were any.
+    fn fill_inputs(&mut self, job: &Job) -> Result<bool, EngineError> {
+        let in_place = self.inputs_in_place(job);
+        let mut copied = false;
+        let all = self.inputs.iter_mut().zip(&job.binding.inputs).enumerate();
+        for (index, (room, tensor)) in all {
+            let view = job.input(index)?;
+            if !in_place.allows(&view, tensor.dtype) {
+                room.fill(&view, tensor.dtype)?;
+                copied = true;
+            }
+        }
+        Ok(copied)
+    }
+
+    /// Where the library is to write the outputs; makes room of our own for those that need it.
+    fn rooms(&mut self, job: &Job) -> Result<Vec<Room>, EngineError> {
+        let private = job.arrival.slot.reply_bytes().is_some();
+        let in_place = InPlace { private, floats_are_plain: self.floats_are_plain };
+        let mut places_known = !self.declares_wrongly.load(Ordering::Relaxed);
+        let all = self.outputs.iter_mut().zip(&job.binding.outputs).enumerate();
+        let room = |(index, (own, tensor)): (usize, (&mut Private, &BoundTensor))| {
+            places_known &= !tensor.open;
+            if !places_known {
+                return Ok(Room::Theirs);
+            }
+            let view = job.output(index)?;
+            if in_place.allows(&view, tensor.dtype) {
+                return Ok(Room::Slot);
+            }
+            own.reserve(view.bytes())?;
+            if cfg!(debug_assertions) {
+                own.poison(view.bytes())?;
+            }
+            Ok(Room::Own)
+        };
+        all.map(room).collect()
+    }
+
+    fn compute(&mut self, job: &Job, rooms: Vec<Room>) -> Result<Ran, EngineError> {
+        let inputs = input_views(&self.inputs, job, self.inputs_in_place(job))?;
+        let mut outputs = Vec::with_capacity(rooms.len());
+        for (index, (own, room)) in self.outputs.iter().zip(&rooms).enumerate() {
+            outputs.push(match room {
+                Room::Slot => Some(job.output(index)?),
+                Room::Own => Some(own.view(job.output(index)?.bytes())?),
+                Room::Theirs => None,
+            });
+        }
+        let left = self.bindings.run(&job.binding, &inputs, &outputs)?;
+        Ok(Ran { rooms, left })
+    }
+
+    /// Whether a run showed that the model makes an output of another shape than it declares: no
+    /// declaration of it is relied upon any more. Only once, so that no request runs more than
+    /// twice.
+    fn learns_from(&self, ran: &Result<Ran, EngineError>, shapes: &BoundSignature) -> bool {
+        let why = match ran {
+            Ok(ran) => {
+                let is_other = |(index, given): &&(usize, Given)| {
+                    ran.rooms[*index] != Room::Theirs && given.shape != shapes.outputs[*index].shape
+                };
+                let other = ran.left.iter().find(is_other);
+                other.map(|(index, given)| format!("output {index} has shape {:?}", given.shape))
+            }
+            Err(EngineError::Run(why)) if is_another_shape(why) => Some(why.clone()),
+            Err(_) => None,
+        };
+        let Some(why) = why else { return false };
+        let is_news = !self.declares_wrongly.swap(true, Ordering::Relaxed);
+        if is_news {
+            tracing::warn!(why, "the model makes an output of another shape than it declares");
+        }
+        is_news
+    }
+
+    /// Brings the outputs to their places in the slot; says whether something was copied.
+    fn land(&self, job: &mut Job, ran: &Ran) -> Result<bool, EngineError> {
+        let Ran { rooms, left } = ran;
+        if left.is_empty() && rooms.iter().all(|room| *room == Room::Slot) {
+            return Ok(false);
+        }
+        let given = |index: usize| left.iter().find(|(at, _)| *at == index).map(|(_, it)| it);
+        let agreed = Arc::clone(&job.binding);
+        let shapes = agreed.outputs.iter().enumerate().map(|(index, tensor)| {
+            given(index).map_or(tensor.shape.as_slice(), |given| given.shape.as_slice())
+        });
+        job.place_outputs(shapes)?;
+        for (index, (own, room)) in self.outputs.iter().zip(rooms).enumerate() {
+            match (given(index), room) {
+                (Some(given), _) => {
+                    let elements = given.elements(&self.bound(job, rooms)?)?;
+                    job.output_mut(index)?.copy_in(0, &elements)?;
+                }
+                (None, Room::Own) => {
+                    let mut to = job.output_mut(index)?;
+                    let bytes = to.bytes();
+                    to.copy_from(&own.view(bytes)?, bytes)?;
+                }
+                // Nothing before it had another shape than was agreed: its place is the same.
+                (None, Room::Slot | Room::Theirs) => {}
+            }
+        }
+        Ok(true)
+    }
+
+    /// All memory that a run with these `rooms` was bound to.
+    fn bound<'a>(&'a self, job: &'a Job, rooms: &[Room]) -> Result<Vec<View<'a>>, EngineError> {
+        let mut bound = input_views(&self.inputs, job, self.inputs_in_place(job))?;
+        bound.push(job.arrival.slot.reply());
+        let own = self.outputs.iter().zip(rooms).filter(|(_, room)| **room == Room::Own);
+        bound.extend(own.filter_map(|(own, _)| own.all()));
+        Ok(bound)
+    }
 }
 
-/// Whether a tensor may be used where it lies.
-fn in_place(view: &View<'_>, dtype: DType, private: bool) -> bool {
-    let harmless = dtype.is_float() || (private && dtype != DType::Bool);
-    harmless && usable_in_place(view, dtype)
+/// The inputs where the model finds them: those that were copied, and those that were not.
+fn input_views<'a>(
+    own: &'a [Private],
+    job: &'a Job,
+    in_place: InPlace,
+) -> Result<Vec<View<'a>>, EngineError> {
+    let all = own.iter().zip(&job.binding.inputs).enumerate();
+    let one = |(index, (own, tensor)): (usize, (&'a Private, &BoundTensor))| {
+        let view = job.input(index)?;
+        let own = || own.view(view.bytes());
+        Ok(if in_place.allows(&view, tensor.dtype) { view } else { own()? })
+    };
+    all.map(one).collect()
+}
+
+/// What ONNX Runtime says of an output that was bound with another shape than it gets.
+fn is_another_shape(why: &str) -> bool {
+    ["shape verification failed", "computed output shape", "Expected shape"]
+        .iter()
+        .any(|text| why.contains(text))
 }
 
 impl Engine for OrtEngine {

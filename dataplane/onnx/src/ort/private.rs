@@ -11,6 +11,9 @@ pub(crate) struct Private(Option<Region>);
 /// cost its memory for ever.
 const WASTE_MAX: usize = 2;
 
+/// What room that is to be written holds before, in debug builds.
+const POISON: u8 = 0xA5;
+
 impl Private {
     /// Makes room for `bytes` bytes; what was in it is lost.
     pub(crate) fn reserve(&mut self, bytes: usize) -> Result<(), MemoryError> {
@@ -30,12 +33,22 @@ impl Private {
         }
     }
 
-    /// The same, to write.
+    /// All of the room, if there is any.
+    pub(crate) fn all(&self) -> Option<View<'_>> {
+        self.0.as_ref().map(Region::view)
+    }
+
+    /// The first `bytes` bytes, to write.
     pub(crate) fn view_mut(&mut self, bytes: usize) -> Result<ViewMut<'_>, MemoryError> {
         match &mut self.0 {
             Some(region) => region.view_mut().into_part(0, bytes),
             None => Err(MemoryError::OutOfRange { at: 0, len: bytes, bytes: 0 }),
         }
+    }
+
+    /// Makes what is not written show: no model gives it.
+    pub(crate) fn poison(&mut self, bytes: usize) -> Result<(), MemoryError> {
+        self.view_mut(bytes)?.copy_in(0, &vec![POISON; bytes])
     }
 
     /// Copies a tensor of `dtype` into the room.

@@ -40,15 +40,13 @@ impl TractEngine {
 
     fn run(&mut self, job: &mut Job) -> Result<StageTimes, EngineError> {
         let mut stages = Stages::start();
-        let binding = Arc::clone(&job.binding);
-        let binding = &*binding;
+        let binding = &*Arc::clone(&job.binding);
         check_binding(self.model.signature(), binding)?;
         let plan = match self.plan.take() {
             Some(plan) if plan.is_for(binding) => plan,
             _ => self.model.plan(binding)?,
         };
         let plan = &**self.plan.insert(plan);
-        plan.check_outputs(binding)?;
         let mut inputs = TVec::new();
         for (index, tensor) in binding.inputs.iter().enumerate() {
             inputs.push(read(tensor, &job.input(index)?)?.into_tvalue());
@@ -56,6 +54,9 @@ impl TractEngine {
         stages.end(Stage::Preprocess);
         let outputs = plan.run(inputs)?;
         stages.end(Stage::Infer);
+        let shape =
+            |value: &TValue| value.shape().iter().map(|&dim| dim as u64).collect::<Vec<_>>();
+        job.place_outputs(outputs.iter().map(shape))?;
         for (index, (tensor, value)) in binding.outputs.iter().zip(&outputs).enumerate() {
             write(tensor, value, job.output_mut(index)?)?;
         }

@@ -61,13 +61,15 @@ fn unnamed_dimensions_are_named_alike() {
         let request = bytes_of(&[-1.0, 2.0, 3.0, -4.0]);
         let (reply, _) = run(&mut *engine, &right, PeerAccess::None, &request).unwrap();
         assert_eq!(floats_of(&reply), [0.0, 2.0, 3.0, 0.0]);
-        // The shape of the output is the client's guess: a wrong one is an error, and no write
-        // outside the reply.
-        for rows in [1, 3] {
-            let wrong = Arc::new(model.signature().bind(&shapes(rows)).unwrap());
-            let error = run(&mut *engine, &wrong, PeerAccess::None, &request).unwrap_err();
-            assert!(matches!(error, EngineError::Shapes(_) | EngineError::Run(_)), "{error:?}");
-        }
+        // The shape of the output is the client's guess, and room for it: less than the model needs
+        // is an error that says how much, and no write outside the reply.
+        let small = Arc::new(model.signature().bind(&shapes(1)).unwrap());
+        let error = run(&mut *engine, &small, PeerAccess::None, &request).unwrap_err();
+        let EngineError::ReplyTooLarge(told) = error else { panic!("{error:?}") };
+        assert_eq!((&*told.name, &*told.shape, told.bytes, told.room), ("y", &[2, 2][..], 16, 8));
+        let large = Arc::new(model.signature().bind(&shapes(3)).unwrap());
+        let (reply, _) = run(&mut *engine, &large, PeerAccess::None, &request).unwrap();
+        assert_eq!(floats_of(&reply[..16]), [0.0, 2.0, 3.0, 0.0]);
         run(&mut *engine, &right, PeerAccess::None, &request).unwrap();
     }
 }
@@ -100,6 +102,31 @@ fn indices_are_taken_out_of_a_peers_reach() {
             let error = run(&mut *engine, &binding, peer, &indices(2, 1 << 40)).unwrap_err();
             assert!(matches!(error, EngineError::Run(_)), "{choice:?}: {error:?}");
         }
+    }
+}
+
+#[test]
+fn floats_that_become_indices_are_taken_out_of_a_peers_reach() {
+    const SHAPE: [D; 1] = [D::Of(2)];
+    let directory = tempfile::tempdir().unwrap();
+    let content = onnx(
+        &[("OneHot", &["at", "depth", "values"], &["y"]), ("Relu", &["at"], &["z"])],
+        &[("depth", &[1], &[3.0]), ("values", &[2], &[0.0, 1.0])],
+        &[("at", FLOAT, &SHAPE)],
+        &[("y", FLOAT, &[D::Of(2), D::Of(3)]), ("z", FLOAT, &SHAPE)],
+    );
+    let model = model(BOTH[0], &file(directory.path(), "one-hot.onnx", &content));
+    let mut engine = model.instance().unwrap();
+    let binding = Arc::new(model.signature().bind(&[]).unwrap());
+    for peer in [PeerAccess::None, PeerAccess::Writes] {
+        let request = bytes_of(&[2.0, 0.0]);
+        let (reply, times) = run(&mut *engine, &binding, peer, &request).unwrap();
+        assert_eq!(floats_of(&reply[..24]), [0.0, 0.0, 1.0, 1.0, 0.0, 0.0]);
+        assert_eq!(floats_of(&reply[64..72]), [2.0, 0.0]);
+        // Operators that only compute with floats: see `memory::floats_are_used_where_they_lie`.
+        let copied = peer == PeerAccess::Writes;
+        assert_eq!(times.of(ferry_core::Stage::Preprocess).is_some(), copied, "{peer:?}");
+        assert_eq!(times.of(ferry_core::Stage::Postprocess).is_some(), copied, "{peer:?}");
     }
 }
 

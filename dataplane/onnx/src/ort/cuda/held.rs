@@ -132,9 +132,10 @@ impl Places {
             None | Some(HostMemory::Pinned) => Way::Copy,
         };
         let (request, reply) = (way(&payload), way(&room));
-        // Integers are copied before they are used as an index: a peer may write them at any time.
+        // What is used as an index is copied before: a peer may write it at any time.
         let floats = job.binding.inputs.iter().all(|tensor| tensor.dtype.is_float());
-        let request = if request == Way::InPlace && !floats { Way::Copy } else { request };
+        let plain = floats && model.floats_are_plain();
+        let request = if request == Way::InPlace && !plain { Way::Copy } else { request };
         let picture = match (is_raw, pictures) {
             (false, _) => None,
             // Mapped memory is streamed in first: many small reads across PCIe under way at once

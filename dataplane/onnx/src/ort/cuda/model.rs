@@ -17,7 +17,7 @@ use super::native::{Bound, RunOptions, SessionStream};
 use crate::external::Weights;
 use crate::file::{EXPORT_AGAIN, ModelFile, one_line, unusable};
 use crate::graph;
-use crate::ort::model::{check_outputs, signature_of};
+use crate::ort::model::{floats_are_plain, signature_of};
 use crate::ort::native::commit_from_memory;
 use crate::runtime::{self, Opened, Search};
 
@@ -99,6 +99,8 @@ pub struct CudaModel {
     runner: Mutex<Runner>,
     /// Whether all of the model can run on the device and be recorded, as far as is known.
     graphs: AtomicBool,
+    /// Whether its operators take floats for numbers and nothing else.
+    floats_are_plain: bool,
     /// Kernels of ours; without the compiler's library there are none.
     kernels: Option<Arc<Kernels>>,
 }
@@ -141,8 +143,13 @@ impl CudaModel {
                 (load(false).map_err(|error| refused(path, &error))?, false)
             }
         };
-        let signature = signature_of(path, &session)?;
-        check_outputs(&file, &signature)?;
+        let signature = signature_of(&file, &session)?;
+        if let Some(output) = signature.open_output() {
+            let why = format!("how large output {output} is shows only when the model has run");
+            let fix = "use device = \"cpu\", or export the model with sizes that its inputs tell";
+            return Err(unusable(path, why, fix));
+        }
+        let floats_are_plain = floats_are_plain(&file)?;
         let kernels = Kernels::of(&device)
             .inspect_err(|error| tracing::warn!(%error, "no picture kernel, no mapped memory"))
             .ok();
@@ -160,6 +167,7 @@ impl CudaModel {
             run_options,
             runner: Mutex::new(runner),
             graphs: AtomicBool::new(graphs),
+            floats_are_plain,
             kernels,
         })
     }
@@ -197,6 +205,11 @@ impl CudaModel {
     /// Bytes of device memory that the weights take.
     pub fn weights_bytes(&self) -> usize {
         self.weights.stats().held_bytes
+    }
+
+    /// Whether its operators take floats for numbers and nothing else.
+    pub(super) fn floats_are_plain(&self) -> bool {
+        self.floats_are_plain
     }
 
     /// Whether requests run as recorded graphs.

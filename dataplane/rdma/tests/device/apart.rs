@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ferry_core::session::SLOTS_MAX;
 use ferry_core::{FRAME_BYTES, FRAME_ROOM_BYTES, Placement, RegionDescriptor, SessionId, Status};
-use ferry_memory::{Placer, Region};
+use ferry_memory::Placer;
 use ferry_rdma::verbs::{Access, By, CompletionStatus, Device, Domain, Registration};
 use ferry_rdma::{Fence, RdmaListener, RdmaOptions, try_device_memory};
 use ferry_transport::{Admission, AdmitError, Event, Listener, Refusal};

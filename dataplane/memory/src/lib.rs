@@ -55,7 +55,7 @@
 //! a second region of the same bytes,
 //!
 //! ```compile_fail,E0599
-//! # fn hold(region: &ferry_memory::Region) {
+//! # fn hold(region: ferry_memory::Region) {
 //! let second = region.clone();
 //! # }
 //! ```

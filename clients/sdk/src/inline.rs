@@ -124,14 +124,14 @@ impl InlineLink {
                 None => return self.give_up(LinkError::os("call Infer", status), slot, events),
             },
         };
-        let Some(slot) = slot else {
+        let Some(mut slot) = slot else {
             let why = LinkError::Protocol("answered before the request was read".into());
             return self.give_up(why, None, events);
         };
         let room = slot.reply().bytes();
         let fits = payload.len() <= room || reply.status != Status::Ok;
         let payload = &payload[..payload.len().min(room)];
-        if !fits || slot.reply().copy_in(0, payload).is_err() {
+        if !fits || slot.reply_mut().copy_in(0, payload).is_err() {
             let why = LinkError::Protocol("a reply that is longer than its slot".into());
             return self.give_up(why, Some(slot), events);
         }

@@ -233,9 +233,10 @@ impl Slot {
     }
 
     /// Copies to where the slot lies, the way that suits who reads it next.
-    fn copy_in(&self, at: usize, from: &[u8]) -> Result<(), Error> {
-        let room = self.inner.request();
-        let copied = match self.agreed.is_read_by_device() {
+    fn copy_in(&mut self, at: usize, from: &[u8]) -> Result<(), Error> {
+        let for_device = self.agreed.is_read_by_device();
+        let mut room = self.inner.request_mut();
+        let copied = match for_device {
             true => room.copy_in_for_device(at, from),
             false => room.copy_in(at, from),
         };
@@ -243,12 +244,12 @@ impl Slot {
     }
 
     fn copy_whole(&mut self, what: &'static str, from: &[u8]) -> Result<(), Error> {
-        let room = self.inner.request();
-        if from.len() > room.bytes() {
+        let room = self.inner.request().bytes();
+        if from.len() > room {
             return Err(Error::Size {
                 what,
                 given: format!("{} bytes", from.len()),
-                room: format!("at most {} bytes; open with more `request_bytes`", room.bytes()),
+                room: format!("at most {room} bytes; open with more `request_bytes`"),
             });
         }
         self.copy_in(0, from)?;

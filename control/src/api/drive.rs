@@ -265,9 +265,9 @@ fn give(batches: &Batches, batch: v1::TimingBatch, sink: &Sink) {
 
 /// Fills a slot and sends it; `false` if none is free.
 fn submit(driver: &mut Driver, table: &Arc<SlotTable>, plan: &Plan) -> Result<bool, ApiError> {
-    let Some(slot) = table.acquire() else { return Ok(false) };
+    let Some(mut slot) = table.acquire() else { return Ok(false) };
     let filling = Instant::now();
-    slot.request()
+    slot.request_mut()
         .copy_in(0, &plan.payload)
         .map_err(|error| ApiError::Internal(error_text(&error)))?;
     let fill_ns = ferry_memory::between_ns(filling, Instant::now());

@@ -89,9 +89,9 @@ fn infer(
     let (mut driver, table) = connect(opened, Arc::new(StoreSink(recorder)))?;
     let internal = |why: &str| ApiError::Internal(why.to_owned());
     let filling = Instant::now();
-    let slot = table.acquire().ok_or_else(|| internal("a new session has no free slot"))?;
+    let mut slot = table.acquire().ok_or_else(|| internal("a new session has no free slot"))?;
     let binding = &opened.session.agreed.binding;
-    let bytes = inline::place(&slot, binding, request)?;
+    let bytes = inline::place(&mut slot, binding, request)?;
     let what = match &request.info {
         Some(info) => ferry_core::Request::try_from(info)?,
         None => ferry_core::Request::of(ferry_core::RequestKind::Tensor),

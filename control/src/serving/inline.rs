@@ -66,8 +66,8 @@ impl Run<'_> {
         let _held = tenant.reserve(1, bytes as u64)?;
         let table = SlotTable::private(layout).map_err(busy)?;
         let full = || ApiError::Internal("a new table is full".into());
-        let slot = table.acquire().ok_or_else(full)?;
-        let payload_bytes = place(&slot, binding, request)?;
+        let mut slot = table.acquire().ok_or_else(full)?;
+        let payload_bytes = place(&mut slot, binding, request)?;
         let (session, number) = state.standing.number(tenant, served, &state.recorder)?;
         let recording =
             Recording { recorder: state.recorder.clone(), run: 0, clock: UnixClock::read() };
@@ -110,12 +110,13 @@ pub(crate) fn bind(
 
 /// Copies the inputs to their places, or the payload as it is; how many bytes that makes.
 pub(crate) fn place(
-    slot: &Slot,
+    slot: &mut Slot,
     binding: &BoundSignature,
     request: &v1::InferRequest,
 ) -> Result<usize, ApiError> {
-    let copied = |at: usize, bytes: &[u8]| {
-        slot.request().copy_in(at, bytes).map_err(|error| ApiError::Internal(error_text(&error)))
+    let mut copied = |at: usize, bytes: &[u8]| {
+        let copied = slot.request_mut().copy_in(at, bytes);
+        copied.map_err(|error| ApiError::Internal(error_text(&error)))
     };
     if request.inputs.is_empty() {
         copied(0, &request.payload)?;

@@ -24,7 +24,7 @@ pub(crate) fn place(
         slot.lend_request(payload.clone());
         return Ok(());
     }
-    slot.request().copy_in(0, payload)
+    slot.request_mut().copy_in(0, payload)
 }
 
 fn is_usable(binding: &BoundSignature, kind: RequestKind, payload: &[u8]) -> bool {

@@ -162,8 +162,8 @@ impl Client {
 
     /// Sends one request without waiting.
     pub(crate) fn send(&mut self, payload: &[u8]) -> u64 {
-        let slot = self.table.acquire().expect("a free slot");
-        slot.request().copy_in(0, payload).unwrap();
+        let mut slot = self.table.acquire().expect("a free slot");
+        slot.request_mut().copy_in(0, payload).unwrap();
         self.driver.submit(slot, payload.len(), TENSOR, Some(1)).unwrap()
     }
 

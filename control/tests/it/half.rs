@@ -38,8 +38,8 @@ fn class(probabilities: &[f32]) -> usize {
 }
 
 fn send(client: &mut Client, kind: RequestKind, bytes: &[u8]) -> (Status, Vec<u8>) {
-    let slot = client.table.acquire().unwrap();
-    slot.request().copy_in(0, bytes).unwrap();
+    let mut slot = client.table.acquire().unwrap();
+    slot.request_mut().copy_in(0, bytes).unwrap();
     client.driver.submit(slot, bytes.len(), Request::of(kind), None).unwrap();
     client.reply()
 }

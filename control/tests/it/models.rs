@@ -66,8 +66,8 @@ async fn a_digit_is_recognised_over_every_link_and_a_broken_file_stops_nobody() 
         let opened = server.open(ask_digits(transport)).await.unwrap();
         assert!(opened.takes_pictures);
         let mut client = Client::connect(&opened);
-        let slot = client.table.acquire().unwrap();
-        slot.request().copy_in(0, demo.bytes).unwrap();
+        let mut slot = client.table.acquire().unwrap();
+        slot.request_mut().copy_in(0, demo.bytes).unwrap();
         let what = ferry_core::Request::of(ferry_core::RequestKind::Jpeg);
         client.driver.submit(slot, demo.bytes.len(), what, None).unwrap();
         let (status, payload) = client.reply();

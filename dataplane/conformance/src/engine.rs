@@ -55,8 +55,8 @@ impl Bench {
 
     /// A request of the first `payload_bytes` bytes of the payload.
     fn job(&self, request: u64, payload_bytes: usize) -> Job {
-        let slot = self.table.acquire().expect("a slot is free");
-        let filled = slot.request().copy_in(0, &self.under.request);
+        let mut slot = self.table.acquire().expect("a slot is free");
+        let filled = slot.request_mut().copy_in(0, &self.under.request);
         assert!(filled.is_ok(), "the request is as long as its signature says: {filled:?}");
         let now = Instant::now();
         let arrival = Arrival {
@@ -145,9 +145,9 @@ pub fn the_same_input_gives_the_same_output(make: Make<'_>) {
     let job = bench.whole(1);
     let first = outputs(&bench.run(job));
     for (request, filler) in (2..).zip([0x00, 0xFF, 0x55]) {
-        let job = bench.whole(request);
+        let mut job = bench.whole(request);
         let dirty = vec![filler; job.arrival.slot.reply().bytes()];
-        assert!(job.arrival.slot.reply().copy_in(0, &dirty).is_ok());
+        assert!(job.arrival.slot.reply_mut().copy_in(0, &dirty).is_ok());
         assert!(outputs(&bench.run(job)) == first, "run {request} gave other bytes");
     }
     let mut other = Bench::new(make);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use ferry_core::{
     Attachment, DeviceMemory, DeviceUuid, Endpoint, IpcHandle, RegionDescriptor, SessionId, Status,
 };
-use ferry_memory::{Backing, FarBacking, HeapBacking, Importer, MemoryError, Placer};
+use ferry_memory::{Backing, FarBacking, HeapBacking, Importer, MemoryError, Placer, Region};
 use ferry_transport::{
     Admission, AdmitError, Capabilities, Events, Link, Listener, Rejected, Transfer, Waker,
 };
@@ -43,23 +43,23 @@ impl Placer for FarDevice {
         true
     }
 
-    fn allocate(&self, bytes: usize) -> Result<Arc<dyn Backing>, MemoryError> {
+    fn allocate(&self, bytes: usize) -> Result<Region, MemoryError> {
         let memory = Arc::new(HeapBacking::new(bytes)?);
         let mut placed = self.placed();
         placed.last += 1;
         let handle = IpcHandle([placed.last; IpcHandle::BYTES]);
         placed.live.insert(handle, Arc::downgrade(&memory));
         let described = DeviceMemory { handle, device: Self::UUID, offset: 0, bytes: bytes as u64 };
-        Ok(Arc::new(FarBacking::new(memory, described)))
+        Ok(Region::whole(FarBacking::new(memory, described)))
     }
 
-    fn register(&self, _memory: Arc<dyn Backing>) -> Result<Arc<dyn Backing>, MemoryError> {
+    fn register(&self, _memory: Region) -> Result<Region, MemoryError> {
         Err(MemoryError::Layout { what: "slots lie on the device".into() })
     }
 }
 
 impl Importer for FarDevice {
-    fn open(&self, described: &DeviceMemory) -> Result<Arc<dyn Backing>, MemoryError> {
+    fn open(&self, described: &DeviceMemory) -> Result<Region, MemoryError> {
         let foreign = |what: &str| MemoryError::Foreign { what: what.into() };
         if described.device != Self::UUID {
             return Err(foreign("another device"));
@@ -69,7 +69,7 @@ impl Importer for FarDevice {
         if (memory.bytes() as u64) < described.bytes {
             return Err(foreign("shorter than described"));
         }
-        Ok(Arc::new(FarBacking::new(memory, *described)))
+        Ok(Region::whole(FarBacking::new(memory, *described)))
     }
 }
 

@@ -65,7 +65,7 @@ macro_rules! link_suite {
 }
 
 /// Tests a backing of at least 8,192 bytes that is zeroed: `$make` is a function that makes one,
-/// `fn() -> Arc<dyn Backing>`.
+/// `fn() -> Region`.
 #[macro_export]
 macro_rules! backing_suite {
     ($make:expr) => {
@@ -80,7 +80,7 @@ macro_rules! backing_suite {
 }
 
 /// Tests a backing that was lent for reading: `$make` gives one over the bytes that it is given,
-/// `fn(&[u8]) -> Arc<dyn Backing>`.
+/// `fn(&[u8]) -> Region`.
 #[macro_export]
 macro_rules! lent_backing_suite {
     ($make:expr) => {

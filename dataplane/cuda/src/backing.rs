@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use ferry_core::{Placement, RegionDescriptor};
-use ferry_memory::{Backing, DeviceAddress, MemoryError, Placer, check_range};
+use ferry_memory::{Backing, DeviceAddress, MemoryError, Placer, Region, check_range};
 
 use crate::driver::device::Device;
 use crate::driver::error::CudaError;
@@ -118,14 +118,14 @@ unsafe impl Backing for DeviceBacking {
         Some(DeviceAddress { ordinal, address: self.buffer.address() + self.at as u64 })
     }
 
-    fn copy_in(&self, at: usize, from: &[u8]) -> Result<(), MemoryError> {
+    unsafe fn copy_in(&self, at: usize, from: &[u8]) -> Result<(), MemoryError> {
         check_range(at, from.len(), self.bytes())?;
         self.buffer
             .write(self.at + at, from)
             .map_err(|error| device_error("write device memory", error))
     }
 
-    fn copy_out(&self, at: usize, into: &mut [u8]) -> Result<(), MemoryError> {
+    unsafe fn copy_out(&self, at: usize, into: &mut [u8]) -> Result<(), MemoryError> {
         check_range(at, into.len(), self.bytes())?;
         self.buffer
             .read(self.at + at, into)
@@ -135,10 +135,6 @@ unsafe impl Backing for DeviceBacking {
     fn make_visible(&self) -> Result<(), MemoryError> {
         let flushed = self.buffer.device().flush_gpudirect_writes();
         flushed.map_err(|error| device_error("make a peer's writes visible", error))
-    }
-
-    fn describe(&self) -> Option<RegionDescriptor> {
-        None
     }
 
     fn dma_buf(&self) -> Option<BorrowedFd<'_>> {
@@ -152,7 +148,7 @@ unsafe impl Backing for DeviceBacking {
 pub struct PinnedBacking {
     /// First: it ends before the memory is unmapped.
     registration: Registration,
-    memory: Arc<dyn Backing>,
+    memory: Region,
 }
 
 impl PinnedBacking {
@@ -162,17 +158,15 @@ impl PinnedBacking {
     /// [`MemoryError::Os`] with what the driver says, [`MemoryError::Layout`] if it is not memory
     /// of the host, [`MemoryError::ReadOnly`].
     #[expect(unsafe_code, reason = "the driver is given an address")]
-    pub fn new(
-        device: &Arc<Device>,
-        memory: Arc<dyn Backing>,
-    ) -> Result<PinnedBacking, MemoryError> {
-        memory.copy_in(0, &[])?;
-        let base = memory.host().ok_or_else(|| MemoryError::Layout {
-            what: format!("memory of {} cannot be registered with a device", memory.placement()),
+    pub fn new(device: &Arc<Device>, memory: Region) -> Result<PinnedBacking, MemoryError> {
+        let view = memory.view();
+        view.check_writable()?;
+        let base = view.host().ok_or_else(|| MemoryError::Layout {
+            what: format!("memory of {} cannot be registered with a device", view.placement()),
         })?;
         let bytes = memory.bytes();
-        // SAFETY: by the contract of `Backing` the bytes stay mapped for as long as it lives, and
-        // it is kept until the registration is dropped.
+        // SAFETY: by the contract of `Backing` the bytes stay mapped for as long as the region lives,
+        // and it is kept until the registration is dropped.
         let registration = unsafe { Registration::new(device, base, bytes) };
         let registration = registration.map_err(|error| {
             let what = format!("register {bytes} bytes with CUDA device {}", device.ordinal());
@@ -182,11 +176,12 @@ impl PinnedBacking {
     }
 }
 
-// SAFETY: everything about host addresses is the inner backing's, which keeps the contract.
+// SAFETY: everything about host addresses is the region's, which keeps the contract and is reached
+// through this value alone.
 #[expect(unsafe_code, reason = "the trait's contract is about addresses")]
 unsafe impl Backing for PinnedBacking {
     fn placement(&self) -> Placement {
-        self.memory.placement()
+        self.memory.view().placement()
     }
 
     fn bytes(&self) -> usize {
@@ -194,7 +189,7 @@ unsafe impl Backing for PinnedBacking {
     }
 
     fn host(&self) -> Option<NonNull<u8>> {
-        self.memory.host()
+        self.memory.view().host()
     }
 
     fn device(&self) -> Option<DeviceAddress> {
@@ -202,24 +197,12 @@ unsafe impl Backing for PinnedBacking {
         Some(DeviceAddress { ordinal, address: self.registration.address() })
     }
 
-    fn copy_in(&self, at: usize, from: &[u8]) -> Result<(), MemoryError> {
-        self.memory.copy_in(at, from)
-    }
-
-    fn copy_out(&self, at: usize, into: &mut [u8]) -> Result<(), MemoryError> {
-        self.memory.copy_out(at, into)
-    }
-
     fn make_visible(&self) -> Result<(), MemoryError> {
-        self.memory.make_visible()
+        self.memory.view().make_visible()
     }
 
     fn describe(&self) -> Option<RegionDescriptor> {
         self.memory.describe()
-    }
-
-    fn dma_buf(&self) -> Option<BorrowedFd<'_>> {
-        self.memory.dma_buf()
     }
 }
 
@@ -259,15 +242,15 @@ impl Placer for CudaPlacer {
         self.slots != Slots::Registered
     }
 
-    fn allocate(&self, bytes: usize) -> Result<Arc<dyn Backing>, MemoryError> {
-        Ok(Arc::new(match self.slots {
+    fn allocate(&self, bytes: usize) -> Result<Region, MemoryError> {
+        Ok(Region::whole(match self.slots {
             Slots::Exported => DeviceBacking::exported(&self.device, bytes)?,
             Slots::OnDevice | Slots::Registered => DeviceBacking::new(&self.device, bytes)?,
         }))
     }
 
-    fn register(&self, memory: Arc<dyn Backing>) -> Result<Arc<dyn Backing>, MemoryError> {
-        Ok(Arc::new(PinnedBacking::new(&self.device, memory)?))
+    fn register(&self, memory: Region) -> Result<Region, MemoryError> {
+        Ok(Region::whole(PinnedBacking::new(&self.device, memory)?))
     }
 }
 

@@ -39,9 +39,7 @@ pub struct Runner {
 /// waits for the device.
 #[derive(Debug)]
 pub struct Flight<K> {
-    stream: Arc<Stream>,
-    /// `None` once it was handed back.
-    keep: Option<K>,
+    held: UntilOver<K, Arc<Stream>>,
     marks: Vec<Mark>,
 }
 
@@ -83,19 +81,18 @@ impl Runner {
         keep: K,
         plan: impl FnOnce(&K, &mut Plan<'_>) -> Result<(), FlightError>,
     ) -> Result<Flight<K>, (K, FlightError)> {
+        let stream = Arc::clone(&self.stream);
         let mut steps = Plan { runner: self, marks: Vec::new() };
-        let planned = steps.mark_start().and_then(|()| plan(&keep, &mut steps));
+        let begun = UntilOver::begin(keep, stream, |keep| {
+            steps.mark_start()?;
+            plan(keep, &mut steps)
+        });
         let marks = steps.marks;
-        match planned {
-            Ok(()) => Ok(Flight { stream: Arc::clone(&self.stream), keep: Some(keep), marks }),
-            Err(why) => {
-                // Whatever was put on the stream still uses `keep`. If the device is lost, it
-                // uses nothing any more.
-                if let Err(error) = self.stream.synchronize() {
-                    tracing::warn!(%error, "work that was given up");
-                }
+        match begun {
+            Ok(held) => Ok(Flight { held, marks }),
+            Err(given_up) => {
                 self.spare.extend(marks.into_iter().map(|mark| mark.event));
-                Err((keep, why))
+                Err(given_up)
             }
         }
     }
@@ -141,7 +138,9 @@ impl Plan<'_> {
     /// [`FlightError`].
     ///
     /// # Safety
-    /// Both views must lie in memory that what the flight keeps holds mapped.
+    /// Both views must lie in memory that what the flight keeps holds mapped, and that nobody in
+    /// this process reads, writes or borrows until the flight is over: the slot of a job that it
+    /// keeps, and memory of the engine's own.
     #[expect(unsafe_code, reason = "the device copies behind the caller's back")]
     pub unsafe fn copy(
         &mut self,
@@ -152,8 +151,8 @@ impl Plan<'_> {
         let (to, from) = (to.part(0, bytes)?, from.part(0, bytes)?);
         to.check_writable()?;
         let (to, from) = (self.address(&to)?, self.address(&from)?);
-        // SAFETY: both ranges are `bytes` long (checked above) and stay mapped until the flight
-        // is over by the caller's argument. Views are never slices.
+        // SAFETY: both ranges are `bytes` long (checked above), `to` may be written, and by the
+        // caller's argument they stay mapped and borrowed by nobody until the flight is over.
         Ok(unsafe { self.runner.stream.copy(to, from, bytes) }?)
     }
 
@@ -200,9 +199,11 @@ impl Plan<'_> {
         let long = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         let from = from.part(0, long(picture.args.source_bytes()))?;
         let to = to.part(0, long(picture.output_bytes()))?;
+        to.check_writable()?;
         let (to, from) = (reached(&to)?, reached(&from)?);
-        // SAFETY: both are as long as the picture and its tensor (checked above) and stay mapped
-        // by the caller's argument; device memory and what is in it is aligned for floats.
+        // SAFETY: both are as long as the picture and its tensor (checked above), `to` may be written,
+        // and they stay mapped by the caller's argument; device memory and what is in it is aligned
+        // for floats.
         Ok(unsafe { kernels.picture(&self.runner.stream, to, from, picture) }?)
     }
 
@@ -248,14 +249,11 @@ impl<K> Flight<K> {
     pub fn finish(mut self, runner: &mut Runner) -> (K, Result<StageTimes, CudaError>) {
         let times = match self.is_done() {
             Ok(true) => self.times(),
-            Ok(false) => self.stream.synchronize().and_then(|()| self.times()),
+            Ok(false) => self.held.stream.synchronize().and_then(|()| self.times()),
             Err(error) => Err(error),
         };
         runner.spare.extend(self.marks.drain(..).map(|mark| mark.event));
-        (
-            self.keep.take().expect("only `finish` and `drop` take it, and both end the flight"),
-            times,
-        )
+        (self.held.release(), times)
     }
 
     fn times(&self) -> Result<StageTimes, CudaError> {
@@ -270,13 +268,118 @@ impl<K> Flight<K> {
     }
 }
 
-impl<K> Drop for Flight<K> {
-    fn drop(&mut self) {
-        if self.keep.is_none() {
-            return;
-        }
-        if let Err(error) = self.stream.synchronize() {
+/// What can be waited for.
+trait Wait {
+    /// Waits until nothing that was begun is under way, or never will be: a device that is lost uses
+    /// nothing any more.
+    fn wait(&self);
+}
+
+impl Wait for Arc<Stream> {
+    fn wait(&self) {
+        if let Err(error) = self.synchronize() {
             tracing::warn!(%error, "work that nobody waits for");
         }
+    }
+}
+
+/// Keeps `K` until the work that uses it is over, however this value goes: returned, given up, or
+/// dropped as a panic passes.
+#[derive(Debug)]
+struct UntilOver<K, W: Wait> {
+    stream: W,
+    /// `None` once it was released.
+    keep: Option<K>,
+}
+
+impl<K, W: Wait> UntilOver<K, W> {
+    /// Begins work on `stream` that uses `keep`. It is held before the first of it begins.
+    fn begin<E>(
+        keep: K,
+        stream: W,
+        work: impl FnOnce(&K) -> Result<(), E>,
+    ) -> Result<UntilOver<K, W>, (K, E)> {
+        let held = UntilOver { stream, keep: Some(keep) };
+        let begun = held.keep.as_ref().map_or(Ok(()), work);
+        match begun {
+            Ok(()) => Ok(held),
+            Err(why) => {
+                // Whatever was put on the stream still uses `keep`.
+                held.stream.wait();
+                Err((held.release(), why))
+            }
+        }
+    }
+
+    /// Hands back what was kept. The work is over.
+    fn release(mut self) -> K {
+        self.keep.take().expect("only `release` takes it, and ends this value")
+    }
+}
+
+impl<K, W: Wait> Drop for UntilOver<K, W> {
+    fn drop(&mut self) {
+        if self.keep.is_some() {
+            self.stream.wait();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::rc::Rc;
+
+    use super::*;
+
+    /// What happened, in order.
+    type Diary = Rc<RefCell<Vec<&'static str>>>;
+
+    struct Fake(Diary);
+
+    impl Wait for Fake {
+        fn wait(&self) {
+            self.0.borrow_mut().push("waited");
+        }
+    }
+
+    struct Memory(Diary);
+
+    impl Drop for Memory {
+        fn drop(&mut self) {
+            self.0.borrow_mut().push("freed");
+        }
+    }
+
+    fn begin(
+        diary: &Diary,
+        work: impl FnOnce(&Memory) -> Result<(), ()>,
+    ) -> Result<UntilOver<Memory, Fake>, (Memory, ())> {
+        UntilOver::begin(Memory(Rc::clone(diary)), Fake(Rc::clone(diary)), work)
+    }
+
+    #[test]
+    fn memory_is_freed_after_the_device_however_the_work_ends() {
+        let diary = Diary::default();
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            begin(&diary, |_| {
+                diary.borrow_mut().push("on the stream");
+                panic!("in the middle of a plan")
+            })
+        }));
+        assert!(panicked.is_err());
+        assert_eq!(diary.take(), ["on the stream", "waited", "freed"]);
+
+        let (memory, ()) = begin(&diary, |_| Err(())).err().expect("an error is given back");
+        assert_eq!(diary.take(), ["waited"]);
+        drop(memory);
+        assert_eq!(diary.take(), ["freed"]);
+
+        drop(begin(&diary, |_| Ok(())).ok());
+        assert_eq!(diary.take(), ["waited", "freed"]);
+
+        drop(begin(&diary, |_| Ok(())).ok().expect("begun").release());
+        assert_eq!(diary.take(), ["freed"], "whoever releases has seen that it is over");
     }
 }

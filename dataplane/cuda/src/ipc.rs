@@ -1,11 +1,10 @@
 //! Slots that lie in device memory of the server and are open in the client's process.
 
-use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ferry_core::{DeviceMemory, Placement, RegionDescriptor};
-use ferry_memory::{Backing, DeviceAddress, Importer, MemoryError, Placer, check_range};
+use ferry_memory::{Backing, DeviceAddress, Importer, MemoryError, Placer, Region, check_range};
 
 use crate::driver::device::Device;
 use crate::driver::identity;
@@ -60,7 +59,8 @@ impl ExportedBacking {
     }
 }
 
-// SAFETY: there is no address that a CPU can use.
+// SAFETY: there is no address that a CPU can use. The peer's copies are over before it rings, and
+// both ends use one device: what it wrote is seen by work that starts from then on.
 #[expect(unsafe_code, reason = "the trait's contract is about addresses")]
 unsafe impl Backing for ExportedBacking {
     fn placement(&self) -> Placement {
@@ -80,22 +80,16 @@ unsafe impl Backing for ExportedBacking {
         Some(DeviceAddress { ordinal: buffer.device().ordinal(), address: buffer.address() })
     }
 
-    fn copy_in(&self, at: usize, from: &[u8]) -> Result<(), MemoryError> {
+    unsafe fn copy_in(&self, at: usize, from: &[u8]) -> Result<(), MemoryError> {
         check_range(at, from.len(), self.bytes)?;
         let written = self.buffer.buffer().write(at, from);
         written.map_err(|error| refused("write device memory", error))
     }
 
-    fn copy_out(&self, at: usize, into: &mut [u8]) -> Result<(), MemoryError> {
+    unsafe fn copy_out(&self, at: usize, into: &mut [u8]) -> Result<(), MemoryError> {
         check_range(at, into.len(), self.bytes)?;
         let read = self.buffer.buffer().read(at, into);
         read.map_err(|error| refused("read device memory", error))
-    }
-
-    fn make_visible(&self) -> Result<(), MemoryError> {
-        // The peer's copies were over before it rang, and both ends use one device: what it wrote
-        // is seen by work that starts from now on.
-        Ok(())
     }
 
     fn describe(&self) -> Option<RegionDescriptor> {
@@ -105,10 +99,6 @@ unsafe impl Backing for ExportedBacking {
             offset: 0,
             bytes: u64::try_from(self.bytes).ok()?,
         }))
-    }
-
-    fn dma_buf(&self) -> Option<BorrowedFd<'_>> {
-        None
     }
 }
 
@@ -130,20 +120,21 @@ impl Placer for IpcPlacer {
         true
     }
 
-    fn allocate(&self, bytes: usize) -> Result<Arc<dyn Backing>, MemoryError> {
-        Ok(Arc::new(ExportedBacking::new(&self.device, bytes)?))
+    fn allocate(&self, bytes: usize) -> Result<Region, MemoryError> {
+        Ok(Region::whole(ExportedBacking::new(&self.device, bytes)?))
     }
 
-    fn register(&self, memory: Arc<dyn Backing>) -> Result<Arc<dyn Backing>, MemoryError> {
-        let what = format!("memory of {} is not memory of the device", memory.placement());
+    fn register(&self, memory: Region) -> Result<Region, MemoryError> {
+        let placement = memory.view().placement();
+        let what = format!("memory of {placement} is not memory of the device");
         Err(MemoryError::Layout { what })
     }
 }
 
-/// Device memory of a server, open in its client's process.
-#[derive(Debug)]
+/// Device memory of a server, open in its client's process. Clones are the same mapping.
+#[derive(Clone, Debug)]
 pub struct ImportedBacking {
-    buffer: ImportedBuffer,
+    buffer: Arc<ImportedBuffer>,
 }
 
 impl ImportedBacking {
@@ -156,7 +147,7 @@ impl ImportedBacking {
         let device = Device::open(ordinal).map_err(|error| foreign(&error))?;
         let bytes = usize::try_from(described.bytes).map_err(|error| foreign(&error))?;
         let opened = ImportedBuffer::open(&device, described.handle, described.offset, bytes);
-        Ok(ImportedBacking { buffer: opened.map_err(|error| foreign(&error))? })
+        Ok(ImportedBacking { buffer: Arc::new(opened.map_err(|error| foreign(&error))?) })
     }
 
     /// Copies device memory of this process to `to`, which lies in this memory, and waits until
@@ -199,27 +190,14 @@ unsafe impl Backing for ImportedBacking {
         Some(DeviceAddress { ordinal, address: self.buffer.address() })
     }
 
-    fn copy_in(&self, at: usize, from: &[u8]) -> Result<(), MemoryError> {
+    unsafe fn copy_in(&self, at: usize, from: &[u8]) -> Result<(), MemoryError> {
         check_range(at, from.len(), self.bytes())?;
         self.buffer.write(at, from).map_err(|error| refused("write the server's memory", error))
     }
 
-    fn copy_out(&self, at: usize, into: &mut [u8]) -> Result<(), MemoryError> {
+    unsafe fn copy_out(&self, at: usize, into: &mut [u8]) -> Result<(), MemoryError> {
         check_range(at, into.len(), self.bytes())?;
         self.buffer.read(at, into).map_err(|error| refused("read the server's memory", error))
-    }
-
-    fn make_visible(&self) -> Result<(), MemoryError> {
-        // The server's work was over before it rang.
-        Ok(())
-    }
-
-    fn describe(&self) -> Option<RegionDescriptor> {
-        None
-    }
-
-    fn dma_buf(&self) -> Option<BorrowedFd<'_>> {
-        None
     }
 }
 
@@ -237,10 +215,11 @@ impl CudaImporter {
 }
 
 impl Importer for CudaImporter {
-    fn open(&self, described: &DeviceMemory) -> Result<Arc<dyn Backing>, MemoryError> {
-        let opened = Arc::new(ImportedBacking::open(described)?);
-        *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&opened));
-        Ok(opened)
+    fn open(&self, described: &DeviceMemory) -> Result<Region, MemoryError> {
+        let opened = ImportedBacking::open(described)?;
+        let kept = Some(Arc::new(opened.clone()));
+        *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = kept;
+        Ok(Region::whole(opened))
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ferry_core::{
     BoundSignature, DType, MemoryChoice, OutputShapes, Part, Signature, StageTimes, payload_bytes,
 };
-use ferry_memory::{MemoryError, Placer, Region, View};
+use ferry_memory::{MemoryError, Placer, Region, View, ViewMut};
 
 use crate::guard::ArrivalGuard;
 use crate::options::Picture;
@@ -90,19 +90,56 @@ impl Job {
             Some(region) => region.view(),
             None => self.arrival.slot.request().part(0, self.arrival.payload_bytes)?,
         };
-        part(all, self.binding.inputs.get(index).map(|t| (t.offset, t.bytes)), index)
+        let place = self.binding.inputs.get(index).map(|t| (t.offset, t.bytes));
+        let (at, bytes) = range(place, index, all.bytes())?;
+        all.part(at, bytes)
     }
 
-    /// The room for output `index` of the signature, or the output itself once the job is done.
+    /// The room for output `index` of the signature, or the output itself once the job is done: to
+    /// read, or for native code that writes there while the job is its own.
     ///
     /// # Errors
     /// [`MemoryError::OutOfRange`] if there is no such output, or if the slot has no room for it.
     pub fn output(&self, index: usize) -> Result<View<'_>, MemoryError> {
+        let all = self.arrival.slot.reply();
+        let (at, bytes) = self.output_range(index, all.bytes())?;
+        all.part(at, bytes)
+    }
+
+    /// The room for output `index` of the signature, to write.
+    ///
+    /// # Errors
+    /// As [`output`](Job::output).
+    pub fn output_mut(&mut self, index: usize) -> Result<ViewMut<'_>, MemoryError> {
+        let (at, bytes) = self.output_range(index, self.arrival.slot.reply().bytes())?;
+        self.arrival.slot.reply_mut().into_part(at, bytes)
+    }
+
+    /// The only input to read and the only output to write, at once; the first of each, where a
+    /// model has more.
+    ///
+    /// # Errors
+    /// As [`input`](Job::input) and [`output_mut`](Job::output_mut).
+    pub fn input_and_output(&mut self) -> Result<(View<'_>, ViewMut<'_>), MemoryError> {
+        let (at, bytes) = self.output_range(0, self.arrival.slot.reply().bytes())?;
+        let Job { arrival, binding, prepared, .. } = self;
+        let payload_bytes = arrival.payload_bytes;
+        let (request, reply) = arrival.slot.halves_mut();
+        let payload = match prepared {
+            Some(region) => region.view(),
+            None => request.part(0, payload_bytes)?,
+        };
+        let place = binding.inputs.first().map(|t| (t.offset, t.bytes));
+        let (from, len) = range(place, 0, payload.bytes())?;
+        Ok((payload.part(from, len)?, reply.into_part(at, bytes)?))
+    }
+
+    fn output_range(&self, index: usize, room: usize) -> Result<(usize, usize), MemoryError> {
         let place = match &self.placed {
             Some(placed) => placed.parts.get(index).map(|part| (part.offset, part.bytes)),
             None => self.binding.outputs.get(index).map(|t| (t.offset, t.bytes)),
         };
-        part(self.arrival.slot.reply(), place, index)
+        range(place, index, room)
     }
 
     /// Gives the outputs the shapes that the model made them, and with them their places: call it
@@ -146,11 +183,16 @@ impl Job {
     }
 }
 
-fn part(all: View<'_>, place: Option<(u64, u64)>, index: usize) -> Result<View<'_>, MemoryError> {
+/// Where tensor `index` lies and how long it is, in this machine's numbers.
+fn range(
+    place: Option<(u64, u64)>,
+    index: usize,
+    room: usize,
+) -> Result<(usize, usize), MemoryError> {
     let none = MemoryError::OutOfRange { at: index, len: 1, bytes: 0 };
     let (offset, bytes) = place.ok_or(none)?;
-    let outside = |_| MemoryError::OutOfRange { at: usize::MAX, len: 0, bytes: all.bytes() };
-    all.part(usize::try_from(offset).map_err(outside)?, usize::try_from(bytes).map_err(outside)?)
+    let outside = |_| MemoryError::OutOfRange { at: usize::MAX, len: 0, bytes: room };
+    Ok((usize::try_from(offset).map_err(outside)?, usize::try_from(bytes).map_err(outside)?))
 }
 
 /// A job that ended.

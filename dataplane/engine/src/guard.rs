@@ -1,7 +1,7 @@
 //! An arrival that is answered even if its holder loses it.
 
 use std::fmt;
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -89,6 +89,12 @@ impl Deref for ArrivalGuard {
 
     fn deref(&self) -> &Arrival {
         self.arrival.as_ref().expect(TAKEN)
+    }
+}
+
+impl DerefMut for ArrivalGuard {
+    fn deref_mut(&mut self) -> &mut Arrival {
+        self.arrival.as_mut().expect(TAKEN)
     }
 }
 

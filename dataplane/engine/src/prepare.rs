@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ferry_core::{BoundSignature, Stage};
 use ferry_core::{RequestKind, Status};
-use ferry_memory::{Arrival, Backing, HeapBacking, MemoryError, Placer, Region, Slot, View};
+use ferry_memory::{Arrival, HeapBacking, MemoryError, Placer, Region, Slot, ViewMut};
 use ferry_vision::{Decoder, Numbers, Pixels, Preparer, SpecError};
 
 use crate::clock::StageClock;
@@ -109,10 +109,7 @@ impl Preparation {
     /// Takes back a region that the engine is done with.
     pub(crate) fn give_back(&mut self, region: Region) {
         if let Some(pictures) = &mut self.pictures {
-            // One that an engine still holds a clone of could change under the next request.
-            if Arc::strong_count(region.backing()) == 1 {
-                pictures.free.push(region);
-            }
+            pictures.free.push(region);
         }
     }
 }
@@ -147,18 +144,18 @@ impl Pictures {
         placer: Option<&dyn Placer>,
     ) -> Result<Region, MemoryError> {
         let bytes = self.tensor.len() * numbers.bytes();
-        let region = match self.free.pop() {
+        let mut region = match self.free.pop() {
             Some(region) => region,
             None => {
-                let backing: Arc<dyn Backing> = Arc::new(HeapBacking::new(bytes)?);
-                Region::whole(match placer {
-                    Some(placer) => placer.register(backing)?,
-                    None => backing,
-                })
+                let plain = Region::whole(HeapBacking::new(bytes)?);
+                match placer {
+                    Some(placer) => placer.register(plain)?,
+                    None => plain,
+                }
             }
         };
         debug_assert_eq!(u64::try_from(bytes), Ok(binding.request_bytes()), "check compared them");
-        fill(&region.view(), &self.tensor, numbers)?;
+        fill(region.view_mut(), &self.tensor, numbers)?;
         Ok(region)
     }
 }
@@ -191,7 +188,7 @@ fn scratch(buffer: &mut Vec<u8>, bytes: usize) -> &mut [u8] {
 }
 
 /// Writes `values` to `view` as these numbers lie in this machine's memory.
-fn fill(view: &View<'_>, values: &[f32], numbers: Numbers) -> Result<(), MemoryError> {
+fn fill(mut view: ViewMut<'_>, values: &[f32], numbers: Numbers) -> Result<(), MemoryError> {
     let mut chunk = [0_u8; CHUNK_BYTES];
     for (i, values) in values.chunks(CHUNK_BYTES / numbers.bytes()).enumerate() {
         let bytes = &mut chunk[..values.len() * numbers.bytes()];

@@ -2,15 +2,14 @@
 //! with a device, is paid once for many sessions.
 
 use std::collections::BTreeMap;
-use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ferry_core::{Placement, RegionDescriptor};
+use ferry_core::Placement;
 
 use crate::backing::{Backing, MemoryError};
 use crate::heap::HeapBacking;
-use crate::region::{Region, host_copy_in, host_copy_out};
+use crate::region::{Region, RegionAddress};
 use crate::slots::HALF_ALIGN_BYTES;
 
 /// Memory of this process that is handed out in parts. Clones are the same arena.
@@ -21,7 +20,9 @@ pub struct Arena {
 
 #[derive(Debug)]
 struct Shared {
-    whole: Arc<HeapBacking>,
+    /// The mapping: where it is, for parts, and for what knows all of it.
+    base: NonNull<u8>,
+    whole: RegionAddress,
     /// Free ranges by their start; neighbours are always merged.
     free: Mutex<BTreeMap<usize, usize>>,
 }
@@ -33,14 +34,15 @@ impl Arena {
     /// [`MemoryError::Os`] if the system has no such room, [`MemoryError::Layout`] for 0 bytes.
     pub fn new(bytes: usize) -> Result<Arena, MemoryError> {
         let bytes = round(bytes)?;
-        let whole = Arc::new(HeapBacking::new(bytes)?);
+        let whole = HeapBacking::new(bytes)?;
+        let (base, whole) = (whole.base(), Region::whole(whole).address());
         let free = Mutex::new(BTreeMap::from([(0, bytes)]));
-        Ok(Arena { shared: Arc::new(Shared { whole, free }) })
+        Ok(Arena { shared: Arc::new(Shared { base, whole, free }) })
     }
 
     /// All of it, to be registered once.
-    pub fn whole(&self) -> Region {
-        Region::whole(Arc::clone(&self.shared.whole) as Arc<dyn Backing>)
+    pub fn whole(&self) -> RegionAddress {
+        self.shared.whole.clone()
     }
 
     /// A part of its own, zeroed and page-aligned; `None` if no gap is long enough. It goes back
@@ -51,9 +53,13 @@ impl Arena {
     pub fn part(&self, bytes: usize) -> Result<Option<Region>, MemoryError> {
         let bytes = round(bytes)?;
         let Some(at) = self.shared.take(bytes) else { return Ok(None) };
-        let part = Part { shared: Arc::clone(&self.shared), at, bytes };
-        part.zero()?;
-        Ok(Some(Region::whole(Arc::new(part))))
+        let mut part = Region::whole(Part { shared: Arc::clone(&self.shared), at, bytes });
+        // What an earlier holder left is nobody else's business.
+        let zeros = [0_u8; HALF_ALIGN_BYTES];
+        for at in (0..bytes).step_by(zeros.len()) {
+            part.view_mut().copy_in(at, &zeros)?;
+        }
+        Ok(Some(part))
     }
 
     /// Bytes that nobody holds.
@@ -71,6 +77,11 @@ fn round(bytes: usize) -> Result<usize, MemoryError> {
     let whole = bytes.checked_next_multiple_of(HALF_ALIGN_BYTES).filter(|&whole| whole > 0);
     whole.ok_or_else(|| MemoryError::Layout { what: format!("an arena of {bytes} bytes") })
 }
+
+// SAFETY: `base` is the start of what `whole` keeps mapped; parts of it are reached through `Part`.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
 
 impl Shared {
     fn free(&self) -> std::sync::MutexGuard<'_, BTreeMap<usize, usize>> {
@@ -113,16 +124,10 @@ struct Part {
 }
 
 impl Part {
-    /// What an earlier holder left is nobody else's business.
-    fn zero(&self) -> Result<(), MemoryError> {
-        let zeros = [0_u8; HALF_ALIGN_BYTES];
-        (0..self.bytes).step_by(zeros.len()).try_for_each(|at| self.copy_in(at, &zeros))
-    }
-
     fn base(&self) -> NonNull<u8> {
         // SAFETY: the part lies inside the mapping (`Shared::take` gives out nothing else), which
         // `shared` keeps.
-        unsafe { self.shared.whole.base().add(self.at) }
+        unsafe { self.shared.base.add(self.at) }
     }
 }
 
@@ -145,28 +150,6 @@ unsafe impl Backing for Part {
 
     fn host(&self) -> Option<NonNull<u8>> {
         Some(self.base())
-    }
-
-    fn copy_in(&self, at: usize, from: &[u8]) -> Result<(), MemoryError> {
-        // SAFETY: `bytes` bytes behind `base` are part of the mapping.
-        unsafe { host_copy_in(self.base(), self.bytes, at, from) }
-    }
-
-    fn copy_out(&self, at: usize, into: &mut [u8]) -> Result<(), MemoryError> {
-        // SAFETY: `bytes` bytes behind `base` are part of the mapping.
-        unsafe { host_copy_out(self.base(), self.bytes, at, into) }
-    }
-
-    fn make_visible(&self) -> Result<(), MemoryError> {
-        Ok(())
-    }
-
-    fn describe(&self) -> Option<RegionDescriptor> {
-        None
-    }
-
-    fn dma_buf(&self) -> Option<BorrowedFd<'_>> {
-        None
     }
 }
 
@@ -194,13 +177,13 @@ mod tests {
     #[test]
     fn a_part_is_its_own_and_comes_zeroed() {
         let arena = Arena::new(8192).unwrap();
-        let part = arena.part(100).unwrap().unwrap();
-        part.view().copy_in(0, &[7; 100]).unwrap();
+        let mut part = arena.part(100).unwrap().unwrap();
+        part.view_mut().copy_in(0, &[7; 100]).unwrap();
         let other = arena.part(4096).unwrap().unwrap();
-        let view = part.clone();
+        let address = part.address();
         drop(part);
-        assert!(arena.part(1).unwrap().is_none(), "a clone holds it");
-        drop((view, other));
+        assert!(arena.part(1).unwrap().is_none(), "who knows the address holds it");
+        drop((address, other));
         let part = arena.part(4096).unwrap().unwrap();
         let mut seen = [1; 100];
         part.view().copy_out(0, &mut seen).unwrap();

@@ -5,6 +5,8 @@ use std::ptr::NonNull;
 
 use ferry_core::{Placement, RegionDescriptor};
 
+use crate::copy;
+
 /// Why memory could not be made, reached or copied.
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
@@ -36,6 +38,9 @@ pub enum MemoryError {
     /// Memory that was lent for reading.
     #[error("this memory was lent for reading only: copy it before you change it")]
     ReadOnly,
+    /// A CPU cannot copy it.
+    #[error("memory of {0} cannot be copied by the processor")]
+    NotOfHost(Placement),
     /// A descriptor handed over by a peer is not what was agreed.
     #[error("memory handed over by the peer is not usable: {what}")]
     Foreign {
@@ -55,13 +60,14 @@ pub struct DeviceAddress {
 
 /// What a placement must supply for its bytes to be used by links and engines.
 ///
-/// Constructors are never on the trait: each placement has its own.
+/// Constructors are never on the trait: each placement has its own. A backing is handed over to a
+/// [`Region`](crate::Region), which is the only way to its bytes from then on.
 ///
 /// # Safety
 /// Where [`host`](Backing::host) returns a pointer, `bytes()` bytes behind it must stay mapped and
 /// readable, and must not move, for as long as the value lives; both must return the same at every
-/// call. They must be writable too, unless every [`copy_in`](Backing::copy_in), even of no bytes,
-/// is refused with [`MemoryError::ReadOnly`].
+/// call. They must be writable too where [`is_writable`](Backing::is_writable) says so. No safe code
+/// of this process reaches them but through this value.
 pub unsafe trait Backing: Send + Sync + std::fmt::Debug {
     /// Where the bytes live.
     fn placement(&self) -> Placement;
@@ -78,30 +84,59 @@ pub unsafe trait Backing: Send + Sync + std::fmt::Debug {
         None
     }
 
-    /// Copies `from` into the region at `at`.
+    /// Whether the bytes may be written; the same at every call.
+    fn is_writable(&self) -> bool {
+        true
+    }
+
+    /// Copies `from` to the bytes at `at`. What is not memory of the host brings its own.
     ///
     /// # Errors
-    /// [`MemoryError::OutOfRange`], what the device says, or [`MemoryError::ReadOnly`] at every
-    /// call.
-    fn copy_in(&self, at: usize, from: &[u8]) -> Result<(), MemoryError>;
+    /// [`MemoryError::OutOfRange`], [`MemoryError::ReadOnly`] at every call where the bytes may not
+    /// be written, or what the device says.
+    ///
+    /// # Safety
+    /// No code of this process reads or writes these bytes meanwhile, and none of them is borrowed.
+    unsafe fn copy_in(&self, at: usize, from: &[u8]) -> Result<(), MemoryError> {
+        if !self.is_writable() {
+            return Err(MemoryError::ReadOnly);
+        }
+        let base = self.host().ok_or(MemoryError::NotOfHost(self.placement()))?;
+        // SAFETY: the contract of the trait, and the caller's argument.
+        unsafe { copy::into_host(base, self.bytes(), at, from) }
+    }
 
-    /// Copies bytes from `at` out of the region.
+    /// Copies bytes from `at` out. What is not memory of the host brings its own.
     ///
     /// # Errors
     /// [`MemoryError::OutOfRange`], or what the device says.
-    fn copy_out(&self, at: usize, into: &mut [u8]) -> Result<(), MemoryError>;
+    ///
+    /// # Safety
+    /// No code of this process writes these bytes meanwhile.
+    unsafe fn copy_out(&self, at: usize, into: &mut [u8]) -> Result<(), MemoryError> {
+        let base = self.host().ok_or(MemoryError::NotOfHost(self.placement()))?;
+        // SAFETY: the contract of the trait, and the caller's argument.
+        unsafe { copy::out_of_host(base, self.bytes(), at, into) }
+    }
 
     /// Makes what a peer wrote visible to whoever reads next. To be called after the doorbell and
-    /// before the first read.
+    /// before the first read. Nothing is needed where the doorbell itself orders the writes, as it
+    /// does for memory of the host.
     ///
     /// # Errors
-    /// What the device says; host memory never fails.
-    fn make_visible(&self) -> Result<(), MemoryError>;
+    /// What the device says.
+    fn make_visible(&self) -> Result<(), MemoryError> {
+        Ok(())
+    }
 
     /// How a peer reaches it; `None` if the memory cannot leave this process.
-    fn describe(&self) -> Option<RegionDescriptor>;
+    fn describe(&self) -> Option<RegionDescriptor> {
+        None
+    }
 
     /// A dma-buf of it that begins with the first byte, by which a NIC's driver registers memory of
     /// another device. The same at every call.
-    fn dma_buf(&self) -> Option<BorrowedFd<'_>>;
+    fn dma_buf(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 }

@@ -45,10 +45,10 @@ impl Arrival {
 
     /// Ends the request with a text instead of outputs. What does not fit the slot's reply half is
     /// left out of the text's middle.
-    pub fn fail(self, status: Status, text: &str, times: StageTimes) -> Departure {
+    pub fn fail(mut self, status: Status, text: &str, times: StageTimes) -> Departure {
         let text = without_middle(text, self.slot.reply().bytes());
         // A device that refuses the copy leaves the status without its text.
-        let copied = self.slot.reply().copy_in(0, text.as_bytes());
+        let copied = self.slot.reply_mut().copy_in(0, text.as_bytes());
         let bytes = if copied.is_ok() { text.len() } else { 0 };
         self.into_departure(status, bytes, times)
     }

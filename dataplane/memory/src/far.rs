@@ -1,6 +1,5 @@
 //! Memory that is only reached by copies.
 
-use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -38,23 +37,17 @@ unsafe impl Backing for FarBacking {
         None
     }
 
-    fn copy_in(&self, at: usize, from: &[u8]) -> Result<(), MemoryError> {
-        self.memory.copy_in(at, from)
+    unsafe fn copy_in(&self, at: usize, from: &[u8]) -> Result<(), MemoryError> {
+        // SAFETY: the caller's argument.
+        unsafe { self.memory.copy_in(at, from) }
     }
 
-    fn copy_out(&self, at: usize, into: &mut [u8]) -> Result<(), MemoryError> {
-        self.memory.copy_out(at, into)
-    }
-
-    fn make_visible(&self) -> Result<(), MemoryError> {
-        self.memory.make_visible()
+    unsafe fn copy_out(&self, at: usize, into: &mut [u8]) -> Result<(), MemoryError> {
+        // SAFETY: the caller's argument.
+        unsafe { self.memory.copy_out(at, into) }
     }
 
     fn describe(&self) -> Option<RegionDescriptor> {
         Some(RegionDescriptor::Device(self.described))
-    }
-
-    fn dma_buf(&self) -> Option<BorrowedFd<'_>> {
-        None
     }
 }

@@ -1,13 +1,10 @@
 //! Host memory of this process alone.
 
-use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 
-use ferry_core::{Placement, RegionDescriptor};
-use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use ferry_core::Placement;
 
 use crate::backing::{Backing, MemoryError};
-use crate::region::{host_copy_in, host_copy_out};
 
 /// Page-aligned, zeroed memory that no other process sees. Pages cost nothing until touched.
 #[derive(Debug)]
@@ -31,19 +28,8 @@ impl HeapBacking {
         if bytes == 0 {
             return Err(MemoryError::Layout { what: "a region needs at least 1 byte".into() });
         }
-        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
-        // SAFETY: a new anonymous mapping at an address of the kernel's choice touches nothing.
-        let base = unsafe {
-            mmap_anonymous(std::ptr::null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, flags)
-        };
-        let base = base.map_err(|errno| MemoryError::Os {
-            what: format!("map {bytes} bytes"),
-            source: errno.into(),
-        })?;
-        let base = NonNull::new(base.cast::<u8>()).ok_or_else(|| MemoryError::Os {
-            what: format!("map {bytes} bytes"),
-            source: std::io::ErrorKind::AddrNotAvailable.into(),
-        })?;
+        let base = pages::map(bytes)
+            .map_err(|source| MemoryError::Os { what: format!("map {bytes} bytes"), source })?;
         Ok(HeapBacking { base, bytes })
     }
 
@@ -57,8 +43,61 @@ impl Drop for HeapBacking {
     fn drop(&mut self) {
         // SAFETY: the range was mapped in `new`, belongs to this value, and nobody can hold a
         // pointer into it: views and slots keep the backing alive.
-        let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.bytes) };
+        unsafe { pages::unmap(self.base, self.bytes) };
+    }
+}
+
+#[cfg(not(miri))]
+mod pages {
+    use std::io;
+    use std::ptr::NonNull;
+
+    use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+
+    /// New zeroed pages.
+    pub(super) fn map(bytes: usize) -> io::Result<NonNull<u8>> {
+        let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
+        let flags = flags | MapFlags::NORESERVE;
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice touches nothing.
+        let base = unsafe { mmap_anonymous(std::ptr::null_mut(), bytes, access, flags) }?;
+        NonNull::new(base.cast()).ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+    }
+
+    /// # Safety
+    /// What [`map`] gave, which nobody uses any more.
+    pub(super) unsafe fn unmap(base: NonNull<u8>, bytes: usize) {
+        // SAFETY: the caller's argument.
+        let unmapped = unsafe { munmap(base.as_ptr().cast(), bytes) };
         debug_assert!(unmapped.is_ok(), "unmapping one's own range cannot fail");
+    }
+}
+
+/// Miri maps no pages, and watches over what it allocates itself.
+#[cfg(miri)]
+mod pages {
+    use std::alloc::{Layout, alloc_zeroed, dealloc};
+    use std::io;
+    use std::ptr::NonNull;
+
+    use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+
+    fn layout(bytes: usize) -> io::Result<Layout> {
+        Layout::from_size_align(bytes, 4096).map_err(io::Error::other)
+    }
+
+    /// New zeroed pages.
+    pub(super) fn map(bytes: usize) -> io::Result<NonNull<u8>> {
+        // SAFETY: no caller asks for 0 bytes.
+        let base = unsafe { alloc_zeroed(layout(bytes)?) };
+        NonNull::new(base).ok_or_else(|| io::ErrorKind::OutOfMemory.into())
+    }
+
+    /// # Safety
+    /// What [`map`] gave, which nobody uses any more.
+    pub(super) unsafe fn unmap(base: NonNull<u8>, bytes: usize) {
+        let Ok(layout) = layout(bytes) else { return };
+        // SAFETY: the caller's argument.
+        unsafe { dealloc(base.as_ptr(), layout) };
     }
 }
 
@@ -74,27 +113,5 @@ unsafe impl Backing for HeapBacking {
 
     fn host(&self) -> Option<NonNull<u8>> {
         Some(self.base)
-    }
-
-    fn copy_in(&self, at: usize, from: &[u8]) -> Result<(), MemoryError> {
-        // SAFETY: the mapping has `bytes` bytes.
-        unsafe { host_copy_in(self.base, self.bytes, at, from) }
-    }
-
-    fn copy_out(&self, at: usize, into: &mut [u8]) -> Result<(), MemoryError> {
-        // SAFETY: the mapping has `bytes` bytes.
-        unsafe { host_copy_out(self.base, self.bytes, at, into) }
-    }
-
-    fn make_visible(&self) -> Result<(), MemoryError> {
-        Ok(())
-    }
-
-    fn describe(&self) -> Option<RegionDescriptor> {
-        None
-    }
-
-    fn dma_buf(&self) -> Option<BorrowedFd<'_>> {
-        None
     }
 }

@@ -29,7 +29,7 @@ pub(crate) unsafe fn copy(to: NonNull<u8>, from: &[u8]) {
 ///
 /// # Safety
 /// As [`copy`].
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 unsafe fn lines(to: NonNull<u8>, from: &[u8]) -> usize {
     use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_sfence, _mm_stream_si128};
     /// Bytes of a cache line, and of a vector.
@@ -55,7 +55,7 @@ unsafe fn lines(to: NonNull<u8>, from: &[u8]) -> usize {
 
 /// # Safety
 /// As [`copy`]; nothing is copied.
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(any(not(target_arch = "x86_64"), miri))]
 unsafe fn lines(_to: NonNull<u8>, _from: &[u8]) -> usize {
     0
 }

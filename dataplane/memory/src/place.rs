@@ -1,10 +1,9 @@
 //! Where a session's slots are to lie, where that is not plain memory of the host.
 
-use std::sync::Arc;
-
 use ferry_core::DeviceMemory;
 
-use crate::backing::{Backing, MemoryError};
+use crate::backing::MemoryError;
+use crate::region::Region;
 
 /// Makes memory of a device, or makes memory of the host known to one. A link is given one with
 /// the session and knows nothing of the device.
@@ -17,21 +16,21 @@ pub trait Placer: Send + Sync + std::fmt::Debug {
     ///
     /// # Errors
     /// What the device says.
-    fn allocate(&self, bytes: usize) -> Result<Arc<dyn Backing>, MemoryError>;
+    fn allocate(&self, bytes: usize) -> Result<Region, MemoryError>;
 
     /// The same memory, which the device can reach from now on.
     ///
     /// # Errors
     /// What the device says.
-    fn register(&self, memory: Arc<dyn Backing>) -> Result<Arc<dyn Backing>, MemoryError>;
+    fn register(&self, memory: Region) -> Result<Region, MemoryError>;
 }
 
 /// Opens memory of a device that another process placed: a client's counterpart to [`Placer`].
 pub trait Importer: Send + Sync + std::fmt::Debug {
-    /// The memory that is described, for as long as the value lives.
+    /// The memory that is described, for as long as the region lives.
     ///
     /// # Errors
     /// [`MemoryError::Foreign`] where what is described is not there, is shorter than described,
     /// or cannot be reached from here, with what to do; what the device says.
-    fn open(&self, described: &DeviceMemory) -> Result<Arc<dyn Backing>, MemoryError>;
+    fn open(&self, described: &DeviceMemory) -> Result<Region, MemoryError>;
 }

@@ -8,7 +8,6 @@ use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use crate::backing::{Backing, MemoryError};
-use crate::region::{host_copy_in, host_copy_out};
 
 /// What both ends demand of the descriptor: whoever holds it can neither cut the memory, which
 /// would kill the other end by `SIGBUS` at its next access, nor take these seals away.
@@ -111,7 +110,7 @@ fn map(memfd: BorrowedFd<'_>, bytes: usize) -> Result<NonNull<u8>, MemoryError> 
 impl Drop for SharedBacking {
     fn drop(&mut self) {
         // SAFETY: the range was mapped by this value, belongs to it, and nobody can hold a pointer
-        // into it: views, slots, words and rings keep the backing alive.
+        // into it: regions, slots, words and rings keep the backing alive.
         let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.bytes) };
         debug_assert!(unmapped.is_ok(), "unmapping one's own range cannot fail");
     }
@@ -132,34 +131,16 @@ unsafe impl Backing for SharedBacking {
         Some(self.base)
     }
 
-    fn copy_in(&self, at: usize, from: &[u8]) -> Result<(), MemoryError> {
-        // SAFETY: the mapping has `bytes` bytes.
-        unsafe { host_copy_in(self.base, self.bytes, at, from) }
-    }
-
-    fn copy_out(&self, at: usize, into: &mut [u8]) -> Result<(), MemoryError> {
-        // SAFETY: the mapping has `bytes` bytes.
-        unsafe { host_copy_out(self.base, self.bytes, at, into) }
-    }
-
-    fn make_visible(&self) -> Result<(), MemoryError> {
-        // Whoever saw the ring's index move (acquire) sees what was written before (release).
-        Ok(())
-    }
-
     fn describe(&self) -> Option<RegionDescriptor> {
         let bytes = u64::try_from(self.bytes).ok()?;
         Some(RegionDescriptor::Memfd { bytes, layout: self.layout })
-    }
-
-    fn dma_buf(&self) -> Option<BorrowedFd<'_>> {
-        None
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::region::Region;
 
     const LAYOUT: SlotLayout = SlotLayout { slots: 1, request_bytes: 4096, reply_bytes: 1 };
 
@@ -172,18 +153,21 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri has no memfd")]
     fn both_mappings_show_the_same_bytes() {
         let (ours, memfd) = SharedBacking::create(8192, LAYOUT).unwrap();
         let theirs = SharedBacking::import(memfd, 8192, LAYOUT).unwrap();
-        ours.copy_in(8190, &[1, 2]).unwrap();
+        let (mut ours, mut theirs) = (Region::whole(ours), Region::whole(theirs));
+        ours.view_mut().copy_in(8190, &[1, 2]).unwrap();
         let mut out = [9; 3];
-        theirs.copy_out(8189, &mut out).unwrap();
+        theirs.view().copy_out(8189, &mut out).unwrap();
         assert_eq!(out, [0, 1, 2]);
-        assert!(theirs.copy_in(8191, &[0, 0]).is_err());
+        assert!(theirs.view_mut().copy_in(8191, &[0, 0]).is_err());
         assert_eq!(ours.describe(), Some(RegionDescriptor::Memfd { bytes: 8192, layout: LAYOUT }));
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri has no memfd")]
     fn nobody_changes_the_length_or_the_seals() {
         let (_ours, memfd) = SharedBacking::create(8192, LAYOUT).unwrap();
         assert!(rustix::fs::ftruncate(&memfd, 4096).is_err());
@@ -192,6 +176,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri has no memfd")]
     fn unsealed_short_and_foreign_descriptors_are_refused() {
         let refused = |memfd: OwnedFd| {
             let error = SharedBacking::import(memfd, 8192, LAYOUT).unwrap_err();
@@ -206,6 +191,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri has no memfd")]
     fn impossible_lengths_are_errors() {
         assert!(matches!(SharedBacking::create(0, LAYOUT), Err(MemoryError::Layout { .. })));
         assert!(matches!(SharedBacking::create(usize::MAX, LAYOUT), Err(MemoryError::Os { .. })));

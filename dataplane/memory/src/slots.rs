@@ -11,16 +11,19 @@ use bytes::Bytes;
 use ferry_core::session::SLOTS_MAX;
 use ferry_core::{SlotIndex, SlotLayout};
 
-use crate::backing::{Backing, MemoryError};
+use crate::backing::MemoryError;
 use crate::heap::HeapBacking;
 use crate::lent::LentBacking;
-use crate::region::{Region, View};
+use crate::region::{Region, View, ViewMut};
 
 /// Each half of a slot starts at a multiple of this: a page, so that it can be registered with a
 /// device on its own.
 pub const HALF_ALIGN_BYTES: usize = 4096;
 
 /// Whether somebody outside this process may write the slots' memory at any time.
+///
+/// Saying `None` of memory that another process or a device has mapped is saying that it is trusted
+/// to write a slot only while the slot is in flight, as a client trusts its server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PeerAccess {
     /// No: the holder of a slot may borrow its bytes.
@@ -87,32 +90,33 @@ impl SlotTable {
     /// # Errors
     /// [`MemoryError`] if the layout is wrong or memory is short.
     pub fn private(layout: SlotLayout) -> Result<Arc<SlotTable>, MemoryError> {
-        let backing: Arc<dyn Backing> = Arc::new(HeapBacking::new(Self::bytes(&layout)?)?);
-        Self::over(layout, PeerAccess::None, &Region::whole(backing))
+        let backing = HeapBacking::new(Self::bytes(&layout)?)?;
+        Self::over(layout, PeerAccess::None, Region::whole(backing))
     }
 
-    /// Slots inside `region`, one after the other, the request half first.
+    /// Slots inside `region`, one after the other, the request half first. Nobody else in this
+    /// process reaches the region from now on.
     ///
     /// # Errors
     /// [`MemoryError`] if the layout is wrong, or the region too short or only lent for reading.
     pub fn over(
         layout: SlotLayout,
         peer: PeerAccess,
-        region: &Region,
+        region: Region,
     ) -> Result<Arc<SlotTable>, MemoryError> {
         let strides = strides(&layout)?;
         region.view().check_writable()?;
-        let halves = (0..layout.slots as usize)
-            .map(|i| {
-                let at = i * (strides.request + strides.reply);
-                let request_bytes = usize::try_from(layout.request_bytes).unwrap_or(usize::MAX);
-                let reply_bytes = usize::try_from(layout.reply_bytes).unwrap_or(usize::MAX);
-                Ok(Halves {
-                    request: region.part(at, request_bytes)?,
-                    reply: region.part(at + strides.request, reply_bytes)?,
-                })
-            })
-            .collect::<Result<Vec<_>, MemoryError>>()?;
+        let request_bytes = usize::try_from(layout.request_bytes).unwrap_or(usize::MAX);
+        let reply_bytes = usize::try_from(layout.reply_bytes).unwrap_or(usize::MAX);
+        let mut halves = Vec::with_capacity(layout.slots as usize);
+        let mut rest = region;
+        for _ in 0..layout.slots {
+            let (request, behind) = rest.split_at(strides.request)?;
+            let (reply, behind) = behind.split_at(strides.reply)?;
+            let request = request.part(0, request_bytes)?;
+            halves.push(Halves { request, reply: reply.part(0, reply_bytes)? });
+            rest = behind;
+        }
         Ok(Self::of(layout, peer, halves))
     }
 
@@ -248,13 +252,36 @@ impl Slot {
         self.table.halves[self.index.at()].reply.view()
     }
 
+    /// The request half, to write; what was lent in its place refuses every write.
+    pub fn request_mut(&mut self) -> ViewMut<'_> {
+        let view = self.request();
+        // SAFETY: no table but this one reaches the half, which it took over as a region; this is
+        // the only token of the slot, and it is borrowed alone.
+        unsafe { ViewMut::new(view) }
+    }
+
+    /// The reply half, to write.
+    pub fn reply_mut(&mut self) -> ViewMut<'_> {
+        let view = self.reply();
+        // SAFETY: as in `request_mut`.
+        unsafe { ViewMut::new(view) }
+    }
+
+    /// The request to read and the reply to write, at once.
+    pub fn halves_mut(&mut self) -> (View<'_>, ViewMut<'_>) {
+        let (request, reply) = (self.request(), self.reply());
+        // SAFETY: as in `request_mut`; the halves are regions of their own, which do not overlap.
+        (request, unsafe { ViewMut::new(reply) })
+    }
+
     /// The request half as a slice; `None` where a peer may write it or it is not host memory.
     pub fn request_bytes(&self) -> Option<&[u8]> {
         if let Some(lent) = &self.lent {
             return Some(lent.as_slice());
         }
-        // SAFETY: `borrow` checked that nobody outside this process writes, and inside it the one
-        // holder of the slot is `self`.
+        // SAFETY: `borrow` checked that nobody outside this process writes. Inside it only this
+        // token leads to the half, which the table took over as a region, and it gives out nothing
+        // that writes while it is borrowed.
         self.borrow(self.request())
             .map(|(base, len)| unsafe { std::slice::from_raw_parts(base, len) })
     }

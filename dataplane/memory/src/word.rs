@@ -8,14 +8,14 @@ use std::time::Duration;
 use rustix::thread::futex;
 use rustix::time::Timespec;
 
-use crate::backing::{Backing, MemoryError};
-use crate::shared::SharedBacking;
+use crate::backing::MemoryError;
+use crate::region::Region;
 
-/// A `u32` inside a [`SharedBacking`], which it keeps mapped.
+/// A `u32` inside shared memory, which it keeps mapped.
 #[derive(Clone, Debug)]
 pub struct Word {
     cell: NonNull<AtomicU32>,
-    _memory: Arc<SharedBacking>,
+    _memory: Arc<Region>,
 }
 
 // SAFETY: the cell is an atomic in memory that `_memory` keeps mapped.
@@ -24,20 +24,25 @@ unsafe impl Send for Word {}
 unsafe impl Sync for Word {}
 
 impl Word {
-    /// The word at byte `at`.
+    /// The word at the start of `memory`, of which nobody in this process reaches the rest.
     ///
     /// # Errors
     /// [`MemoryError::OutOfRange`] if it does not lie inside, [`MemoryError::Layout`] if it is not
-    /// aligned.
-    pub fn new(memory: &Arc<SharedBacking>, at: usize) -> Result<Word, MemoryError> {
+    /// aligned or not memory of the host.
+    pub fn new(memory: Region) -> Result<Word, MemoryError> {
+        Word::inside(&Arc::new(memory), 0)
+    }
+
+    /// The word at byte `at`. What else lies in `memory` is reached by atomics alone.
+    pub(crate) fn inside(memory: &Arc<Region>, at: usize) -> Result<Word, MemoryError> {
         let cell = cell_at::<AtomicU32>(memory, at)?;
         Ok(Word { cell, _memory: Arc::clone(memory) })
     }
 
     /// The word itself.
     pub fn cell(&self) -> &AtomicU32 {
-        // SAFETY: checked for bounds and alignment when made, kept mapped by `_memory`, and every
-        // access to it in this crate is atomic.
+        // SAFETY: checked for bounds and alignment when made, kept mapped by `_memory`, and reached
+        // by atomics alone: the region is behind this word and those beside it.
         unsafe { self.cell.as_ref() }
     }
 
@@ -60,19 +65,19 @@ impl Word {
 }
 
 /// The address of an atomic of type `T` at byte `at` of `memory`.
-pub(crate) fn cell_at<T>(memory: &SharedBacking, at: usize) -> Result<NonNull<T>, MemoryError> {
+pub(crate) fn cell_at<T>(memory: &Region, at: usize) -> Result<NonNull<T>, MemoryError> {
     let (len, bytes) = (size_of::<T>(), memory.bytes());
     if at.checked_add(len).is_none_or(|end| end > bytes) {
         return Err(MemoryError::OutOfRange { at, len, bytes });
     }
-    if !at.is_multiple_of(align_of::<T>()) {
+    let base = memory.view().host().ok_or(MemoryError::NotOfHost(memory.view().placement()))?;
+    // SAFETY: `at` lies inside the region.
+    let cell = unsafe { base.add(at) };
+    if !cell.addr().get().is_multiple_of(align_of::<T>()) || !memory.view().is_writable() {
         let what = format!("a word of {len} bytes cannot stand at byte {at}: not aligned");
         return Err(MemoryError::Layout { what });
     }
-    let base =
-        memory.host().ok_or_else(|| MemoryError::Layout { what: "not on the host".into() })?;
-    // SAFETY: `at` lies inside the mapping, whose base is aligned to a page.
-    Ok(unsafe { base.add(at) }.cast())
+    Ok(cell.cast())
 }
 
 #[cfg(test)]
@@ -82,32 +87,34 @@ mod tests {
     use ferry_core::SlotLayout;
 
     use super::*;
+    use crate::heap::HeapBacking;
+    use crate::shared::SharedBacking;
 
-    fn memory() -> Arc<SharedBacking> {
-        let layout = SlotLayout { slots: 1, request_bytes: 1, reply_bytes: 1 };
-        Arc::new(SharedBacking::create(4096, layout).unwrap().0)
+    fn memory() -> Region {
+        Region::whole(HeapBacking::new(4096).unwrap())
     }
 
     #[test]
     fn words_lie_inside_and_are_aligned() {
-        let memory = memory();
-        assert!(Word::new(&memory, 4092).is_ok());
+        let memory = Arc::new(memory());
+        assert!(Word::inside(&memory, 4092).is_ok());
         for at in [4093, 4096, usize::MAX - 3] {
-            assert!(matches!(Word::new(&memory, at), Err(MemoryError::OutOfRange { .. })), "{at}");
+            let word = Word::inside(&memory, at);
+            assert!(matches!(word, Err(MemoryError::OutOfRange { .. })), "{at}");
         }
         for at in [1, 2, 3, 4090] {
-            assert!(matches!(Word::new(&memory, at), Err(MemoryError::Layout { .. })), "{at}");
+            assert!(matches!(Word::inside(&memory, at), Err(MemoryError::Layout { .. })), "{at}");
         }
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri has no shared mappings")]
     fn a_wake_through_another_mapping_ends_the_sleep() {
         let layout = SlotLayout { slots: 1, request_bytes: 1, reply_bytes: 1 };
         let (ours, memfd) = SharedBacking::create(4096, layout).unwrap();
         let theirs = SharedBacking::import(memfd, 4096, layout).unwrap();
-        let (ours, theirs) = (Arc::new(ours), Arc::new(theirs));
-        let ours = Word::new(&ours, 64).unwrap();
-        let theirs = Word::new(&theirs, 64).unwrap();
+        let word = |backing| Word::new(Region::whole(backing).split_at(64).unwrap().1).unwrap();
+        let (ours, theirs) = (word(ours), word(theirs));
         std::thread::scope(|scope| {
             scope.spawn(move || {
                 theirs.cell().store(1, Ordering::SeqCst);
@@ -122,7 +129,7 @@ mod tests {
 
     #[test]
     fn another_value_and_the_end_of_the_time_end_the_sleep() {
-        let word = Word::new(&memory(), 0).unwrap();
+        let word = Word::new(memory()).unwrap();
         word.wait(1, Duration::MAX);
         word.wait(0, Duration::from_millis(1));
     }

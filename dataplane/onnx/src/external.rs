@@ -20,7 +20,7 @@ const DATA_LOCATION: u64 = 14;
 
 /// Wire types of protobuf.
 const VARINT: u64 = 0;
-const BYTES: u64 = 2;
+pub(crate) const BYTES: u64 = 2;
 
 /// Files by the name that the model gives them, `./` left out.
 pub(crate) type Files = BTreeMap<String, Vec<u8>>;
@@ -36,7 +36,7 @@ pub(crate) enum Weights {
 
 /// The messages of an ONNX file in which tensors occur.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Message {
+pub(crate) enum Message {
     Model,
     MainGraph,
     Graph,
@@ -67,7 +67,7 @@ impl Message {
         })
     }
 
-    fn is_tensor(self) -> bool {
+    pub(crate) fn is_tensor(self) -> bool {
         matches!(self, Message::Weight | Message::Tensor)
     }
 }
@@ -258,24 +258,29 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// One field of a message.
-struct Field<'a> {
-    number: u64,
-    wire: u64,
+pub(crate) struct Field<'a> {
+    pub(crate) number: u64,
+    pub(crate) wire: u64,
     /// With its tag and its length.
     whole: &'a [u8],
     /// Of a field of bytes.
-    payload: &'a [u8],
+    pub(crate) payload: &'a [u8],
     /// Of a number.
     value: u64,
 }
 
 impl Field<'_> {
-    fn message_in(&self, outer: Message) -> Option<Message> {
+    /// The message that it holds, in one that is `outer`.
+    pub(crate) fn message_in(&self, outer: Message) -> Option<Message> {
         outer.inner(self.number).filter(|_| self.wire == BYTES)
     }
 }
 
-fn fields(
+/// The fields of a message that lies `depth` deep.
+///
+/// # Errors
+/// If that is too deep.
+pub(crate) fn fields(
     mut bytes: &[u8],
     depth: usize,
 ) -> Result<impl Iterator<Item = Result<Field<'_>, String>>, String> {

@@ -12,6 +12,7 @@
 mod external;
 mod file;
 mod graph;
+mod indices;
 pub mod load;
 mod log;
 mod ort;

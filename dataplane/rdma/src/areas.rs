@@ -27,6 +27,65 @@ pub struct Areas {
     is_apart: bool,
 }
 
+/// The memory of one direction, divided.
+#[derive(Debug)]
+pub struct Divided {
+    /// Room for headers.
+    pub headers: Headers,
+    /// The payloads of all slots, in order.
+    pub payloads: Vec<Region>,
+}
+
+/// Room for headers: of each slot, and of the control area behind them.
+#[derive(Debug)]
+pub struct Headers(Vec<Region>);
+
+impl Headers {
+    /// The header in an area, copied, each byte once: the peer may write it again. `None` for a slot
+    /// that does not exist.
+    pub fn read(&self, area: Area) -> Option<[u8; FRAME_BYTES]> {
+        let room = self.0.get(self.number(area)?)?;
+        let mut header = [0; FRAME_BYTES];
+        room.view().copy_out(room.bytes().checked_sub(FRAME_BYTES)?, &mut header).ok()?;
+        Some(header)
+    }
+
+    /// The tail in front of the head in an area, copied as that is. `None` for a slot that does not
+    /// exist, and for more than there is room for.
+    pub fn read_tail(&self, area: Area, bytes: usize) -> Option<Vec<u8>> {
+        let room = self.0.get(self.number(area)?).filter(|_| bytes <= TAIL_BYTES_MAX)?;
+        let mut tail = vec![0; bytes];
+        room.view().copy_out(room.bytes().checked_sub(FRAME_BYTES + bytes)?, &mut tail).ok()?;
+        Some(tail)
+    }
+
+    /// Writes the head of an area, and its tail in front of it.
+    ///
+    /// # Errors
+    /// [`MemoryError::OutOfRange`] for a slot that does not exist, or what a device says.
+    pub fn write(
+        &mut self,
+        area: Area,
+        tail: &[u8],
+        head: &[u8; FRAME_BYTES],
+    ) -> Result<(), MemoryError> {
+        let (rooms, number) = (self.0.len(), self.number(area));
+        let none = || MemoryError::OutOfRange { at: rooms, len: 1, bytes: rooms };
+        let room = number.and_then(|at| self.0.get_mut(at)).ok_or_else(none)?;
+        let at = room.bytes().saturating_sub(FRAME_BYTES);
+        room.view_mut().copy_in(at.saturating_sub(tail.len()), tail)?;
+        room.view_mut().copy_in(at, head)
+    }
+
+    fn number(&self, area: Area) -> Option<usize> {
+        let control = self.0.len().checked_sub(1)?;
+        match area {
+            Area::Slot(slot) => Some(slot.at()).filter(|&at| at < control),
+            Area::Control => Some(control),
+        }
+    }
+}
+
 /// Where things of one kind lie in their region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Grid {
@@ -118,14 +177,35 @@ impl Areas {
         fits.then(|| self.payloads.at(slot.at()))
     }
 
-    /// The payloads of all slots, in order, of the region that they lie in.
+    /// Divides the memory of one direction, `payloads` where they lie apart: each byte goes to one
+    /// owner.
     ///
     /// # Errors
-    /// [`MemoryError::OutOfRange`] if the region is too short.
-    pub fn payloads(&self, region: &Region) -> Result<Vec<Region>, MemoryError> {
-        (0..self.slots as usize)
-            .map(|slot| region.part(self.payloads.at(slot), self.payload_bytes))
-            .collect()
+    /// [`MemoryError::OutOfRange`] if a region is too short.
+    pub fn divide(
+        &self,
+        headers: Region,
+        payloads: Option<Region>,
+    ) -> Result<Divided, MemoryError> {
+        let mut divided = Divided { headers: Headers(Vec::new()), payloads: Vec::new() };
+        let (mut rest, mut apart) = (headers, payloads);
+        for _ in 0..self.slots {
+            let room = if apart.is_some() { FRAME_ROOM_BYTES } else { HEADROOM_BYTES };
+            let (header, behind) = rest.split_at(room)?;
+            divided.headers.0.push(header);
+            let (payload, next) = match apart.take() {
+                Some(payloads) => {
+                    let (payload, next) = payloads.split_at(self.payloads.stride)?;
+                    apart = Some(next);
+                    (payload, behind)
+                }
+                None => behind.split_at(self.payloads.stride - HEADROOM_BYTES)?,
+            };
+            divided.payloads.push(payload.part(0, self.payload_bytes)?);
+            rest = next;
+        }
+        divided.headers.0.push(rest);
+        Ok(divided)
     }
 }
 
@@ -171,8 +251,6 @@ pub fn read_immediate(immediate: u32, generation: Generation) -> (Area, bool) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use ferry_memory::HeapBacking;
 
     use super::*;
@@ -180,16 +258,31 @@ mod tests {
     #[test]
     fn a_header_ends_where_its_payload_begins() {
         let areas = Areas::new(3, 5000).unwrap();
-        let region = Region::whole(Arc::new(HeapBacking::new(areas.bytes()).unwrap()));
-        let payloads = areas.payloads(&region).unwrap();
+        let region = Region::whole(HeapBacking::new(areas.bytes()).unwrap());
+        let address = |region: &Region| region.view().host().unwrap().addr().get();
+        let first = address(&region);
+        let Divided { mut headers, payloads } = areas.divide(region, None).unwrap();
         assert_eq!(payloads.len(), 3);
         for (slot, payload) in (0_u32..).zip(&payloads) {
-            let header = areas.header_at(Area::Slot(SlotIndex(slot))).unwrap();
-            let behind = region.part(header + FRAME_BYTES, 5000).unwrap();
-            assert_eq!(behind.view().host(), payload.view().host());
+            let area = Area::Slot(SlotIndex(slot));
+            let header = areas.header_at(area).unwrap();
+            assert_eq!(first + header + FRAME_BYTES, address(payload));
             assert_eq!(payload.bytes(), 5000);
             assert_eq!((header + FRAME_BYTES) % HALF_ALIGN_BYTES, 0);
+            headers.write(area, &[8; TAIL_BYTES_MAX], &[7; FRAME_BYTES]).unwrap();
+            assert_eq!(headers.read(area), Some([7; FRAME_BYTES]));
+            assert_eq!(headers.read_tail(area, 16), Some(vec![8; 16]));
+            assert_eq!(headers.read_tail(area, TAIL_BYTES_MAX), Some(vec![8; TAIL_BYTES_MAX]));
+            assert_eq!(headers.read_tail(area, TAIL_BYTES_MAX + 8), None);
+            let before = payload.view().host().unwrap();
+            assert_eq!(address(&headers.0[slot as usize]) + HEADROOM_BYTES, before.addr().get());
+            let mut seen = [1; 5000];
+            payload.view().copy_out(0, &mut seen).unwrap();
+            assert_eq!(seen, [0; 5000], "a header is not written into a payload");
         }
+        assert_eq!(headers.read(Area::Control), Some([0; FRAME_BYTES]));
+        assert_eq!(headers.read(Area::Slot(SlotIndex(3))), None);
+        headers.write(Area::Slot(SlotIndex(3)), &[], &[7; FRAME_BYTES]).unwrap_err();
         let control = areas.header_at(Area::Control).unwrap();
         assert_eq!(control + FRAME_BYTES, areas.bytes());
         assert_eq!(areas.header_at(Area::Slot(SlotIndex(3))), None);
@@ -211,9 +304,11 @@ mod tests {
         assert_eq!(areas.header_at(Area::Control), Some(3 * FRAME_ROOM_BYTES + TAIL_BYTES_MAX));
         assert_eq!(areas.header_at(Area::Slot(SlotIndex(3))), None);
         assert_eq!(areas.payload_at(SlotIndex(3), 0), None);
-        let region = Region::whole(Arc::new(HeapBacking::new(3 * 8192).unwrap()));
-        assert_eq!(areas.payloads(&region).unwrap().len(), 3);
-        areas.payloads(&region.part(0, 2 * 8192).unwrap()).unwrap_err();
+        let heap = |bytes| Region::whole(HeapBacking::new(bytes).unwrap());
+        let divided = areas.divide(heap(areas.bytes()), Some(heap(3 * 8192))).unwrap();
+        assert_eq!((divided.headers.0.len(), divided.payloads.len()), (4, 3));
+        areas.divide(heap(areas.bytes()), Some(heap(2 * 8192))).unwrap_err();
+        areas.divide(heap(areas.bytes() - FRAME_ROOM_BYTES - 1), Some(heap(3 * 8192))).unwrap_err();
         assert_eq!(Areas::new(3, 5000).unwrap().payloads_bytes(), None);
     }
 

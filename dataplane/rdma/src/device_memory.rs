@@ -4,14 +4,14 @@
 use std::sync::Arc;
 
 use ferry_core::error_text;
-use ferry_memory::Placer;
+use ferry_memory::{MemoryError, Placer, Region};
 use ferry_transport::{AdmitError, LinkError};
 
 use crate::areas::Areas;
 use crate::fence::{Fencing, Memory, Payloads};
 use crate::loopback::Loopback;
 use crate::options::RdmaOptions;
-use crate::pool::{Registered, own};
+use crate::pool::{Registered, Room, own};
 use crate::port::Port;
 use crate::verbs::{Access, By, CompletionStatus, Domain, Write};
 
@@ -37,9 +37,9 @@ pub fn try_device_memory(options: &RdmaOptions, placer: &dyn Placer) -> Result<B
         error => LinkError::os("take a page of device memory", error),
     })?;
     let nothing = || LinkError::os("take a page of device memory", "the placer is of the host");
-    let payloads = leased.payloads.as_ref().ok_or_else(nothing)?;
-    check(&port, &leased.domain, payloads)?;
-    Ok(payloads.inbox.registration.by())
+    let mut payloads = leased.payloads.ok_or_else(nothing)?;
+    check(&port, &leased.domain, &mut payloads)?;
+    Ok(payloads.inbox.registered.registration().by())
 }
 
 /// Has the card write a pattern at both ends of the memory where requests will arrive, and read
@@ -50,46 +50,48 @@ pub fn try_device_memory(options: &RdmaOptions, placer: &dyn Placer) -> Result<B
 pub(crate) fn check(
     port: &Port,
     domain: &Arc<Domain>,
-    payloads: &Payloads,
+    payloads: &mut Payloads,
 ) -> Result<(), LinkError> {
     let host = own(domain, 2 * HALF_BYTES, Access::RemoteWrite)
         .map_err(|error| LinkError::os("check device memory", error))?;
-    let trial = Trial { loopback: Loopback::new(port, domain)?, host };
+    let mut trial = Trial { loopback: Loopback::new(port, domain)?, host };
     for at in ends(&payloads.inbox) {
-        trial.arrives(&payloads.inbox, at)?;
+        trial.arrives(&mut payloads.inbox, at)?;
     }
     for at in ends(&payloads.outbox) {
-        trial.leaves(&payloads.outbox, at)?;
+        trial.leaves(&mut payloads.outbox, at)?;
     }
     Ok(())
 }
 
 /// Where the pattern goes: at most [`WRITES_MAX`](crate::loopback::WRITES_MAX) in two regions.
-fn ends(memory: &Registered) -> [usize; 2] {
+fn ends(memory: &Room) -> [usize; 2] {
     [0, memory.region.bytes().saturating_sub(PATTERN_BYTES)]
 }
 
 struct Trial {
     loopback: Loopback,
-    host: Registered,
+    host: Room,
 }
 
 impl Trial {
     /// From the host into the device's memory.
-    fn arrives(&self, memory: &Registered, at: usize) -> Result<(), LinkError> {
+    fn arrives(&mut self, memory: &mut Room, at: usize) -> Result<(), LinkError> {
         let pattern = pattern()?;
-        put(&self.host, 0, &pattern)?;
-        let status = self.write(&self.host, 0, memory, at)?;
-        memory.region.view().make_visible().map_err(|error| refused(memory, at, error))?;
-        self.compare(memory, at, status, &pattern, memory, at)
+        put(&mut self.host, 0, &pattern)?;
+        let status = self.write(&self.host.registered, 0, &memory.registered, at)?;
+        let visible = memory.region.view().make_visible();
+        visible.map_err(|error| refused(&memory.registered, at, error))?;
+        let seen = seen(&memory.region, at);
+        compare(seen, status, &pattern, memory, at)
     }
 
     /// From the device's memory to the host.
-    fn leaves(&self, memory: &Registered, at: usize) -> Result<(), LinkError> {
+    fn leaves(&self, memory: &mut Room, at: usize) -> Result<(), LinkError> {
         let pattern = pattern()?;
         put(memory, at, &pattern)?;
-        let status = self.write(memory, at, &self.host, HALF_BYTES)?;
-        self.compare(&self.host, HALF_BYTES, status, &pattern, memory, at)
+        let status = self.write(&memory.registered, at, &self.host.registered, HALF_BYTES)?;
+        compare(seen(&self.host.region, HALF_BYTES), status, &pattern, memory, at)
     }
 
     fn write(
@@ -101,44 +103,44 @@ impl Trial {
     ) -> Result<CompletionStatus, LinkError> {
         self.loopback.write(&Write {
             id: 1,
-            address: from.address() + from_at as u64,
-            bytes: u32::try_from(PATTERN_BYTES).unwrap_or(0),
-            local_key: from.registration.local_key(),
+            part: from.part(from_at, PATTERN_BYTES)?,
             remote_address: to.address() + to_at as u64,
-            remote_key: to.registration.remote_key(),
+            remote_key: to.registration().remote_key(),
             immediate: 0,
         })
     }
-
-    /// Whether the pattern is where it was written to; clears it in the device's memory.
-    fn compare(
-        &self,
-        seen_in: &Registered,
-        seen_at: usize,
-        status: CompletionStatus,
-        pattern: &[u8],
-        memory: &Registered,
-        at: usize,
-    ) -> Result<(), LinkError> {
-        if !status.is_success() {
-            return Err(refused(memory, at, format!("the card could not reach it: {status}")));
-        }
-        let mut seen = [0; PATTERN_BYTES];
-        let read = seen_in.region.view().copy_out(seen_at, &mut seen);
-        read.map_err(|error| refused(memory, at, error_text(&error)))?;
-        if seen != pattern {
-            let what = "the card and the device do not see the same bytes; the address that was \
-                        registered is not that of the memory, or the device's driver does not \
-                        support peer access on this machine (IOMMU, ACS): use rdma";
-            return Err(refused(memory, at, what));
-        }
-        put(memory, at, &[0; PATTERN_BYTES])
-    }
 }
 
-fn put(memory: &Registered, at: usize, bytes: &[u8]) -> Result<(), LinkError> {
-    let put = memory.region.view().copy_in(at, bytes);
-    put.map_err(|error| refused(memory, at, error_text(&error)))
+/// What lies where a pattern was written to.
+fn seen(region: &Region, at: usize) -> Result<[u8; PATTERN_BYTES], MemoryError> {
+    let mut seen = [0; PATTERN_BYTES];
+    region.view().copy_out(at, &mut seen).map(|()| seen)
+}
+
+/// Whether the pattern is where it was written to; clears it in the device's memory.
+fn compare(
+    seen: Result<[u8; PATTERN_BYTES], MemoryError>,
+    status: CompletionStatus,
+    pattern: &[u8],
+    memory: &mut Room,
+    at: usize,
+) -> Result<(), LinkError> {
+    let refused = |why: String| refused(&memory.registered, at, why);
+    if !status.is_success() {
+        return Err(refused(format!("the card could not reach it: {status}")));
+    }
+    if seen.map_err(|error| refused(error_text(&error)))? != pattern {
+        let what = "the card and the device do not see the same bytes; the address that was \
+                    registered is not that of the memory, or the device's driver does not \
+                    support peer access on this machine (IOMMU, ACS): use rdma";
+        return Err(refused(what.to_owned()));
+    }
+    put(memory, at, &[0; PATTERN_BYTES])
+}
+
+fn put(memory: &mut Room, at: usize, bytes: &[u8]) -> Result<(), LinkError> {
+    let put = memory.region.view_mut().copy_in(at, bytes);
+    put.map_err(|error| refused(&memory.registered, at, error_text(&error)))
 }
 
 fn pattern() -> Result<[u8; PATTERN_BYTES], LinkError> {
@@ -148,6 +150,6 @@ fn pattern() -> Result<[u8; PATTERN_BYTES], LinkError> {
 }
 
 fn refused(memory: &Registered, at: usize, why: impl std::fmt::Display) -> LinkError {
-    let (placement, by) = (memory.region.view().placement(), memory.registration.by().name());
+    let (placement, by) = (memory.placement(), memory.registration().by().name());
     LinkError::os(format!("check byte {at} of {placement} memory registered as {by}"), why)
 }

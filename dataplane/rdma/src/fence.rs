@@ -7,7 +7,7 @@ use ferry_transport::{AdmitError, LinkError};
 
 use crate::areas::Areas;
 use crate::options::Fence;
-use crate::pool::{Pool, Registered, of_device, own};
+use crate::pool::{Pool, Registered, Room, of_device, own};
 use crate::probe::WindowProbe;
 use crate::verbs::{Access, Domain, QueuePair, Rts, VerbsError, Window};
 
@@ -66,10 +66,10 @@ pub(crate) struct Memory {
 pub(crate) struct Leased {
     /// What its queue pair must belong to.
     pub domain: Arc<Domain>,
-    /// What the peer writes.
-    pub inbox: Inbox,
+    /// What the peer writes: how it is fenced, and the memory.
+    pub inbox: (Inbox, Region),
     /// What we send.
-    pub outbox: Registered,
+    pub outbox: Room,
     /// Payloads of both, where they lie apart from their headers.
     pub payloads: Option<Payloads>,
 }
@@ -78,9 +78,9 @@ pub(crate) struct Leased {
 #[derive(Debug)]
 pub(crate) struct Payloads {
     /// What the peer writes.
-    pub inbox: Registered,
+    pub inbox: Room,
     /// What we send.
-    pub outbox: Registered,
+    pub outbox: Room,
 }
 
 impl Memory {
@@ -107,29 +107,29 @@ impl Memory {
     ) -> Result<Leased, AdmitError> {
         let bytes = (inbox.bytes(), outbox.bytes());
         let payloads = inbox.payloads_bytes().zip(outbox.payloads_bytes());
-        match (placer, payloads) {
-            (Some(placer), Some(payloads)) => self.own_lease(bytes, Some((placer, payloads))),
-            (Some(placer), None) => {
-                let mut leased = self.host_lease(bytes)?;
-                leased.inbox.memory.make_known(placer)?;
-                leased.outbox.make_known(placer)?;
-                Ok(leased)
-            }
-            (None, _) => self.host_lease(bytes),
+        match placer.zip(payloads) {
+            Some(payloads) => self.own_lease(bytes, None, Some(payloads)),
+            None => self.host_lease(bytes, placer),
         }
     }
 
-    fn host_lease(&mut self, (inbox, outbox): (usize, usize)) -> Result<Leased, AdmitError> {
+    fn host_lease(
+        &mut self,
+        (inbox, outbox): (usize, usize),
+        told: Option<&dyn Placer>,
+    ) -> Result<Leased, AdmitError> {
         if self.fencing == Fencing::OwnRegistration {
-            return self.own_lease((inbox, outbox), None);
+            return self.own_lease((inbox, outbox), told, None);
         }
         let memory = match self.fencing {
             Fencing::SharedWindow => self.inboxes.lease(inbox)?,
             _ => own(&self.domain, inbox, Access::Windowed)?,
         };
-        let window = new_window(&self.domain, &memory).map_err(AdmitError::Attach)?;
-        let inbox = Inbox { memory, key: Key::Window { window, is_bound: false } };
-        let outbox = self.outboxes.lease(outbox)?;
+        let Room { region, registered } = memory.known_to(told)?;
+        let window = new_window(&self.domain, &registered).map_err(AdmitError::Attach)?;
+        let key = Key::Window { window, is_bound: false };
+        let inbox = (Inbox { memory: registered, key }, region);
+        let outbox = self.outboxes.lease(outbox)?.known_to(told)?;
         Ok(Leased { domain: Arc::clone(&self.domain), inbox, outbox, payloads: None })
     }
 
@@ -138,13 +138,15 @@ impl Memory {
     fn own_lease(
         &self,
         (inbox, outbox): (usize, usize),
+        told: Option<&dyn Placer>,
         payloads: Option<(&dyn Placer, (usize, usize))>,
     ) -> Result<Leased, AdmitError> {
         // A registration's key is good for every queue pair of its domain, and keys can be
         // guessed: the lease is a domain of its own.
         let domain = Domain::new(self.domain.device()).map_err(refused)?;
-        let memory = own(&domain, inbox, Access::RemoteWrite)?;
-        let outbox = own(&domain, outbox, Access::Source)?;
+        let inbox = own(&domain, inbox, Access::RemoteWrite)?.known_to(told)?;
+        let inbox = (Inbox { memory: inbox.registered, key: Key::Registration }, inbox.region);
+        let outbox = own(&domain, outbox, Access::Source)?.known_to(told)?;
         let on_device = |(placer, bytes): (&dyn Placer, (usize, usize))| {
             Ok::<_, AdmitError>(Payloads {
                 inbox: of_device(&domain, placer, bytes.0, Access::Payloads)?,
@@ -152,7 +154,7 @@ impl Memory {
             })
         };
         let payloads = payloads.map(on_device).transpose()?;
-        Ok(Leased { domain, inbox: Inbox { memory, key: Key::Registration }, outbox, payloads })
+        Ok(Leased { domain, inbox, outbox, payloads })
     }
 
     /// Gives back what nobody uses.
@@ -166,7 +168,7 @@ fn refused(error: VerbsError) -> AdmitError {
     AdmitError::Attach(error.into())
 }
 
-/// Memory that one peer may write, during one lease.
+/// How memory is fenced that one peer may write, during one lease.
 #[derive(Debug)]
 pub(crate) struct Inbox {
     memory: Registered,
@@ -184,11 +186,6 @@ enum Key {
 }
 
 impl Inbox {
-    /// The memory.
-    pub(crate) fn region(&self) -> &Region {
-        &self.memory.region
-    }
-
     /// Of its first byte.
     pub(crate) fn address(&self) -> u64 {
         self.memory.address()
@@ -197,7 +194,7 @@ impl Inbox {
     /// What the peer presents; of use once [`is_open`](Inbox::is_open).
     pub(crate) fn key(&self) -> u32 {
         match &self.key {
-            Key::Registration => self.memory.registration.remote_key(),
+            Key::Registration => self.memory.registration().remote_key(),
             Key::Window { window, .. } => window.key(),
             Key::Gone => 0,
         }
@@ -209,7 +206,7 @@ impl Inbox {
     /// # Errors
     /// [`LinkError`] with what the device says.
     pub(crate) fn open(&mut self, pair: &QueuePair<Rts>, id: u64) -> Result<bool, LinkError> {
-        let (address, bytes) = (self.address(), self.region().bytes() as u64);
+        let (address, bytes) = (self.address(), self.memory.bytes() as u64);
         let Key::Window { window, .. } = &mut self.key else { return Ok(false) };
         pair.bind(id, window, address, bytes)?;
         Ok(true)
@@ -264,5 +261,5 @@ impl Inbox {
 }
 
 fn new_window(domain: &Arc<Domain>, memory: &Registered) -> Result<Window, LinkError> {
-    Ok(Window::new(domain, Arc::clone(&memory.registration))?)
+    Ok(Window::new(domain, Arc::clone(memory.registration()))?)
 }

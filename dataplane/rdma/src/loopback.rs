@@ -61,7 +61,7 @@ impl Loopback {
     ///
     /// # Errors
     /// [`LinkError`] if the device does not answer.
-    pub(crate) fn write(&self, write: &Write) -> Result<CompletionStatus, LinkError> {
+    pub(crate) fn write(&self, write: &Write<'_>) -> Result<CompletionStatus, LinkError> {
         self.writer.write(write)?;
         self.wait(write.id)
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ferry_transport::LinkError;
 
 use crate::loopback::Loopback;
-use crate::pool::{Registered, own};
+use crate::pool::{Room, own};
 use crate::port::Port;
 use crate::verbs::{Access, CompletionStatus, Window, Write};
 
@@ -70,8 +70,8 @@ struct Rig {
     // A queue pair with a bound window must not be destroyed: the window goes first.
     window: Window,
     loopback: Loopback,
-    memory: Registered,
-    source: Registered,
+    memory: Room,
+    source: Room,
 }
 
 impl Rig {
@@ -82,12 +82,12 @@ impl Rig {
         let memory = make(3 * 4096, Access::Windowed)?;
         let source = make(4096, Access::Source)?;
         let loopback = Loopback::new(port, &port.domain)?;
-        let window = Window::new(&port.domain, Arc::clone(&memory.registration))?;
+        let window = Window::new(&port.domain, Arc::clone(memory.registered.registration()))?;
         Ok(Rig { window, loopback, memory, source })
     }
 
     fn bind(&mut self) -> Result<(), LinkError> {
-        let base = self.memory.address();
+        let base = self.memory.registered.address();
         self.loopback.target.bind(1, &mut self.window, base, WINDOW_BYTES)?;
         self.expect(1, "bind a window")
     }
@@ -108,15 +108,13 @@ impl Rig {
     fn write(&mut self, at: u64) -> Result<CompletionStatus, LinkError> {
         self.source
             .region
-            .view()
+            .view_mut()
             .copy_in(0, &[0xa5; 16])
             .map_err(|error| LinkError::os("fill", error))?;
         self.loopback.write(&Write {
             id: 3,
-            address: self.source.address(),
-            bytes: 16,
-            local_key: self.source.registration.local_key(),
-            remote_address: self.memory.address() + at,
+            part: self.source.registered.part(0, 16)?,
+            remote_address: self.memory.registered.address() + at,
             remote_key: self.window.key(),
             immediate: 0,
         })

@@ -4,6 +4,27 @@
 //! protection domain, a registration its memory. Nothing here panics when a device is taken away:
 //! what cannot be destroyed any more is logged and left to the kernel, which frees it with the
 //! process.
+//!
+//! A work request names bytes by a [`Part`] of a [`Registration`] that is alive, and never by an
+//! address: what is sent inline is read by the processor.
+//!
+//! ```
+//! # use ferry_rdma::verbs::{QueuePair, Registration, Rts, VerbsError, Write};
+//! # fn hold(pair: &QueuePair<Rts>, registration: &Registration) -> Result<(), VerbsError> {
+//! let part = registration.part(0, 64)?;
+//! let write = Write { id: 1, part, remote_address: 0, remote_key: 0, immediate: 0 };
+//! pair.write(&write)
+//! # }
+//! ```
+//!
+//! ```compile_fail,E0451
+//! # use ferry_rdma::verbs::{Part, QueuePair, Registration, Rts, VerbsError, Write};
+//! # fn hold(pair: &QueuePair<Rts>, registration: &Registration) -> Result<(), VerbsError> {
+//! let part = Part { address: 0x1000, bytes: 64, registration };
+//! let write = Write { id: 1, part, remote_address: 0, remote_key: 0, immediate: 0 };
+//! pair.write(&write)
+//! # }
+//! ```
 
 mod completion;
 mod device;
@@ -17,8 +38,8 @@ mod sys;
 pub use completion::{Completion, CompletionQueue, Operation};
 pub use device::{Device, DeviceEvent, DeviceFacts, LinkLayer, PortFacts};
 pub use memory::{Domain, Window};
-pub use queue_pair::{Depth, Init, Part, Path, QueuePair, Rts, Write};
-pub use registration::{Access, By, Registration};
+pub use queue_pair::{Depth, Init, Path, QueuePair, Rts, Write};
+pub use registration::{Access, By, Part, Registration};
 pub use status::CompletionStatus;
 
 /// A verb that failed.

@@ -9,13 +9,13 @@ mod task;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ferry_core::{FRAME_BYTES, Frame, Head, TAIL_BYTES_MAX, Tail, TailError};
+use ferry_core::{FRAME_BYTES, Frame, Head, Tail, TailError};
 use ferry_transport::LinkError;
-pub(crate) use memory::Requests;
+pub(crate) use memory::{Requests, Slots};
 pub(crate) use remote::Remote;
 pub(crate) use task::{Task, read_task_id, task_id};
 
-use crate::areas::{Area, Areas, immediate};
+use crate::areas::{Area, Areas, Headers, immediate};
 use crate::fence::{Inbox, Leased, Payloads};
 use crate::pool::Registered;
 use crate::port::Port;
@@ -75,10 +75,14 @@ pub(crate) struct Wire {
     pair: Pair,
     inbox: Inbox,
     inbox_areas: Areas,
+    /// What the peer says.
+    heard: Headers,
     outbox: Registered,
     outbox_areas: Areas,
-    /// Where they do not lie behind their headers.
-    payloads: Option<Payloads>,
+    /// What we say.
+    said: Headers,
+    /// Inbox and outbox of payloads that do not lie behind their headers.
+    payloads: Option<(Registered, Registered)>,
     domain: Arc<Domain>,
 }
 
@@ -121,7 +125,7 @@ fn depth_of(slots: u32, inline_bytes: u32, writes: Writes) -> Depth {
 }
 
 impl Wire {
-    /// A queue pair in INIT with its receives posted.
+    /// A queue pair in INIT with its receives posted, and the memory of its slots.
     ///
     /// # Errors
     /// [`VerbsError`] if the device has no more.
@@ -129,10 +133,20 @@ impl Wire {
         port: &Port,
         queue: &Arc<CompletionQueue>,
         parts: Parts,
-    ) -> Result<Wire, LinkError> {
+    ) -> Result<(Wire, Slots), LinkError> {
         let slots = parts.inbox_areas.slots();
         let depth = depth_of(slots, parts.inline_bytes, parts.writes);
-        let Leased { domain, inbox, outbox, payloads } = parts.memory;
+        let Leased { domain, inbox: (inbox, region), outbox, payloads } = parts.memory;
+        let (payloads, apart) = match payloads {
+            Some(Payloads { inbox, outbox }) => {
+                let registered = (inbox.registered, outbox.registered);
+                (Some(registered), (Some(inbox.region), Some(outbox.region)))
+            }
+            None => (None, (None, None)),
+        };
+        let short = |error| LinkError::os("divide a session's memory", error);
+        let arrive = parts.inbox_areas.divide(region, apart.0).map_err(short)?;
+        let depart = parts.outbox_areas.divide(outbox.region, apart.1).map_err(short)?;
         let pair = QueuePair::new(&domain, queue, depth)?.init(port.number)?;
         let wire = Wire {
             serial: parts.serial,
@@ -146,14 +160,16 @@ impl Wire {
             first_psn: crate::port::random_psn()?,
             inbox,
             inbox_areas: parts.inbox_areas,
+            heard: arrive.headers,
             pair: Pair::Waiting(pair),
-            outbox,
+            outbox: outbox.registered,
             outbox_areas: parts.outbox_areas,
+            said: depart.headers,
             payloads,
             domain,
         };
         wire.post_receives(depth.receive)?;
-        Ok(wire)
+        Ok((wire, Slots { arrive: arrive.payloads, depart: depart.payloads }))
     }
 
     pub(crate) fn serial(&self) -> u32 {

@@ -95,6 +95,7 @@ mod tests {
         assert_eq!(text, "at node 3 [Foo -> \"y\"]: Assertion failed: no plugin");
         assert_eq!(reason("Runtime error: Failed", &["a\nb".into(), "c".into()]), "a b; c");
         assert_eq!(reason("Runtime error: Failed", &[]), "Failed");
-        assert_eq!(one_line(&"x".repeat(500)).chars().count(), 401);
+        assert_eq!(one_line(&"x".repeat(500)).len(), 500);
+        assert!(one_line(&"x".repeat(5000)).len() <= 3000, "long ones lose their middle");
     }
 }

@@ -15,7 +15,7 @@ use ferry_core::{
     Body, Frame, Generation, Reply, Request, RequestKind, SessionId, SlotLayout, StageTimes,
     Status, Token, WaitPolicy,
 };
-use ferry_memory::{Backing, Region, SharedBacking, SlotTable, Word};
+use ferry_memory::{Region, SharedBacking, SlotTable, Word};
 use ferry_transport::link::SERVER;
 use ferry_transport::{Admission, Event, Events, Link, Listener, ShmClient, ShmListener, Transfer};
 
@@ -34,16 +34,19 @@ type RoundTrip<'a> = &'a mut dyn FnMut(&[u8]);
 fn with_bare(run: impl FnOnce(RoundTrip<'_>)) {
     const REPLY_AT: usize = 4096 + 602_112;
     let (backing, memfd) = SharedBacking::create(REPLY_AT + 4096, LAYOUT).unwrap();
-    let client = Arc::new(backing);
-    let server = Arc::new(SharedBacking::import(memfd, REPLY_AT + 4096, LAYOUT).unwrap());
-    let flags = |memory| (Word::new(memory, 0).unwrap(), Word::new(memory, 128).unwrap());
+    let client = Region::whole(backing);
+    let server = Region::whole(SharedBacking::import(memfd, REPLY_AT + 4096, LAYOUT).unwrap());
+    // Two flags, the request, the reply.
+    let divided = |memory: Region| {
+        let (flags, payloads) = memory.split_at(4096).unwrap();
+        let (asked, answered) = flags.split_at(128).unwrap();
+        let (request, reply) = payloads.split_at(REPLY_AT - 4096).unwrap();
+        (Word::new(asked).unwrap(), Word::new(answered).unwrap(), request, reply)
+    };
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let (asked, answered) = flags(&server);
-            let whole = Region::whole(Arc::<SharedBacking>::clone(&server));
-            let (request, reply) = (whole.part(4096, OUT_BYTES), whole.part(REPLY_AT, OUT_BYTES));
-            let (request, reply) = (request.unwrap(), reply.unwrap());
+            let (asked, answered, request, mut reply) = divided(server);
             let mut number = 0;
             while !stop.load(Ordering::Relaxed) {
                 if asked.cell().load(Ordering::Acquire) == number {
@@ -51,14 +54,14 @@ fn with_bare(run: impl FnOnce(RoundTrip<'_>)) {
                     continue;
                 }
                 number += 1;
-                reply.view().copy_from(&request.view(), OUT_BYTES).unwrap();
+                reply.view_mut().copy_from(&request.view(), OUT_BYTES).unwrap();
                 answered.cell().store(number, Ordering::Release);
             }
         });
-        let (asked, answered) = flags(&client);
+        let (asked, answered, mut request, _reply) = divided(client);
         let mut number = 0;
         run(&mut |bytes| {
-            client.copy_in(4096, bytes).unwrap();
+            request.view_mut().copy_in(0, bytes).unwrap();
             number += 1;
             asked.cell().store(number, Ordering::Release);
             while answered.cell().load(Ordering::Acquire) != number {
@@ -77,9 +80,10 @@ fn serve(listener: &mut ShmListener, stop: &AtomicBool) {
             std::hint::spin_loop();
         }
         for event in events.drain(..) {
-            if let Event::Arrived { peer, frame, slot, .. } = event {
+            if let Event::Arrived { peer, frame, mut slot, .. } = event {
                 let payload_bytes = if frame.payload_bytes == 0 { 0 } else { OUT_BYTES };
-                slot.reply().copy_from(&slot.request(), payload_bytes).unwrap();
+                let (request, mut reply) = slot.halves_mut();
+                reply.copy_from(&request, payload_bytes).unwrap();
                 let times = StageTimes::NONE;
                 let body = Reply { status: Status::Ok, times, reply_ns_previous: None };
                 let payload_bytes = payload_bytes as u64;
@@ -97,8 +101,8 @@ fn round_trip(
     events: &mut Events,
     bytes: &[u8],
 ) {
-    let slot = table.acquire().unwrap();
-    slot.request().copy_in(0, bytes).unwrap();
+    let mut slot = table.acquire().unwrap();
+    slot.request_mut().copy_in(0, bytes).unwrap();
     let frame = Frame {
         session,
         generation: Generation::FIRST,

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use ferry_core::{Body, Frame, FrameError, Generation, SessionId, SlotLayout, Token, WaitPolicy};
-use ferry_memory::{
-    Backing, HeapBacking, MemoryError, PeerAccess, PeerId, Placer, Region, Slot, SlotTable,
-};
+use ferry_memory::{HeapBacking, MemoryError, PeerAccess, PeerId, Placer, Region, Slot, SlotTable};
 
 pub use crate::roster::{is_goodbye, status_for};
 
@@ -37,10 +35,9 @@ impl Admission {
         let memory = if placer.on_device() {
             placer.allocate(bytes)?
         } else {
-            let plain: Arc<dyn Backing> = Arc::new(HeapBacking::new(bytes)?);
-            placer.register(plain)?
+            placer.register(Region::whole(HeapBacking::new(bytes)?))?
         };
-        SlotTable::over(self.layout, PeerAccess::None, &Region::whole(memory))
+        SlotTable::over(self.layout, PeerAccess::None, memory)
     }
 }
 

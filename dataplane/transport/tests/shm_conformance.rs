@@ -52,30 +52,4 @@ mod apart {
     }
 
     ferry_conformance::link_suite!(open);
-
-    mod memory {
-        use ferry_memory::{Backing, Placer};
-
-        use super::*;
-
-        fn make() -> Arc<dyn Backing> {
-            FarDevice::default().allocate(8192).unwrap()
-        }
-
-        ferry_conformance::backing_suite!(make);
-    }
-}
-
-mod memory {
-    use std::sync::Arc;
-
-    use ferry_core::SlotLayout;
-    use ferry_memory::{Backing, SharedBacking};
-
-    fn make() -> Arc<dyn Backing> {
-        let layout = SlotLayout { slots: 1, request_bytes: 4096, reply_bytes: 4096 };
-        Arc::new(SharedBacking::create(8192, layout).unwrap().0)
-    }
-
-    ferry_conformance::backing_suite!(make);
 }

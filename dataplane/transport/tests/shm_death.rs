@@ -45,7 +45,7 @@ fn connect(socket: &str, session: SessionId, bytes: u64) -> (ShmClient, Vec<ferr
     (client, std::iter::from_fn(|| table.acquire()).collect())
 }
 
-fn submit(client: &mut ShmClient, session: SessionId, request: u64, slot: ferry_memory::Slot) {
+fn submit(client: &mut ShmClient, session: SessionId, request: u64, mut slot: ferry_memory::Slot) {
     let frame = Frame {
         session,
         generation: Generation::FIRST,
@@ -54,7 +54,7 @@ fn submit(client: &mut ShmClient, session: SessionId, request: u64, slot: ferry_
         payload_bytes: LAYOUT.request_bytes,
         body: Body::Request(Request::of(RequestKind::Tensor)),
     };
-    slot.request().copy_in(0, &request.to_le_bytes()).unwrap();
+    slot.request_mut().copy_in(0, &request.to_le_bytes()).unwrap();
     client.submit(Transfer::new(SERVER, frame, slot)).map_err(|it| it.why).unwrap();
 }
 
@@ -209,7 +209,7 @@ fn a_killed_client_leaves_nothing() {
         assert_eq!(descriptors, before.0, "victim {number}");
         assert_eq!(mapped, lane.held.len(), "an engine's slot keeps the memory of victim {number}");
         // What a slow engine does now hurts nobody.
-        lane.held[0].reply().copy_in(0, b"late").unwrap();
+        lane.held[0].reply_mut().copy_in(0, b"late").unwrap();
         lane.held.clear();
         assert_eq!(left(), before, "victim {number}");
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use ferry_client::WaitPolicy;
 use ferry_core::SlotLayout;
-use ferry_memory::{Backing, MemoryError, Region, SharedBacking, Word};
+use ferry_memory::{MemoryError, Region, SharedBacking, Word};
 
 use super::bare::{Bare, source, thread};
 use super::pair::Plan;
@@ -22,7 +22,7 @@ const ANSWERED_AT: usize = 128;
 const SLEEP_MAX: Duration = Duration::from_millis(200);
 
 pub(super) struct BareShm {
-    memory: Arc<SharedBacking>,
+    request: Region,
     flags: Flags,
     number: u32,
     source: Vec<u8>,
@@ -37,12 +37,12 @@ struct Flags {
 }
 
 impl Flags {
-    fn new(memory: &Arc<SharedBacking>, wait: WaitPolicy) -> Result<Flags, MemoryError> {
-        Ok(Flags {
-            asked: Word::new(memory, 0)?,
-            answered: Word::new(memory, ANSWERED_AT)?,
-            sleeps: wait != WaitPolicy::Spin,
-        })
+    /// Flags at the front of one end's mapping, and what lies behind them.
+    fn divide(memory: Region, wait: WaitPolicy) -> Result<(Flags, Region), MemoryError> {
+        let (flags, payloads) = memory.split_at(REQUEST_AT)?;
+        let (asked, answered) = flags.split_at(ANSWERED_AT)?;
+        let (asked, answered) = (Word::new(asked)?, Word::new(answered)?);
+        Ok((Flags { asked, answered, sleeps: wait != WaitPolicy::Spin }, payloads))
     }
 
     fn raise(&self, flag: &Word, number: u32) {
@@ -73,13 +73,12 @@ impl BareShm {
         };
         let (client, memfd) = SharedBacking::create(bytes, layout).context("make memory")?;
         let server = SharedBacking::import(memfd, bytes, layout).context("map memory")?;
-        let (memory, server) = (Arc::new(client), Arc::new(server));
         let stop = Arc::new(AtomicBool::new(false));
-        let flags = Flags::new(&server, wait).context("place a flag")?;
-        let whole = Region::whole(Arc::clone(&server) as Arc<dyn Backing>);
-        let part = |at, len| whole.part(at, len).context("place a half");
+        let (flags, payloads) =
+            Flags::divide(Region::whole(server), wait).context("place a flag")?;
+        let halves = payloads.split_at(reply_at - REQUEST_AT).context("place a half")?;
+        let (from, mut to) = halves;
         let copied = plan.in_bytes.min(plan.out_bytes);
-        let (from, to) = (part(REQUEST_AT, copied)?, part(reply_at, plan.out_bytes)?);
         let stopped = Arc::clone(&stop);
         let server = thread("bare-shm", move || {
             let mut number = 0;
@@ -90,19 +89,20 @@ impl BareShm {
                 }
                 number = number.wrapping_add(1);
                 // Both lie inside one region: the copy cannot fail.
-                drop(to.view().copy_from(&from.view(), copied));
+                drop(to.view_mut().copy_from(&from.view(), copied));
                 flags.raise(&flags.answered, number);
             }
         })?;
-        let flags = Flags::new(&memory, wait).context("place a flag")?;
+        let (flags, request) =
+            Flags::divide(Region::whole(client), wait).context("place a flag")?;
         let (source, server) = (source(plan), Some(server));
-        Ok(BareShm { memory, flags, number: 0, source, stop, server })
+        Ok(BareShm { request, flags, number: 0, source, stop, server })
     }
 }
 
 impl Bare for BareShm {
     fn once(&mut self) -> Result<(), Error> {
-        self.memory.copy_in(REQUEST_AT, &self.source).context("fill")?;
+        self.request.view_mut().copy_in(0, &self.source).context("fill")?;
         let before = self.number;
         self.number = self.number.wrapping_add(1);
         self.flags.raise(&self.flags.asked, self.number);

@@ -7,7 +7,7 @@ use ferry_core::{
     BoundSignature, DType, Endpoint, Generation, HostMemory, MemoryChoice, RegionDescriptor,
     SessionId, SlotLayout, SlotPlace, StageTimes, Status, Token, Transport,
 };
-use ferry_memory::{PeerAccess, Placer, Region, SlotTable};
+use ferry_memory::{PeerAccess, Placer, SlotTable};
 use ferry_transport::{Completion, Ending};
 
 use super::*;
@@ -46,7 +46,7 @@ fn agreed() -> Arc<Agreed> {
 
 fn far() -> Arc<SlotTable> {
     let memory = FarDevice::default().allocate(SlotTable::bytes(&LAYOUT).unwrap()).unwrap();
-    SlotTable::over(LAYOUT, PeerAccess::None, &Region::whole(memory)).unwrap()
+    SlotTable::over(LAYOUT, PeerAccess::None, memory).unwrap()
 }
 
 fn slot(table: &Arc<SlotTable>) -> Slot {
@@ -128,8 +128,8 @@ fn a_slice_of_device_memory_is_refused_with_what_to_use() {
 }
 
 fn reply(table: &Arc<SlotTable>, status: Status, half: &[u8]) -> Result<Reply, Error> {
-    let slot = table.acquire().unwrap();
-    slot.reply().copy_in(0, half).unwrap();
+    let mut slot = table.acquire().unwrap();
+    slot.reply_mut().copy_in(0, half).unwrap();
     let done = Completion {
         request: 5,
         slot: Some(slot),

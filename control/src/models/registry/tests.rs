@@ -9,9 +9,7 @@ use ferry_core::{
     Generation, MemoryChoice, Request, RequestKind, SessionId, Signature, SlotLayout,
 };
 use ferry_engine::{Echo, Engine, EngineError, FileDigest, Finished, Job, Work};
-use ferry_memory::{
-    Arrival, Departure, HeapBacking, PeerAccess, PeerId, Region, ReplyTo, SlotTable,
-};
+use ferry_memory::{Arrival, Departure, PeerId, ReplyTo, SlotTable};
 
 use super::*;
 use crate::models::{Instances, LoadSpec};
@@ -68,8 +66,7 @@ fn request(served: &Served) {
     let shapes = [("input".to_owned(), vec![1]), ("output".to_owned(), vec![1])];
     let binding = Arc::new(served.signature().bind(&shapes).unwrap());
     let layout = SlotLayout { slots: 1, request_bytes: 1, reply_bytes: 1024 };
-    let backing = Arc::new(HeapBacking::new(SlotTable::bytes(&layout).unwrap()).unwrap());
-    let table = SlotTable::over(layout, PeerAccess::None, &Region::whole(backing)).unwrap();
+    let table = SlotTable::private(layout).unwrap();
     let now = Instant::now();
     let arrival = Arrival {
         peer: PeerId(1),

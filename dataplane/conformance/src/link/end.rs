@@ -50,9 +50,9 @@ pub fn a_write_after_evict_changes_nothing(open: &dyn Fn() -> ServerEnd) {
         pair.clients[1].send(number, payload);
     }
     let held: Vec<_> = (0..4).map(|_| pair.next_request()).collect();
-    for (number, slot) in (100..).zip(old_slots) {
-        put(slot.request(), &pattern(666, 6000));
-        put(slot.reply(), &pattern(667, 6000));
+    for (number, mut slot) in (100..).zip(old_slots) {
+        put(slot.request_mut(), &pattern(666, 6000));
+        put(slot.reply_mut(), &pattern(667, 6000));
         let mut frame = pair.clients[0].frame(number, &slot, 6000);
         if number % 2 == 0 {
             frame.generation = Generation(2);

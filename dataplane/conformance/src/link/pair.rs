@@ -8,7 +8,7 @@ use ferry_core::{
     Body, Frame, Generation, RegionDescriptor, Reply, Request, RequestKind, SessionId, SlotLayout,
     StageTimes, Status, Tail, Token, WaitPolicy,
 };
-use ferry_memory::{PeerId, Slot, SlotTable, View};
+use ferry_memory::{PeerId, Slot, SlotTable, View, ViewMut};
 use ferry_transport::link::{EVENTS_PER_POLL_MAX, SERVER};
 use ferry_transport::{Admission, Event, Link, LinkError, Rejected, Transfer};
 
@@ -44,7 +44,7 @@ pub(super) fn pattern(seed: u64, len: usize) -> Vec<u8> {
     (0..len).map(|_| next()).collect()
 }
 
-pub(super) fn put(view: View<'_>, bytes: &[u8]) {
+pub(super) fn put(mut view: ViewMut<'_>, bytes: &[u8]) {
     view.copy_in(0, bytes).unwrap_or_else(|error| panic!("fill a slot: {error}"));
 }
 
@@ -146,8 +146,8 @@ impl Client {
 
     /// Sends a request with this payload and this tail.
     pub(super) fn send_with(&mut self, request: u64, payload: &[u8], tail: Tail) {
-        let slot = self.slot();
-        put(slot.request(), payload);
+        let mut slot = self.slot();
+        put(slot.request_mut(), payload);
         let frame = self.frame(request, &slot, payload.len());
         let sent = self.link.submit(Transfer { tail, ..Transfer::new(SERVER, frame, slot) });
         sent.unwrap_or_else(|error| panic!("submit: {}", error.why));
@@ -263,11 +263,11 @@ impl Pair {
 
     pub(super) fn reply_with(
         &mut self,
-        to: Arrived,
+        mut to: Arrived,
         payload: &[u8],
         tail: Tail,
     ) -> Result<(), Rejected> {
-        put(to.slot.reply(), payload);
+        put(to.slot.reply_mut(), payload);
         let (times, reply_ns_previous) = (StageTimes::NONE, None);
         let body = Body::Reply(Reply { status: Status::Ok, times, reply_ns_previous });
         let frame = Frame { payload_bytes: payload.len() as u64, body, ..to.frame };

@@ -45,8 +45,8 @@ fn forged(
     pair.clients[0].send(1, &honest);
     let held = pair.next_request();
     let client = &mut pair.clients[0];
-    let slot = client.slot();
-    put(slot.request(), &pattern(666, 5000));
+    let mut slot = client.slot();
+    put(slot.request_mut(), &pattern(666, 5000));
     let mut frame = client.frame(2, &slot, 5000);
     forge(&mut frame, held.slot.index());
     client.submit(frame, slot).unwrap_or_else(|error| {

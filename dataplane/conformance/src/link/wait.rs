@@ -98,8 +98,8 @@ pub fn nothing_is_slept_through(open: &dyn Fn() -> ServerEnd) {
             }
         });
         for number in 0..ROUNDS {
-            let slot = client.slot();
-            put(slot.request(), b"ping");
+            let mut slot = client.slot();
+            put(slot.request_mut(), b"ping");
             let frame = client.frame(number, &slot, 4);
             client.submit(frame, slot).unwrap_or_else(|error| panic!("{}", error.why));
             let reply = loop {

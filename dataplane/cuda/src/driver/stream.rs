@@ -40,10 +40,27 @@ pub struct Stream {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Handle<T>(pub(crate) T);
 
-// SAFETY: only handles of the driver's are kept in it, whose calls are thread-safe.
-unsafe impl<T> Send for Handle<T> {}
+/// What the driver's calls take from any thread.
+///
+/// # Safety
+/// The driver documents its calls on such a handle as thread-safe.
+pub(crate) unsafe trait AnyThread {}
+
+// SAFETY: the driver's calls are thread-safe, and none of these is followed by the processor.
+unsafe impl AnyThread for sys::CUstream {}
 // SAFETY: as above.
-unsafe impl<T> Sync for Handle<T> {}
+unsafe impl AnyThread for sys::CUevent {}
+// SAFETY: as above.
+unsafe impl AnyThread for sys::CUgraphExec {}
+// SAFETY: as above.
+unsafe impl AnyThread for sys::CUmodule {}
+// SAFETY: as above.
+unsafe impl AnyThread for sys::CUfunction {}
+
+// SAFETY: the contract of `AnyThread`.
+unsafe impl<T: AnyThread> Send for Handle<T> {}
+// SAFETY: as above.
+unsafe impl<T: AnyThread> Sync for Handle<T> {}
 
 impl Stream {
     /// Makes a stream.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ferry_core::{DeviceMemory, DeviceUuid, IpcHandle};
 use ferry_cuda::driver::ipc::BLOCK_BYTES;
 use ferry_cuda::{Device, ExportedBacking, ImportedBacking};
-use ferry_memory::{Backing, MemoryError};
+use ferry_memory::{MemoryError, Region};
 
 use crate::process::{Other, described, memory, pattern, text};
 
@@ -16,15 +16,15 @@ fn device() -> Arc<Device> {
     Device::open(0).expect("a GPU was asked for")
 }
 
-fn exported() -> (ExportedBacking, DeviceMemory) {
-    let backing = ExportedBacking::new(&device(), BYTES).unwrap();
+fn exported() -> (Region, DeviceMemory) {
+    let backing = Region::whole(ExportedBacking::new(&device(), BYTES).unwrap());
     let described = described(&backing);
     (backing, described)
 }
 
-fn read(backing: &dyn Backing, at: usize, len: usize) -> Vec<u8> {
+fn read(backing: &Region, at: usize, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
-    backing.copy_out(at, &mut bytes).unwrap();
+    backing.view().copy_out(at, &mut bytes).unwrap();
     bytes
 }
 
@@ -37,13 +37,13 @@ fn refused(other: &mut Other, described: &DeviceMemory, hint: &str) {
 
 #[test]
 fn what_one_end_writes_the_other_one_reads() {
-    let (ours, described) = exported();
+    let (mut ours, described) = exported();
     let mut other = Other::start(&[]);
     other.ask(&format!("open {}", text(&described))).unwrap();
     for (seed, (at, len)) in (1..).zip([(0, BYTES), (1, 3), (4095, 2), (123, 600_000)]) {
         other.ask(&format!("write {at} {seed} {len}")).unwrap();
         assert_eq!(read(&ours, at, len), pattern(seed, len), "{len} bytes at {at}");
-        ours.copy_in(at, &pattern(seed + 100, len)).unwrap();
+        ours.view_mut().copy_in(at, &pattern(seed + 100, len)).unwrap();
         let same = other.ask(&format!("check {at} {} {len}", seed + 100)).unwrap();
         assert_eq!(same, "true", "{len} bytes at {at}");
     }
@@ -113,14 +113,14 @@ fn memory_of_a_process_that_died_is_refused() {
 fn a_client_outlives_a_server_that_is_killed() {
     let mut server = Other::start(&[]);
     let described = memory(&server.ask(&format!("export {BYTES}")).unwrap());
-    let ours = ImportedBacking::open(&described).unwrap();
-    ours.copy_in(0, &[1; 4096]).unwrap();
+    let mut ours = Region::whole(ImportedBacking::open(&described).unwrap());
+    ours.view_mut().copy_in(0, &[1; 4096]).unwrap();
     server.kill();
     // The mapping is dead or keeps its memory: either is an answer, and neither is the end.
-    println!("a copy after the server's death: {:?}", ours.copy_in(0, &[2; 4096]));
+    println!("a copy after the server's death: {:?}", ours.view_mut().copy_in(0, &[2; 4096]));
     drop(ours);
-    let (again, _) = exported();
-    again.copy_in(0, &[3; 4096]).unwrap();
+    let (mut again, _) = exported();
+    again.view_mut().copy_in(0, &[3; 4096]).unwrap();
     assert_eq!(read(&again, 0, 4096), [3; 4096]);
 }
 
@@ -168,7 +168,7 @@ fn less_memory_than_described_is_refused() {
 
 #[test]
 fn a_client_that_is_killed_in_the_middle_of_a_copy_leaves_nothing() {
-    let (ours, described) = exported();
+    let (mut ours, described) = exported();
     let before = device().memory().unwrap().0;
     for _ in 0..3 {
         let mut other = Other::start(&[]);
@@ -176,7 +176,7 @@ fn a_client_that_is_killed_in_the_middle_of_a_copy_leaves_nothing() {
         other.order("write-for-ever");
         std::thread::sleep(Duration::from_millis(200));
         other.kill();
-        ours.copy_in(0, &pattern(5, BYTES)).unwrap();
+        ours.view_mut().copy_in(0, &pattern(5, BYTES)).unwrap();
         assert_eq!(read(&ours, 0, BYTES), pattern(5, BYTES), "it writes no more");
     }
     drop(ours);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ferry_cuda::{Device, DeviceBacking, PinnedBacking};
-use ferry_memory::{Backing, HeapBacking, MemoryError};
+use ferry_memory::{Arena, HeapBacking, MemoryError, Region};
 
 const BYTES: usize = 64 << 10;
 
@@ -12,20 +12,31 @@ fn device() -> Arc<Device> {
 }
 
 mod pinned {
-    use super::{Arc, BYTES, Backing, HeapBacking, PinnedBacking, device};
+    use super::{BYTES, HeapBacking, PinnedBacking, Region, device};
 
-    fn make() -> Arc<dyn Backing> {
-        let heap = Arc::new(HeapBacking::new(BYTES).unwrap());
-        Arc::new(PinnedBacking::new(&device(), heap).unwrap())
+    fn make() -> Region {
+        let heap = Region::whole(HeapBacking::new(BYTES).unwrap());
+        Region::whole(PinnedBacking::new(&device(), heap).unwrap())
     }
     ferry_conformance::backing_suite!(make);
 }
 
 mod on_device {
-    use super::{Arc, BYTES, Backing, DeviceBacking, device};
+    use super::{BYTES, DeviceBacking, Region, device};
 
-    fn make() -> Arc<dyn Backing> {
-        Arc::new(DeviceBacking::new(&device(), BYTES).unwrap())
+    fn make() -> Region {
+        Region::whole(DeviceBacking::new(&device(), BYTES).unwrap())
+    }
+    ferry_conformance::backing_suite!(make);
+}
+
+mod exported {
+    use ferry_cuda::ExportedBacking;
+
+    use super::{BYTES, Region, device};
+
+    fn make() -> Region {
+        Region::whole(ExportedBacking::new(&device(), BYTES).unwrap())
     }
     ferry_conformance::backing_suite!(make);
 }
@@ -39,22 +50,23 @@ fn more_memory_than_there_is_is_refused_with_the_numbers_and_others_go_on() {
     assert!(text.contains(&(total * 2).to_string()) && text.contains("free"), "{text}");
     let MemoryError::Os { source, .. } = refused else { panic!("{text}") };
     assert!(source.to_string().contains("OUT_OF_MEMORY"), "{source}");
-    let small = DeviceBacking::new(&device, BYTES).unwrap();
-    small.copy_in(0, &[7; 16]).unwrap();
+    let mut small = Region::whole(DeviceBacking::new(&device, BYTES).unwrap());
+    small.view_mut().copy_in(0, &[7; 16]).unwrap();
 }
 
 #[test]
 fn memory_is_registered_once_and_given_back() {
     let device = device();
-    let heap: Arc<dyn Backing> = Arc::new(HeapBacking::new(BYTES).unwrap());
-    let first = PinnedBacking::new(&device, Arc::clone(&heap)).unwrap();
-    let twice = PinnedBacking::new(&device, Arc::clone(&heap)).unwrap_err();
+    let arena = Arena::new(BYTES).unwrap();
+    let part = || arena.part(BYTES).unwrap().unwrap();
+    drop(PinnedBacking::new(&device, part()).unwrap());
+    // The same bytes again; and memory that is registered is not registered twice.
+    let first = Region::whole(PinnedBacking::new(&device, part()).unwrap());
+    let twice = PinnedBacking::new(&device, first).unwrap_err();
     assert!(twice.to_string().contains("register"), "{twice}");
-    drop(first);
-    PinnedBacking::new(&device, heap).unwrap();
-    let lying = DeviceBacking::new(&device, BYTES).unwrap();
-    PinnedBacking::new(&device, Arc::new(lying))
-        .expect_err("memory of the device is not the host's");
+    PinnedBacking::new(&device, part()).unwrap();
+    let lying = Region::whole(DeviceBacking::new(&device, BYTES).unwrap());
+    PinnedBacking::new(&device, lying).expect_err("memory of the device is not the host's");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use ferry_core::{DeviceMemory, DeviceUuid, IpcHandle, RegionDescriptor};
 use ferry_cuda::{Device, DeviceBacking, ExportedBacking, ImportedBacking};
-use ferry_memory::{Backing, DeviceAddress};
+use ferry_memory::{Backing, DeviceAddress, Region};
 
 /// Set in the second process.
 const ROLE: &str = "FERRY_GPU_TEST_PROCESS";
@@ -88,7 +88,7 @@ pub(crate) fn memory(text: &str) -> DeviceMemory {
     }
 }
 
-pub(crate) fn described(backing: &dyn Backing) -> DeviceMemory {
+pub(crate) fn described(backing: &Region) -> DeviceMemory {
     match backing.describe() {
         Some(RegionDescriptor::Device(memory)) => memory,
         other => panic!("{other:?}"),
@@ -103,8 +103,8 @@ pub(crate) fn pattern(seed: u8, len: usize) -> Vec<u8> {
 /// What the second process holds.
 #[derive(Default)]
 struct Held {
-    exported: Vec<ExportedBacking>,
-    imported: Vec<ImportedBacking>,
+    exported: Vec<Region>,
+    imported: Vec<(ImportedBacking, Region)>,
 }
 
 fn said(error: ferry_memory::MemoryError) -> String {
@@ -123,12 +123,13 @@ impl Held {
         device: u32,
         [at, by, len, from, asked]: [usize; 5],
     ) -> Result<String, String> {
-        let last = self.imported.last().unwrap();
+        let (last, _) = self.imported.last().unwrap();
         let tensor = DeviceBacking::new(&Device::open(device).unwrap(), len).map_err(said)?;
-        tensor.copy_in(0, &pattern(seed(by), len)).map_err(said)?;
+        let mut tensor = Region::whole(tensor);
+        tensor.view_mut().copy_in(0, &pattern(seed(by), len)).map_err(said)?;
         let to = last.device().unwrap();
         let to = DeviceAddress { address: to.address + at as u64, ..to };
-        let from = tensor.device().unwrap().address + from as u64;
+        let from = tensor.view().device().unwrap().address + from as u64;
         last.copy_from_device(to, from, asked).map_err(said)?;
         Ok("handed over".into())
     }
@@ -138,18 +139,20 @@ impl Held {
         let (verb, rest) = order.split_once(' ').unwrap_or((order, ""));
         let numbers =
             || rest.split_whitespace().map(|it| it.parse::<usize>().unwrap()).collect::<Vec<_>>();
-        let last = self.imported.last();
+        let last = self.imported.last_mut();
         match verb {
             "export" => {
                 let device = Device::open(0).unwrap();
                 let backing = ExportedBacking::new(&device, numbers()[0]).map_err(said)?;
+                let backing = Region::whole(backing);
                 let told = text(&described(&backing));
                 self.exported.push(backing);
                 Ok(told)
             }
             "open" => {
                 let opened = ImportedBacking::open(&memory(rest)).map_err(said)?;
-                self.imported.push(opened);
+                let slots = Region::whole(opened.clone());
+                self.imported.push((opened, slots));
                 Ok("open".into())
             }
             "close" => {
@@ -158,13 +161,13 @@ impl Held {
             }
             "write" => {
                 let [at, by, len] = numbers()[..] else { panic!("{order}") };
-                last.unwrap().copy_in(at, &pattern(seed(by), len)).map_err(said)?;
+                last.unwrap().1.view_mut().copy_in(at, &pattern(seed(by), len)).map_err(said)?;
                 Ok("written".into())
             }
             "check" => {
                 let [at, by, len] = numbers()[..] else { panic!("{order}") };
                 let mut read = vec![0; len];
-                last.unwrap().copy_out(at, &mut read).map_err(said)?;
+                last.unwrap().1.view().copy_out(at, &mut read).map_err(said)?;
                 Ok((read == pattern(seed(by), len)).to_string())
             }
             "hand-over" => {
@@ -177,13 +180,18 @@ impl Held {
             }
             "hand-over-host" => {
                 let host = vec![7_u8; 4096];
-                let to = last.unwrap().device().unwrap();
-                last.unwrap().copy_from_device(to, host.as_ptr() as u64, 4096).map_err(said)?;
+                let (last, _) = last.unwrap();
+                let to = last.device().unwrap();
+                last.copy_from_device(to, host.as_ptr() as u64, 4096).map_err(said)?;
                 Ok("handed over".into())
             }
-            "write-for-ever" => loop {
-                last.unwrap().copy_in(0, &pattern(1, last.unwrap().bytes())).map_err(said)?;
-            },
+            "write-for-ever" => {
+                let (_, slots) = last.unwrap();
+                let all = pattern(1, slots.bytes());
+                loop {
+                    slots.view_mut().copy_in(0, &all).map_err(said)?;
+                }
+            }
             other => panic!("no order {other:?}"),
         }
     }

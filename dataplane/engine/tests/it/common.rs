@@ -8,7 +8,7 @@ use ferry_core::{
     SlotLayout, Stage, StageTimes, Status,
 };
 use ferry_engine::{Echo, Engine, EngineError, Finished, Job, Work};
-use ferry_memory::{Arrival, Backing, Departure, HeapBacking, PeerAccess, PeerId, Region};
+use ferry_memory::{Arrival, Departure, HeapBacking, PeerAccess, PeerId, Region};
 use ferry_memory::{ReplyTo, SlotTable};
 
 /// No test waits for longer: a watchdog, not a measure.
@@ -39,15 +39,15 @@ impl Client {
         let reply_bytes = bound.reply_bytes().max(1024);
         let layout = SlotLayout { slots, request_bytes, reply_bytes };
         let bytes = SlotTable::bytes(&layout).unwrap();
-        let backing: Arc<dyn Backing> = Arc::new(HeapBacking::new(bytes).unwrap());
-        let table = SlotTable::over(layout, peer, &Region::whole(backing)).unwrap();
+        let region = Region::whole(HeapBacking::new(bytes).unwrap());
+        let table = SlotTable::over(layout, peer, region).unwrap();
         Client { table, binding: Arc::new(bound), inbox: Arc::default(), next: 0 }
     }
 
     /// The next request, numbered from 0.
     pub(crate) fn work(&mut self, kind: RequestKind, priority: u8, payload: &[u8]) -> Work {
-        let slot = self.table.acquire().expect("a free slot");
-        slot.request().copy_in(0, payload).unwrap();
+        let mut slot = self.table.acquire().expect("a free slot");
+        slot.request_mut().copy_in(0, payload).unwrap();
         let seen = Instant::now();
         let arrival = Arrival {
             peer: PeerId(7),

@@ -7,10 +7,10 @@ use proptest::prelude::*;
 
 fn echo(input: &[u8], out_bytes: usize) -> Vec<u8> {
     let mut client = Client::new(1, input.len().try_into().unwrap(), out_bytes.try_into().unwrap());
-    let work = client.tensor(input);
+    let mut work = client.tensor(input);
     // What an earlier reply left there must not show.
     let stale = vec![0xa5; work.arrival.slot.reply().bytes()];
-    work.arrival.slot.reply().copy_in(0, &stale).unwrap();
+    work.arrival.slot.reply_mut().copy_in(0, &stale).unwrap();
     let job = Job {
         arrival: work.arrival.into(),
         binding: work.binding,

@@ -1,4 +1,4 @@
-//! A ring's cells inside a [`SharedBacking`].
+//! A ring's cells in shared memory.
 
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use ferry_core::session::SLOTS_MAX;
 
 use super::{Cell, RingMemory};
 use crate::backing::MemoryError;
-use crate::shared::SharedBacking;
+use crate::region::Region;
 use crate::word::{Word, cell_at};
 
 /// Entries of a ring. Each slot of a session is in a ring at most once, so an honest peer never
@@ -42,22 +42,26 @@ unsafe impl Send for SharedRing {}
 // SAFETY: as above.
 unsafe impl Sync for SharedRing {}
 
-/// The ring at byte `at` of zeroed memory.
+/// The ring at the start of zeroed memory, of which nobody in this process reaches the rest.
 ///
 /// # Errors
 /// [`MemoryError::OutOfRange`] if it does not lie inside, [`MemoryError::Layout`] if it is not
-/// aligned.
-pub fn ring_in(memory: &Arc<SharedBacking>, at: usize) -> Result<SharedRing, MemoryError> {
-    let inside = |offset: usize| at.saturating_add(offset);
-    Ok(SharedRing {
-        tail: cell_at(memory, inside(TAIL_AT))?,
-        head: cell_at(memory, inside(HEAD_AT))?,
-        entries: cell_at(memory, inside(ENTRIES_AT))?,
-        sleeping: Word::new(memory, inside(SLEEPING_AT))?,
-    })
+/// aligned or not memory of the host.
+pub fn ring_in(memory: Region) -> Result<SharedRing, MemoryError> {
+    SharedRing::inside(&Arc::new(memory))
 }
 
 impl SharedRing {
+    /// The ring at the start of `memory`, which is reached by rings and words alone.
+    pub(super) fn inside(memory: &Arc<Region>) -> Result<SharedRing, MemoryError> {
+        Ok(SharedRing {
+            tail: cell_at(memory, TAIL_AT)?,
+            head: cell_at(memory, HEAD_AT)?,
+            entries: cell_at(memory, ENTRIES_AT)?,
+            sleeping: Word::inside(memory, SLEEPING_AT)?,
+        })
+    }
+
     /// The flag, for an end that sleeps on it as on a futex.
     pub fn sleeper(&self) -> &Word {
         &self.sleeping

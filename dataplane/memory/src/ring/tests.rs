@@ -2,16 +2,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ferry_core::SlotLayout;
-
 use super::*;
-use crate::shared::SharedBacking;
-
-const LAYOUT: SlotLayout = SlotLayout { slots: 1, request_bytes: 1, reply_bytes: 1 };
+use crate::backing::MemoryError;
+use crate::heap::HeapBacking;
+use crate::region::Region;
 
 fn ends() -> (Producer<SharedRing>, Consumer<SharedRing>) {
-    let memory = Arc::new(SharedBacking::create(4096, LAYOUT).unwrap().0);
-    let ring = || ring_in(&memory, 1024).unwrap();
+    let memory = Arc::new(Region::whole(HeapBacking::new(4096).unwrap()));
+    let ring = || SharedRing::inside(&memory).unwrap();
     (Producer::new(ring()), Consumer::new(ring()))
 }
 
@@ -108,11 +106,13 @@ fn one_sleep_is_one_wake() {
 
 #[test]
 fn rings_lie_inside_and_are_aligned() {
-    let memory = Arc::new(SharedBacking::create(4096, LAYOUT).unwrap().0);
-    assert!(ring_in(&memory, 4096 - RING_BYTES).is_ok());
-    assert!(ring_in(&memory, 4096 - RING_BYTES + 8).is_err());
-    assert!(ring_in(&memory, 4).is_err());
-    assert!(ring_in(&memory, usize::MAX).is_err());
+    let ring = |at| {
+        let memory = Region::whole(HeapBacking::new(4096).unwrap());
+        ring_in(memory.split_at(at).unwrap().1)
+    };
+    assert!(ring(4096 - RING_BYTES).is_ok());
+    assert!(matches!(ring(4096 - RING_BYTES + 8), Err(MemoryError::OutOfRange { .. })));
+    assert!(matches!(ring(4), Err(MemoryError::Layout { .. })));
 }
 
 #[test]

@@ -46,12 +46,12 @@ fn halves_do_not_overlap_and_are_as_long_as_agreed() {
 
 #[test]
 fn what_a_peer_writes_is_never_a_slice() {
-    let backing: Arc<dyn Backing> = Arc::new(HeapBacking::new(1 << 16).unwrap());
-    let table = SlotTable::over(layout(1), PeerAccess::Writes, &Region::whole(backing)).unwrap();
+    let region = Region::whole(HeapBacking::new(1 << 16).unwrap());
+    let table = SlotTable::over(layout(1), PeerAccess::Writes, region).unwrap();
     let mut slot = table.acquire().unwrap();
     assert!(slot.request_bytes().is_none() && slot.request_bytes_mut().is_none());
     assert!(slot.reply_bytes().is_none() && slot.reply_bytes_mut().is_none());
-    slot.request().copy_in(3, &[7, 8]).unwrap();
+    slot.request_mut().copy_in(3, &[7, 8]).unwrap();
     let mut out = [0; 3];
     slot.request().copy_out(2, &mut out).unwrap();
     assert_eq!(out, [0, 7, 8]);
@@ -63,26 +63,28 @@ fn wrong_layouts_are_refused() {
     assert!(SlotTable::private(layout(65)).is_err());
     let huge = SlotLayout { slots: 64, request_bytes: u64::MAX, reply_bytes: 1 };
     assert!(SlotTable::private(huge).is_err());
-    let small: Arc<dyn Backing> = Arc::new(HeapBacking::new(4096).unwrap());
-    assert!(SlotTable::over(layout(1), PeerAccess::None, &Region::whole(small)).is_err());
+    let small = Region::whole(HeapBacking::new(4096).unwrap());
+    assert!(SlotTable::over(layout(1), PeerAccess::None, small).is_err());
 }
 
 #[test]
 fn placed_halves_must_be_what_the_layout_says() {
     let layout = SlotLayout { slots: 2, request_bytes: 100, reply_bytes: 10 };
-    let region = Region::whole(Arc::new(HeapBacking::new(8192).unwrap()));
-    let pair = |at: usize, reply: usize| {
-        (region.part(at, 100).unwrap(), region.part(at + 128, reply).unwrap())
+    let pair = |reply: usize| {
+        let (request, behind) =
+            Region::whole(HeapBacking::new(4096).unwrap()).split_at(128).unwrap();
+        (request.part(0, 100).unwrap(), behind.part(0, reply).unwrap())
     };
-    let table = SlotTable::placed(layout, PeerAccess::None, [pair(0, 10), pair(4096, 10)]).unwrap();
-    let mut slot = table.claim(SlotIndex(1)).unwrap();
-    slot.request_bytes_mut().unwrap().fill(7);
-    let mut seen = [0; 100];
-    region.view().copy_out(4096, &mut seen).unwrap();
-    assert_eq!(seen, [7; 100]);
-    let short = SlotTable::placed(layout, PeerAccess::None, [pair(0, 10), pair(4096, 9)]);
+    let (first, second) = (pair(10), pair(10));
+    let place = second.0.view().host();
+    let table = SlotTable::placed(layout, PeerAccess::None, [first, second]).unwrap();
+    let slot = table.claim(SlotIndex(1)).unwrap();
+    assert_eq!(slot.request().host(), place);
+    let address = |view: View<'_>| view.host().map(|base| base.addr().get());
+    assert_eq!(address(slot.reply()), place.map(|base| base.addr().get() + 128));
+    let short = SlotTable::placed(layout, PeerAccess::None, [pair(10), pair(9)]);
     assert!(matches!(short, Err(MemoryError::Layout { .. })));
-    let few = SlotTable::placed(layout, PeerAccess::None, [pair(0, 10)]);
+    let few = SlotTable::placed(layout, PeerAccess::None, [pair(10)]);
     assert!(matches!(few, Err(MemoryError::Layout { .. })));
 }
 
@@ -97,9 +99,9 @@ fn a_lent_request_is_read_where_it_lies_and_never_written() {
     assert_eq!((bytes.as_ptr(), bytes.len()), (lent.as_ptr(), 300));
     assert_eq!(slot.request().bytes(), 300);
     assert!(slot.request_bytes_mut().is_none());
-    let copied = slot.request().copy_in(0, &[2]);
+    let copied = slot.request_mut().copy_in(0, &[2]);
     assert!(matches!(copied, Err(MemoryError::ReadOnly)), "{copied:?}");
-    let copied = slot.request().copy_from(&slot.reply(), 4);
+    let copied = slot.request_mut().copy_in_for_device(0, &[2]);
     assert!(matches!(copied, Err(MemoryError::ReadOnly)), "{copied:?}");
     slot.reply_bytes_mut().unwrap().fill(3);
     assert_eq!(lent, vec![7; 300]);

@@ -22,8 +22,9 @@ use crate::stages::Stages;
 /// memory of the engine's own:
 ///
 /// - integers that a peer may write while the model runs: an operator that has checked an index
-///   must not find another one when it uses it. A float can be wrong but is no index. Outputs too,
-///   as a model may go on computing with what is also an output;
+///   must not find another one when it uses it. Floats too, if an operator of the model makes an
+///   index or a size of one or sorts them (`indices`); elsewhere a float can be wrong and nothing
+///   else. Outputs too, as a model may go on computing with what is also an output;
 /// - booleans, because bytes other than 0 and 1 are none;
 /// - memory that is not the host's, or not aligned.
 ///
@@ -42,6 +43,27 @@ pub struct OrtEngine {
     /// Whether the model is known to make outputs of other shapes than it declares. Shared by its
     /// instances.
     declares_wrongly: Arc<AtomicBool>,
+    floats_are_plain: bool,
+}
+
+/// What may be used where it lies.
+#[derive(Clone, Copy, Debug)]
+struct InPlace {
+    /// Whether no peer can write it.
+    private: bool,
+    /// Whether the model takes floats for numbers and nothing else.
+    floats_are_plain: bool,
+}
+
+impl InPlace {
+    fn allows(self, view: &View<'_>, dtype: DType) -> bool {
+        let harmless = match dtype {
+            DType::Bool => false,
+            _ if dtype.is_float() => self.private || self.floats_are_plain,
+            _ => self.private,
+        };
+        harmless && usable_in_place(view, dtype)
+    }
 }
 
 /// Where the library writes an output.
@@ -80,16 +102,17 @@ impl OrtEngine {
         session: Arc<Session>,
         signature: Signature,
         declares_wrongly: Arc<AtomicBool>,
+        floats_are_plain: bool,
     ) -> ort::Result<OrtEngine> {
         let room = |count| std::iter::repeat_with(Private::default).take(count).collect();
         let (inputs, outputs) = (room(signature.inputs.len()), room(signature.outputs.len()));
         let bindings = Bindings::new(session, signature.clone())?;
-        Ok(OrtEngine { signature, bindings, inputs, outputs, declares_wrongly })
+        Ok(OrtEngine { signature, bindings, inputs, outputs, declares_wrongly, floats_are_plain })
     }
 
     fn run(&mut self, job: &mut Job) -> Result<StageTimes, EngineError> {
         let mut stages = Stages::since(job.arrival.since());
-        let shapes = &job.binding;
+        let shapes = &Arc::clone(&job.binding);
         let fit =
             shapes.inputs.len() == self.inputs.len() && shapes.outputs.len() == self.outputs.len();
         if !fit {
@@ -112,14 +135,19 @@ impl OrtEngine {
         Ok(stages.times())
     }
 
+    fn inputs_in_place(&self, job: &Job) -> InPlace {
+        let private = job.inputs_are_private();
+        InPlace { private, floats_are_plain: self.floats_are_plain }
+    }
+
     /// Copies the inputs that must not be used where they lie; says whether there were any.
     fn fill_inputs(&mut self, job: &Job) -> Result<bool, EngineError> {
-        let private = job.inputs_are_private();
+        let in_place = self.inputs_in_place(job);
         let mut copied = false;
         let all = self.inputs.iter_mut().zip(&job.binding.inputs).enumerate();
         for (index, (room, tensor)) in all {
             let view = job.input(index)?;
-            if !in_place(&view, tensor.dtype, private) {
+            if !in_place.allows(&view, tensor.dtype) {
                 room.fill(&view, tensor.dtype)?;
                 copied = true;
             }
@@ -130,6 +158,7 @@ impl OrtEngine {
     /// Where the library is to write the outputs; makes room of our own for those that need it.
     fn rooms(&mut self, job: &Job) -> Result<Vec<Room>, EngineError> {
         let private = job.arrival.slot.reply_bytes().is_some();
+        let in_place = InPlace { private, floats_are_plain: self.floats_are_plain };
         let mut places_known = !self.declares_wrongly.load(Ordering::Relaxed);
         let all = self.outputs.iter_mut().zip(&job.binding.outputs).enumerate();
         let room = |(index, (own, tensor)): (usize, (&mut Private, &BoundTensor))| {
@@ -138,7 +167,7 @@ impl OrtEngine {
                 return Ok(Room::Theirs);
             }
             let view = job.output(index)?;
-            if in_place(&view, tensor.dtype, private) {
+            if in_place.allows(&view, tensor.dtype) {
                 return Ok(Room::Slot);
             }
             own.reserve(view.bytes())?;
@@ -151,7 +180,7 @@ impl OrtEngine {
     }
 
     fn compute(&mut self, job: &Job, rooms: Vec<Room>) -> Result<Ran, EngineError> {
-        let inputs = input_views(&self.inputs, job)?;
+        let inputs = input_views(&self.inputs, job, self.inputs_in_place(job))?;
         let mut outputs = Vec::with_capacity(rooms.len());
         for (index, (own, room)) in self.outputs.iter().zip(&rooms).enumerate() {
             outputs.push(match room {
@@ -199,29 +228,45 @@ impl OrtEngine {
             given(index).map_or(tensor.shape.as_slice(), |given| given.shape.as_slice())
         });
         job.place_outputs(shapes)?;
-        let mut ours = input_views(&self.inputs, job)?;
-        ours.push(job.arrival.slot.reply());
         for (index, (own, room)) in self.outputs.iter().zip(rooms).enumerate() {
-            let to = job.output(index)?;
             match (given(index), room) {
-                (Some(given), _) => given.copy_to(&to, &ours)?,
-                (None, Room::Own) => to.copy_from(&own.view(to.bytes())?, to.bytes())?,
+                (Some(given), _) => {
+                    let elements = given.elements(&self.bound(job, rooms)?)?;
+                    job.output_mut(index)?.copy_in(0, &elements)?;
+                }
+                (None, Room::Own) => {
+                    let mut to = job.output_mut(index)?;
+                    let bytes = to.bytes();
+                    to.copy_from(&own.view(bytes)?, bytes)?;
+                }
                 // Nothing before it had another shape than was agreed: its place is the same.
                 (None, Room::Slot | Room::Theirs) => {}
             }
         }
         Ok(true)
     }
+
+    /// All memory that a run with these `rooms` was bound to.
+    fn bound<'a>(&'a self, job: &'a Job, rooms: &[Room]) -> Result<Vec<View<'a>>, EngineError> {
+        let mut bound = input_views(&self.inputs, job, self.inputs_in_place(job))?;
+        bound.push(job.arrival.slot.reply());
+        let own = self.outputs.iter().zip(rooms).filter(|(_, room)| **room == Room::Own);
+        bound.extend(own.filter_map(|(own, _)| own.all()));
+        Ok(bound)
+    }
 }
 
 /// The inputs where the model finds them: those that were copied, and those that were not.
-fn input_views<'a>(own: &'a [Private], job: &'a Job) -> Result<Vec<View<'a>>, EngineError> {
-    let private = job.inputs_are_private();
+fn input_views<'a>(
+    own: &'a [Private],
+    job: &'a Job,
+    in_place: InPlace,
+) -> Result<Vec<View<'a>>, EngineError> {
     let all = own.iter().zip(&job.binding.inputs).enumerate();
     let one = |(index, (own, tensor)): (usize, (&'a Private, &BoundTensor))| {
         let view = job.input(index)?;
         let own = || own.view(view.bytes());
-        Ok(if in_place(&view, tensor.dtype, private) { view } else { own()? })
+        Ok(if in_place.allows(&view, tensor.dtype) { view } else { own()? })
     };
     all.map(one).collect()
 }
@@ -231,12 +276,6 @@ fn is_another_shape(why: &str) -> bool {
     ["shape verification failed", "computed output shape", "Expected shape"]
         .iter()
         .any(|text| why.contains(text))
-}
-
-/// Whether a tensor may be used where it lies.
-fn in_place(view: &View<'_>, dtype: DType, private: bool) -> bool {
-    let harmless = dtype.is_float() || (private && dtype != DType::Bool);
-    harmless && usable_in_place(view, dtype)
 }
 
 impl Engine for OrtEngine {

@@ -15,6 +15,7 @@ use super::native::commit_from_memory;
 use crate::external::Weights;
 use crate::file::{EXPORT_AGAIN, ModelFile, one_line, unusable};
 use crate::graph;
+use crate::indices;
 use crate::runtime::{self, Opened, Search};
 use crate::signature::{Declared, DeclaredDim, Refused, signature};
 
@@ -47,6 +48,8 @@ pub struct OrtModel {
     session: Mutex<Option<Arc<Session>>>,
     /// Whether a run showed that an output has another shape than the file declares.
     declares_wrongly: Arc<AtomicBool>,
+    /// Whether its operators take floats for numbers and nothing else.
+    floats_are_plain: bool,
 }
 
 impl OrtModel {
@@ -67,9 +70,18 @@ impl OrtModel {
         let file = ModelFile::read(path, Weights::Beside)?;
         let session = load(&file, library, options)?;
         let signature = signature_of(&file, &session)?;
-        let (path, files, declares_wrongly) = (path.to_owned(), file.digests, Arc::default());
+        let floats_are_plain = floats_are_plain(&file)?;
         let session = Mutex::new(Some(Arc::new(session)));
-        Ok(OrtModel { path, options, library, signature, files, session, declares_wrongly })
+        Ok(OrtModel {
+            path: path.to_owned(),
+            options,
+            library,
+            signature,
+            files: file.digests,
+            session,
+            declares_wrongly: Arc::default(),
+            floats_are_plain,
+        })
     }
 
     /// What the model takes and gives.
@@ -93,7 +105,8 @@ impl OrtModel {
     /// [`EngineError::Model`] if the file has to be read again and cannot be.
     pub fn instance(&self) -> Result<OrtEngine, EngineError> {
         let session = self.session()?;
-        OrtEngine::new(session, self.signature.clone(), Arc::clone(&self.declares_wrongly))
+        let declares_wrongly = Arc::clone(&self.declares_wrongly);
+        OrtEngine::new(session, self.signature.clone(), declares_wrongly, self.floats_are_plain)
             .map_err(|error| unusable(&self.path, one_line(error.message()), EXPORT_AGAIN))
     }
 
@@ -113,6 +126,16 @@ impl OrtModel {
         }
         Ok(Arc::new(load(&file, self.library, self.options)?))
     }
+}
+
+/// Whether the operators of a model take floats for numbers and nothing else.
+pub(super) fn floats_are_plain(file: &ModelFile) -> Result<bool, EngineError> {
+    let ModelFile { path, model, .. } = file;
+    let found = indices::from_floats(model).map_err(|why| unusable(path, why, EXPORT_AGAIN))?;
+    if let Some(operator) = &found {
+        tracing::debug!(model = %path.display(), operator, "floats are copied before they are used");
+    }
+    Ok(found.is_none())
 }
 
 fn load(file: &ModelFile, library: &Opened, options: OrtOptions) -> Result<Session, EngineError> {

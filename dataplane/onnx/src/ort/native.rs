@@ -79,8 +79,9 @@ impl Bindings {
     }
 
     /// Runs the model on `inputs` into `outputs`, one for each tensor of `shapes`, in its order.
-    /// Where an output is `None`, the library finds the memory. Returns the outputs that are not
-    /// where they were bound, by their index; nothing if all are.
+    /// Outputs are written where they lie: in the slot of a job that the caller has alone, or in
+    /// memory of the engine's own. Where an output is `None`, the library finds the memory. Returns
+    /// the outputs that are not where they were bound, by their index; nothing if all are.
     ///
     /// # Errors
     /// [`EngineError::Shapes`] if views and shapes are not of this model,
@@ -112,12 +113,17 @@ impl Bindings {
         // equal to those of the views, the views have the lengths of `shapes`, and `shapes` is
         // equal to what the binding was made of, which `check_binding` compared with the model.
         // Values that an earlier run put into the binding are not among them: a binding that has
-        // some is dropped, or rid of them, below. A peer may write meanwhile: ONNX Runtime reads
-        // plain numbers, and what could be used as an index is never bound to memory of a peer (see
-        // `OrtEngine`). Several threads may run one session at a time, each with a binding of its
-        // own: ONNX Runtime documents Run as safe for that (its authors: sessions are stateless),
-        // RunWithBinding is the same call with names and values taken from the binding, and we
-        // register no provider but the CPU's.
+        // some is dropped, or rid of them, below.
+        // Outputs may be written (checked with the addresses), and nobody in this process borrows
+        // them, by the contract of this function. A peer may write meanwhile, and ONNX Runtime may
+        // read a number twice and find two. It reads plain numbers there: integers, and floats of a
+        // model with an operator that makes an index or a size of floats or sorts them, are never
+        // bound to memory of a peer (see `OrtEngine`). Which operators do is our list (`indices`),
+        // made by their definitions; one that is missing there would break this argument, and all
+        // that are not ONNX's own count as missing. Several threads may run
+        // one session at a time, each with a binding of its own: ONNX Runtime documents Run as
+        // safe for that (its authors: sessions are stateless), RunWithBinding is the same call with
+        // names and values taken from the binding, and we register no provider but the CPU's.
         let status = unsafe {
             (ort::api().RunWithBinding)(
                 self.session.ptr().cast_mut(),

@@ -1,9 +1,7 @@
 //! Memory of the engine's own, for tensors that must not be used where they lie.
 
-use std::sync::Arc;
-
 use ferry_core::DType;
-use ferry_memory::{Backing, HeapBacking, MemoryError, Region, View};
+use ferry_memory::{HeapBacking, MemoryError, Region, View, ViewMut};
 
 /// Room for one tensor, kept from request to request.
 #[derive(Debug, Default)]
@@ -22,8 +20,7 @@ impl Private {
         let room = self.0.as_ref().map_or(0, Region::bytes);
         if room < bytes || room / WASTE_MAX > bytes.max(4096) {
             self.0 = None;
-            let backing: Arc<dyn Backing> = Arc::new(HeapBacking::new(bytes)?);
-            self.0 = Some(Region::whole(backing));
+            self.0 = Some(Region::whole(HeapBacking::new(bytes)?));
         }
         Ok(())
     }
@@ -36,15 +33,28 @@ impl Private {
         }
     }
 
+    /// All of the room, if there is any.
+    pub(crate) fn all(&self) -> Option<View<'_>> {
+        self.0.as_ref().map(Region::view)
+    }
+
+    /// The first `bytes` bytes, to write.
+    pub(crate) fn view_mut(&mut self, bytes: usize) -> Result<ViewMut<'_>, MemoryError> {
+        match &mut self.0 {
+            Some(region) => region.view_mut().into_part(0, bytes),
+            None => Err(MemoryError::OutOfRange { at: 0, len: bytes, bytes: 0 }),
+        }
+    }
+
     /// Makes what is not written show: no model gives it.
-    pub(crate) fn poison(&self, bytes: usize) -> Result<(), MemoryError> {
-        self.view(bytes)?.copy_in(0, &vec![POISON; bytes])
+    pub(crate) fn poison(&mut self, bytes: usize) -> Result<(), MemoryError> {
+        self.view_mut(bytes)?.copy_in(0, &vec![POISON; bytes])
     }
 
     /// Copies a tensor of `dtype` into the room.
     pub(crate) fn fill(&mut self, from: &View<'_>, dtype: DType) -> Result<(), MemoryError> {
         self.reserve(from.bytes())?;
-        let to = self.view(from.bytes())?;
+        let mut to = self.view_mut(from.bytes())?;
         if dtype != DType::Bool {
             return to.copy_from(from, from.bytes());
         }
@@ -82,7 +92,7 @@ mod tests {
     fn booleans_become_booleans() {
         let mut other = Private::default();
         other.reserve(4).unwrap();
-        other.view(4).unwrap().copy_in(0, &[0, 1, 2, 255]).unwrap();
+        other.view_mut(4).unwrap().copy_in(0, &[0, 1, 2, 255]).unwrap();
         let mut private = Private::default();
         private.fill(&other.view(4).unwrap(), DType::Bool).unwrap();
         let mut got = [9; 4];

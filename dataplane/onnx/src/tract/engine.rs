@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ferry_core::{BoundTensor, DType, Signature, Stage, StageTimes};
 use ferry_engine::{Engine, EngineError, Finished, Job, check_binding};
-use ferry_memory::View;
+use ferry_memory::{View, ViewMut};
 use tract_onnx::prelude::{DatumType, IntoTValue, TValue, TVec, Tensor};
 
 use super::model::TractModel;
@@ -58,7 +58,7 @@ impl TractEngine {
             |value: &TValue| value.shape().iter().map(|&dim| dim as u64).collect::<Vec<_>>();
         job.place_outputs(outputs.iter().map(shape))?;
         for (index, (tensor, value)) in binding.outputs.iter().zip(&outputs).enumerate() {
-            write(tensor, value, &job.output(index)?)?;
+            write(tensor, value, job.output_mut(index)?)?;
         }
         stages.end(Stage::Postprocess);
         Ok(stages.times())
@@ -79,7 +79,7 @@ fn read(tensor: &BoundTensor, view: &View<'_>) -> Result<Tensor, EngineError> {
     Ok(own)
 }
 
-fn write(tensor: &BoundTensor, value: &TValue, view: &View<'_>) -> Result<(), EngineError> {
+fn write(tensor: &BoundTensor, value: &TValue, mut view: ViewMut<'_>) -> Result<(), EngineError> {
     let failed = |why: String| EngineError::Run(format!("output {:?}: {why}", tensor.name));
     let given = if value.datum_type() == DatumType::TDim {
         value.cast_to::<i64>().map_err(|error| failed(format!("{error:#}")))?

@@ -11,7 +11,7 @@ use ferry_core::{
 };
 use ferry_cuda::{Device, DeviceBacking, PinnedBacking};
 use ferry_engine::{Engine, Finished, Job};
-use ferry_memory::{Arrival, Backing, HeapBacking, PeerAccess, PeerId, Region, SlotTable};
+use ferry_memory::{Arrival, HeapBacking, PeerAccess, PeerId, Region, SlotTable};
 use ferry_onnx::{CudaModel, CudaOptions, Search};
 use ferry_vision::Numbers;
 use ferry_zoo::Precision;
@@ -97,14 +97,14 @@ pub(crate) fn table(binding: &BoundSignature, at: At, slots: u32) -> Arc<SlotTab
 pub(crate) fn table_of(request_bytes: u64, reply_bytes: u64, at: At, slots: u32) -> Arc<SlotTable> {
     let layout = SlotLayout { slots, request_bytes, reply_bytes };
     let bytes = SlotTable::bytes(&layout).unwrap();
-    let heap = || -> Arc<dyn Backing> { Arc::new(HeapBacking::new(bytes).unwrap()) };
-    let backing = match at {
+    let heap = || Region::whole(HeapBacking::new(bytes).unwrap());
+    let region = match at {
         At::Pageable => heap(),
-        At::Pinned => Arc::new(PinnedBacking::new(&device(), heap()).unwrap()),
-        At::Device => Arc::new(DeviceBacking::new(&device(), bytes).unwrap()),
+        At::Pinned => Region::whole(PinnedBacking::new(&device(), heap()).unwrap()),
+        At::Device => Region::whole(DeviceBacking::new(&device(), bytes).unwrap()),
     };
     // As if a peer could write: nothing may be borrowed.
-    SlotTable::over(layout, PeerAccess::Writes, &Region::whole(backing)).unwrap()
+    SlotTable::over(layout, PeerAccess::Writes, region).unwrap()
 }
 
 pub(crate) fn job(
@@ -114,8 +114,8 @@ pub(crate) fn job(
     session: u64,
     priority: u8,
 ) -> Job {
-    let slot = table.acquire().unwrap();
-    slot.request().copy_in(0, request).unwrap();
+    let mut slot = table.acquire().unwrap();
+    slot.request_mut().copy_in(0, request).unwrap();
     again(slot, binding, request.len(), session, priority)
 }
 

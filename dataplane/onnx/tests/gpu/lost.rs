@@ -4,11 +4,9 @@
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use ferry_core::{HostMemory, MemoryChoice, Placement, RegionDescriptor, SlotLayout};
+use ferry_core::{HostMemory, MemoryChoice, Placement, SlotLayout};
 use ferry_engine::{Engine, EngineError};
-use ferry_memory::{
-    Backing, DeviceAddress, HeapBacking, MemoryError, PeerAccess, Region, SlotTable,
-};
+use ferry_memory::{Backing, DeviceAddress, HeapBacking, PeerAccess, Region, SlotTable};
 use ferry_onnx::{CudaModel, CudaOptions, OrtEngine, OrtOptions};
 
 use crate::common::{At, bytes_of, finish, job, model, noise, reply, search, table, zoo};
@@ -38,26 +36,6 @@ unsafe impl Backing for Astray {
 
     fn device(&self) -> Option<DeviceAddress> {
         Some(DeviceAddress { ordinal: 0, address: 0x1000 })
-    }
-
-    fn copy_in(&self, at: usize, from: &[u8]) -> Result<(), MemoryError> {
-        self.0.copy_in(at, from)
-    }
-
-    fn copy_out(&self, at: usize, into: &mut [u8]) -> Result<(), MemoryError> {
-        self.0.copy_out(at, into)
-    }
-
-    fn make_visible(&self) -> Result<(), MemoryError> {
-        self.0.make_visible()
-    }
-
-    fn describe(&self) -> Option<RegionDescriptor> {
-        None
-    }
-
-    fn dma_buf(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
-        None
     }
 }
 
@@ -91,8 +69,8 @@ fn child() {
 
     let layout = SlotLayout { slots: 1, request_bytes: 1024, reply_bytes: binding.reply_bytes() };
     let heap = HeapBacking::new(SlotTable::bytes(&layout).unwrap()).unwrap();
-    let astray = Region::whole(Arc::new(Astray(heap)));
-    let astray = SlotTable::over(layout, PeerAccess::Writes, &astray).unwrap();
+    let astray = Region::whole(Astray(heap));
+    let astray = SlotTable::over(layout, PeerAccess::Writes, astray).unwrap();
     let mut fatal = job(&astray, &binding, &request, 2, 0);
     fatal.memory = MemoryChoice::Always(HostMemory::Mapped);
     let error = finish(&mut engine, fatal).outcome.unwrap_err();

@@ -47,8 +47,9 @@ fn sixteen_streams_give_each_session_its_own_answer() {
         for round in 0..50 {
             let mut finished: Vec<Finished> = Vec::new();
             for (i, slots) in tables.iter().enumerate() {
-                let slot = slots.acquire().unwrap();
-                slot.reply().copy_in(0, &vec![0xFF; slot.reply().bytes()]).unwrap();
+                let mut slot = slots.acquire().unwrap();
+                let dirty = vec![0xFF; slot.reply().bytes()];
+                slot.reply_mut().copy_in(0, &dirty).unwrap();
                 finished.extend(engine.submit(again(slot, &binding, bytes, i as u64 + 1, 0)));
             }
             while finished.len() < SESSIONS {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ferry_core::{HostMemory, MemoryChoice, Stage, Staged, Why};
 use ferry_engine::{Engine, Finished, Job};
-use ferry_memory::{Backing, HeapBacking, Region};
+use ferry_memory::{HeapBacking, Region};
 use ferry_onnx::{Completion, CudaOptions};
 
 use crate::common::{
@@ -140,14 +140,17 @@ fn prepared_inputs_are_registered() {
     let request = bytes_of(&noise(64, 1));
     let slots = table(&binding, At::Pinned, 1);
     let right = reply(&finish(&mut engine, job(&slots, &binding, &request, 1, 0)));
-    let heap: Arc<dyn Backing> = Arc::new(HeapBacking::new(request.len()).unwrap());
-    let region = Region::whole(placer.register(heap).unwrap());
-    region.view().copy_in(0, &request).unwrap();
+    let prepared = || {
+        let heap = Region::whole(HeapBacking::new(request.len()).unwrap());
+        let mut region = placer.register(heap).unwrap();
+        region.view_mut().copy_in(0, &request).unwrap();
+        Some(region)
+    };
     for (memory, expected) in [
         (MemoryChoice::Auto, (HostMemory::Mapped, Why::Idle)),
         (MemoryChoice::Always(HostMemory::Pinned), (HostMemory::Pinned, Why::Asked)),
     ] {
-        let prepared = Some(region.clone());
+        let prepared = prepared();
         let job = Job { prepared, memory, ..job(&slots, &binding, &[0; 256], 1, 0) };
         let done = finish(&mut engine, job);
         assert_eq!(reply(&done), right);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ferry_conformance::cases::{Case, Exchange, Tensor, onnx};
 use ferry_core::{BoundSignature, OutputShapes, SlotLayout};
 use ferry_engine::{Engine, EngineError, Finished};
-use ferry_memory::{Backing, HeapBacking, PeerAccess, Region, SlotTable};
+use ferry_memory::{HeapBacking, PeerAccess, Region, SlotTable};
 use ferry_onnx::{EngineChoice, Model, open};
 
 use crate::common::{job, options};
@@ -30,9 +30,9 @@ fn run(
         let at = usize::try_from(tensor.offset).unwrap();
         payload[at..at + input.bytes.len()].copy_from_slice(&input.bytes);
     }
-    let job = job(table, binding, &payload);
+    let mut job = job(table, binding, &payload);
     let dirty = vec![0x55; job.arrival.slot.reply().bytes()];
-    job.arrival.slot.reply().copy_in(0, &dirty).unwrap();
+    job.arrival.slot.reply_mut().copy_in(0, &dirty).unwrap();
     let Finished { job, outcome } = engine.submit(job).expect("done when submit returns");
     outcome?;
     let agreed = OutputShapes::of(binding.outputs.iter().map(|it| &it.shape)).unwrap();
@@ -56,8 +56,8 @@ fn bind(model: &Model, exchange: &Exchange) -> Result<Arc<BoundSignature>, Strin
 fn table(peer: PeerAccess) -> Arc<SlotTable> {
     let layout = SlotLayout { slots: 1, request_bytes: ROOM_BYTES, reply_bytes: ROOM_BYTES };
     let bytes = SlotTable::bytes(&layout).unwrap();
-    let backing: Arc<dyn Backing> = Arc::new(HeapBacking::new(bytes).unwrap());
-    SlotTable::over(layout, peer, &Region::whole(backing)).unwrap()
+    let region = Region::whole(HeapBacking::new(bytes).unwrap());
+    SlotTable::over(layout, peer, region).unwrap()
 }
 
 /// What came of a case: nothing if all is right.

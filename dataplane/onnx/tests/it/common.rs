@@ -10,7 +10,7 @@ use ferry_core::{
     StageTimes,
 };
 use ferry_engine::{Engine, EngineError, Finished, Job};
-use ferry_memory::{Arrival, Backing, HeapBacking, PeerAccess, PeerId, Region, SlotTable};
+use ferry_memory::{Arrival, HeapBacking, PeerAccess, PeerId, Region, SlotTable};
 use ferry_onnx::{EngineChoice, Model, Options, Probe, Search, open, probe};
 use ferry_zoo::Precision;
 
@@ -76,14 +76,14 @@ pub(crate) fn table(binding: &BoundSignature, peer: PeerAccess, slots: u32) -> A
         reply_bytes: binding.reply_bytes(),
     };
     let bytes = SlotTable::bytes(&layout).unwrap();
-    let backing: Arc<dyn Backing> = Arc::new(HeapBacking::new(bytes).unwrap());
-    SlotTable::over(layout, peer, &Region::whole(backing)).unwrap()
+    let region = Region::whole(HeapBacking::new(bytes).unwrap());
+    SlotTable::over(layout, peer, region).unwrap()
 }
 
 /// A `tensor` request in a free slot.
 pub(crate) fn job(table: &Arc<SlotTable>, binding: &Arc<BoundSignature>, request: &[u8]) -> Job {
-    let slot = table.acquire().unwrap();
-    slot.request().copy_in(0, request).unwrap();
+    let mut slot = table.acquire().unwrap();
+    slot.request_mut().copy_in(0, request).unwrap();
     let now = Instant::now();
     let arrival = Arrival {
         peer: PeerId(1),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ferry_core::{Placement, RegionDescriptor, Stage};
+use ferry_core::{Placement, Stage};
 use ferry_memory::{Backing, HeapBacking, MemoryError, PeerAccess, Region};
 use ferry_onnx::{EngineChoice, Options, open};
 
@@ -123,18 +123,18 @@ fn prepared_inputs_are_used_instead_of_the_payload() {
         let mut engine = model.instance().unwrap();
         let request = bytes_of(&noise(64));
         let (expected, _) = run(&mut *engine, &binding, PeerAccess::None, &request).unwrap();
-        let backing: Arc<dyn Backing> = Arc::new(HeapBacking::new(request.len()).unwrap());
-        backing.copy_in(0, &request).unwrap();
+        let mut region = Region::whole(HeapBacking::new(request.len()).unwrap());
+        region.view_mut().copy_in(0, &request).unwrap();
         let slots = table(&binding, PeerAccess::Writes, 1);
         let mut job = job(&slots, &binding, &[7; 3]);
-        job.prepared = Some(Region::whole(backing));
+        job.prepared = Some(region);
         assert!(finish(&mut *engine, job).unwrap().0 == expected, "{choice:?}");
     }
 }
 
 /// Memory that no CPU can address, as a device's is.
 #[derive(Debug)]
-struct Elsewhere(HeapBacking);
+struct Elsewhere(Region);
 
 #[expect(unsafe_code, reason = "a backing has to promise what its pointer is; this has none")]
 // SAFETY: there is no pointer to keep a promise about.
@@ -148,20 +148,13 @@ unsafe impl Backing for Elsewhere {
     fn host(&self) -> Option<std::ptr::NonNull<u8>> {
         None
     }
-    fn copy_in(&self, at: usize, from: &[u8]) -> Result<(), MemoryError> {
-        self.0.copy_in(at, from)
+    unsafe fn copy_in(&self, at: usize, from: &[u8]) -> Result<(), MemoryError> {
+        // SAFETY: the caller's argument.
+        unsafe { self.0.copy_in(at, from) }
     }
-    fn copy_out(&self, at: usize, into: &mut [u8]) -> Result<(), MemoryError> {
-        self.0.copy_out(at, into)
-    }
-    fn make_visible(&self) -> Result<(), MemoryError> {
-        Ok(())
-    }
-    fn describe(&self) -> Option<RegionDescriptor> {
-        None
-    }
-    fn dma_buf(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
-        None
+    unsafe fn copy_out(&self, at: usize, into: &mut [u8]) -> Result<(), MemoryError> {
+        // SAFETY: the caller's argument.
+        unsafe { self.0.copy_out(at, into) }
     }
 }
 
@@ -175,12 +168,11 @@ fn memory_that_cannot_be_bound_is_copied() {
         let mut engine = model.instance().unwrap();
         let request = bytes_of(&noise(64));
         let (expected, _) = run(&mut *engine, &binding, PeerAccess::None, &request).unwrap();
-        let backing = Elsewhere(HeapBacking::new(request.len()).unwrap());
-        backing.copy_in(0, &request).unwrap();
-        let unaligned: Arc<dyn Backing> = Arc::new(HeapBacking::new(request.len() + 1).unwrap());
-        unaligned.copy_in(1, &request).unwrap();
-        let unaligned = Region::whole(unaligned).part(1, request.len()).unwrap();
-        for region in [Region::whole(Arc::new(backing)), unaligned] {
+        let heap = |bytes| Region::whole(HeapBacking::new(bytes).unwrap());
+        let elsewhere = Region::whole(Elsewhere(heap(request.len())));
+        let unaligned = heap(request.len() + 1).split_at(1).unwrap().1;
+        for mut region in [elsewhere, unaligned] {
+            region.view_mut().copy_in(0, &request).unwrap();
             let slots = table(&binding, PeerAccess::Writes, 1);
             let mut job = job(&slots, &binding, &request);
             job.prepared = Some(region);

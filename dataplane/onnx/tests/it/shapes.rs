@@ -106,6 +106,31 @@ fn indices_are_taken_out_of_a_peers_reach() {
 }
 
 #[test]
+fn floats_that_become_indices_are_taken_out_of_a_peers_reach() {
+    const SHAPE: [D; 1] = [D::Of(2)];
+    let directory = tempfile::tempdir().unwrap();
+    let content = onnx(
+        &[("OneHot", &["at", "depth", "values"], &["y"]), ("Relu", &["at"], &["z"])],
+        &[("depth", &[1], &[3.0]), ("values", &[2], &[0.0, 1.0])],
+        &[("at", FLOAT, &SHAPE)],
+        &[("y", FLOAT, &[D::Of(2), D::Of(3)]), ("z", FLOAT, &SHAPE)],
+    );
+    let model = model(BOTH[0], &file(directory.path(), "one-hot.onnx", &content));
+    let mut engine = model.instance().unwrap();
+    let binding = Arc::new(model.signature().bind(&[]).unwrap());
+    for peer in [PeerAccess::None, PeerAccess::Writes] {
+        let request = bytes_of(&[2.0, 0.0]);
+        let (reply, times) = run(&mut *engine, &binding, peer, &request).unwrap();
+        assert_eq!(floats_of(&reply[..24]), [0.0, 0.0, 1.0, 1.0, 0.0, 0.0]);
+        assert_eq!(floats_of(&reply[64..72]), [2.0, 0.0]);
+        // Operators that only compute with floats: see `memory::floats_are_used_where_they_lie`.
+        let copied = peer == PeerAccess::Writes;
+        assert_eq!(times.of(ferry_core::Stage::Preprocess).is_some(), copied, "{peer:?}");
+        assert_eq!(times.of(ferry_core::Stage::Postprocess).is_some(), copied, "{peer:?}");
+    }
+}
+
+#[test]
 fn booleans_are_made_booleans() {
     let directory = tempfile::tempdir().unwrap();
     const SHAPE: [D; 1] = [D::Of(4)];
@@ -150,9 +175,9 @@ fn outputs_that_no_operator_makes_are_in_the_reply_all_the_same() {
         let mut engine = model.instance().unwrap();
         let slots = table(&binding, PeerAccess::Writes, 1);
         for number in [1.0, 2.0, 3.0] {
-            let job = job(&slots, &binding, &bytes_of(&[number, -number]));
+            let mut job = job(&slots, &binding, &bytes_of(&[number, -number]));
             let dirty = vec![0x55; job.arrival.slot.reply().bytes()];
-            job.arrival.slot.reply().copy_in(0, &dirty).unwrap();
+            job.arrival.slot.reply_mut().copy_in(0, &dirty).unwrap();
             let (reply, _) = finish(&mut *engine, job).unwrap();
             let at = |tensor: usize| floats_of(&reply[tensor * 64..tensor * 64 + 8]);
             assert_eq!(at(0), [number, -number], "{choice:?}");

@@ -196,8 +196,8 @@ fn prepare(
     let entries = completions_of(layout.slots, writes);
     let queue = CompletionQueue::new(port.device(), entries).map_err(LinkError::from)?;
     let parts = Parts { serial: 1, memory, inbox_areas, outbox_areas, inline_bytes, writes };
-    let wire = Wire::new(&port, &queue, parts)?;
-    let slots = wire.slots(layout, Requests::Depart)?;
+    let (wire, memory) = Wire::new(&port, &queue, parts)?;
+    let slots = memory.slots(layout, Requests::Depart)?;
     let count = layout.slots as usize;
     Ok(RdmaClient {
         own: Own::over(session, generation, Arc::clone(&slots)),

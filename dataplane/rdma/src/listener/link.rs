@@ -86,14 +86,15 @@ impl Listener for RdmaListener {
         let divide = if is_apart { Areas::apart } else { Areas::new };
         let inbox_areas = divide(layout.slots, layout.request_bytes)?;
         let outbox_areas = divide(layout.slots, layout.reply_bytes)?;
-        let memory = opened.memory.lease(&inbox_areas, &outbox_areas, placer)?;
-        if let Some(payloads) = &memory.payloads {
+        let mut memory = opened.memory.lease(&inbox_areas, &outbox_areas, placer)?;
+        if let Some(payloads) = &mut memory.payloads {
             check(&opened.port, &memory.domain, payloads).map_err(AdmitError::Attach)?;
         }
         let writes = Writes::One;
         let parts = Parts { serial, memory, inbox_areas, outbox_areas, inline_bytes, writes };
-        let wire = Wire::new(&opened.port, &opened.queue, parts).map_err(AdmitError::Attach)?;
-        let table = wire.slots(layout, Requests::Arrive)?;
+        let made = Wire::new(&opened.port, &opened.queue, parts).map_err(AdmitError::Attach)?;
+        let (wire, memory) = made;
+        let table = memory.slots(layout, Requests::Arrive)?;
         let admitted = Admitted { peer: PeerId(u64::from(serial)), admission, table };
         let session = Session::new(admitted, wire);
         let queue_pair = describe(&opened.port, &session);

@@ -43,13 +43,53 @@ pub struct Completion {
     pub vendor_error: u32,
 }
 
+/// What announces completions by a descriptor. Reading it never blocks: there is no value of this
+/// type before the descriptor was told so.
+#[derive(Debug)]
+struct Channel {
+    raw: NonNull<sys::ibv_comp_channel>,
+    device: Arc<Device>,
+}
+
+impl Channel {
+    fn new(device: &Arc<Device>) -> Result<Channel, VerbsError> {
+        // SAFETY: the context is open.
+        let raw = unsafe { sys::ibv_create_comp_channel(device.context()) };
+        let raw = NonNull::new(raw).ok_or_else(|| VerbsError::last("ibv_create_comp_channel"))?;
+        let channel = Channel { raw, device: Arc::clone(device) };
+        let set =
+            fcntl_getfl(&channel).and_then(|flags| fcntl_setfl(&channel, flags | OFlags::NONBLOCK));
+        // A channel that could not be told is only destroyed, which waits for nothing.
+        set.map_err(|errno| VerbsError { verb: "fcntl", error: errno.into() })?;
+        Ok(channel)
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the channel is alive.
+        let fd = unsafe { self.raw.as_ref().fd };
+        // SAFETY: the descriptor lives as long as the channel.
+        unsafe { BorrowedFd::borrow_raw(fd) }
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        // SAFETY: no queue uses it: a queue keeps its channel.
+        let returned = unsafe { sys::ibv_destroy_comp_channel(self.raw.as_ptr()) };
+        VerbsError::log("ibv_destroy_comp_channel", returned);
+        let _kept_until_here = &self.device;
+    }
+}
+
 /// A completion queue with the descriptor that announces completions.
 #[derive(Debug)]
 pub struct CompletionQueue {
     raw: NonNull<sys::ibv_cq>,
-    channel: NonNull<sys::ibv_comp_channel>,
     entries: u32,
-    device: Arc<Device>,
+    /// Dropped after the queue is destroyed.
+    channel: Channel,
 }
 
 // SAFETY: libibverbs locks its queues; the pointers go to the library only.
@@ -64,26 +104,13 @@ impl CompletionQueue {
     /// # Errors
     /// [`VerbsError`] if the device has no such queue.
     pub fn new(device: &Arc<Device>, entries: u32) -> Result<Arc<CompletionQueue>, VerbsError> {
-        // SAFETY: the context is open.
-        let channel = unsafe { sys::ibv_create_comp_channel(device.context()) };
-        let channel =
-            NonNull::new(channel).ok_or_else(|| VerbsError::last("ibv_create_comp_channel"))?;
+        let channel = Channel::new(device)?;
         let count = i32::try_from(entries).unwrap_or(i32::MAX);
-        let none = std::ptr::null_mut();
+        let (context, none) = (device.context(), std::ptr::null_mut());
         // SAFETY: context and channel are alive; the vector 0 always exists.
-        let raw = unsafe { sys::ibv_create_cq(device.context(), count, none, channel.as_ptr(), 0) };
-        let Some(raw) = NonNull::new(raw) else {
-            let error = VerbsError::last("ibv_create_cq");
-            // SAFETY: nothing uses the channel.
-            let returned = unsafe { sys::ibv_destroy_comp_channel(channel.as_ptr()) };
-            VerbsError::log("ibv_destroy_comp_channel", returned);
-            return Err(error);
-        };
-        let queue = CompletionQueue { raw, channel, entries, device: Arc::clone(device) };
-        let set =
-            fcntl_getfl(&queue).and_then(|flags| fcntl_setfl(&queue, flags | OFlags::NONBLOCK));
-        set.map_err(|errno| VerbsError { verb: "fcntl", error: errno.into() })?;
-        Ok(Arc::new(queue))
+        let raw = unsafe { sys::ibv_create_cq(context, count, none, channel.raw.as_ptr(), 0) };
+        let raw = NonNull::new(raw).ok_or_else(|| VerbsError::last("ibv_create_cq"))?;
+        Ok(Arc::new(CompletionQueue { raw, entries, channel }))
     }
 
     /// Room that was asked for.
@@ -130,10 +157,10 @@ impl CompletionQueue {
     pub fn hush(&self) {
         loop {
             let (mut queue, mut context) = (std::ptr::null_mut(), std::ptr::null_mut());
+            let channel = self.channel.raw.as_ptr();
             // SAFETY: the channel is alive and does not block.
-            let returned = unsafe {
-                sys::ibv_get_cq_event(self.channel.as_ptr(), &raw mut queue, &raw mut context)
-            };
+            let returned =
+                unsafe { sys::ibv_get_cq_event(channel, &raw mut queue, &raw mut context) };
             if returned != 0 {
                 return;
             }
@@ -171,10 +198,7 @@ fn read(entry: &sys::ibv_wc) -> Completion {
 impl AsFd for CompletionQueue {
     /// Readable when an announcement waits.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the channel is alive.
-        let fd = unsafe { self.channel.as_ref().fd };
-        // SAFETY: the descriptor lives as long as the channel.
-        unsafe { BorrowedFd::borrow_raw(fd) }
+        self.channel.as_fd()
     }
 }
 
@@ -183,9 +207,5 @@ impl Drop for CompletionQueue {
         self.hush();
         // SAFETY: queue pairs keep the queue, so none uses it any more.
         VerbsError::log("ibv_destroy_cq", unsafe { sys::ibv_destroy_cq(self.raw()) });
-        // SAFETY: its only queue is gone.
-        let returned = unsafe { sys::ibv_destroy_comp_channel(self.channel.as_ptr()) };
-        VerbsError::log("ibv_destroy_comp_channel", returned);
-        let _kept_until_here = &self.device;
     }
 }

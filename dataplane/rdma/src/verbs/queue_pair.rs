@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::verbs::sys;
 use ferry_core::{Gid, Retry};
 
-use super::{CompletionQueue, Domain, VerbsError};
+use super::{CompletionQueue, Domain, Part, VerbsError};
 
 /// Made, and good for nothing yet.
 #[derive(Debug)]
@@ -64,28 +64,13 @@ pub struct Path {
     pub retry: Retry,
 }
 
-/// Bytes in a registration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Part {
-    /// Where.
-    pub address: u64,
-    /// How many.
-    pub bytes: u32,
-    /// The registration's local key.
-    pub local_key: u32,
-}
-
 /// One write, header and payload in one piece of local memory.
 #[derive(Clone, Copy, Debug)]
-pub struct Write {
+pub struct Write<'r> {
     /// Comes back with the completion.
     pub id: u64,
-    /// Where the bytes are, in a registration.
-    pub address: u64,
-    /// How many.
-    pub bytes: u32,
-    /// The registration's local key.
-    pub local_key: u32,
+    /// What is written.
+    pub part: Part<'r>,
     /// Where they go.
     pub remote_address: u64,
     /// The peer's key.

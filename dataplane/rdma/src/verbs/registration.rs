@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use crate::verbs::sys;
-use ferry_memory::{DmaBuf, Region, Registrable};
+use ferry_memory::{DmaBuf, RegionAddress, Registrable, check_range};
 
 use super::peer_memory::{Found, missing};
 use super::{Domain, VerbsError};
@@ -65,13 +65,38 @@ impl By {
     }
 }
 
+/// Bytes in a registration: what a work request may name.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'r> {
+    address: u64,
+    bytes: u32,
+    registration: &'r Registration,
+}
+
+impl Part<'_> {
+    /// How many bytes.
+    pub fn bytes(&self) -> u32 {
+        self.bytes
+    }
+
+    pub(super) fn element(&self) -> sys::ibv_sge {
+        let lkey = self.registration.local_key();
+        sys::ibv_sge { addr: self.address, length: self.bytes, lkey }
+    }
+
+    /// Whether the processor can read the bytes, as it does where a request carries them inline.
+    pub(super) fn is_of_host(&self) -> bool {
+        self.registration.by == By::Host
+    }
+}
+
 /// Memory that the device knows. Keeps the memory mapped.
 #[derive(Debug)]
 pub struct Registration {
     raw: NonNull<sys::ibv_mr>,
     by: By,
     address: u64,
-    region: Region,
+    place: RegionAddress,
     domain: Arc<Domain>,
 }
 
@@ -81,26 +106,26 @@ unsafe impl Send for Registration {}
 unsafe impl Sync for Registration {}
 
 impl Registration {
-    /// Registers all of a region: host memory by its address; memory of another device by its
+    /// Registers all of a region, by where it is: host memory by its address; memory of another device by its
     /// dma-buf, or else by its address there, for which that device's driver has to answer.
     ///
-    /// The peer or the device may write the memory from now on: it is only ever used as a view,
-    /// or in a slot table whose [`PeerAccess`](ferry_memory::PeerAccess) says so.
+    /// The peer or the device may write the memory from now on: its region is only ever used as a
+    /// view, or in a slot table whose [`PeerAccess`](ferry_memory::PeerAccess) says so.
     ///
     /// # Errors
     /// [`VerbsError`]: out of memory (12) mostly means that the limit of locked memory is reached.
     /// For memory of another device it says what of kernel, driver and module is missing.
     pub fn new(
         domain: &Arc<Domain>,
-        region: Region,
+        place: RegionAddress,
         access: Access,
     ) -> Result<Registration, VerbsError> {
         let nowhere = || VerbsError {
             verb: "ibv_reg_mr",
             error: std::io::Error::other("neither memory of the host nor of a device"),
         };
-        let bytes = region.bytes();
-        let (raw, by, address) = match region.registrable().ok_or_else(nowhere)? {
+        let bytes = place.bytes();
+        let (raw, by, address) = match place.registrable().ok_or_else(nowhere)? {
             Registrable::Host(base) => {
                 let address = base.as_ptr() as u64;
                 (by_address(domain, address, bytes, access)?, By::Host, address)
@@ -110,7 +135,7 @@ impl Registration {
                 (raw, by, address)
             }
         };
-        Ok(Registration { raw, by, address, region, domain: Arc::clone(domain) })
+        Ok(Registration { raw, by, address, place, domain: Arc::clone(domain) })
     }
 
     /// The key of this process's own work requests.
@@ -125,9 +150,24 @@ impl Registration {
         unsafe { self.raw.as_ref().rkey }
     }
 
-    /// The region that was registered.
-    pub fn region(&self) -> &Region {
-        &self.region
+    /// Length in bytes.
+    pub fn bytes(&self) -> usize {
+        self.place.bytes()
+    }
+
+    /// Bytes of it, for a work request.
+    ///
+    /// # Errors
+    /// [`VerbsError`] if they do not lie inside, or are more than a request can say.
+    pub fn part(&self, at: usize, bytes: usize) -> Result<Part<'_>, VerbsError> {
+        let outside =
+            |error| VerbsError { verb: "ibv_post_send", error: std::io::Error::other(error) };
+        check_range(at, bytes, self.bytes()).map_err(outside)?;
+        let bytes = u32::try_from(bytes).map_err(|error| VerbsError {
+            verb: "ibv_post_send",
+            error: std::io::Error::other(error),
+        })?;
+        Ok(Part { address: self.address(at), bytes, registration: self })
     }
 
     /// How the driver found it.
@@ -209,7 +249,7 @@ impl Drop for Registration {
         VerbsError::log("ibv_dereg_mr", returned);
         if returned != 0 {
             // The device may still reach the pages: they are never used for anything else.
-            std::mem::forget(self.region.clone());
+            std::mem::forget(self.place.clone());
         }
         let _kept_until_here = &self.domain;
     }

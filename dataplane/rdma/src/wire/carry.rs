@@ -26,10 +26,8 @@ impl Wire {
         let head = Head { frame: *frame, tail_bytes: tail.len() }.encode();
         // There is room for the longest tail in front of every head, here and at the peer.
         let (at, to_address) = (at - tail.len(), to.address - tail.len() as u64);
-        let header_bytes =
-            u32::try_from(tail.len() + FRAME_BYTES).map_err(|_too_long| no_area())?;
-        let view = self.outbox.region.view();
-        let written = view.copy_in(at, &tail).and_then(|()| view.copy_in(at + tail.len(), &head));
+        let header_bytes = tail.len() + FRAME_BYTES;
+        let written = self.said.write(area, &tail, &head);
         written.map_err(|error| LinkError::os("write the header", error))?;
         let task = match area {
             Area::Slot(slot) => Task::Slot(slot.0),
@@ -37,14 +35,12 @@ impl Wire {
         };
         let write = Write {
             id: task_id(self.serial, task),
-            address: self.outbox.address() + at as u64,
-            bytes: header_bytes,
-            local_key: self.outbox.registration.local_key(),
+            part: self.outbox.part(at, header_bytes)?,
             remote_address: to_address,
             remote_key: to.key,
             immediate: immediate(frame.generation, area),
         };
-        match (self.payload(area, payload_bytes), area) {
+        match (self.payload(area, payload_bytes)?, area) {
             (None, _) => pair.write(&write)?,
             (Some(payload), Area::Slot(slot)) if peer.is_apart() => {
                 let to = peer.payload(slot, payload_bytes).ok_or_else(no_area)?;
@@ -54,8 +50,9 @@ impl Wire {
             (Some(payload), _) if self.outbox_areas.is_apart() => {
                 pair.write_gathered(&write, payload)?;
             }
-            (Some(payload), _) => {
-                pair.write(&Write { bytes: header_bytes + payload.bytes, ..write })?;
+            (Some(_), _) => {
+                let part = self.outbox.part(at, header_bytes + payload_bytes)?;
+                pair.write(&Write { part, ..write })?;
             }
         }
         self.sends += 1;
@@ -71,16 +68,11 @@ impl Wire {
     }
 
     /// Where a payload is sent from; `None` for one of no bytes.
-    fn payload(&self, area: Area, bytes: usize) -> Option<Part> {
-        let Area::Slot(slot) = area else { return None };
-        let at = self.outbox_areas.payload_at(slot, bytes).filter(|_| bytes > 0)?;
-        let memory = self.payloads.as_ref().map_or(&self.outbox, |payloads| &payloads.outbox);
-        Some(Part {
-            address: memory.address() + at as u64,
-            // As long as an area at most, whose length is 32 bits.
-            bytes: u32::try_from(bytes).ok()?,
-            local_key: memory.registration.local_key(),
-        })
+    fn payload(&self, area: Area, bytes: usize) -> Result<Option<Part<'_>>, VerbsError> {
+        let Area::Slot(slot) = area else { return Ok(None) };
+        let at = self.outbox_areas.payload_at(slot, bytes).filter(|_| bytes > 0);
+        let memory = self.payloads.as_ref().map_or(&self.outbox, |payloads| &payloads.1);
+        at.map(|at| memory.part(at, bytes)).transpose()
     }
 
     /// Asks the peer's device whether it is there. The answer is a completion: of success, or that
@@ -106,10 +98,7 @@ impl Wire {
 
     /// The header that lies in an area of the inbox, copied: the peer may write it again.
     pub(crate) fn header(&self, area: Area) -> Option<[u8; FRAME_BYTES]> {
-        let at = self.inbox_areas.header_at(area)?;
-        let mut header = [0; FRAME_BYTES];
-        self.inbox.region().view().copy_out(at, &mut header).ok()?;
-        Some(header)
+        self.heard.read(area)
     }
 
     /// The tail in front of the head in an area of the inbox, as long as that says, copied too.
@@ -120,12 +109,9 @@ impl Wire {
         if tail_bytes == 0 {
             return Ok(Tail::NONE);
         }
-        let at = self.inbox_areas.header_at(area).and_then(|at| at.checked_sub(tail_bytes));
-        let mut tail = vec![0; tail_bytes.min(TAIL_BYTES_MAX)];
-        let copied = at.map(|at| self.inbox.region().view().copy_out(at, &mut tail));
-        match copied {
-            Some(Ok(())) => Tail::decode(&tail),
-            _ => Err(TailError::Length(tail_bytes)),
+        match self.heard.read_tail(area, tail_bytes) {
+            Some(tail) => Tail::decode(&tail),
+            None => Err(TailError::Length(tail_bytes)),
         }
     }
 }

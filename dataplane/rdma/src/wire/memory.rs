@@ -15,8 +15,8 @@ impl Wire {
         };
         let payloads = self.payloads.as_ref().zip(self.inbox_areas.payloads_bytes());
         let payloads = payloads.map(|(payloads, bytes)| MemoryKey {
-            address: payloads.inbox.address(),
-            remote_key: payloads.inbox.registration.remote_key(),
+            address: payloads.0.address(),
+            remote_key: payloads.0.registration().remote_key(),
             bytes: bytes as u64,
         });
         (headers, payloads)
@@ -32,26 +32,30 @@ impl Wire {
         let behind = if self.is_apart() { 0 } else { head.frame.payload_bytes };
         ((head.tail_bytes + FRAME_BYTES) as u64).saturating_add(behind)
     }
+}
 
+/// The memory of a wire's slots.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    pub(super) arrive: Vec<Region>,
+    pub(super) depart: Vec<Region>,
+}
+
+impl Slots {
     /// Slots over the memory: request halves where `requests` says.
     ///
     /// # Errors
     /// [`MemoryError`] if the layout does not fit.
     pub(crate) fn slots(
-        &self,
+        self,
         layout: ferry_core::SlotLayout,
         requests: Requests,
     ) -> Result<Arc<SlotTable>, MemoryError> {
-        let (inbox, outbox) = match &self.payloads {
-            Some(payloads) => (&payloads.inbox.region, &payloads.outbox.region),
-            None => (self.inbox.region(), &self.outbox.region),
-        };
-        let inbox = self.inbox_areas.payloads(inbox)?;
-        let outbox = self.outbox_areas.payloads(outbox)?;
+        let Slots { arrive, depart } = self;
         let (halves, peer): (Vec<(Region, Region)>, _) = match requests {
-            Requests::Arrive => (inbox.into_iter().zip(outbox).collect(), PeerAccess::Writes),
+            Requests::Arrive => (arrive.into_iter().zip(depart).collect(), PeerAccess::Writes),
             // A client trusts the server that it asked, as on every link.
-            Requests::Depart => (outbox.into_iter().zip(inbox).collect(), PeerAccess::None),
+            Requests::Depart => (depart.into_iter().zip(arrive).collect(), PeerAccess::None),
         };
         SlotTable::placed(layout, peer, halves)
     }

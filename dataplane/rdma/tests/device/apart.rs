@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ferry_core::session::SLOTS_MAX;
 use ferry_core::{FRAME_BYTES, FRAME_ROOM_BYTES, Placement, RegionDescriptor, SessionId, Status};
-use ferry_memory::{Placer, Region};
+use ferry_memory::Placer;
 use ferry_rdma::verbs::{Access, By, CompletionStatus, Device, Domain, Registration};
 use ferry_rdma::{Fence, RdmaListener, RdmaOptions, try_device_memory};
 use ferry_transport::{Admission, AdmitError, Event, Listener, Refusal};
@@ -73,12 +73,17 @@ fn memory_that_does_not_show_what_was_written_is_refused_with_the_reason() {
 fn no_region_of_a_device_is_registered_beyond_its_end() {
     let name = options().device.unwrap_or_else(|| Device::names().unwrap().remove(0));
     let domain = Domain::new(&Arc::new(Device::open(&name).unwrap())).unwrap();
-    let whole = Region::whole(Pretender::new(Flaw::None).allocate(3 * 4096).unwrap());
+    let whole = Pretender::new(Flaw::None).allocate(3 * 4096).unwrap();
+    let first = whole.view().device().unwrap().address;
     let part = whole.part(4096, 4096).unwrap();
-    let registration = Registration::new(&domain, part, Access::Payloads).unwrap();
-    assert_eq!(registration.address(0), whole.view().device().unwrap().address + 4096);
-    assert_eq!((registration.by(), registration.region().bytes()), (By::PeerMemory, 4096));
-    whole.part(2 * 4096, 4097).unwrap_err();
+    let registration = Registration::new(&domain, part.address(), Access::Payloads).unwrap();
+    assert_eq!(registration.address(0), first + 4096);
+    assert_eq!((registration.by(), registration.bytes()), (By::PeerMemory, 4096));
+    registration.part(0, 4096).unwrap();
+    for (at, bytes) in [(0, 4097), (4096, 1), (1, 4096), (usize::MAX, 1)] {
+        registration.part(at, bytes).unwrap_err();
+    }
+    part.part(1, 4096).unwrap_err();
 }
 
 /// Both pieces of a request, by a peer that posts them itself.

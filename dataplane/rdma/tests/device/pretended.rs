@@ -6,8 +6,8 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use ferry_core::{Placement, RegionDescriptor};
-use ferry_memory::{Backing, DeviceAddress, HeapBacking, MemoryError, Placer};
+use ferry_core::Placement;
+use ferry_memory::{Backing, DeviceAddress, HeapBacking, MemoryError, Placer, Region};
 
 /// What is wrong with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ impl Placer for Pretender {
         true
     }
 
-    fn allocate(&self, bytes: usize) -> Result<Arc<dyn Backing>, MemoryError> {
+    fn allocate(&self, bytes: usize) -> Result<Region, MemoryError> {
         if self.flaw == Flaw::Full {
             return Err(MemoryError::Layout { what: "the pretended GPU is full".into() });
         }
@@ -53,7 +53,7 @@ impl Placer for Pretender {
         // A dma-buf for drivers that take none: they never look at it. One that does refuses it,
         // as it is a file, and the address is used.
         let file = rustix::fs::memfd_create("ferry-test", rustix::fs::MemfdFlags::CLOEXEC);
-        Ok(Arc::new(Pretended {
+        Ok(Region::whole(Pretended {
             memory: HeapBacking::new(bytes)?,
             other: HeapBacking::new(bytes)?,
             dma_buf: file.unwrap(),
@@ -62,7 +62,7 @@ impl Placer for Pretender {
         }))
     }
 
-    fn register(&self, memory: Arc<dyn Backing>) -> Result<Arc<dyn Backing>, MemoryError> {
+    fn register(&self, memory: Region) -> Result<Region, MemoryError> {
         Ok(memory)
     }
 }
@@ -76,11 +76,11 @@ impl Placer for Told {
         false
     }
 
-    fn allocate(&self, bytes: usize) -> Result<Arc<dyn Backing>, MemoryError> {
+    fn allocate(&self, bytes: usize) -> Result<Region, MemoryError> {
         Err(MemoryError::Layout { what: format!("{bytes} bytes of none") })
     }
 
-    fn register(&self, memory: Arc<dyn Backing>) -> Result<Arc<dyn Backing>, MemoryError> {
+    fn register(&self, memory: Region) -> Result<Region, MemoryError> {
         self.0.fetch_add(1, Ordering::Relaxed);
         Ok(memory)
     }
@@ -119,12 +119,14 @@ unsafe impl Backing for Pretended {
         Some(DeviceAddress { ordinal: 7, address })
     }
 
-    fn copy_in(&self, at: usize, from: &[u8]) -> Result<(), MemoryError> {
-        self.memory.copy_in(at, from)
+    unsafe fn copy_in(&self, at: usize, from: &[u8]) -> Result<(), MemoryError> {
+        // SAFETY: the caller's argument.
+        unsafe { self.memory.copy_in(at, from) }
     }
 
-    fn copy_out(&self, at: usize, into: &mut [u8]) -> Result<(), MemoryError> {
-        self.memory.copy_out(at, into)
+    unsafe fn copy_out(&self, at: usize, into: &mut [u8]) -> Result<(), MemoryError> {
+        // SAFETY: the caller's argument.
+        unsafe { self.memory.copy_out(at, into) }
     }
 
     fn make_visible(&self) -> Result<(), MemoryError> {
@@ -135,10 +137,6 @@ unsafe impl Backing for Pretended {
             return Err(MemoryError::Os { what: "flush".into(), source });
         }
         Ok(())
-    }
-
-    fn describe(&self) -> Option<RegionDescriptor> {
-        None
     }
 
     fn dma_buf(&self) -> Option<BorrowedFd<'_>> {

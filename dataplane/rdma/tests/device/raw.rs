@@ -15,8 +15,8 @@ use ferry_rdma::RdmaListener;
 use ferry_rdma::areas::{Area, Areas, immediate};
 use ferry_rdma::gids::{self, GidEntry};
 use ferry_rdma::verbs::{
-    Access, Completion, CompletionQueue, CompletionStatus, Depth, Device, Domain, Part, Path,
-    QueuePair, Registration, Rts, Write,
+    Access, Completion, CompletionQueue, CompletionStatus, Depth, Device, Domain, Path, QueuePair,
+    Registration, Rts, Write,
 };
 use ferry_transport::{Admission, Event, Listener};
 
@@ -56,7 +56,8 @@ pub(crate) struct Host {
     domain: Arc<Domain>,
     own: GidEntry,
     /// What peers send from, and where they get replies: one peer at a time.
-    source: Registration,
+    source: RefCell<Region>,
+    from: Registration,
     inbox: Registration,
     /// Room in the completion queue of the next peer.
     pub(crate) completions: Cell<u32>,
@@ -70,13 +71,15 @@ impl Host {
         let ranked = gids::ranked(gids::table(&name, 1), true, None);
         let own = ranked.first().expect("an address").1.clone();
         let register = |bytes, access| {
-            let region = Region::whole(Arc::new(HeapBacking::new(bytes).unwrap()));
-            Registration::new(&domain, region, access).unwrap()
+            let region = Region::whole(HeapBacking::new(bytes).unwrap());
+            let registration = Registration::new(&domain, region.address(), access).unwrap();
+            (region, registration)
         };
         let replies = Areas::new(SLOTS_MAX, LAYOUT.reply_bytes).unwrap();
-        let (source, inbox) =
-            (register(64 << 10, Access::Source), register(replies.bytes(), Access::RemoteWrite));
-        Host { device, domain, own, source, inbox, completions: Cell::new(2 * SENDS_MAX) }
+        let (source, from) = register(64 << 10, Access::Source);
+        let (_, inbox) = register(replies.bytes(), Access::RemoteWrite);
+        let source = RefCell::new(source);
+        Host { device, domain, own, source, from, inbox, completions: Cell::new(2 * SENDS_MAX) }
     }
 }
 
@@ -147,7 +150,7 @@ impl<'h> Peer<'h> {
             key: MemoryKey {
                 address: memory.address(0),
                 remote_key: memory.remote_key(),
-                bytes: memory.region().bytes() as u64,
+                bytes: memory.bytes() as u64,
             },
             server_gid: server.gids[0],
         };
@@ -200,19 +203,15 @@ impl<'h> Peer<'h> {
         let divide = if self.payloads.is_some() { Areas::apart } else { Areas::new };
         let areas = divide(LAYOUT.slots, LAYOUT.request_bytes).unwrap();
         let header = frame.encode();
-        let view = self.host.source.region().view();
-        view.copy_in(0, &header).unwrap();
-        view.copy_in(header.len(), &vec![MARK; payload]).unwrap();
+        let mut source = self.host.source.borrow_mut();
+        source.view_mut().copy_in(0, &header).unwrap();
+        source.view_mut().copy_in(header.len(), &vec![MARK; payload]).unwrap();
         let at = self.key.address + areas.header_at(area).unwrap() as u64;
         let immediate = immediate(frame.generation, area);
         match (self.payloads, area) {
             (Some(payloads), Area::Slot(slot)) if payload > 0 => {
                 let write = self.written(at, self.key.remote_key, header.len(), immediate);
-                let part = Part {
-                    address: write.address + u64::from(write.bytes),
-                    bytes: u32::try_from(payload).unwrap(),
-                    local_key: write.local_key,
-                };
+                let part = self.host.from.part(header.len(), payload).unwrap();
                 let to = payloads.address + areas.payload_at(slot, payload).unwrap() as u64;
                 self.pair.write_apart(u64::MAX, part, to, payloads.remote_key, &write).unwrap();
             }
@@ -226,13 +225,11 @@ impl<'h> Peer<'h> {
     }
 
     /// The next write of what lies in the source.
-    fn written(&self, address: u64, key: u32, bytes: usize, immediate: u32) -> Write {
+    fn written(&self, address: u64, key: u32, bytes: usize, immediate: u32) -> Write<'h> {
         self.posted.set(self.posted.get() + 1);
         Write {
             id: self.posted.get(),
-            address: self.host.source.address(0),
-            bytes: u32::try_from(bytes).unwrap(),
-            local_key: self.host.source.local_key(),
+            part: self.host.from.part(0, bytes).unwrap(),
             remote_address: address,
             remote_key: key,
             immediate,
@@ -252,7 +249,7 @@ impl<'h> Peer<'h> {
         key: u32,
         bytes: usize,
     ) -> CompletionStatus {
-        self.host.source.region().view().copy_in(0, &vec![MARK; bytes]).unwrap();
+        self.host.source.borrow_mut().view_mut().copy_in(0, &vec![MARK; bytes]).unwrap();
         self.post(address, key, bytes, 0xffff_ff00);
         self.ended(listener)
     }

@@ -61,9 +61,9 @@ impl<'h> Live<'h> {
         }
         // What no peer ever writes.
         let fill = u8::try_from(session % 200).unwrap() + 1;
-        let live = Live { peer, session, slots, fill };
-        for slot in &live.slots {
-            slot.request().copy_in(0, &vec![live.fill; 3000]).unwrap();
+        let mut live = Live { peer, session, slots, fill };
+        for slot in &mut live.slots {
+            slot.request_mut().copy_in(0, &vec![fill; 3000]).unwrap();
         }
         live
     }

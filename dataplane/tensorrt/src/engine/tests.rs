@@ -67,15 +67,15 @@ fn slots(binding: &BoundSignature, place: Option<Place>) -> Arc<SlotTable> {
     let bytes = SlotTable::bytes(&layout).unwrap();
     let region = match place {
         Some(place) => FakeBacking::region(bytes, place).unwrap(),
-        None => Region::whole(Arc::new(HeapBacking::new(bytes).unwrap())),
+        None => Region::whole(HeapBacking::new(bytes).unwrap()),
     };
-    SlotTable::over(layout, PeerAccess::Writes, &region).unwrap()
+    SlotTable::over(layout, PeerAccess::Writes, region).unwrap()
 }
 
 fn job(table: &Arc<SlotTable>, binding: &Arc<BoundSignature>, fill: u8) -> Job {
-    let slot = table.acquire().unwrap();
+    let mut slot = table.acquire().unwrap();
     let bytes = usize::try_from(binding.request_bytes()).unwrap();
-    slot.request().copy_in(0, &vec![fill; bytes]).unwrap();
+    slot.request_mut().copy_in(0, &vec![fill; bytes]).unwrap();
     let now = Instant::now();
     let arrival = Arrival {
         peer: PeerId(1),

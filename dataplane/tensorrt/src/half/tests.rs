@@ -63,7 +63,7 @@ fn answer(path: &Path) -> Vec<f32> {
         request_bytes: binding.request_bytes(),
         reply_bytes: binding.reply_bytes(),
     };
-    let slot = SlotTable::private(layout).unwrap().acquire().unwrap();
+    let mut slot = SlotTable::private(layout).unwrap().acquire().unwrap();
     let mut state = 1_u32;
     let noise = std::iter::repeat_with(|| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -71,7 +71,7 @@ fn answer(path: &Path) -> Vec<f32> {
     });
     let payload_bytes = usize::try_from(binding.request_bytes()).unwrap();
     let request: Vec<u8> = noise.take(payload_bytes / 4).flat_map(f32::to_le_bytes).collect();
-    slot.request().copy_in(0, &request).unwrap();
+    slot.request_mut().copy_in(0, &request).unwrap();
     let now = Instant::now();
     let arrival = Arrival {
         peer: PeerId(1),

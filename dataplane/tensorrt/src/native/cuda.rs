@@ -114,13 +114,13 @@ unsafe impl Gpu for CudaGpu {
 
     fn memory(&self, bytes: usize) -> Result<Region, GpuError> {
         let backing = DeviceBacking::new(&self.device, bytes).map_err(memory)?;
-        Ok(Region::whole(Arc::new(backing)))
+        Ok(Region::whole(backing))
     }
 
     fn pinned(&self, bytes: usize) -> Result<Region, GpuError> {
-        let heap = Arc::new(HeapBacking::new(bytes).map_err(memory)?);
+        let heap = Region::whole(HeapBacking::new(bytes).map_err(memory)?);
         let backing = PinnedBacking::new(&self.device, heap).map_err(memory)?;
-        Ok(Region::whole(Arc::new(backing)))
+        Ok(Region::whole(backing))
     }
 
     unsafe fn copy(
@@ -130,7 +130,7 @@ unsafe impl Gpu for CudaGpu {
         bytes: usize,
         stream: &Stream,
     ) -> Result<(), GpuError> {
-        // SAFETY: the caller's argument. Views are never slices.
+        // SAFETY: the caller's argument.
         unsafe { stream.copy(to, from, bytes) }.map_err(driver)
     }
 }

@@ -38,6 +38,16 @@ pub(crate) struct Weights<G: Gpu> {
     gpu: Arc<G>,
 }
 
+/// The markers below rest on what is inside of these types: a pointer of the library's; that and an
+/// allocator; that, a configuration that we never give, and three callbacks that we never set. With
+/// a field more they are to be thought through again, and this does not compile.
+const _: () = {
+    const WORD: usize = size_of::<*const ()>();
+    assert!(size_of::<CudaEngine<'static>>() == WORD);
+    assert!(size_of::<Runtime<'static>>() == 2 * WORD);
+    assert!(size_of::<ExecutionContext<'static>>() == 5 * WORD);
+};
+
 // SAFETY: TensorRT's engines and runtimes are not tied to a thread; they need the device's context
 // to be current, which every call here sees to. `trtx` has no marker on `CudaEngine` because of the
 // raw pointer in it, which nothing else holds.

@@ -7,8 +7,8 @@ use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use ferry_core::{Placement, RegionDescriptor};
-use ferry_memory::{Backing, DeviceAddress, HeapBacking, MemoryError, Region};
+use ferry_core::Placement;
+use ferry_memory::{Backing, DeviceAddress, HeapBacking, Region};
 
 use super::execution::Execution;
 use super::gpu::{Gpu, GpuError};
@@ -243,7 +243,7 @@ pub(crate) struct FakeBacking(HeapBacking, Place);
 impl FakeBacking {
     pub(crate) fn region(bytes: usize, place: Place) -> Result<Region, GpuError> {
         let heap = HeapBacking::new(bytes).map_err(|error| GpuError::Refused(error.to_string()))?;
-        Ok(Region::whole(Arc::new(FakeBacking(heap, place))))
+        Ok(Region::whole(FakeBacking(heap, place)))
     }
 }
 
@@ -269,25 +269,5 @@ unsafe impl Backing for FakeBacking {
 
     fn host(&self) -> Option<std::ptr::NonNull<u8>> {
         self.0.host()
-    }
-
-    fn copy_in(&self, at: usize, from: &[u8]) -> Result<(), MemoryError> {
-        self.0.copy_in(at, from)
-    }
-
-    fn copy_out(&self, at: usize, into: &mut [u8]) -> Result<(), MemoryError> {
-        self.0.copy_out(at, into)
-    }
-
-    fn make_visible(&self) -> Result<(), MemoryError> {
-        self.0.make_visible()
-    }
-
-    fn describe(&self) -> Option<RegionDescriptor> {
-        self.0.describe()
-    }
-
-    fn dma_buf(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
-        self.0.dma_buf()
     }
 }

@@ -117,6 +117,7 @@ pub unsafe trait Gpu: Send + Sync + fmt::Debug + 'static {
     ///
     /// # Safety
     /// Both ranges must be ones that the device reaches, and must stay so until the copy is over.
+    /// `to` may be written, and nobody in this process reads, writes or borrows either meanwhile.
     unsafe fn copy(
         &self,
         to: u64,

@@ -141,8 +141,8 @@ impl<G: Gpu, X: Execution> Lane<G, X> {
         unsafe { execution.enqueue(gpu.raw_stream(stream)) }.map_err(EngineError::Run)?;
         gpu.record(&events[2], stream).map_err(EngineError::from)?;
         for (to, from, bytes) in copies {
-            // SAFETY: both are as long as the output, and are kept by the job and the lane until
-            // the copy is over.
+            // SAFETY: both are as long as the output, which may be written (checked above), and are
+            // kept by the job and the lane until the copy is over.
             unsafe { gpu.copy(to, from, bytes, stream) }.map_err(EngineError::from)?;
         }
         gpu.record(&events[3], stream).map_err(EngineError::from)
@@ -177,11 +177,12 @@ impl<G: Gpu, X: Execution> Lane<G, X> {
         if !flight.staged.is_empty() {
             let start = Instant::now();
             for &index in &flight.staged {
-                let to = flight.job.output(index)?;
+                let mut to = flight.job.output_mut(index)?;
                 let from = self.outputs.get(index).and_then(|room| room.staging());
                 let from =
                     from.ok_or_else(|| EngineError::Run("an output without a place".to_owned()))?;
-                to.copy_from(&from.view(), to.bytes())?;
+                let bytes = to.bytes();
+                to.copy_from(&from.view(), bytes)?;
             }
             times.set(Stage::Postprocess, ns_since(start));
         }

@@ -74,7 +74,7 @@ impl Room {
             Some(from) => (from, Way::Copied),
             None => {
                 let (host, address) = self.host(gpu, bytes)?;
-                host.view().copy_from(view, bytes)?;
+                host.view_mut().copy_from(view, bytes)?;
                 (address, Way::Staged)
             }
         };
@@ -112,7 +112,7 @@ impl Room {
         Ok(grown(&mut self.device, gpu, bytes, |bytes| gpu.memory(bytes))?.1)
     }
 
-    fn host<G: Gpu>(&mut self, gpu: &G, bytes: usize) -> Result<(&Region, u64), EngineError> {
+    fn host<G: Gpu>(&mut self, gpu: &G, bytes: usize) -> Result<(&mut Region, u64), EngineError> {
         grown(&mut self.host, gpu, bytes, |bytes| gpu.pinned(bytes))
     }
 }
@@ -123,14 +123,14 @@ fn grown<'a, G: Gpu>(
     gpu: &G,
     bytes: usize,
     make: impl FnOnce(usize) -> Result<Region, GpuError>,
-) -> Result<(&'a Region, u64), EngineError> {
+) -> Result<(&'a mut Region, u64), EngineError> {
     if room.as_ref().is_none_or(|room| room.bytes() < bytes) {
         // The old one first: the two together might not fit.
         *room = None;
         *room = Some(make(bytes).map_err(EngineError::from)?);
     }
     let region = room
-        .as_ref()
+        .as_mut()
         .ok_or_else(|| EngineError::Run("memory that was just taken is gone".to_owned()))?;
     let address = reach(gpu, &region.view());
     Ok((

@@ -84,7 +84,7 @@ impl ShmClient {
         deadline: Instant,
     ) -> Result<(ShmClient, Arc<SlotTable>), ConnectError> {
         let hello = wire::bare(session, generation, Body::Hello { token });
-        let Joined { socket, bell, memory, table } =
+        let Joined { socket, bell, signals, table } =
             handshake::join(endpoint, &hello, descriptor, importer, deadline)?;
         let slots = table.layout().slots as usize;
         let client = ShmClient {
@@ -92,10 +92,10 @@ impl ShmClient {
             generation,
             socket,
             bell,
-            headers: memory.headers,
-            waker: Arc::new(ClientWaker::new(memory.replies.sleeper().clone())),
-            requests: Producer::new(memory.requests),
-            replies: Consumer::new(memory.replies),
+            headers: signals.headers,
+            waker: Arc::new(ClientWaker::new(signals.replies.sleeper().clone())),
+            requests: Producer::new(signals.requests),
+            replies: Consumer::new(signals.replies),
             table: Arc::clone(&table),
             in_flight: (0..slots).map(|_| None).collect(),
             sent: VecDeque::with_capacity(slots),

@@ -1,18 +1,15 @@
 //! How the memory of one session is divided. Both ends compute it from what was agreed.
 
-use std::sync::Arc;
-
 use ferry_core::{
     DeviceMemory, FRAME_BYTES, FRAME_ROOM_BYTES, RegionDescriptor, SlotIndex, SlotLayout,
     TAIL_BYTES_MAX,
 };
 use ferry_memory::ring::{RING_BYTES, SharedRing, ring_in};
 use ferry_memory::slots::HALF_ALIGN_BYTES;
-use ferry_memory::{Backing, MemoryError, Placer, Region, SharedBacking, SlotTable};
+use ferry_memory::{MemoryError, Placer, Region, SlotTable};
 
-/// The ring by which the client says which slots hold requests.
-const REQUESTS_AT: usize = 0;
-/// The ring by which the server says which slots hold replies.
+/// The ring by which the client says which slots hold requests stands first; behind it
+/// the one by which the server says which slots hold replies.
 const REPLIES_AT: usize = RING_BYTES;
 /// Both rings stand on the first page.
 const HEADERS_AT: usize = HALF_ALIGN_BYTES;
@@ -34,7 +31,7 @@ pub(super) enum Slots<'a> {
     /// In the memfd, which a device gets to know where there is a placer.
     InMemfd(Option<&'a dyn Placer>),
     /// In memory of their own.
-    Apart(Arc<dyn Backing>),
+    Apart(Region),
 }
 
 /// Which way a header goes.
@@ -134,41 +131,38 @@ impl SessionLayout {
 /// The parts of a session's memory.
 #[derive(Debug)]
 pub(super) struct SessionMemory {
-    pub(super) requests: SharedRing,
-    pub(super) replies: SharedRing,
-    pub(super) headers: Headers,
+    pub(super) signals: Signals,
     /// Where the slots are.
     pub(super) slots: Region,
 }
 
+/// What goes beside the payloads.
+#[derive(Debug)]
+pub(super) struct Signals {
+    pub(super) requests: SharedRing,
+    pub(super) replies: SharedRing,
+    pub(super) headers: Headers,
+}
+
 impl SessionMemory {
-    /// Finds the parts of `memory`.
+    /// Divides the memory of a memfd.
     pub(super) fn new(
-        memory: &Arc<SharedBacking>,
+        memfd: Region,
         layout: &SessionLayout,
         slots: Slots<'_>,
     ) -> Result<SessionMemory, MemoryError> {
-        let mut backing: Arc<dyn Backing> = Arc::<SharedBacking>::clone(memory);
-        let apart = match slots {
-            Slots::Apart(slots) => Some(slots),
-            Slots::InMemfd(None) => None,
-            Slots::InMemfd(Some(placer)) => {
-                backing = placer.register(backing)?;
-                None
-            }
+        let (memfd, apart) = match slots {
+            Slots::Apart(slots) => (memfd, Some(slots)),
+            Slots::InMemfd(None) => (memfd, None),
+            Slots::InMemfd(Some(placer)) => (placer.register(memfd)?, None),
         };
-        let whole = Region::whole(backing);
-        let headers = whole.part(HEADERS_AT, layout.slots_at - HEADERS_AT)?;
-        let slots = match apart {
-            Some(slots) => Region::whole(slots).part(0, layout.slots_bytes)?,
-            None => whole.part(layout.slots_at, layout.slots_bytes)?,
-        };
-        Ok(SessionMemory {
-            requests: ring_in(memory, REQUESTS_AT)?,
-            replies: ring_in(memory, REPLIES_AT)?,
-            headers: Headers(headers),
-            slots,
-        })
+        let (front, in_memfd) = memfd.split_at(layout.slots_at)?;
+        let (rings, headers) = front.split_at(HEADERS_AT)?;
+        let (requests, replies) = rings.split_at(REPLIES_AT)?;
+        let slots = apart.unwrap_or(in_memfd).part(0, layout.slots_bytes)?;
+        let (requests, replies) = (ring_in(requests)?, ring_in(replies)?);
+        let signals = Signals { requests, replies, headers: Headers(headers) };
+        Ok(SessionMemory { signals, slots })
     }
 }
 
@@ -177,7 +171,7 @@ impl SessionMemory {
 pub(super) struct Headers(Region);
 
 impl Headers {
-    /// Copies a head out. Once: what the peer writes after that is read by nobody.
+    /// Copies a head out. Each byte is read once: what the peer writes after that is seen by nobody.
     pub(super) fn read(&self, slot: SlotIndex, way: Way) -> Result<[u8; FRAME_BYTES], MemoryError> {
         let mut head = [0; FRAME_BYTES];
         self.0.view().copy_out(SessionLayout::cell_at(slot, way), &mut head)?;
@@ -199,16 +193,16 @@ impl Headers {
 
     /// Writes a head, and its tail if there is one.
     pub(super) fn write(
-        &self,
+        &mut self,
         slot: SlotIndex,
         way: Way,
         [head, tail]: [&[u8]; 2],
     ) -> Result<(), MemoryError> {
-        let at = SessionLayout::cell_at(slot, way);
+        let (at, mut cells) = (SessionLayout::cell_at(slot, way), self.0.view_mut());
         if !tail.is_empty() {
-            self.0.view().copy_in(at + FRAME_BYTES, tail)?;
+            cells.copy_in(at + FRAME_BYTES, tail)?;
         }
-        self.0.view().copy_in(at, head)
+        cells.copy_in(at, head)
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ferry_core::{Body, FrameError, Head, RegionDescriptor, SessionId, SlotIndex, Status, Tail};
 use ferry_memory::ring::{Consumer, Producer, RingError, SharedRing};
-use ferry_memory::{Backing, Bell, MemoryError, PeerAccess, PeerId, SharedBacking, SlotTable};
+use ferry_memory::{Bell, MemoryError, PeerAccess, PeerId, Region, SharedBacking, SlotTable};
 
 use super::layout::{Headers, SessionLayout, SessionMemory, Slots, Way};
 use super::wire;
@@ -32,15 +32,16 @@ fn memory(
             return Err(undescribed("the device's memory cannot be opened by another process"));
         };
         let (backing, memfd) = SharedBacking::create(layout.bytes(), slots)?;
-        let memory = SessionMemory::new(&Arc::new(backing), &layout, Slots::Apart(apart))?;
+        let memory = SessionMemory::new(Region::whole(backing), &layout, Slots::Apart(apart))?;
         let bytes = u64::try_from(layout.bytes()).map_err(|_overflow| undescribed(too_long))?;
         let described = RegionDescriptor::OnDevice { bytes, layout: slots, slots: device };
         return Ok((memory, memfd, described));
     }
     let layout = SessionLayout::new(slots)?;
     let (backing, memfd) = SharedBacking::create(layout.bytes(), slots)?;
+    let backing = Region::whole(backing);
     let described = backing.describe().ok_or_else(|| undescribed(too_long))?;
-    let memory = SessionMemory::new(&Arc::new(backing), &layout, Slots::InMemfd(placer))?;
+    let memory = SessionMemory::new(backing, &layout, Slots::InMemfd(placer))?;
     Ok((memory, memfd, described))
 }
 
@@ -71,7 +72,8 @@ impl Session {
         admission: Admission,
     ) -> Result<(Session, RegionDescriptor), MemoryError> {
         let (memory, memfd, descriptor) = memory(&admission)?;
-        let table = SlotTable::over(admission.layout, PeerAccess::Writes, &memory.slots)?;
+        let SessionMemory { signals, slots } = memory;
+        let table = SlotTable::over(admission.layout, PeerAccess::Writes, slots)?;
         let session = Session {
             admitted: Admitted { peer, admission, table },
             bell: Bell::new()?,
@@ -79,9 +81,9 @@ impl Session {
             hot: false,
             active: Instant::now(),
             memfd: Some(memfd),
-            headers: memory.headers,
-            requests: Consumer::new(memory.requests),
-            replies: Producer::new(memory.replies),
+            headers: signals.headers,
+            requests: Consumer::new(signals.requests),
+            replies: Producer::new(signals.replies),
             armed_times: 0,
             rung_times: 0,
         };

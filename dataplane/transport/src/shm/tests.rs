@@ -15,7 +15,7 @@ use ferry_core::{
     SlotIndex, SlotLayout, StageTimes, Status, Token, WaitPolicy,
 };
 use ferry_memory::ring::{Producer, SharedRing};
-use ferry_memory::{Bell, PeerId, SharedBacking, Slot};
+use ferry_memory::{Bell, PeerId, Region, SharedBacking, Slot};
 
 use super::layout::{Headers, SessionLayout, SessionMemory, Slots, Way};
 use super::wire::{self, Welcome};
@@ -155,8 +155,9 @@ impl Hostile {
         };
         let layout = SessionLayout::new(LAYOUT).unwrap();
         let backing = SharedBacking::import(memfd, layout.bytes(), LAYOUT).unwrap();
-        let memory = SessionMemory::new(&Arc::new(backing), &layout, Slots::InMemfd(None)).unwrap();
-        let (headers, requests) = (memory.headers, Producer::new(memory.requests));
+        let memory = SessionMemory::new(Region::whole(backing), &layout, Slots::InMemfd(None));
+        let signals = memory.unwrap().signals;
+        let (headers, requests) = (signals.headers, Producer::new(signals.requests));
         Hostile { socket, bell: Bell::from(bell), headers, requests }
     }
 

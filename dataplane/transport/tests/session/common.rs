@@ -55,11 +55,11 @@ impl Handler for PlusOne {
     }
 }
 
-pub(super) fn plus_one(arrival: Arrival) -> Departure {
+pub(super) fn plus_one(mut arrival: Arrival) -> Departure {
     let mut bytes = vec![0; arrival.payload_bytes];
     arrival.slot.request().copy_out(0, &mut bytes).unwrap();
     bytes.iter_mut().for_each(|byte| *byte = byte.wrapping_add(1));
-    arrival.slot.reply().copy_in(0, &bytes).unwrap();
+    arrival.slot.reply_mut().copy_in(0, &bytes).unwrap();
     let bytes = bytes.len();
     arrival.depart(bytes, StageTimes::NONE)
 }
@@ -104,8 +104,8 @@ pub(super) fn connect(door: &LocalDoor, admission: &Admission) -> Client {
 impl Client {
     /// Submits `len` bytes of `value`.
     pub(super) fn send(&mut self, value: u8, len: usize) -> u64 {
-        let slot = self.table.acquire().expect("a free slot");
-        slot.request().copy_in(0, &vec![value; len]).unwrap();
+        let mut slot = self.table.acquire().expect("a free slot");
+        slot.request_mut().copy_in(0, &vec![value; len]).unwrap();
         self.driver.submit(slot, len, TENSOR, Some(5)).unwrap()
     }
 

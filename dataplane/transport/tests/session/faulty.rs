@@ -55,10 +55,10 @@ fn one_seed(lane: &LaneHandle, door: &LocalDoor, seed: u64) -> Tally {
     while tally.sent < REQUESTS || !open.is_empty() {
         assert!(start.elapsed() < WATCHDOG, "seed {seed} hangs: {tally:?}");
         while tally.sent < REQUESTS
-            && let Some(slot) = table.acquire()
+            && let Some(mut slot) = table.acquire()
         {
             let value = u8::try_from((seed + tally.sent) % 251).unwrap();
-            slot.request().copy_in(0, &[value; 100]).unwrap();
+            slot.request_mut().copy_in(0, &[value; 100]).unwrap();
             match driver.submit(slot, 100, TENSOR, None) {
                 Ok(number) => {
                     assert!(open.insert(number, value).is_none(), "seed {seed}: number reused");

@@ -1,12 +1,12 @@
 //! One stream of a model: its workspace, its own tensors, and its recorded graphs.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ferry_core::{BoundSignature, error_text};
 use ferry_cuda::{Arena, Device, DeviceBacking, Graph, PinnedBacking, Priority, Runner};
 use ferry_engine::EngineError;
-use ferry_memory::{Backing, HeapBacking, Region, View};
+use ferry_memory::{HeapBacking, Region, View};
 
 use super::allocator::with_arena;
 use super::error::{failed, without_memory};
@@ -57,18 +57,19 @@ impl Kept {
     }
 }
 
-/// Memory of the stream's own, where a slot's cannot be used in place.
+/// Memory of the stream's own, where a slot's cannot be used in place. A clone keeps it for a
+/// request under way.
 #[derive(Clone, Debug)]
 pub(super) struct Staging {
-    request: Region,
-    reply: Region,
+    request: Arc<Region>,
+    reply: Arc<Region>,
     /// Room for a raw picture; `None` until one was copied.
-    raw: Option<Region>,
+    raw: Option<Arc<Region>>,
     /// Pinned memory of the host, for payloads in memory that is not registered with the device;
-    /// `None` until there was one.
-    bounce_in: Option<Region>,
-    /// As `bounce_in`, for replies.
-    bounce_out: Option<Region>,
+    /// `None` until there was one. The only one that this process writes by itself.
+    bounce_in: Option<Arc<Mutex<Region>>>,
+    /// As `bounce_in`, for replies: the device writes it.
+    bounce_out: Option<Arc<Region>>,
 }
 
 /// Bytes that a request needs beside its tensors.
@@ -92,20 +93,21 @@ impl Staging {
     }
 
     pub(super) fn raw(&self) -> Option<View<'_>> {
-        self.raw.as_ref().map(Region::view)
+        self.raw.as_ref().map(|it| it.view())
     }
 
-    pub(super) fn bounce_in(&self) -> Option<View<'_>> {
-        self.bounce_in.as_ref().map(Region::view)
+    /// Nobody waits for it: a stream has one request at a time.
+    pub(super) fn bounce_in(&self) -> Option<MutexGuard<'_, Region>> {
+        self.bounce_in.as_ref().map(|it| it.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(super) fn bounce_out(&self) -> Option<View<'_>> {
-        self.bounce_out.as_ref().map(Region::view)
+        self.bounce_out.as_ref().map(|it| it.view())
     }
 
     /// Of device memory.
     fn bytes(&self) -> usize {
-        let raw = self.raw.as_ref().map_or(0, Region::bytes);
+        let raw = self.raw.as_ref().map_or(0, |it| it.bytes());
         self.request.bytes() + self.reply.bytes() + raw
     }
 }
@@ -148,7 +150,7 @@ impl Context {
         let device = Arc::clone(self.runner.stream().device());
         let region = |bytes: usize| {
             let backing = DeviceBacking::new(&device, bytes).map_err(without_memory)?;
-            Ok::<_, EngineError>(Region::whole(Arc::new(backing)))
+            Ok::<_, EngineError>(Arc::new(Region::whole(backing)))
         };
         let fits = |it: &Staging| it.request.bytes() >= request && it.reply.bytes() >= reply;
         if !self.staging.as_ref().is_some_and(fits) {
@@ -167,13 +169,24 @@ impl Context {
         let gone = || EngineError::Run("staging memory is gone".to_owned());
         let staging = self.staging.as_mut().ok_or_else(gone)?;
         let pinned = |bytes: usize| {
-            let heap: Arc<dyn Backing> = Arc::new(HeapBacking::new(bytes)?);
+            let heap = Region::whole(HeapBacking::new(bytes)?);
             let backing = PinnedBacking::new(&device, heap).map_err(without_memory)?;
-            Ok(Region::whole(Arc::new(backing)))
+            Ok::<_, EngineError>(Region::whole(backing))
         };
-        grow(&mut staging.raw, needs.raw, region)?;
-        grow(&mut staging.bounce_in, needs.bounce_in, pinned)?;
-        grow(&mut staging.bounce_out, needs.bounce_out, pinned)?;
+        let has = staging.bounce_in().map_or(0, |it| it.bytes());
+        grow(&mut staging.raw, |it| it.bytes(), needs.raw, region)?;
+        grow(
+            &mut staging.bounce_in,
+            |_| has,
+            needs.bounce_in,
+            |bytes| pinned(bytes).map(|it| Arc::new(Mutex::new(it))),
+        )?;
+        grow(
+            &mut staging.bounce_out,
+            |it| it.bytes(),
+            needs.bounce_out,
+            |bytes| pinned(bytes).map(Arc::new),
+        )?;
         Ok(staging.clone())
     }
 
@@ -218,8 +231,8 @@ impl Context {
         // What the slot or the staging area holds is being written by this stream.
         self.runner.stream().synchronize().map_err(failed)?;
         let bound = model.bind(shapes, addresses)?;
-        let stream = model.runner();
-        let run = || model.run(&bound, &stream).map_err(|error| one_line(error.message()));
+        let stream = model.session_stream();
+        let run = || stream.run(&bound).map_err(|error| one_line(error.message()));
         let settle = || stream.stream().synchronize().map_err(|error| error.to_string());
         let trials = Arc::new(Arena::new(model.device()));
         let tried = with_arena(&trials, || run().and_then(|()| settle()));
@@ -227,9 +240,7 @@ impl Context {
             tried.and_then(|()| with_arena(&self.workspace, || run().and_then(|()| settle())));
         warmed.map_err(|why| self.failure(why))?;
         let captured = with_arena(&self.workspace, || {
-            Graph::capture(stream.stream(), self.runner.stream().priority(), || {
-                model.run(&bound, &stream)
-            })
+            Graph::capture(stream.stream(), self.runner.stream().priority(), || stream.run(&bound))
         });
         captured.map_err(|error| {
             let why = one_line(&error_text(&error));
@@ -262,8 +273,8 @@ impl Context {
         addresses: &[u64],
     ) -> Result<(), EngineError> {
         let bound = model.bind(shapes, addresses)?;
-        let stream = model.runner();
-        let ran = with_arena(&self.workspace, || model.run(&bound, &stream));
+        let stream = model.session_stream();
+        let ran = with_arena(&self.workspace, || stream.run(&bound));
         let settled = stream.stream().synchronize();
         settled.map_err(failed)?;
         ran.map_err(|error| EngineError::Run(one_line(error.message())))
@@ -271,12 +282,13 @@ impl Context {
 }
 
 /// Memory of at least `bytes` bytes.
-fn grow(
-    room: &mut Option<Region>,
+fn grow<R>(
+    room: &mut Option<R>,
+    length: impl Fn(&R) -> usize,
     bytes: usize,
-    make: impl Fn(usize) -> Result<Region, EngineError>,
+    make: impl Fn(usize) -> Result<R, EngineError>,
 ) -> Result<(), EngineError> {
-    if room.as_ref().map_or(0, Region::bytes) < bytes {
+    if room.as_ref().map_or(0, length) < bytes {
         // The old one first: the two together might not fit.
         *room = None;
         *room = Some(make(bytes)?);

@@ -59,13 +59,13 @@ impl Held {
     }
 
     /// The job with its reply in its slot, and what was timed with what explains it.
-    pub(super) fn land(self, times: StageTimes) -> (Job, Result<StageTimes, MemoryError>) {
+    pub(super) fn land(mut self, times: StageTimes) -> (Job, Result<StageTimes, MemoryError>) {
         let mut times = times;
         times.set_staged(self.staged);
         times.set(Stage::Queue, ns(self.waited));
         add(&mut times, Stage::CopyIn, self.filled);
         let drained = match self.reply_bounces {
-            true => drain(&self.job, &self.staging).map(Some),
+            true => drain(&mut self.job, &self.staging).map(Some),
             false => Ok(None),
         };
         let times = drained.map(|drained| {
@@ -132,9 +132,10 @@ impl Places {
             None | Some(HostMemory::Pinned) => Way::Copy,
         };
         let (request, reply) = (way(&payload), way(&room));
-        // Integers are copied before they are used as an index: a peer may write them at any time.
+        // What is used as an index is copied before: a peer may write it at any time.
         let floats = job.binding.inputs.iter().all(|tensor| tensor.dtype.is_float());
-        let request = if request == Way::InPlace && !floats { Way::Copy } else { request };
+        let plain = floats && model.floats_are_plain();
+        let request = if request == Way::InPlace && !plain { Way::Copy } else { request };
         let picture = match (is_raw, pictures) {
             (false, _) => None,
             // Mapped memory is streamed in first: many small reads across PCIe under way at once
@@ -194,14 +195,14 @@ impl Places {
         }
         let start = Instant::now();
         let bytes = job.arrival.payload_bytes;
-        let to = self.staging.bounce_in().ok_or_else(no_bounce)?;
-        to.copy_from(&job.arrival.slot.request(), bytes)?;
+        let mut to = self.staging.bounce_in().ok_or_else(no_bounce)?;
+        to.view_mut().copy_from(&job.arrival.slot.request(), bytes)?;
         Ok(Some(start.elapsed()))
     }
 
     /// Copies the reply to where it belongs, if it is in pinned memory of the stream's; how long
     /// that took.
-    pub(super) fn drain(&self, job: &Job) -> Result<Option<Duration>, MemoryError> {
+    pub(super) fn drain(&self, job: &mut Job) -> Result<Option<Duration>, MemoryError> {
         if self.reply != Way::Bounce {
             return Ok(None);
         }
@@ -209,11 +210,11 @@ impl Places {
     }
 }
 
-fn drain(job: &Job, staging: &Staging) -> Result<Duration, MemoryError> {
+fn drain(job: &mut Job, staging: &Staging) -> Result<Duration, MemoryError> {
     let start = Instant::now();
     let bytes = long(job.binding.reply_bytes());
     let from = staging.bounce_out().ok_or_else(no_bounce)?;
-    job.arrival.slot.reply().copy_from(&from, bytes)?;
+    job.arrival.slot.reply_mut().copy_from(&from, bytes)?;
     Ok(start.elapsed())
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ferry_core::{BoundSignature, Signature, TensorSpec, error_text};
 use ferry_cuda::{Arena, Device, Kernels, Priority, Runner};
@@ -13,11 +13,11 @@ use ort::session::builder::GraphOptimizationLevel;
 
 use super::allocator::{register, with_arena};
 use super::engine::CudaEngine;
-use super::native::{Bound, RunOptions};
+use super::native::{Bound, RunOptions, SessionStream};
 use crate::external::Weights;
 use crate::file::{EXPORT_AGAIN, ModelFile, one_line, unusable};
 use crate::graph;
-use crate::ort::model::signature_of;
+use crate::ort::model::{floats_are_plain, signature_of};
 use crate::ort::native::commit_from_memory;
 use crate::runtime::{self, Opened, Search};
 
@@ -99,6 +99,8 @@ pub struct CudaModel {
     runner: Mutex<Runner>,
     /// Whether all of the model can run on the device and be recorded, as far as is known.
     graphs: AtomicBool,
+    /// Whether its operators take floats for numbers and nothing else.
+    floats_are_plain: bool,
     /// Kernels of ours; without the compiler's library there are none.
     kernels: Option<Arc<Kernels>>,
 }
@@ -154,6 +156,7 @@ impl CudaModel {
             let fix = "use device = \"cpu\", or export the model with sizes that its inputs tell";
             return Err(unusable(path, why, fix));
         }
+        let floats_are_plain = floats_are_plain(&file)?;
         let kernels = Kernels::of(&device)
             .inspect_err(|error| tracing::warn!(%error, "no picture kernel, no mapped memory"))
             .ok();
@@ -171,6 +174,7 @@ impl CudaModel {
             run_options,
             runner: Mutex::new(runner),
             graphs: AtomicBool::new(graphs),
+            floats_are_plain,
             kernels,
         })
     }
@@ -210,6 +214,11 @@ impl CudaModel {
         self.weights.stats().held_bytes
     }
 
+    /// Whether its operators take floats for numbers and nothing else.
+    pub(super) fn floats_are_plain(&self) -> bool {
+        self.floats_are_plain
+    }
+
     /// Whether requests run as recorded graphs.
     pub fn has_graphs(&self) -> bool {
         self.graphs.load(Ordering::Relaxed)
@@ -239,8 +248,12 @@ impl CudaModel {
     }
 
     /// The stream of the session, for one run at a time.
-    pub(super) fn runner(&self) -> MutexGuard<'_, Runner> {
-        self.runner.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn session_stream(&self) -> SessionStream<'_> {
+        SessionStream::new(self, self.runner.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn session(&self) -> &Arc<Session> {
+        &self.session
     }
 
     pub(super) fn run_options(&self) -> &RunOptions {

@@ -2,10 +2,10 @@
 
 use std::ffi::CString;
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 use ferry_core::{BoundSignature, BoundTensor, Signature};
-use ferry_cuda::{Device, Runner};
+use ferry_cuda::{Device, Runner, Stream};
 use ort::AsPointer;
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::{IoBinding, Session};
@@ -131,14 +131,33 @@ impl Bound {
     }
 }
 
-impl CudaModel {
-    /// Puts a run on the session's stream, which the caller has locked; does not wait for it.
-    pub(super) fn run(&self, bound: &Bound, _stream: &Runner) -> ort::Result<()> {
+/// The stream of a model's session, locked: whoever holds it is the only one to run the session.
+#[derive(Debug)]
+pub(super) struct SessionStream<'a> {
+    model: &'a CudaModel,
+    runner: MutexGuard<'a, Runner>,
+}
+
+impl<'a> SessionStream<'a> {
+    /// `runner` is the one that `model` made its session with.
+    pub(super) fn new(model: &'a CudaModel, runner: MutexGuard<'a, Runner>) -> SessionStream<'a> {
+        SessionStream { model, runner }
+    }
+
+    pub(super) fn stream(&self) -> &Arc<Stream> {
+        self.runner.stream()
+    }
+
+    /// Puts a run on the stream; does not wait for it.
+    pub(super) fn run(&self, bound: &Bound) -> ort::Result<()> {
+        if !Arc::ptr_eq(&bound.session, self.model.session()) {
+            return Err(ort::Error::new("tensors that were bound for another session"));
+        }
         // SAFETY: `bound` was made by `Context` of addresses that `Places` found: of tensors as
         // long as the binding says, in a slot or staging memory that the caller holds until the
-        // stream is done. That the caller has the session's stream, of which there is one behind
-        // a lock, means that nobody else runs the session.
-        unsafe { bound.run(self.run_options()) }
+        // stream is done. It is of this session, of which there is one stream, and that is locked:
+        // nobody else runs the session.
+        unsafe { bound.run(self.model.run_options()) }
     }
 }
 

@@ -70,7 +70,8 @@ fn over(job: Job, error: EngineError) -> Box<Finished> {
 }
 
 fn run_to_end(model: &CudaModel, context: &mut Context, start: Start) -> Box<Finished> {
-    let outcome = run_plainly(model, context, &start);
+    let mut start = start;
+    let outcome = run_plainly(model, context, &mut start);
     Box::new(Finished { job: start.job, outcome })
 }
 
@@ -78,7 +79,7 @@ fn run_to_end(model: &CudaModel, context: &mut Context, start: Start) -> Box<Fin
 fn run_plainly(
     model: &CudaModel,
     context: &mut Context,
-    start: &Start,
+    start: &mut Start,
 ) -> Result<StageTimes, EngineError> {
     let Start { job, places, since } = start;
     let waited = since.map_or(Duration::ZERO, |since| since.elapsed());

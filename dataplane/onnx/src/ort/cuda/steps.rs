@@ -36,9 +36,10 @@ fn come(
     places: &Places,
     kernels: Option<&Kernels>,
 ) -> Result<(), FlightError> {
-    let payload = match (&job.prepared, places.request, places.staging.bounce_in()) {
+    let bounce = places.staging.bounce_in();
+    let payload = match (&job.prepared, places.request, &bounce) {
         (Some(region), _, _) => region.view(),
-        (None, Way::Bounce, Some(bounce)) => bounce.part(0, job.arrival.payload_bytes)?,
+        (None, Way::Bounce, Some(bounce)) => bounce.view().part(0, job.arrival.payload_bytes)?,
         (None, _, _) => job.arrival.slot.request().part(0, job.arrival.payload_bytes)?,
     };
     let input = places.staging.request();

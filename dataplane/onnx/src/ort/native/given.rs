@@ -4,6 +4,7 @@
 //! weight, or another output, the library hands out that tensor and leaves our memory as it was.
 //! And outputs whose shapes nobody knows before the run are where the library put them.
 
+use std::borrow::Cow;
 use std::ptr::NonNull;
 
 use ferry_core::DType;
@@ -129,17 +130,19 @@ fn read(info: *const OrtTensorTypeAndShapeInfo, dtype: DType) -> ort::Result<Vec
 }
 
 impl Given {
-    /// Copies a tensor of the host to `to`. It may lie in one of `ours`, memory that we bound and
-    /// that a peer may write; elsewhere it is the library's own.
-    pub(crate) fn copy_to(&self, to: &View<'_>, ours: &[View<'_>]) -> Result<(), EngineError> {
+    /// The elements of a tensor of the host. It may lie in one of `ours`, memory that we bound and
+    /// that a peer may write: then they are a copy. Elsewhere it is the library's own.
+    pub(crate) fn elements(&self, ours: &[View<'_>]) -> Result<Cow<'_, [u8]>, EngineError> {
         let Given { address, bytes, .. } = *self;
         if bytes == 0 {
-            return Ok(());
+            return Ok(Cow::Borrowed(&[]));
         }
         for bound in ours {
             let base = bound.host().map_or(usize::MAX, |base| base.addr().get());
             if let Some(at) = address.checked_sub(base).filter(|&at| at < bound.bytes()) {
-                return Ok(to.copy_from(&bound.part(at, bytes)?, bytes)?);
+                let mut copy = vec![0; bytes];
+                bound.copy_out(at, &mut copy)?;
+                return Ok(Cow::Owned(copy));
             }
         }
         let mut data = std::ptr::null_mut();
@@ -153,6 +156,6 @@ impl Given {
         // as long as the value lives. It is not in memory that we bound (looked above), so it is a
         // weight, which nobody writes, or was allocated by the library for this run, which is over.
         let elements = unsafe { std::slice::from_raw_parts(data.as_ptr(), bytes) };
-        Ok(to.copy_in(0, elements)?)
+        Ok(Cow::Borrowed(elements))
     }
 }

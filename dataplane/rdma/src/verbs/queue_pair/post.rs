@@ -2,16 +2,16 @@
 
 use crate::verbs::sys;
 
-use super::{Part, QueuePair, Rts, Write};
-use crate::verbs::{VerbsError, Window};
+use super::{QueuePair, Rts, Write};
+use crate::verbs::{Part, VerbsError, Window};
 
 impl QueuePair<Rts> {
     /// Posts one write with an immediate. The bytes stay as they are until its completion.
     ///
     /// # Errors
     /// [`VerbsError`]: out of memory (12) if more was posted than the queue has room for.
-    pub fn write(&self, write: &Write) -> Result<(), VerbsError> {
-        let mut part = first(write);
+    pub fn write(&self, write: &Write<'_>) -> Result<(), VerbsError> {
+        let mut part = write.part.element();
         let mut request = self.written(write);
         (request.sg_list, request.num_sge) = (&raw mut part, 1);
         self.post(&mut request)
@@ -22,11 +22,11 @@ impl QueuePair<Rts> {
     ///
     /// # Errors
     /// [`VerbsError`]: out of memory (12) if more was posted than the queue has room for.
-    pub fn write_gathered(&self, write: &Write, behind: Part) -> Result<(), VerbsError> {
-        let mut parts = [first(write), sge(behind)];
+    pub fn write_gathered(&self, write: &Write<'_>, behind: Part<'_>) -> Result<(), VerbsError> {
+        let mut parts = [write.part.element(), behind.element()];
         let mut request = self.written(write);
         (request.sg_list, request.num_sge) = (parts.as_mut_ptr(), 2);
-        // The processor would have to read what is inline: it cannot read a device's memory.
+        // As in `written`, for `behind`.
         request.send_flags &= !sys::ibv_send_flags::IBV_SEND_INLINE.0;
         self.post(&mut request)
     }
@@ -41,12 +41,12 @@ impl QueuePair<Rts> {
     pub fn write_apart(
         &self,
         id: u64,
-        payload: Part,
+        payload: Part<'_>,
         remote_address: u64,
         remote_key: u32,
-        write: &Write,
+        write: &Write<'_>,
     ) -> Result<(), VerbsError> {
-        let (mut part, mut header) = (sge(payload), first(write));
+        let (mut part, mut header) = (payload.element(), write.part.element());
         let mut second = self.written(write);
         (second.sg_list, second.num_sge) = (&raw mut header, 1);
         let mut request = blank_request(id, sys::ibv_wr_opcode::IBV_WR_RDMA_WRITE);
@@ -58,9 +58,10 @@ impl QueuePair<Rts> {
     }
 
     /// A write with its immediate, without its bytes.
-    fn written(&self, write: &Write) -> sys::ibv_send_wr {
+    fn written(&self, write: &Write<'_>) -> sys::ibv_send_wr {
         let mut request = blank_request(write.id, sys::ibv_wr_opcode::IBV_WR_RDMA_WRITE_WITH_IMM);
-        if write.bytes <= self.inline_bytes {
+        // The processor reads what is inline: it cannot read a device's memory.
+        if write.part.is_of_host() && write.part.bytes() <= self.inline_bytes {
             request.send_flags |= sys::ibv_send_flags::IBV_SEND_INLINE.0;
         }
         request.__bindgen_anon_1.imm_data = write.immediate.to_be();
@@ -120,20 +121,13 @@ impl QueuePair<Rts> {
     fn post(&self, request: &mut sys::ibv_send_wr) -> Result<(), VerbsError> {
         let mut refused = std::ptr::null_mut();
         // SAFETY: the request, its parts and the one behind it live until the call returns, which
-        // copies them. The bytes that the device will read are inside a registration, or it
-        // refuses the request; those that are inline are memory of the host.
+        // copies them. The bytes are a `Part` of a registration that is borrowed until then, which
+        // holds them mapped: the device reads them by its key, and those that are inline are
+        // memory of the host.
         let returned =
             unsafe { sys::ibv_post_send(self.raw(), &raw mut *request, &raw mut refused) };
         VerbsError::check("ibv_post_send", returned)
     }
-}
-
-fn first(write: &Write) -> sys::ibv_sge {
-    sge(Part { address: write.address, bytes: write.bytes, local_key: write.local_key })
-}
-
-fn sge(part: Part) -> sys::ibv_sge {
-    sys::ibv_sge { addr: part.address, length: part.bytes, lkey: part.local_key }
 }
 
 fn blank_request(id: u64, opcode: u32) -> sys::ibv_send_wr {

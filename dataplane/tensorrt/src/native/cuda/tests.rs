@@ -109,11 +109,11 @@ fn run(gpu: &Arc<CudaGpu>, region: impl FnOnce(usize) -> Region) -> (Option<Stag
         reply_bytes: binding.reply_bytes(),
     };
     let region = region(SlotTable::bytes(&layout).unwrap());
-    let table = SlotTable::over(layout, PeerAccess::Writes, &region).unwrap();
-    let slot = table.acquire().unwrap();
+    let table = SlotTable::over(layout, PeerAccess::Writes, region).unwrap();
+    let mut slot = table.acquire().unwrap();
     let bytes: Vec<u8> =
         (0..usize::try_from(n * 4).unwrap()).map(|it| it.to_le_bytes()[0]).collect();
-    slot.request().copy_in(0, &bytes).unwrap();
+    slot.request_mut().copy_in(0, &bytes).unwrap();
     let now = Instant::now();
     let arrival = Arrival {
         peer: PeerId(1),
@@ -148,7 +148,7 @@ fn run(gpu: &Arc<CudaGpu>, region: impl FnOnce(usize) -> Region) -> (Option<Stag
 fn on_a_gpu_tensors_are_copied_where_they_must_be() {
     let gpu = gpu();
     let staged = |memory, why| Some(Staged { memory, why });
-    let heap = |bytes| Region::whole(Arc::new(HeapBacking::new(bytes).unwrap()));
+    let heap = |bytes| Region::whole(HeapBacking::new(bytes).unwrap());
     let unregistered = staged(HostMemory::Pinned, Why::Unregistered);
     assert_eq!(run(&gpu, heap), (unregistered, true));
     let pinned = run(&gpu, |bytes| gpu.pinned(bytes).unwrap());

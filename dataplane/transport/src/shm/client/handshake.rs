@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ferry_core::{Body, DeviceMemory, Endpoint, Frame, LinkKind, RegionDescriptor};
-use ferry_memory::{Bell, Importer, MemoryError, PeerAccess, SharedBacking, SlotTable};
+use ferry_memory::{Bell, Importer, MemoryError, PeerAccess, Region, SharedBacking, SlotTable};
 use rustix::io::Errno;
 
 use crate::connect::ConnectError;
 use crate::link::LinkError;
-use crate::shm::layout::{SessionLayout, SessionMemory, Slots};
+use crate::shm::layout::{SessionLayout, SessionMemory, Signals, Slots};
 use crate::shm::wire::{self, Welcome};
 
 /// What a client has once it is connected.
@@ -18,7 +18,7 @@ use crate::shm::wire::{self, Welcome};
 pub(super) struct Joined {
     pub(super) socket: OwnedFd,
     pub(super) bell: Bell,
-    pub(super) memory: SessionMemory,
+    pub(super) signals: Signals,
     pub(super) table: Arc<SlotTable>,
 }
 
@@ -59,8 +59,8 @@ pub(super) fn join(
     {
         return Err(protocol("a welcome to another session".into()));
     }
-    let (memory, table) = map(memfd, &layout, device)?;
-    Ok(Joined { socket, bell: Bell::from(bell), memory, table })
+    let (signals, table) = map(memfd, &layout, device)?;
+    Ok(Joined { socket, bell: Bell::from(bell), signals, table })
 }
 
 fn no_importer() -> MemoryError {
@@ -72,7 +72,7 @@ fn map(
     memfd: OwnedFd,
     layout: &SessionLayout,
     device: Option<(&dyn Importer, DeviceMemory)>,
-) -> Result<(SessionMemory, Arc<SlotTable>), MemoryError> {
+) -> Result<(Signals, Arc<SlotTable>), MemoryError> {
     let backing = SharedBacking::import(memfd, layout.bytes(), layout.slots())?;
     // Last, once the server has shown that it lives and the session is ours: opening a device may
     // take long.
@@ -80,10 +80,10 @@ fn map(
         Some((importer, memory)) => Slots::Apart(importer.open(&memory)?),
         None => Slots::InMemfd(None),
     };
-    let memory = SessionMemory::new(&Arc::new(backing), layout, slots)?;
+    let memory = SessionMemory::new(Region::whole(backing), layout, slots)?;
     // The server writes only the reply half of a slot that is in flight, and is trusted to.
-    let table = SlotTable::over(layout.slots(), PeerAccess::None, &memory.slots)?;
-    Ok((memory, table))
+    let table = SlotTable::over(layout.slots(), PeerAccess::None, memory.slots)?;
+    Ok((memory.signals, table))
 }
 
 fn time_left(name: &str, deadline: Instant) -> Result<Duration, ConnectError> {

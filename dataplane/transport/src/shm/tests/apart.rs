@@ -2,7 +2,7 @@
 
 use ferry_conformance::far::FarDevice;
 use ferry_core::{DeviceMemory, DeviceUuid, IpcHandle, RegionDescriptor};
-use ferry_memory::{Backing, HeapBacking, Importer, MemoryError, Placer};
+use ferry_memory::{HeapBacking, Importer, MemoryError, Placer, Region};
 
 use super::*;
 use crate::connect::ConnectError;
@@ -80,12 +80,12 @@ fn memory_of_an_ended_session_is_gone_and_is_never_given_to_another() {
     let (mut server, device) = (Server::new(), Arc::new(FarDevice::default()));
     let (bytes, first) = admit(&mut server, &device, 1);
     let (client, table) = connect(&mut server, bytes, first, Some(&*device)).unwrap();
-    let late = table.acquire().unwrap();
+    let mut late = table.acquire().unwrap();
     server.listener.evict(SessionId(1), Status::SessionEnded);
     let (_, second) = admit(&mut server, &device, 1);
     assert_ne!(first.handle, second.handle, "a lease has memory of its own");
     drop(client);
-    late.request().copy_in(0, &[0xBB; 100]).unwrap();
+    late.request_mut().copy_in(0, &[0xBB; 100]).unwrap();
     drop((late, table));
     assert_eq!(device.live(), 1, "the second lease's");
     let told = told(connect(&mut server, bytes, first, Some(&*device)));
@@ -100,10 +100,10 @@ fn memory_that_no_other_process_can_open_is_not_admitted() {
         fn on_device(&self) -> bool {
             true
         }
-        fn allocate(&self, bytes: usize) -> Result<Arc<dyn Backing>, MemoryError> {
-            Ok(Arc::new(HeapBacking::new(bytes)?))
+        fn allocate(&self, bytes: usize) -> Result<Region, MemoryError> {
+            HeapBacking::new(bytes).map(Region::whole)
         }
-        fn register(&self, memory: Arc<dyn Backing>) -> Result<Arc<dyn Backing>, MemoryError> {
+        fn register(&self, memory: Region) -> Result<Region, MemoryError> {
             Ok(memory)
         }
     }

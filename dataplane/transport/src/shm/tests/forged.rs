@@ -115,8 +115,8 @@ fn a_slot_in_flight_is_not_taken_twice() {
     let mut server = Server::with_session();
     let mut hostile = Hostile::join(&mut server);
     hostile.send(2, 2, &request(2, 1).encode());
-    let (peer, frame, slot) = server.arrived();
-    slot.request().copy_in(0, b"first").unwrap();
+    let (peer, frame, mut slot) = server.arrived();
+    slot.request_mut().copy_in(0, b"first").unwrap();
     hostile.send(2, 2, &request(2, 2).encode());
     let refusal = is_cut_off(&mut server, &hostile);
     assert_eq!(refusal, Refusal::Slot { session: SessionId(1), slot: 2 });

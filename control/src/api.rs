@@ -3,6 +3,7 @@
 mod admin;
 mod auth;
 mod drive;
+mod front;
 pub(crate) mod inference;
 mod local;
 mod models;
@@ -12,6 +13,7 @@ mod to_wire;
 
 pub use admin::AdminService;
 pub use auth::{Access, AuthLayer, METHODS};
+pub(crate) use front::{GateLayer, Incoming, Peers};
 pub use inference::InferenceService;
 pub use local::LocalService;
 pub use models::ModelsService;

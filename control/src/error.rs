@@ -74,6 +74,12 @@ pub enum ApiError {
         /// Whoever is behind.
         older: &'static str,
     },
+    /// A run that is finished.
+    #[error("run {run} is finished already")]
+    Finished {
+        /// The run.
+        run: i64,
+    },
     /// A quota is used up.
     #[error(
         "tenant {tenant}: quota {quota} is {limit} and would be {wanted}; close sessions, or ask \
@@ -172,6 +178,7 @@ impl ApiError {
             | ApiError::Reload { .. }
             | ApiError::Transport { .. }
             | ApiError::Protocol { .. }
+            | ApiError::Finished { .. }
             | ApiError::NotAttachable(_) => Code::FailedPrecondition,
             ApiError::Quota { .. } | ApiError::Busy(_) => Code::ResourceExhausted,
             ApiError::Credentials | ApiError::Key => Code::Unauthenticated,

@@ -8,7 +8,7 @@ use ferry_core::Transport;
 use ferry_proto::v1;
 
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::config::Config;
 use crate::error::ApiError;
@@ -48,6 +48,8 @@ pub struct State {
     pub findings: Vec<v1::Finding>,
     /// The runs that clients may name.
     pub runs: RunBook,
+    /// Threads that drive load inside the server.
+    pub driving: Arc<Semaphore>,
     /// The machine, for runs.
     pub machine: Machine,
     /// Versions of the native libraries, a JSON object.
@@ -83,6 +85,20 @@ impl State {
             !it.is_device() || self.findings.iter().find(is_it).is_some_and(|it| it.usable)
         };
         Transport::ALL.into_iter().filter(lives).filter(usable).collect()
+    }
+
+    /// Threads for one drive, of those that all drives may have.
+    ///
+    /// # Errors
+    /// [`ApiError::Busy`] if there are not so many left.
+    pub fn drivers(&self, threads: u32) -> Result<OwnedSemaphorePermit, ApiError> {
+        let left = self.driving.available_permits();
+        Arc::clone(&self.driving).try_acquire_many_owned(threads).map_err(|_too_many| {
+            ApiError::Busy(format!(
+                "{threads} clients inside the server; there is room for {left}: ask for fewer, or \
+                 wait for other drives"
+            ))
+        })
     }
 
     /// Requests that are being served, on lanes and in calls.

@@ -25,10 +25,10 @@ use ferry_transport::{
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinSet};
-use tonic::transport::Channel;
 
 use crate::channel::endpoint;
 use crate::error::Error;
+use crate::key::{Channel, Key};
 
 /// Each request is a call: several are in flight at once, and the server answers a small one before
 /// a large one that it has not read to its end.
@@ -85,6 +85,7 @@ impl InlineLink {
     /// Connects to the server and speaks for a lease of the session.
     pub(crate) fn connect(
         server: &str,
+        key: Option<Key>,
         session: SessionId,
         generation: Generation,
         token: &Token,
@@ -97,7 +98,8 @@ impl InlineLink {
         let connection = runtime
             .block_on(server_end.connect())
             .map_err(|source| Error::Connect { server: server.to_owned(), source })?;
-        let client = InferenceClient::new(connection)
+        let key = key.map_or_else(|| Key::new(None), Ok)?;
+        let client = InferenceClient::with_interceptor(connection, key)
             .max_decoding_message_size(channel::MESSAGE_BYTES_MAX)
             .max_encoding_message_size(channel::MESSAGE_BYTES_MAX);
         Ok(InlineLink {
@@ -160,7 +162,7 @@ impl InlineLink {
                     (Reply { status: end, times, reply_ns_previous: None }, outputs, text)
                 }
                 // The server answers alike for a session that ended, one that never was, another
-                // lease and a wrong token.
+                // lease and a wrong token. A key that it no longer knows is told to who opens again.
                 None if status.code() == tonic::Code::Unauthenticated => {
                     return self.give_up(LinkError::Bye(Status::SessionEnded), slot, events);
                 }

@@ -37,6 +37,7 @@ fn store(state: &State) -> v1::StoreStatus {
         rows_written: health.rows_written,
         rows_lost: health.rows_lost,
         rows_queued: health.queue_len as u64,
+        events_lost: health.events_lost,
         last_error: health.last_error.unwrap_or_default(),
     }
 }

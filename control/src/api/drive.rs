@@ -10,14 +10,14 @@ use ferry_core::{RequestRecord, Status, error_text};
 use ferry_memory::SlotTable;
 use ferry_proto::{BATCH_ROWS_MAX, append_row, v1};
 use ferry_transport::{Driver, RecordSink};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::local::{batch_reference, connect, open_local, thread};
 use crate::error::ApiError;
 use crate::sessions::{Opened, end};
 use crate::state::State;
 use crate::store::Recorder;
-use crate::tenants::Tenant;
+use crate::tenants::Identity;
 
 /// Most clients of one drive: each is a thread.
 const CLIENTS_MAX: u32 = 64;
@@ -51,6 +51,8 @@ struct Plan {
     deadline: Instant,
     /// Somebody failed, or the caller is gone.
     stop: AtomicBool,
+    /// Its threads, of those that all drives may have.
+    _drivers: OwnedSemaphorePermit,
 }
 
 /// Keeps what comes after the warm-up: for the store, and for the caller.
@@ -112,10 +114,13 @@ fn check(asked: &v1::DriveRequest) -> Result<(), ApiError> {
 /// sessions end with their threads, and these end when the caller goes away.
 pub(super) async fn start(
     state: &Arc<State>,
-    tenant: Arc<Tenant>,
+    identity: &Identity,
     asked: v1::DriveRequest,
 ) -> Result<mpsc::Receiver<Result<v1::TimingBatch, tonic::Status>>, ApiError> {
     check(&asked)?;
+    // The operator has no quota of its own: what it drives is everybody's.
+    let tenant = identity.tenant().unwrap_or(state.tenants.everybody());
+    let drivers = state.drivers(asked.clients)?;
     let window = asked.window.max(1);
     let what = match &asked.info {
         Some(info) => ferry_core::Request::try_from(info)?,
@@ -135,7 +140,7 @@ pub(super) async fn start(
             placement: asked.placement.clone(),
             ..v1::OpenSessionRequest::default()
         };
-        match open_local(state, Arc::clone(&tenant), one).await {
+        match open_local(state, Arc::clone(tenant), identity, one).await {
             Ok(opened) => sessions.push(opened),
             Err(error) => {
                 end_all(state, &sessions).await;
@@ -160,6 +165,7 @@ pub(super) async fn start(
         run: asked.run_id,
         deadline: Instant::now() + TIME_MAX,
         stop: AtomicBool::new(false),
+        _drivers: drivers,
     });
     let (sender, receiver) = mpsc::channel(BATCHES_WAITING_MAX);
     for opened in sessions {

@@ -18,7 +18,7 @@ use crate::serving::inline;
 use crate::sessions::{Caller, Opened, Place, end, open};
 use crate::state::State;
 use crate::store::Recorder;
-use crate::tenants::Tenant;
+use crate::tenants::{Identity, Tenant};
 
 /// Longest that one request of `Local.Infer` may take.
 const INFER_MAX: Duration = Duration::from_secs(120);
@@ -41,6 +41,7 @@ impl RecordSink for StoreSink {
 pub(super) async fn open_local(
     state: &Arc<State>,
     tenant: Arc<Tenant>,
+    identity: &Identity,
     mut asked: v1::OpenSessionRequest,
 ) -> Result<Opened, ApiError> {
     let version = u32::from(ferry_core::frame::VERSION);
@@ -48,7 +49,7 @@ pub(super) async fn open_local(
     asked.set_transport(v1::Transport::Local);
     asked.client_records = true;
     asked.client = format!("ferryd {VERSION}");
-    open(state, Caller { tenant, is_inside: true }, asked).await
+    open(state, Caller { tenant, identity: identity.clone(), is_inside: true }, asked).await
 }
 
 /// Connects the client's end of a session that was opened by [`open_local`].
@@ -113,9 +114,12 @@ fn infer(
     }
     let whole = bytes::Bytes::copy_from_slice(payload);
     let served = &opened.session.served;
+    let outputs = inline::outputs(binding, done.outputs.as_deref(), &whole)?;
+    // Who names tensors is answered by name: both would be as long again, and no message may be.
+    let payload = if request.inputs.is_empty() { whole } else { bytes::Bytes::new() };
     Ok(v1::InferResponse {
-        outputs: inline::outputs(binding, done.outputs.as_deref(), &whole)?,
-        payload: whole,
+        outputs,
+        payload,
         server_times: server_times_to_wire(&done.times),
         model: served.name.clone(),
         version: served.version,
@@ -134,10 +138,11 @@ impl LocalService {
     async fn once(
         &self,
         tenant: &Arc<Tenant>,
+        identity: &Identity,
         asked: &v1::OpenSessionRequest,
         request: &Arc<v1::InferRequest>,
     ) -> Result<v1::InferResponse, ApiError> {
-        let opened = open_local(&self.0, Arc::clone(tenant), asked.clone()).await?;
+        let opened = open_local(&self.0, Arc::clone(tenant), identity, asked.clone()).await?;
         let opened = Arc::new(opened);
         // Nobody sends heartbeats for it.
         opened.session.keep(INFER_MAX);
@@ -167,7 +172,7 @@ impl v1::local_server::Local for LocalService {
         &self,
         request: Request<v1::InferRequest>,
     ) -> Result<Response<v1::InferResponse>, tonic::Status> {
-        let tenant = auth::tenant(&request)?;
+        let (tenant, identity) = (auth::tenant(&request)?, auth::identity(&request)?.clone());
         let request = request.into_inner();
         if request.session.is_some() {
             let why = "the local link opens a session of its own: leave it out";
@@ -187,9 +192,11 @@ impl v1::local_server::Local for LocalService {
             ..v1::OpenSessionRequest::default()
         };
         let request = Arc::new(request);
-        let answer = match self.once(&tenant, &asked, &request).await {
+        let answer = match self.once(&tenant, &identity, &asked, &request).await {
             // How large the outputs are was not known: now the model's next session has room.
-            Err(ApiError::ReplyTooLarge { .. }) => self.once(&tenant, &asked, &request).await,
+            Err(ApiError::ReplyTooLarge { .. }) => {
+                self.once(&tenant, &identity, &asked, &request).await
+            }
             other => other,
         };
         Ok(Response::new(answer?))
@@ -199,8 +206,8 @@ impl v1::local_server::Local for LocalService {
         &self,
         request: Request<v1::DriveRequest>,
     ) -> Result<Response<Self::DriveStream>, tonic::Status> {
-        let tenant = auth::tenant(&request)?;
-        let stream = drive::start(&self.0, tenant, request.into_inner()).await?;
+        let identity = auth::identity(&request)?.clone();
+        let stream = drive::start(&self.0, &identity, request.into_inner()).await?;
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 }

@@ -17,15 +17,15 @@ use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tonic::server::NamedService;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tower_layer::{Identity, Stack};
 
 use crate::api::{
-    AdminService, AuthLayer, InferenceService, LocalService, ModelsService, RunsService,
-    SessionsService,
+    AdminService, AuthLayer, GateLayer, Incoming, InferenceService, LocalService, ModelsService,
+    Peers, RunsService, SessionsService,
 };
+use crate::host::limits;
 use crate::state::State;
 
 /// How often a silent connection is asked whether its peer is there.
@@ -61,10 +61,14 @@ impl ControlPlane {
         let (stop, stopped) = oneshot::channel::<()>();
         let router = router(state)?.add_service(health_service);
         let listener = listener.try_clone()?;
+        let front = &state.config.front;
+        let connections = limits::connections(front.connections_max);
+        let (bytes, within) = (front.calls_bytes_max, front.begins_within);
+        let peers = Peers::new(connections, bytes, within, &state.refusals);
         let calls = runtime.spawn(async move {
             // Fails only outside of a runtime.
             let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return Ok(()) };
-            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            let incoming = Incoming::new(listener, peers);
             let stopped = async { drop(stopped.await) };
             router.serve_with_incoming_shutdown(incoming, stopped).await
         });
@@ -100,7 +104,7 @@ impl Drop for ControlPlane {
 }
 
 /// The services, behind the check of who calls.
-type Router = tonic::transport::server::Router<Stack<AuthLayer, Identity>>;
+type Router = tonic::transport::server::Router<Stack<GateLayer, Stack<AuthLayer, Identity>>>;
 
 fn router(state: &Arc<State>) -> anyhow::Result<Router> {
     macro_rules! service {
@@ -122,6 +126,7 @@ fn router(state: &Arc<State>) -> anyhow::Result<Router> {
         .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
         .http2_keepalive_timeout(Some(KEEPALIVE_WITHIN))
         .layer(AuthLayer::new(Arc::clone(state)))
+        .layer(GateLayer::new(&state.config.front, &state.refusals))
         .add_service(service!(SessionsServer, SessionsService))
         .add_service(service!(ModelsServer, ModelsService))
         .add_service(service!(AdminServer, AdminService))

@@ -32,7 +32,11 @@ pub(super) fn all(config: &Config) -> Vec<v1::Finding> {
     let gpu = ferry_cuda::survey(&config.cuda_libraries);
     let mut all = vec![onnxruntime(&runtime), onnx_cuda(&runtime, &gpu)];
     all.push(found("engine", engines::tensorrt::survey(config)));
-    all.push(finding("engine", "tract", Ok("part of this build".into())));
+    let tract = match cfg!(feature = "tract") {
+        true => Ok("part of this build".into()),
+        false => Err(("this build has none".into(), "build ferryd with its feature `tract`")),
+    };
+    all.push(finding("engine", "tract", tract));
     all.push(finding("engine", "echo", Ok("part of this build".into())));
     all.push(finding("transport", "grpc", Ok("the control plane itself".into())));
     all.push(cuda_ipc(config));

@@ -96,7 +96,7 @@ fn one(
 ) -> Result<Result<Lane, String>, BuildError> {
     let name = format!("ferry-{transport}-{number}");
     let (make, door) = match transport {
-        Transport::Shm => (shm()?, None),
+        Transport::Shm => (shm(config.shm_uids.clone())?, None),
         Transport::Tcp => match data_address(config) {
             Ok(address) => (tcp(address), None),
             Err(why) => return Ok(Err(why)),
@@ -143,12 +143,18 @@ fn one(
     }))
 }
 
-fn shm() -> Result<Make, BuildError> {
+fn shm(uids: Option<Vec<u32>>) -> Result<Make, BuildError> {
     let mut random = [0_u8; 16];
     getrandom::fill(&mut random)
         .map_err(|error| BuildError::System(format!("no randomness: {error}")))?;
     let socket = format!("ferry-{:032x}", u128::from_ne_bytes(random));
-    Ok(Box::new(move || Ok(Box::new(ShmListener::bind(&socket)?))))
+    Ok(Box::new(move || {
+        let listener = ShmListener::bind(&socket)?;
+        Ok(match uids {
+            Some(uids) => Box::new(listener.only(uids)),
+            None => Box::new(listener),
+        })
+    }))
 }
 
 /// Slots of cuda-ipc are whole blocks of a device's memory.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::host::machine::sample;
 use crate::state::State;
-use crate::store::{Event, ResourceSample};
+use crate::store::ResourceSample;
 use gpus::{Gpus, in_use};
 
 /// Samples until it is aborted. What sampling itself costs is measured and logged at the first
@@ -21,7 +21,7 @@ pub(crate) async fn keep(state: Arc<State>, every: Duration) {
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut gpus = Some(Gpus::default());
-    let mut first = true;
+    let (mut first, mut missed) = (true, false);
     loop {
         let poll_every = gpus.as_ref().and_then(Gpus::poll_every);
         tokio::select! {
@@ -33,14 +33,19 @@ pub(crate) async fn keep(state: Arc<State>, every: Duration) {
         }
         let start = Instant::now();
         let Some(mut taken) = sample() else {
-            tracing::warn!("no /proc: resources are not sampled");
-            return;
+            // Such as where no descriptor is left for a moment: the next tick may find one.
+            if !std::mem::replace(&mut missed, true) {
+                tracing::warn!("/proc cannot be read: resources are not sampled until it can");
+            }
+            continue;
         };
+        missed = false;
         (gpus, taken) = with_gpus(gpus, &state, taken).await;
-        for run in std::iter::once(0).chain(state.runs.going_on()) {
-            let mut of_run = taken;
-            of_run.run = run;
-            state.recorder.event(Event::Sampled(Box::new(of_run)));
+        // Runs without a session take nothing: they may be many, and nobody asks.
+        let sessions = state.sessions.all();
+        let runs = state.runs.going_on(sessions.iter().map(|session| session.run));
+        for run in std::iter::once(0).chain(runs) {
+            state.recorder.sample(ResourceSample { run, ..taken });
         }
         if std::mem::take(&mut first) {
             let cost_us = start.elapsed().as_micros();

@@ -19,13 +19,15 @@ use crate::models::{Precision, Served};
 use crate::serving::routes::{Meter, Recording};
 use crate::state::State;
 use crate::store::{Connection, Event, SessionRow};
-use crate::tenants::Tenant;
+use crate::tenants::{Identity, Tenant};
 
 /// Who opens a session.
 #[derive(Clone, Debug)]
 pub struct Caller {
     /// Whose quota it is.
     pub tenant: Arc<Tenant>,
+    /// Whose runs it may name.
+    pub identity: Identity,
     /// The server itself: it may use `local`.
     pub is_inside: bool,
 }
@@ -72,7 +74,11 @@ pub async fn open(
     asked: v1::OpenSessionRequest,
 ) -> Result<Opened, ApiError> {
     state.takes_new()?;
-    state.runs.check(&state.store, asked.run_id).await?;
+    if asked.client_records && asked.unrecorded {
+        let why = "not with client_records: either the client records the requests, or nobody";
+        return Err(ApiError::field("unrecorded", why));
+    }
+    state.runs.check(&state.store, asked.run_id, &caller.identity).await?;
     let served = state.models.get(&asked.model, asked.version)?;
     let mut transports = state.transports();
     let mut refused = String::new();

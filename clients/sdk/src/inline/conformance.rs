@@ -37,7 +37,7 @@ fn open() -> ServerEnd {
     let at_door = Arc::clone(&desk);
     let connect = move |told: &Admission, _: &RegionDescriptor| {
         let Admission { session, generation, token, layout, .. } = *told;
-        let link = InlineLink::connect(&server, session, generation, &token);
+        let link = InlineLink::connect(&server, None, session, generation, &token);
         let link = link.map_err(|error| error.to_string())?;
         // A call proves its session by itself; a client that may come counts as joined.
         if at_door.counter().prove(session, &token, generation).is_some() {

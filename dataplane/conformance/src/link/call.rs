@@ -66,7 +66,8 @@ pub fn shapes_of_outputs_arrive_with_their_reply(open: &dyn Fn() -> ServerEnd) {
 
 /// What a call does not say is not dropped in silence: the transfer comes back as it was.
 pub fn what_a_call_cannot_say_is_given_back(open: &dyn Fn() -> ServerEnd) {
-    let forgeries: [(&str, fn(&mut Transfer)); 6] = [
+    type Forge = fn(&mut Transfer);
+    let forgeries: [(&str, Forge); 6] = [
         ("session", |it| it.frame.session = SessionId(77)),
         ("lease", |it| it.frame.generation = Generation(7)),
         ("slot", |it| it.frame.slot = SlotIndex(it.frame.slot.0 + 1)),

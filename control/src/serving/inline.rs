@@ -58,7 +58,7 @@ impl Run<'_> {
         let layout = SlotLayout {
             slots: 1,
             request_bytes: binding.request_bytes().max(request.payload.len() as u64),
-            reply_bytes: served.reply_room(binding, wish)?.max(REPLY_BYTES_MIN),
+            reply_bytes: served.reply_room(binding, &[], wish)?.max(REPLY_BYTES_MIN),
         };
         // For as long as the call lasts, it counts as a session of one slot.
         let busy = |error: MemoryError| ApiError::Busy(error_text(&error));

@@ -101,7 +101,7 @@ impl Offer<'_> {
         let shapes: Vec<(String, Vec<u64>)> =
             asked.shapes.iter().map(|it| (it.name.clone(), it.shape.clone())).collect();
         let binding = served.bind(&shapes)?;
-        let reply_bytes = served.reply_room(&binding, asked.reply_bytes_min)?;
+        let reply_bytes = served.reply_room(&binding, &shapes, asked.reply_bytes_min)?;
         let layout = self.layout(asked, &binding, reply_bytes, transport)?;
         let binding = Arc::new(binding);
         Ok(Agreed { protocol, transport, reason, wait, placement, memory, binding, layout })

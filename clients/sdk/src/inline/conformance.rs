@@ -147,7 +147,9 @@ impl Inference for Service {
         call: tonic::Request<v1::InferRequest>,
     ) -> Result<tonic::Response<v1::InferResponse>, tonic::Status> {
         let answer = self.arrive(call.get_ref())?.await;
-        answer.map(tonic::Response::new).map_err(|_| tonic::Status::unauthenticated("evicted"))
+        answer
+            .map(tonic::Response::new)
+            .map_err(|_evicted| tonic::Status::unauthenticated("evicted"))
     }
 }
 

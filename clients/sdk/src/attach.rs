@@ -42,7 +42,8 @@ impl ControlPlane for Control<'_> {
     }
 
     fn link(&mut self) -> Result<Box<dyn Link>, ConnectError> {
-        let link = InlineLink::connect(self.server, self.key.clone(), self.agreed);
+        let Agreed { session, generation, token, .. } = self.agreed;
+        let link = InlineLink::connect(self.server, self.key.clone(), *session, *generation, token);
         let link = link.map_err(|error| LinkError::os("connect", error_text(&error)))?;
         Ok(Box::new(link))
     }

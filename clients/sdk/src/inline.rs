@@ -4,12 +4,18 @@
 //! The calls are driven by the thread that owns the link, on a connection of their own: as for
 //! every link, nothing hops to another thread on the way.
 
+#[cfg(test)]
+mod conformance;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use ferry_core::{Body, Frame, LinkKind, OutputShapes, Reply, StageTimes, Status, Tail};
-use ferry_memory::{PeerId, Slot};
+use ferry_core::{
+    Body, Frame, Generation, LinkKind, OutputShapes, Reply, Request, SessionId, StageTimes, Status,
+    Tail, Token,
+};
+use ferry_memory::Slot;
 use ferry_proto::v1::inference_client::InferenceClient;
 use ferry_proto::{WireError, channel, output_shapes_from_wire, server_times_from_wire, v1};
 use ferry_transport::link::SERVER;
@@ -20,10 +26,18 @@ use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinSet};
 
-use crate::agreed::Agreed;
 use crate::channel::endpoint;
 use crate::error::Error;
 use crate::key::{Channel, Key};
+
+/// Each request is a call: several are in flight at once, and the server answers a small one before
+/// a large one that it has not read to its end.
+const CAPABILITIES: Capabilities = Capabilities {
+    kind: LinkKind::Grpc,
+    one_sided: false,
+    reports_completion: false,
+    carries_frames: false,
+};
 
 /// The client end of the transport `grpc`.
 #[derive(Debug)]
@@ -68,11 +82,13 @@ impl Wake for InlineWaker {
 }
 
 impl InlineLink {
-    /// Connects to the server and speaks for the session.
+    /// Connects to the server and speaks for a lease of the session.
     pub(crate) fn connect(
         server: &str,
         key: Option<Key>,
-        agreed: &Agreed,
+        session: SessionId,
+        generation: Generation,
+        token: &Token,
     ) -> Result<InlineLink, Error> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -89,7 +105,7 @@ impl InlineLink {
         Ok(InlineLink {
             runtime,
             client,
-            session: agreed.to_ref(),
+            session: v1::SessionRef::new(session, token, generation),
             calls: JoinSet::new(),
             ended: None,
             waker: Arc::default(),
@@ -97,8 +113,32 @@ impl InlineLink {
         })
     }
 
+    /// What kind of request a call is to carry, or why no call can say this transfer.
+    fn said(&self, transfer: &Transfer) -> Result<Request, LinkError> {
+        let Transfer { peer, frame, slot, tail } = transfer;
+        if *peer != SERVER {
+            return Err(LinkError::NoPeer(*peer));
+        }
+        let what = match frame.body {
+            _ if frame.session.0 != self.session.session_id => "a frame of another session",
+            _ if frame.generation.0 != self.session.generation => "a frame of another lease",
+            _ if frame.slot != slot.index() => "a frame that names another slot than its own",
+            _ if frame.payload_bytes > slot.request().bytes() as u64 => {
+                "a payload that is longer than its slot"
+            }
+            _ if *tail != Tail::NONE => "a request with a tail, which a call does not carry",
+            Body::Request(what) => return Ok(what),
+            _ => "a frame that is not a request",
+        };
+        Err(LinkError::Protocol(what.into()))
+    }
+
     /// Turns a finished call into the event of a link.
     fn finish(&mut self, done: Done, events: &mut Events) {
+        if self.lost.is_some() {
+            // Its request was lost with the link. Its slot is free from here on: nobody reads it.
+            return;
+        }
         let seen = Instant::now();
         let Done { mut frame, slot, answer } = done;
         // The encoder has dropped its half once an answer is there, unless the call broke early;
@@ -120,6 +160,11 @@ impl InlineLink {
                     let times = Default::default();
                     let outputs = shapes_of(&status);
                     (Reply { status: end, times, reply_ns_previous: None }, outputs, text)
+                }
+                // The server answers alike for a session that ended, one that never was, another
+                // lease and a wrong token. A key that it no longer knows is told to who opens again.
+                None if status.code() == tonic::Code::Unauthenticated => {
+                    return self.give_up(LinkError::Bye(Status::SessionEnded), slot, events);
                 }
                 None => return self.give_up(LinkError::os("call Infer", status), slot, events),
             },
@@ -182,7 +227,7 @@ fn status_of(status: &tonic::Status) -> Option<Status> {
 
 impl Link for InlineLink {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { kind: LinkKind::Grpc, one_sided: false, reports_completion: false }
+        CAPABILITIES
     }
 
     fn submit(&mut self, transfer: Transfer) -> Result<(), Rejected> {
@@ -191,9 +236,9 @@ impl Link for InlineLink {
             let why = why.clone();
             return rejected(transfer, why);
         }
-        let (Body::Request(what), SERVER) = (transfer.frame.body, transfer.peer) else {
-            let peer: PeerId = transfer.peer;
-            return rejected(transfer, LinkError::NoPeer(peer));
+        let what = match self.said(&transfer) {
+            Ok(what) => what,
+            Err(why) => return rejected(transfer, why),
         };
         let Transfer { frame, slot, .. } = transfer;
         let slot = Arc::new(Held(slot));

@@ -38,6 +38,7 @@ macro_rules! clauses {
 macro_rules! link_suite {
     ($open:expr) => {
         $crate::clauses! { $crate::link, $open,
+            it_carries_frames
             payloads_of_every_size_arrive_whole
             tails_arrive_with_their_frames
             order_is_kept_with_all_slots_in_flight
@@ -58,6 +59,38 @@ macro_rules! link_suite {
             a_dropped_client_is_gone
             a_dropped_server_is_gone
             the_waker_ends_a_park
+            a_link_at_rest_sleeps
+            an_arrival_ends_a_park
+            nothing_is_slept_through
+        }
+    };
+}
+
+/// Tests a link that does not [carry frames](ferry_transport::Capabilities::carries_frames): each
+/// request is a call. What the two suites share is the same clause; a call that the link has
+/// nothing to say about (a server that learns of a client's end) has none. `$open` is a function
+/// that opens a listener, `fn() -> ServerEnd`.
+#[macro_export]
+macro_rules! call_link_suite {
+    ($open:expr) => {
+        $crate::clauses! { $crate::link, $open,
+            it_makes_calls
+            payloads_of_every_size_arrive_whole
+            each_reply_is_that_of_its_request
+            shapes_of_outputs_arrive_with_their_reply
+            a_slot_in_flight_cannot_be_claimed
+            sent_is_reported_once
+            sessions_do_not_mix
+            what_is_not_taken_is_given_back
+            what_a_call_cannot_say_is_given_back
+            a_payload_that_is_too_long_is_refused
+            a_call_without_proof_is_refused
+            evict_is_told_to_the_next_call
+            a_write_after_evict_changes_nothing
+            the_next_generation_is_admitted
+            a_dropped_server_is_gone
+            the_waker_ends_a_park
+            a_link_at_rest_sleeps
             an_arrival_ends_a_park
             nothing_is_slept_through
         }

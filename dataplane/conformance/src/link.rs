@@ -3,6 +3,7 @@
 //! Forged frames go through the client's own [`Link::submit`]: a client's link sends a frame as it
 //! is (only a payload longer than its slot may be rejected there), and the server's end refuses.
 
+mod call;
 mod carry;
 mod end;
 mod pair;
@@ -15,8 +16,13 @@ use ferry_core::RegionDescriptor;
 use ferry_memory::SlotTable;
 use ferry_transport::{Admission, Link, Listener};
 
+pub use call::{
+    a_call_without_proof_is_refused, each_reply_is_that_of_its_request,
+    evict_is_told_to_the_next_call, it_makes_calls, shapes_of_outputs_arrive_with_their_reply,
+    what_a_call_cannot_say_is_given_back,
+};
 pub use carry::{
-    a_slot_in_flight_cannot_be_claimed, order_is_kept_with_all_slots_in_flight,
+    a_slot_in_flight_cannot_be_claimed, it_carries_frames, order_is_kept_with_all_slots_in_flight,
     payloads_of_every_size_arrive_whole, sent_is_reported_once, sessions_do_not_mix,
     tails_arrive_with_their_frames, what_is_not_taken_is_given_back,
 };
@@ -29,7 +35,9 @@ pub use refuse::{
     a_frame_of_the_wrong_kind_is_refused, a_payload_that_is_too_long_is_refused,
     a_slot_in_flight_is_refused, a_slot_out_of_range_is_refused, a_wrong_token_is_refused,
 };
-pub use wait::{an_arrival_ends_a_park, nothing_is_slept_through, the_waker_ends_a_park};
+pub use wait::{
+    a_link_at_rest_sleeps, an_arrival_ends_a_park, nothing_is_slept_through, the_waker_ends_a_park,
+};
 
 /// A listener and the way to it.
 pub struct ServerEnd {

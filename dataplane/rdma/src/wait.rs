@@ -11,8 +11,12 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::verbs::{CompletionQueue, Device};
 
 /// What the link can do.
-pub(crate) const CAPABILITIES: Capabilities =
-    Capabilities { kind: LinkKind::Rdma, one_sided: true, reports_completion: true };
+pub(crate) const CAPABILITIES: Capabilities = Capabilities {
+    kind: LinkKind::Rdma,
+    one_sided: true,
+    reports_completion: true,
+    carries_frames: true,
+};
 
 /// What ended a sleep.
 #[derive(Clone, Copy, Debug)]

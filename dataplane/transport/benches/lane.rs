@@ -42,7 +42,12 @@ impl Wake for NoSleep {
 
 impl Link for Mirror {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { kind: LinkKind::Local, one_sided: true, reports_completion: true }
+        Capabilities {
+            kind: LinkKind::Local,
+            one_sided: true,
+            reports_completion: true,
+            carries_frames: true,
+        }
     }
 
     fn submit(&mut self, transfer: Transfer) -> Result<(), Rejected> {

@@ -21,7 +21,8 @@ pub const EVENTS_PER_POLL_MAX: usize = 64;
 /// Carries frames and payloads between this process and its peers.
 ///
 /// One thread owns a link and calls it. Nothing here blocks but [`park`](Link::park), and nothing
-/// allocates per request. The order of frames between two ends is kept.
+/// allocates per request. Frames keep their order, where the link
+/// [carries frames](Capabilities::carries_frames).
 pub trait Link: Send {
     /// What the link can do, as plain data.
     fn capabilities(&self) -> Capabilities;
@@ -88,6 +89,11 @@ pub struct Capabilities {
     /// The link itself reports when a write is complete, so that `send` and `reply` are more than
     /// the time of a hand-over to the kernel or a library.
     pub reports_completion: bool,
+    /// The peer gets each frame as it was submitted, with its tail, after those that were submitted
+    /// before it. Where this is false, each request is a call of its own: calls overtake one
+    /// another, each proves its session, and what a call cannot say (a frame of another session,
+    /// lease or slot, the tail of a request) is not taken.
+    pub carries_frames: bool,
 }
 
 /// A frame and the slot with its payload.

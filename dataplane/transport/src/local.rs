@@ -33,8 +33,12 @@ pub const LOCAL_SESSIONS_MAX: usize = 256;
 const REFUSALS_MAX: usize = 64;
 
 /// Moves slots within the process: no copy, and what is in the peer's queue has arrived.
-const CAPABILITIES: Capabilities =
-    Capabilities { kind: LinkKind::Local, one_sided: true, reports_completion: true };
+const CAPABILITIES: Capabilities = Capabilities {
+    kind: LinkKind::Local,
+    one_sided: true,
+    reports_completion: true,
+    carries_frames: true,
+};
 
 /// Makes a local link: the server's end, and the door by which clients of this process enter.
 pub fn listener() -> (LocalListener, LocalDoor) {

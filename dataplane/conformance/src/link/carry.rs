@@ -9,6 +9,13 @@ use ferry_transport::{LinkError, Transfer};
 use super::ServerEnd;
 use super::pair::{LAYOUT, Pair, admission, get, pattern};
 
+/// Both ends say that they carry frames, so that no link is let off a clause by another suite.
+pub fn it_carries_frames(open: &dyn Fn() -> ServerEnd) {
+    let pair = Pair::connected(open);
+    assert!(pair.clients[0].link.capabilities().carries_frames, "the client");
+    assert!(pair.server.listener.capabilities().carries_frames, "the server");
+}
+
 /// Payloads of 0 bytes, 1 byte, around a page and of the slot's whole half arrive as they were
 /// sent, both ways.
 pub fn payloads_of_every_size_arrive_whole(open: &dyn Fn() -> ServerEnd) {
@@ -167,11 +174,17 @@ pub fn sessions_do_not_mix(open: &dyn Fn() -> ServerEnd) {
 /// A transfer that is not taken comes back with its slot.
 pub fn what_is_not_taken_is_given_back(open: &dyn Fn() -> ServerEnd) {
     let mut pair = Pair::connected(open);
+    let nobody = PeerId(u64::MAX);
+    let slot = pair.clients[0].slot();
+    let frame = pair.clients[0].frame(0, &slot, 5);
+    let rejected = pair.clients[0].link.submit(Transfer::new(nobody, frame, slot));
+    let Err(rejected) = rejected else { panic!("a request to nobody was taken") };
+    assert_eq!((&rejected.why, rejected.transfer.frame), (&LinkError::NoPeer(nobody), frame));
+    drop(rejected);
     pair.clients[0].send(1, b"hello");
     let request = pair.next_request();
     let table: Arc<SlotTable> = Arc::clone(request.slot.table());
     let (index, frame): (SlotIndex, _) = (request.slot.index(), request.frame);
-    let nobody = PeerId(u64::MAX);
     let transfer = Transfer::new(nobody, frame, request.slot);
     let rejected = pair.server.listener.submit(transfer);
     let Err(rejected) = rejected else { panic!("a reply to nobody was taken") };

@@ -43,6 +43,29 @@ pub fn the_waker_ends_a_park(open: &dyn Fn() -> ServerEnd) {
     pair.round_trip(0, 1, b"still", b"carries");
 }
 
+/// Once what is pending was polled, a park lasts: what woke it before is not left over.
+pub fn a_link_at_rest_sleeps(open: &dyn Fn() -> ServerEnd) {
+    const NAP: Duration = Duration::from_millis(20);
+    let mut pair = Pair::connected(open);
+    quiet(&mut pair);
+    let Pair { server, clients, .. } = &mut pair;
+    for (end, link) in
+        [("server", &mut *server.listener as &mut dyn Link), ("client", &mut *clients[0].link)]
+    {
+        link.waker().wake();
+        link.park(LONG);
+        let mut events = Vec::new();
+        // One may return early for no reason. All of them do so where something is left over.
+        let slept = (0..50).any(|_| {
+            let start = Instant::now();
+            link.poll(&mut events);
+            link.park(NAP);
+            start.elapsed() >= NAP
+        });
+        assert!(slept, "{end}: never sleeps; events: {events:?}");
+    }
+}
+
 /// Parks and polls until something arrived.
 fn park_until_arrival(link: &mut dyn Link, seen: &mut super::pair::Seen, end: &str) {
     let start = Instant::now();

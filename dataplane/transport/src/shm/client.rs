@@ -207,7 +207,12 @@ impl ShmClient {
 impl Link for ShmClient {
     /// A write is complete when the doorbell was written, within `submit`.
     fn capabilities(&self) -> Capabilities {
-        Capabilities { kind: LinkKind::Shm, one_sided: true, reports_completion: true }
+        Capabilities {
+            kind: LinkKind::Shm,
+            one_sided: true,
+            reports_completion: true,
+            carries_frames: true,
+        }
     }
 
     fn submit(&mut self, transfer: Transfer) -> Result<(), Rejected> {

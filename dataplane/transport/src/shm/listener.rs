@@ -188,7 +188,12 @@ fn linger(session: &Session, crowded: bool) -> Duration {
 impl Link for ShmListener {
     /// A write is complete when the doorbell was written, within `submit`.
     fn capabilities(&self) -> Capabilities {
-        Capabilities { kind: LinkKind::Shm, one_sided: true, reports_completion: true }
+        Capabilities {
+            kind: LinkKind::Shm,
+            one_sided: true,
+            reports_completion: true,
+            carries_frames: true,
+        }
     }
 
     fn submit(&mut self, transfer: Transfer) -> Result<(), Rejected> {

@@ -35,8 +35,12 @@ use crate::link::Capabilities;
 pub use client::TcpClient;
 pub use listener::TcpListenerLink;
 
-const CAPABILITIES: Capabilities =
-    Capabilities { kind: LinkKind::Tcp, one_sided: false, reports_completion: false };
+const CAPABILITIES: Capabilities = Capabilities {
+    kind: LinkKind::Tcp,
+    one_sided: false,
+    reports_completion: false,
+    carries_frames: true,
+};
 
 /// Most bytes read from one connection before the next one has its turn: a few of the usual
 /// tensors, and about a millisecond of copying.

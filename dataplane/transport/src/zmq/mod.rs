@@ -39,8 +39,12 @@ pub fn library_version() -> String {
     format!("{major}.{minor}.{patch}")
 }
 
-const CAPABILITIES: Capabilities =
-    Capabilities { kind: LinkKind::Zmq, one_sided: false, reports_completion: false };
+const CAPABILITIES: Capabilities = Capabilities {
+    kind: LinkKind::Zmq,
+    one_sided: false,
+    reports_completion: false,
+    carries_frames: true,
+};
 
 /// Limits of the server's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

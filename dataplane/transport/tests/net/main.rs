@@ -1,4 +1,5 @@
-//! What every link over a network must do, over real sockets of this host.
+//! What links over a network do beyond the suite of all links: what they answer by name, payloads
+//! that no buffer holds, and what breaks in on them. Over real sockets of this host.
 
 #![expect(clippy::unwrap_used, reason = "a helper of tests fails like a test")]
 
@@ -7,11 +8,10 @@ mod hostile_tcp;
 mod hostile_zmq;
 
 use std::net::TcpListener;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use common::*;
 use ferry_core::{Endpoint, Generation, SessionId, SlotLayout, Status, Token};
-use ferry_memory::PeerId;
 use ferry_transport::link::SERVER;
 use ferry_transport::{
     AdmitError, ConnectError, Event, LinkError, Listener, TcpClient, TcpListenerLink, TcpOptions,
@@ -40,14 +40,6 @@ fn tcp() -> Box<dyn Listener> {
     tcp_on("127.0.0.1:0", None)
 }
 
-fn tcp_small() -> Box<dyn Listener> {
-    tcp_on("127.0.0.1:0", Some(128 << 10))
-}
-
-fn tcp_v6() -> Box<dyn Listener> {
-    tcp_on("[::1]:0", None)
-}
-
 fn zmq_connect(
     endpoint: &Endpoint,
     session: SessionId,
@@ -61,16 +53,9 @@ fn zmq_connect(
     Ok((Box::new(client), table))
 }
 
-fn zmq_on(address: &str) -> Box<dyn Listener> {
-    Box::new(ZmqListenerLink::bind(address.parse().unwrap(), ZmqOptions::default()).unwrap())
-}
-
 fn zmq() -> Box<dyn Listener> {
-    zmq_on("127.0.0.1:0")
-}
-
-fn zmq_v6() -> Box<dyn Listener> {
-    zmq_on("[::1]:0")
+    let address = "127.0.0.1:0".parse().unwrap();
+    Box::new(ZmqListenerLink::bind(address, ZmqOptions::default()).unwrap())
 }
 
 /// Instantiates every check for a link.
@@ -80,13 +65,8 @@ macro_rules! checks {
             use super::*;
 
             #[test]
-            fn payloads_of_every_size_come_back_whole() {
+            fn payloads_of_many_megabytes_come_back_whole() {
                 super::sizes($server(), $connect);
-            }
-
-            #[test]
-            fn several_requests_are_in_flight_and_keep_their_order() {
-                super::several_in_flight($server(), $connect);
             }
 
             #[test]
@@ -110,23 +90,20 @@ macro_rules! checks {
             }
 
             #[test]
-            fn who_leaves_is_reported_at_the_other_end() {
+            fn who_leaves_spends_the_lease() {
                 super::leaves($server(), $connect);
-            }
-
-            #[test]
-            fn a_sleep_ends_by_its_waker() {
-                super::woken($server(), $connect);
             }
         }
     };
 }
 
 checks!(tcp, tcp, tcp_connect);
-checks!(tcp_with_small_buffers, tcp_small, tcp_connect);
-checks!(tcp_over_ipv6, tcp_v6, tcp_connect);
 checks!(zmq, zmq, zmq_connect);
-checks!(zmq_over_ipv6, zmq_v6, zmq_connect);
+
+#[test]
+fn payloads_of_many_megabytes_pass_through_small_buffers() {
+    sizes(tcp_on("127.0.0.1:0", Some(128 << 10)), tcp_connect);
+}
 
 fn sizes(mut server: Box<dyn Listener>, connect: Connect) {
     let layout = layout(1, 602_112, 45_000_000);
@@ -157,30 +134,6 @@ fn sizes(mut server: Box<dyn Listener>, connect: Connect) {
     let sent = at_client.iter().filter(|event| matches!(event, Event::Sent { .. })).count();
     assert_eq!(sent, sizes.len(), "each request was reported sent: {at_client:?}");
     assert_eq!(refusals(&at_server) + refusals(&at_client), 0);
-}
-
-fn several_in_flight(mut server: Box<dyn Listener>, connect: Connect) {
-    let layout = layout(8, 100_000, 70_000);
-    server.admit(admission(1, FIRST, layout)).unwrap();
-    let (mut at_server, mut at_client) = (Vec::new(), Vec::new());
-    let joined = join(&mut *server, &mut at_server, connect, 1, FIRST, layout);
-    let (mut client, table) = joined.unwrap();
-    for round in 0..5 {
-        for i in 0..8 {
-            send(&mut *client, &table, 1, round * 8 + i, &pattern(100_000, i));
-        }
-        assert!(table.acquire().is_none(), "all slots are in flight");
-        for i in 0..8 {
-            let landed =
-                exchange(&mut *server, &mut at_server, &mut *client, &mut at_client, |landed| {
-                    let nth = landed.frame.request % 8;
-                    assert!(requested(landed) == pattern(100_000, nth));
-                    pattern(70_000, nth + 100)
-                });
-            assert_eq!(landed.frame.request, round * 8 + i, "in order");
-            assert!(replied(&landed) == pattern(70_000, i + 100));
-        }
-    }
 }
 
 fn credentials(mut server: Box<dyn Listener>, connect: Connect) {
@@ -262,36 +215,6 @@ fn evicted(mut server: Box<dyn Listener>, connect: Connect) {
     assert_eq!((rejected.why, rejected.transfer.frame.request), (LinkError::Closed, 3));
     let again = join(&mut *server, &mut at_server, connect, 1, FIRST, layout);
     assert!(matches!(again, Err(ConnectError::Refused(Status::SessionEnded))));
-}
-
-fn woken(mut server: Box<dyn Listener>, connect: Connect) {
-    let layout = layout(1, 10, 10);
-    server.admit(admission(1, FIRST, layout)).unwrap();
-    let mut events = Vec::new();
-    let joined = join(&mut *server, &mut events, connect, 1, FIRST, layout);
-    let (mut client, table) = joined.unwrap();
-    for link in [&mut *client, &mut *server as &mut dyn ferry_transport::Link] {
-        for _ in 0..20 {
-            let waker = link.waker();
-            let waking = std::thread::Builder::new().spawn(move || waker.wake()).unwrap();
-            let started = Instant::now();
-            link.park(WATCHDOG);
-            assert!(started.elapsed() < WATCHDOG, "slept through");
-            waking.join().unwrap();
-        }
-        // Whatever is left over from waking must not keep it from sleeping.
-        let slept = (0..50).any(|_| {
-            let started = Instant::now();
-            link.poll(&mut events);
-            link.park(Duration::from_millis(20));
-            started.elapsed() >= Duration::from_millis(20)
-        });
-        assert!(slept, "never sleeps");
-    }
-    let slot = table.acquire().unwrap();
-    let frame = request_frame(1, FIRST, &slot, 1);
-    let rejected = client.submit(Transfer::new(PeerId(77), frame, slot));
-    assert_eq!(rejected.expect_err("no such peer").why, LinkError::NoPeer(PeerId(77)));
 }
 
 fn leaves(mut server: Box<dyn Listener>, connect: Connect) {

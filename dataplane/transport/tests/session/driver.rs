@@ -39,7 +39,12 @@ impl Wake for NoSleep {
 
 impl Link for Scripted {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { kind: LinkKind::Local, one_sided: false, reports_completion: false }
+        Capabilities {
+            kind: LinkKind::Local,
+            one_sided: false,
+            reports_completion: false,
+            carries_frames: true,
+        }
     }
 
     fn submit(&mut self, transfer: Transfer) -> Result<(), Rejected> {

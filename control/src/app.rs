@@ -5,6 +5,7 @@ mod engines;
 mod findings;
 mod gdr;
 mod links;
+mod loading;
 mod serve;
 
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use crate::api::loaded_event;
 use crate::config::Config;
 use crate::host::clock::unix_ns;
 use crate::host::machine::{self, COMMIT, VERSION};
-use crate::models::{Metadata, Models, Served, State as ModelState};
+use crate::models::{Metadata, Models, Progress, Served, State as ModelState};
 use crate::runs::RunBook;
 use crate::serving::refusals::Refusals;
 use crate::sessions::{Sessions, Standing};
@@ -26,6 +27,7 @@ use crate::store::{
 };
 use crate::tenants::Tenants;
 
+pub use loading::LoadingPort;
 pub use serve::bind;
 
 /// How long the last rows may take when the server ends.
@@ -96,18 +98,20 @@ impl Server {
     /// # Errors
     /// [`BuildError`] if what was asked for by name is not there.
     pub async fn build(config: Config) -> Result<Server, BuildError> {
-        let built = Server::build_unless(config, std::future::pending()).await?;
+        let progress = Arc::new(Progress::default());
+        let built = Server::build_unless(config, progress, std::future::pending()).await?;
         built.ok_or_else(|| BuildError::System("told to end by nobody".into()))
     }
 
     /// As [`build`](Server::build), but gives up once `told` is done: `None`, and what was begun is
     /// ended in order. A model that is being loaded then goes on to be on a thread of the runtime,
-    /// since no engine can be stopped half-way; no further one is begun.
+    /// since no engine can be stopped half-way; no further one is begun. `progress` counts models.
     ///
     /// # Errors
     /// As [`build`](Server::build).
     pub async fn build_unless(
         config: Config,
+        progress: Arc<Progress>,
         told: impl Future<Output = ()> + Send,
     ) -> Result<Option<Server>, BuildError> {
         let location: Location = config
@@ -137,7 +141,7 @@ impl Server {
         let (recorder, writer) =
             Writer::spawn(Arc::clone(&store), own_run, WriterConfig::default());
         let refusals = Arc::new(Refusals::new(recorder.clone()));
-        let Some(models) = load_models(config.clone(), told).await? else {
+        let Some(models) = load_models(config.clone(), progress, told).await? else {
             end_run(&*store, own_run, 0).await;
             writer.stop().await;
             return Ok(None);
@@ -243,6 +247,7 @@ fn options_json(config: &Config) -> String {
 /// done.
 async fn load_models(
     config: Config,
+    progress: Arc<Progress>,
     told: impl Future<Output = ()> + Send,
 ) -> Result<Option<Models>, BuildError> {
     let stop = Arc::new(AtomicBool::new(false));
@@ -252,7 +257,7 @@ async fn load_models(
         let loader = engines::loader(&config);
         let models = Models::new(config.models.clone(), loader, base.clone());
         models.add_built_in(echo(base)?);
-        models.load_all(&is_stopped).map_err(|source| BuildError::Models {
+        models.load_all(&is_stopped, &progress).map_err(|source| BuildError::Models {
             folder: config.models.map(|it| it.display().to_string()).unwrap_or_default(),
             source,
         })?;
@@ -272,5 +277,5 @@ async fn load_models(
 
 fn echo(base: Metadata) -> Result<Arc<Served>, BuildError> {
     let (instances, metadata) = engines::echo(base);
-    Served::start("echo", 1, instances, metadata, String::new()).map_err(BuildError::Echo)
+    Served::start("echo", 1, instances, metadata).map_err(BuildError::Echo)
 }

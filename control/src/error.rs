@@ -46,6 +46,14 @@ pub enum ApiError {
         /// Why, and what to do.
         why: String,
     },
+    /// A model that serves and could not be loaded again.
+    #[error("model {name} is not loaded again, and goes on as it was: {why}")]
+    Reload {
+        /// Its name and version.
+        name: String,
+        /// Why, and what to do.
+        why: String,
+    },
     /// A transport that is not usable here.
     #[error("transport {transport} is not usable: {why}; {fix}")]
     Transport {
@@ -98,6 +106,17 @@ pub enum ApiError {
     /// What only the operator may do.
     #[error("metadata ferry-key is not the operator's (operator-key of the configuration)")]
     NotOperator,
+    /// The server is not built yet.
+    #[error(
+        "loading: {loaded} of {of} models; the server answers when all are loaded or failed: try \
+         again then"
+    )]
+    Loading {
+        /// Models that are loaded, or failed.
+        loaded: usize,
+        /// Models in the folder.
+        of: usize,
+    },
     /// The server takes nothing new.
     #[error("the server is draining: use another one")]
     Draining,
@@ -144,13 +163,16 @@ impl ApiError {
             }
             ApiError::NotFound { .. } => Code::NotFound,
             ApiError::Model { .. }
+            | ApiError::Reload { .. }
             | ApiError::Transport { .. }
             | ApiError::Protocol { .. }
             | ApiError::NotAttachable(_) => Code::FailedPrecondition,
             ApiError::Quota { .. } | ApiError::Busy(_) => Code::ResourceExhausted,
             ApiError::Credentials | ApiError::Key => Code::Unauthenticated,
             ApiError::NotOperator | ApiError::NotTenant => Code::PermissionDenied,
-            ApiError::Draining | ApiError::Lane { .. } => Code::Unavailable,
+            ApiError::Loading { .. } | ApiError::Draining | ApiError::Lane { .. } => {
+                Code::Unavailable
+            }
             ApiError::Request { status, .. } => code_of(*status),
             ApiError::Store(error) => match error {
                 StoreError::NoSuchRun { .. } => Code::NotFound,
@@ -177,7 +199,7 @@ impl ApiError {
             ApiError::NotFound { kind, name, hint } => {
                 ErrorDetails::with_resource_info(*kind, name, "", hint)
             }
-            ApiError::Model { name, why } => {
+            ApiError::Model { name, why } | ApiError::Reload { name, why } => {
                 ErrorDetails::with_precondition_failure_violation("MODEL", name, why)
             }
             ApiError::Transport { transport, fix, .. } => {

@@ -1,5 +1,6 @@
-//! `ferryd`: serves models. The first line on stdout is `{"listening":"HOST:PORT"}`, once it does;
-//! nothing else is written there. The log goes to stderr.
+//! `ferryd`: serves models. The first line on stdout is `{"listening":"HOST:PORT"}`, once every model
+//! is loaded or failed and it serves; nothing else is written there. The port answers before that,
+//! and says how many models are loaded. The log goes to stderr.
 //!
 //! SIGTERM and SIGINT drain and end it, also while models are loaded. SIGHUP restarts the control
 //! plane alone: every connection of gRPC is cut, and sessions go on.
@@ -16,7 +17,8 @@ use std::time::Duration;
 
 use clap::Parser;
 use ferry_control::host::{environment, limits};
-use ferry_control::{Config, ConfigError, Server, Settings, bind};
+use ferry_control::models::Progress;
+use ferry_control::{Config, ConfigError, LoadingPort, Server, Settings, bind};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -107,7 +109,12 @@ async fn run(config: Config) -> anyhow::Result<()> {
             _ = int.recv() => {}
         }
     });
-    let Some(server) = Server::build_unless(config, &mut told).await? else { return Ok(()) };
+    let progress = Arc::new(Progress::default());
+    let port = LoadingPort::open(&listener, Arc::clone(&progress)).await?;
+    let Some(server) = Server::build_unless(config, progress, &mut told).await? else {
+        return Ok(());
+    };
+    port.close().await;
     let line = serde_json::json!({ "listening": address.to_string() });
     let mut out = std::io::stdout();
     writeln!(out, "{line}")?;

@@ -1,9 +1,11 @@
 //! The models that are served: found in the model folder, loaded, described, unloaded.
 
+mod changes;
 mod folder;
 mod load;
 mod metadata;
 mod precision;
+mod progress;
 mod registry;
 mod shapes;
 
@@ -12,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ferry_cuda::Device;
-use ferry_engine::{Engine, EngineError, Rebuild};
+use ferry_engine::{Engine, EngineError, FileDigest, Rebuild};
 
 pub use folder::{NAME_BYTES_MAX, Source, check_name};
 pub use load::Served;
@@ -21,6 +23,7 @@ pub use metadata::{
     PrecisionName,
 };
 pub use precision::Precision;
+pub use progress::Progress;
 pub use registry::{Listed, Loading, Models, State};
 pub use shapes::ShapeLimits;
 
@@ -57,6 +60,8 @@ pub struct Instances {
     pub precision: Option<Precision>,
     /// Sizes of open dimensions that they were built for; those that are not here may have any.
     pub dims: BTreeMap<String, DimSizes>,
+    /// The files that they were made of, the model's own first; none for a built-in model.
+    pub files: Vec<FileDigest>,
     /// Makes another instance.
     pub rebuild: Option<Rebuild>,
 }

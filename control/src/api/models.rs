@@ -96,7 +96,7 @@ impl v1::models_server::Models for ModelsService {
         Ok(Response::new(to_wire::model(chosen)))
     }
 
-    async fn load(&self, request: Request<v1::LoadModelRequest>) -> Reply<v1::Model> {
+    async fn load(&self, request: Request<v1::LoadModelRequest>) -> Reply<v1::LoadModelResponse> {
         self.0.takes_new()?;
         let v1::LoadModelRequest { name, version } = request.into_inner();
         let state = Arc::clone(&self.0);
@@ -107,11 +107,12 @@ impl v1::models_server::Models for ModelsService {
             }
             Ok::<_, ApiError>(loading)
         });
-        let Loading { served, retired, .. } = joined(loaded.await)??;
+        let Loading { served, is_new, changed, retired } = joined(loaded.await)??;
         if let Some(retired) = retired {
             self.0.runtime.spawn(retire(Arc::clone(&self.0), retired));
         }
-        Ok(Response::new(to_wire::served_model(&served)))
+        let model = Some(to_wire::served_model(&served));
+        Ok(Response::new(v1::LoadModelResponse { model, loaded: is_new, changed }))
     }
 
     async fn unload(

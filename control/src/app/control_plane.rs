@@ -131,7 +131,8 @@ fn router(state: &Arc<State>) -> anyhow::Result<Router> {
         .add_service(reflection))
 }
 
-async fn set_health(health: &HealthReporter, status: ServingStatus) {
+/// Says of every service whether it serves.
+pub(super) async fn set_health(health: &HealthReporter, status: ServingStatus) {
     // Admin, Models and Runs answer while the server drains; they end with it.
     for name in [
         "",

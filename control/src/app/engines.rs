@@ -145,6 +145,7 @@ impl Onnx {
             engine_version: model.library_version().to_owned(),
             device: None,
             dims: BTreeMap::new(),
+            files: model.files().to_vec(),
             rebuild: Some(Rebuild::new(move || model.instance())),
         })
     }
@@ -219,6 +220,7 @@ impl Onnx {
             device: Some(Arc::clone(model.device())),
             precision: Some(computes_in),
             dims: BTreeMap::new(),
+            files: model.files().to_vec(),
             rebuild: Some(Rebuild::new(move || Ok(boxed(model.instance()?)))),
         })
     }
@@ -245,6 +247,7 @@ pub(super) fn echo(base: Metadata) -> (Instances, Metadata) {
         device: None,
         precision: None,
         dims: BTreeMap::new(),
+        files: Vec::new(),
         rebuild: Some(rebuild),
     };
     (instances, metadata)

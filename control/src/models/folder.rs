@@ -1,10 +1,9 @@
-//! What lies in the model folder: `NAME.onnx` (version 1) or `NAME/VERSION/model.onnx`.
+//! What lies in the model folder: `NAME.onnx` (version 1) or `NAME/VERSION/model.onnx`. What looks
+//! like a model and cannot be one is told with its reason, and stops nothing.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::io::Read;
 use std::path::{Path, PathBuf};
-
-use sha2::{Digest, Sha256};
 
 use crate::error::ApiError;
 
@@ -14,8 +13,8 @@ pub const NAME_BYTES_MAX: usize = 128;
 /// Most models of one folder: a folder with more is most likely not a model folder.
 const SOURCES_MAX: usize = 4096;
 
-/// How much of a file is read at a time while it is hashed, in bytes.
-const CHUNK_BYTES: usize = 1 << 20;
+/// How the file of a version is called.
+const MODEL_FILE: &str = "model.onnx";
 
 /// A model's file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,140 +29,180 @@ pub struct Source {
     pub metadata: Option<PathBuf>,
 }
 
+/// What was meant to be a model, most likely, and is not served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PassedOver {
+    /// The name that it would have had.
+    pub(super) name: String,
+    /// The file or folder.
+    pub(super) path: PathBuf,
+    /// Why, and what to do.
+    pub(super) why: String,
+}
+
+/// What a folder has.
+#[derive(Debug, Default)]
+pub(super) struct Scan {
+    /// Every model, by name and version.
+    pub(super) sources: Vec<Source>,
+    /// What is not served.
+    pub(super) passed_over: Vec<PassedOver>,
+}
+
 /// Checks that a name can be one of a model: it never becomes part of a path, and is shown to
 /// people and to SQL as it is.
 ///
 /// # Errors
 /// [`ApiError::Field`] says what is allowed.
 pub fn check_name(name: &str) -> Result<(), ApiError> {
+    if is_name(name) {
+        return Ok(());
+    }
+    Err(ApiError::field("model", format!("{name:?} cannot be a model: {}", allowed())))
+}
+
+fn is_name(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    if !name.is_empty()
+    !name.is_empty()
         && name.len() <= NAME_BYTES_MAX
         && !name.starts_with('.')
         && name.bytes().all(plain)
-    {
-        return Ok(());
-    }
-    let why = format!(
-        "{name:?} cannot be a model: names are 1 to {NAME_BYTES_MAX} letters, digits, '.', '_', \
-         '-', and start with no dot"
-    );
-    Err(ApiError::field("model", why))
 }
 
-/// Every model of a folder, by name and version. What is no model is passed over.
+fn allowed() -> String {
+    format!("names are 1 to {NAME_BYTES_MAX} letters, digits, '.', '_', '-', and start with no dot")
+}
+
+/// Every model of a folder, and what cannot be one. Files are not opened.
 ///
 /// # Errors
 /// What the system says if the folder cannot be read.
-pub(super) fn scan(folder: &Path) -> std::io::Result<Vec<Source>> {
-    let mut sources = Vec::new();
+pub(super) fn scan(folder: &Path) -> std::io::Result<Scan> {
+    let mut scan = Scan::default();
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
         if path.is_dir() {
-            versions(&path, &mut sources);
-        } else if path.extension() == Some(OsStr::new("onnx"))
-            && let Some(name) = path.file_stem().and_then(OsStr::to_str)
-            && check_name(name).is_ok()
-        {
-            let metadata = path.with_extension("toml");
-            sources.push(Source {
-                name: name.to_owned(),
-                version: 1,
-                metadata: metadata.is_file().then_some(metadata),
-                file: path,
-            });
+            scan.folder(&path);
+        } else if is_onnx(&path) {
+            scan.file(path);
         }
-        if sources.len() > SOURCES_MAX {
+        if scan.sources.len().max(scan.passed_over.len()) > SOURCES_MAX {
             let why = format!("more than {SOURCES_MAX} models: is it the right folder?");
             return Err(std::io::Error::other(why));
         }
     }
-    sources.sort_by_key(|it| (it.name.clone(), it.version, it.file.components().count()));
-    // `NAME.onnx` and `NAME/1/model.onnx` would be the same model: the plain file counts.
-    sources.dedup_by(|b, a| (&a.name, a.version) == (&b.name, b.version));
-    Ok(sources)
+    scan.settle();
+    Ok(scan)
 }
 
-fn versions(folder: &Path, sources: &mut Vec<Source>) {
-    let Some(name) = folder.file_name().and_then(OsStr::to_str) else { return };
-    // A folder that cannot be read or is none of ours has no models.
-    let Ok(entries) = std::fs::read_dir(folder) else { return };
-    if check_name(name).is_err() {
-        return;
-    }
-    let metadata = folder.join("model.toml");
-    let metadata = metadata.is_file().then_some(metadata);
-    for path in entries.flatten().map(|entry| entry.path()) {
-        let version = path.file_name().and_then(OsStr::to_str).and_then(|it| it.parse().ok());
-        let file = path.join("model.onnx");
-        if let Some(version @ 1..) = version
-            && file.is_file()
-        {
-            let own = path.join("model.toml");
-            let metadata = if own.is_file() { Some(own) } else { metadata.clone() };
-            sources.push(Source { name: name.to_owned(), version, file, metadata });
-        }
-    }
+/// Whether a name ends as those of models do, in whatever case.
+fn is_onnx(path: &Path) -> bool {
+    path.extension().is_some_and(|it| it.eq_ignore_ascii_case("onnx"))
 }
 
-/// The SHA-256 of a file, as lower-case hexadecimal.
-///
-/// # Errors
-/// What the system says.
-pub(super) fn sha256(file: &Path) -> std::io::Result<String> {
-    let mut file = std::fs::File::open(file)?;
-    let mut hasher = Sha256::new();
-    let mut chunk = vec![0; CHUNK_BYTES];
-    loop {
-        let read = file.read(&mut chunk)?;
-        if read == 0 {
-            break;
-        }
-        hasher.update(&chunk[..read]);
+/// Whether a name is taken, even by what cannot be read.
+fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
+/// The last part of a path, for people.
+fn last(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+impl Scan {
+    fn pass(&mut self, name: impl Into<String>, path: &Path, why: impl Into<String>) {
+        let (name, path, why) = (name.into(), path.to_owned(), why.into());
+        self.passed_over.push(PassedOver { name, path, why });
     }
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+
+    /// `NAME.onnx`.
+    fn file(&mut self, path: PathBuf) {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        if path.extension() != Some(OsStr::new("onnx")) {
+            self.pass(&name, &path, format!("rename it to {name}.onnx, in lower case"));
+        } else if !is_name(&name) {
+            self.pass(&name, &path, format!("it cannot be named: {}", allowed()));
+        } else {
+            let metadata = path.with_extension("toml");
+            let metadata = is_there(&metadata).then_some(metadata);
+            self.sources.push(Source { name, version: 1, file: path, metadata });
+        }
+    }
+
+    /// `NAME/VERSION/model.onnx`.
+    fn folder(&mut self, folder: &Path) {
+        let name = last(folder);
+        // A folder of another purpose, such as `.git`.
+        if name.starts_with('.') {
+            return;
+        }
+        let entries = match std::fs::read_dir(folder) {
+            Ok(entries) => entries,
+            Err(error) => return self.pass(&name, folder, format!("it cannot be read: {error}")),
+        };
+        let metadata = folder.join("model.toml");
+        let metadata = is_there(&metadata).then_some(metadata);
+        for path in entries.flatten().map(|entry| entry.path()) {
+            if self.sources.len().max(self.passed_over.len()) > SOURCES_MAX {
+                return;
+            }
+            if path.is_dir() {
+                self.version(&name, &path, metadata.as_ref());
+            } else if is_onnx(&path) {
+                let why = format!(
+                    "a model in a folder is {name}/VERSION/{MODEL_FILE}: move it to \
+                                   {name}/1/{MODEL_FILE}"
+                );
+                self.pass(&name, &path, why);
+            }
+        }
+    }
+
+    fn version(&mut self, name: &str, folder: &Path, metadata: Option<&PathBuf>) {
+        let file = folder.join(MODEL_FILE);
+        let version = last(folder).parse().ok().filter(|&version: &u64| version > 0);
+        match version {
+            Some(_) if !is_there(&file) => {
+                let why =
+                    format!("the file of a version is called {MODEL_FILE}, and there is none");
+                self.pass(name, folder, why);
+            }
+            Some(_) if !is_name(name) => {
+                self.pass(name, &file, format!("it cannot be named: {}", allowed()));
+            }
+            Some(version) => {
+                let own = folder.join("model.toml");
+                let metadata = if is_there(&own) { Some(own) } else { metadata.cloned() };
+                self.sources.push(Source { name: name.to_owned(), version, file, metadata });
+            }
+            None if is_there(&file) => {
+                let why = format!("{:?} is no version: versions are numbers from 1", last(folder));
+                self.pass(name, &file, why);
+            }
+            None => {}
+        }
+    }
+
+    /// Puts all in order. `NAME.onnx` and `NAME/1/model.onnx` would be the same model, as would
+    /// `NAME/1` and `NAME/01`: the plain file counts.
+    fn settle(&mut self) {
+        self.sources.sort_by_key(|it| {
+            (it.name.clone(), it.version, it.file.components().count(), it.file.clone())
+        });
+        let mut taken = BTreeSet::new();
+        let (sources, twice): (Vec<_>, Vec<_>) = std::mem::take(&mut self.sources)
+            .into_iter()
+            .partition(|it| taken.insert((it.name.clone(), it.version)));
+        self.sources = sources;
+        for source in twice {
+            let Source { name, version, file, .. } = source;
+            let why = format!("another file is {name} version {version}: remove one of them");
+            self.pass(name, &file, why);
+        }
+        self.passed_over.sort_by(|a, b| a.path.cmp(&b.path));
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_that_could_be_paths_are_refused() {
-        for good in ["resnet50", "a.b-c_D9"] {
-            check_name(good).unwrap();
-        }
-        for bad in ["", "..", ".x", "a/b", "../a", "a\\b", "a\0", "ä", &"x".repeat(129)] {
-            assert!(check_name(bad).is_err(), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn both_shapes_of_folder_are_found_and_the_rest_is_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let put = |path: &str| {
-            let path = dir.path().join(path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, "x").unwrap();
-        };
-        let all = ["a.onnx", "a.toml", "a/1/model.onnx", "b/2/model.onnx", "b/10/model.onnx"];
-        all.iter().for_each(|path| put(path));
-        ["b/model.toml", "b/10/model.toml", "b/x/model.onnx", "b/0/model.onnx", "c.txt", ".d.onnx"]
-            .iter()
-            .for_each(|path| put(path));
-        let found = scan(dir.path()).unwrap();
-        let names: Vec<_> = found.iter().map(|it| (it.name.as_str(), it.version)).collect();
-        assert_eq!(names, [("a", 1), ("b", 2), ("b", 10)]);
-        assert_eq!(found[0].file, dir.path().join("a.onnx"));
-        assert!(found.iter().all(|it| it.metadata.is_some()));
-        assert_eq!(found[2].metadata, Some(dir.path().join("b/10/model.toml")));
-    }
-
-    #[test]
-    fn a_hash_is_that_of_the_bytes() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), "abc").unwrap();
-        let hash = sha256(file.path()).unwrap();
-        assert!(hash.starts_with("ba7816bf8f01cfea") && hash.len() == 64, "{hash}");
-    }
-}
+mod tests;

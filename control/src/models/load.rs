@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use ferry_core::{BoundSignature, Signature, error_text};
 use ferry_cuda::Device;
-use ferry_engine::{Picture, Pool, PoolOptions};
+use ferry_engine::{FileDigest, Picture, Pool, PoolOptions};
 use ferry_vision::Numbers;
 
-use super::folder::sha256;
+use super::changes::changes;
 use super::shapes::check_dims;
 use super::{DimSizes, EngineLoader, Instances, LoadSpec, Metadata, Precision, Source};
 use crate::error::ApiError;
@@ -37,6 +37,8 @@ pub struct Served {
     pub metadata: Metadata,
     /// Of its file; empty for a built-in model.
     pub sha256: String,
+    /// Every file that it was made of.
+    files: Vec<FileDigest>,
     /// Wall clock, nanoseconds since 1970.
     pub loaded_unix_ns: u64,
 }
@@ -90,9 +92,8 @@ impl Served {
         version: u64,
         instances: Instances,
         metadata: Metadata,
-        sha256: String,
     ) -> Result<Arc<Served>, String> {
-        let Instances { engines, engine, engine_version, device, precision, dims, rebuild } =
+        let Instances { engines, engine, engine_version, device, precision, dims, files, rebuild } =
             instances;
         if let Some((input, _)) = &metadata.picture {
             let first = engines.first().map(|engine| &engine.signature().inputs);
@@ -115,8 +116,9 @@ impl Served {
             device,
             precision,
             dims,
+            sha256: files.first().map(FileDigest::hex).unwrap_or_default(),
+            files: files.into_iter().chain(metadata.files.iter().cloned()).collect(),
             metadata,
-            sha256,
             loaded_unix_ns: unix_ns(),
         }))
     }
@@ -143,11 +145,13 @@ impl Served {
             instances: metadata.instances,
             threads: metadata.threads,
         };
-        // Hashed first: a file that changes while it is loaded is noticed at the next load.
-        let sha256 = sha256(&source.file)
-            .map_err(|error| format!("read {}: {error}", source.file.display()))?;
         let instances = loader.load(&spec).map_err(|error| error_text(&error))?;
-        Served::start(&source.name, source.version, instances, metadata, sha256)
+        Served::start(&source.name, source.version, instances, metadata)
+    }
+
+    /// What of its files changed since it was loaded, for people; empty if nothing did.
+    pub(super) fn changes(&self, source: &Source) -> Vec<String> {
+        changes(&self.files, source)
     }
 }
 

@@ -5,7 +5,8 @@ mod device;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use ferry_engine::{Picture, RunOn};
+use ferry_core::error_text;
+use ferry_engine::{FileBytes, FileDigest, FileError, Picture, RunOn};
 use ferry_vision::{Channels, Filter, Layout, Limits, PictureSpec};
 use serde::Deserialize;
 
@@ -18,6 +19,9 @@ const INSTANCES_MAX: usize = 256;
 
 /// Most threads of one instance.
 const THREADS_MAX: usize = 1024;
+
+/// Longest TOML of a model that is read, in bytes: far more than anybody writes.
+const TOML_BYTES_MAX: u64 = 1 << 20;
 
 /// Longest file of labels that is read, in bytes: 100,000 names.
 const LABELS_BYTES_MAX: u64 = 4 << 20;
@@ -49,20 +53,16 @@ pub struct Metadata {
     pub labels: Vec<String>,
     /// The input that pictures become, and how.
     pub picture: Option<(String, Picture)>,
+    /// The files that this was read from: the TOML and the labels.
+    pub files: Vec<FileDigest>,
 }
 
 /// Why metadata is not usable.
 #[derive(Debug, thiserror::Error)]
 pub enum MetadataError {
     /// A file cannot be read.
-    #[error("read {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A key or value has no meaning.
     #[error("{}: {why}", path.display())]
     Meaning {
@@ -164,6 +164,7 @@ impl Metadata {
             shapes: ShapeLimits::default(),
             labels: Vec::new(),
             picture: None,
+            files: Vec::new(),
         }
     }
 
@@ -172,12 +173,9 @@ impl Metadata {
     /// # Errors
     /// [`MetadataError`] names the file and what is wrong in it.
     pub fn read(path: &Path, base: Metadata) -> Result<Metadata, MetadataError> {
-        let read = |path: &Path| {
-            std::fs::read_to_string(path)
-                .map_err(|source| MetadataError::Read { path: path.to_owned(), source })
-        };
         let meaning = |why: String| MetadataError::Meaning { path: path.to_owned(), why };
-        let text = read(path)?;
+        let mut files = Vec::new();
+        let text = read_text(path, TOML_BYTES_MAX, &mut files)?;
         let file: File =
             toml::from_str(&text).map_err(|error| meaning(error.to_string().trim().to_owned()))?;
         let labels = match &file.labels {
@@ -189,12 +187,9 @@ impl Metadata {
                     return Err(meaning(why));
                 }
                 let labels = path.with_file_name(name);
-                let long = std::fs::metadata(&labels).is_ok_and(|it| it.len() > LABELS_BYTES_MAX);
-                if long {
-                    let why = format!("{name} is longer than {LABELS_BYTES_MAX} bytes");
-                    return Err(meaning(why));
-                }
-                read(&labels)?.lines().map(str::to_owned).collect()
+                let text = read_text(&labels, LABELS_BYTES_MAX, &mut files);
+                let text = text.map_err(|error| meaning(format!("labels: {}", error_text(&error))));
+                text?.lines().map(str::to_owned).collect()
             }
         };
         let bounded = |name: &str, given: Option<usize>, default: usize, max: usize| {
@@ -225,8 +220,22 @@ impl Metadata {
             },
             labels,
             picture: file.picture.map(PictureTable::parse).transpose().map_err(meaning)?,
+            files,
         })
     }
+}
+
+fn read_text(
+    path: &Path,
+    bytes_max: u64,
+    files: &mut Vec<FileDigest>,
+) -> Result<String, MetadataError> {
+    let FileBytes { bytes, digest } = FileBytes::read(path, bytes_max)?;
+    files.push(digest);
+    String::from_utf8(bytes).map_err(|error| MetadataError::Meaning {
+        path: path.to_owned(),
+        why: format!("{error}: write it as UTF-8"),
+    })
 }
 
 impl PictureTable {

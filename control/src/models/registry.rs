@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::folder::{scan, sha256};
-use super::{EngineLoader, Metadata, Served, Source, check_name};
+use super::folder::{PassedOver, Scan, scan};
+use super::{EngineLoader, Metadata, Progress, Served, Source, check_name};
 use crate::error::ApiError;
 
 /// Every model by name and version.
@@ -70,15 +70,17 @@ pub struct Listed {
 pub struct Loading {
     /// The model, which serves.
     pub served: Arc<Served>,
-    /// Whether it was loaded now; else it served before and its file is the same.
+    /// Whether it was loaded now; else it served before and none of its files changed.
     pub is_new: bool,
+    /// Why a model that served was loaded again: the files that changed.
+    pub changed: Vec<String>,
     /// The one that it replaces and that has to be retired.
     pub retired: Option<Arc<Served>>,
 }
 
 impl Loading {
     fn unchanged(served: Arc<Served>) -> Loading {
-        Loading { served, is_new: false, retired: None }
+        Loading { served, is_new: false, changed: Vec::new(), retired: None }
     }
 }
 
@@ -99,13 +101,18 @@ impl Models {
     }
 
     /// Looks at the folder and loads everything in it. A model that cannot be loaded is failed,
-    /// and the others serve. Blocks for as long as the engines take; begins none after `stop` was
-    /// set.
+    /// and the others serve. What is passed over is logged. Blocks for as long as the engines take;
+    /// begins none after `stop` was set.
     ///
     /// # Errors
     /// What the system says if the folder cannot be read.
-    pub fn load_all(&self, stop: &AtomicBool) -> std::io::Result<()> {
-        for source in self.scan()? {
+    pub fn load_all(&self, stop: &AtomicBool, progress: &Progress) -> std::io::Result<()> {
+        let Scan { sources, passed_over } = self.scan()?;
+        for PassedOver { path, why, .. } in passed_over {
+            tracing::warn!(path = %path.display(), why, "not served");
+        }
+        progress.begin(sources.len());
+        for source in sources {
             if stop.load(Ordering::Relaxed) {
                 break;
             }
@@ -113,62 +120,81 @@ impl Models {
             if let Err(error) = self.load_source(source) {
                 tracing::error!(model = name, version, %error, "model not loaded");
             }
+            progress.one_more();
         }
         Ok(())
     }
 
-    fn scan(&self) -> std::io::Result<Vec<Source>> {
-        let Some(folder) = &self.folder else { return Ok(Vec::new()) };
-        let sources = scan(folder)?;
+    fn scan(&self) -> std::io::Result<Scan> {
+        let Some(folder) = &self.folder else { return Ok(Scan::default()) };
+        let Scan { sources, mut passed_over } = scan(folder)?;
         let mut entries = self.entries();
+        let is_built_in = |name: &str, entries: &Entries| {
+            entries.iter().any(|(key, it)| key.0 == name && it.source.is_none())
+        };
+        let (built_in, sources): (Vec<_>, Vec<_>) =
+            sources.into_iter().partition(|it| is_built_in(&it.name, &entries));
+        passed_over.extend(built_in.into_iter().map(|it| PassedOver {
+            why: format!("{} is the name of a built-in model: rename it", it.name),
+            name: it.name,
+            path: it.file,
+        }));
         for source in &sources {
             let key = (source.name.clone(), source.version);
             entries
                 .entry(key)
                 .or_insert_with(|| Entry { state: State::Available, source: Some(source.clone()) });
         }
-        Ok(sources)
+        Ok(Scan { sources, passed_over })
     }
 
-    /// Loads a model from the folder, or loads it again if its file changed; version 0 is the
-    /// latest. Blocks.
+    /// Loads a model from the folder, or loads it again if one of its files changed; version 0 is
+    /// the latest. Blocks.
     ///
     /// # Errors
-    /// [`ApiError::NotFound`] or [`ApiError::Model`], with the reason.
+    /// [`ApiError::NotFound`], [`ApiError::Model`] or [`ApiError::Reload`], with the reason.
     pub fn load(&self, name: &str, version: u64) -> Result<Loading, ApiError> {
         check_name(name)?;
         let built_in = self.entries().iter().any(|(key, it)| key.0 == name && it.source.is_none());
         if built_in {
             return Ok(Loading::unchanged(self.get(name, version)?));
         }
-        let sources = self.scan().map_err(|error| ApiError::Model {
+        let Scan { sources, passed_over } = self.scan().map_err(|error| ApiError::Model {
             name: name.to_owned(),
             why: format!("the model folder cannot be read: {error}"),
         })?;
         let mut found = sources.into_iter().filter(|it| it.name == name);
         let source =
             if version == 0 { found.next_back() } else { found.find(|it| it.version == version) };
-        let source = source.ok_or_else(|| self.unknown(name, version))?;
-        self.load_source(source)
+        if let Some(source) = source {
+            return self.load_source(source);
+        }
+        Err(match passed_over.into_iter().find(|it| it.name == name) {
+            None => self.unknown(name, version),
+            Some(PassedOver { name, path, why }) => {
+                ApiError::Model { name, why: format!("{}: {why}", path.display()) }
+            }
+        })
     }
 
     fn load_source(&self, source: Source) -> Result<Loading, ApiError> {
         let _one_at_a_time = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (source.name.clone(), source.version);
-        let old = match self.entries().get(&key) {
-            Some(Entry { state: State::Loaded(served), source: None }) => {
-                // A file cannot take the place of a built-in model.
-                return Ok(Loading::unchanged(Arc::clone(served)));
-            }
-            Some(Entry { state: State::Loaded(served), .. }) => Some(Arc::clone(served)),
+        let old = match self.entries().get(&key).map(|entry| &entry.state) {
+            Some(State::Loaded(served)) => Some(Arc::clone(served)),
             _ => None,
         };
-        if let Some(old) = &old
-            && !old.is_lost()
-            && sha256(&source.file).is_ok_and(|hash| hash == old.sha256)
-        {
-            return Ok(Loading::unchanged(Arc::clone(old)));
-        }
+        let changed = match &old {
+            None => Vec::new(),
+            Some(old) if old.is_lost() => vec!["its instances were lost".to_owned()],
+            Some(old) => {
+                let changed = old.changes(&source);
+                if changed.is_empty() {
+                    return Ok(Loading::unchanged(Arc::clone(old)));
+                }
+                changed
+            }
+        };
         let loaded = Served::load(&source, &*self.loader, self.base.clone());
         let mut entries = self.entries();
         match loaded {
@@ -177,18 +203,23 @@ impl Models {
                     model = served.name,
                     version = served.version,
                     engine = served.engine,
+                    changed = changed.join(", "),
                     "model loaded"
                 );
                 let state = State::Loaded(Arc::clone(&served));
                 entries.insert(key, Entry { state, source: Some(source) });
-                Ok(Loading { served, is_new: true, retired: old })
+                Ok(Loading { served, is_new: true, changed, retired: old })
             }
             Err(why) => {
                 let name = format!("{} version {}", key.0, key.1);
-                // A model that serves goes on serving what it was loaded from.
-                if old.is_none() {
-                    let state = State::Failed(why.clone());
-                    entries.insert(key, Entry { state, source: Some(source) });
+                match old {
+                    // It goes on serving what it was loaded from.
+                    Some(old) if !old.is_lost() => return Err(ApiError::Reload { name, why }),
+                    Some(_lost) => {}
+                    None => {
+                        let state = State::Failed(why.clone());
+                        entries.insert(key, Entry { state, source: Some(source) });
+                    }
                 }
                 Err(ApiError::Model { name, why })
             }

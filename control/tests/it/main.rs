@@ -18,6 +18,7 @@ mod operations;
 mod precision;
 mod quotas;
 mod refused;
+mod reload;
 mod restart;
 mod runs;
 mod starting;

@@ -67,7 +67,7 @@ async fn each_load_and_each_request_has_its_device_and_precision() {
     std::fs::copy(folder.path().join("digits-fp16.onnx"), folder.path().join("digits.onnx"))
         .unwrap();
     let again = models.load(load("digits")).await.unwrap().into_inner();
-    assert_eq!(told(&again), "digits cpu fp16");
+    assert_eq!(told(&again.model.unwrap()), "digits cpu fp16");
     let unload = v1::UnloadModelRequest { name: "digits-fp16".into(), version: 0 };
     models.unload(unload).await.unwrap();
     models.load(load("digits-fp16")).await.unwrap();

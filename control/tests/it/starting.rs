@@ -1,39 +1,84 @@
 //! The binary while it starts: told to end, and the limits that it finds.
 
-use std::fs::OpenOptions;
 use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ferry_proto::v1;
+use ferry_proto::v1::model::State;
 use ferry_proto::v1::models_client::ModelsClient;
-use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
+use ferry_proto::v1::sessions_client::SessionsClient;
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::Signal;
+use tonic::Code;
 use tonic::transport::Channel;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
 use crate::binary::{Ferryd, command, finished_runs};
-use crate::common::LONG;
+use crate::common::{LONG, ask};
 
-/// A model whose file has no end: it is loaded until the other end of the pipe is closed.
-fn endless(models: &Path, name: &str) {
-    let path = models.join(format!("{name}.onnx"));
-    mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+/// Fields of protobuf of less than 128 bytes.
+fn field(number: u8, content: &[u8]) -> Vec<u8> {
+    [&[number << 3 | 2, u8::try_from(content.len()).unwrap()], content].concat()
 }
 
-/// Waits until the server reads the model; the other end of the pipe.
-fn being_loaded(models: &Path, name: &str) -> std::fs::File {
-    let mut open = OpenOptions::new();
-    // Without a reader, this fails at once.
-    open.write(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+/// A field of protobuf that may be longer.
+fn long_field(number: u8, content: &[u8]) -> Vec<u8> {
+    let mut all = vec![number << 3 | 2];
+    let mut length = content.len();
+    while length >= 0x80 {
+        all.push(u8::try_from(length & 0x7F).unwrap() | 0x80);
+        length >>= 7;
+    }
+    all.push(u8::try_from(length).unwrap());
+    [&all, content].concat()
+}
+
+/// A model that takes ONNX Runtime a minute to load: products of large matrices that are all known,
+/// which it computes then.
+fn slow(models: &Path, name: &str) {
+    // FLOAT [1, 1].
+    let dims = field(1, &[8, 1]).repeat(2);
+    let kind = field(1, &[&[8, 1], &*field(2, &dims)].concat());
+    let value = |name: &str| [field(1, name.as_bytes()), field(2, &kind)].concat();
+    let node = |op: &str, inputs: &[&str], output: &str, more: &[u8]| {
+        let inputs: Vec<u8> = inputs.iter().flat_map(|input| field(1, input.as_bytes())).collect();
+        let node = [&*inputs, &field(2, output.as_bytes()), &field(4, op.as_bytes()), more];
+        field(1, &node.concat())
+    };
+    // [3072, 3072], two INT64.
+    let size = [&[8, 2, 16, 7], &*field(8, b"size"), &*field(7, &[0x80, 24, 0x80, 24])].concat();
+    let mut graph = [node("ConstantOfShape", &["size"], "p0", &[]), field(5, &size)].concat();
+    for at in 0..60 {
+        let [from, to] = [format!("p{at}"), format!("p{}", at + 1)];
+        graph.extend(node("MatMul", &[&from, "p0"], &to, &[]));
+    }
+    graph.extend(node("ReduceMax", &["p60"], "max", &[]));
+    graph.extend(node("Add", &["x", "max"], "y", &[]));
+    graph.extend([field(2, b"g"), field(11, &value("x")), field(12, &value("y"))].concat());
+    let model = [&[8, 8], &*long_field(7, &graph), &*field(8, &[16, 13])].concat();
+    std::fs::write(models.join(format!("{name}.onnx")), model).unwrap();
+    std::fs::write(models.join(format!("{name}.toml")), "engine = 'onnx'").unwrap();
+}
+
+/// An address on which nobody listens.
+fn free_address() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+/// A connection to a server that may just begin.
+async fn connected(address: &str) -> Channel {
     let late = Instant::now() + LONG;
     loop {
-        match open.open(models.join(format!("{name}.onnx"))) {
-            Ok(pipe) => return pipe,
+        match Channel::from_shared(format!("http://{address}")).unwrap().connect().await {
+            Ok(channel) => return channel,
             Err(error) => assert!(Instant::now() < late, "{error}"),
         }
-        std::thread::sleep(Duration::from_millis(2));
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 
@@ -49,21 +94,36 @@ fn text(mut from: impl Read) -> String {
     text
 }
 
+/// Its first answer that says how far it is.
+async fn loading(address: &str) -> tonic::Status {
+    let mut client = ModelsClient::new(connected(address).await);
+    let late = Instant::now() + LONG;
+    loop {
+        let told = client.list(v1::ListModelsRequest {}).await.unwrap_err();
+        assert_eq!(told.code(), Code::Unavailable, "{told}");
+        if !told.message().contains("loading: 0 of 0") {
+            return told;
+        }
+        assert!(Instant::now() < late, "{told}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_while_a_model_is_loaded_ends_it_in_order() {
     for signal in [Signal::TERM, Signal::INT] {
         let folder = tempfile::tempdir().unwrap();
         let models = folder.path().join("models");
         std::fs::create_dir(&models).unwrap();
-        // The first one ends when it is told to; the second one is never begun.
+        // The first one ends when the process does; the second one is never begun.
         for name in ["a", "b"] {
-            endless(&models, name);
+            slow(&models, name);
         }
-        let mut ferryd = begun(command(folder.path(), "127.0.0.1:0").args(["--models", "models"]));
-        let pipe = being_loaded(&models, "a");
+        let address = free_address();
+        let mut ferryd = begun(command(folder.path(), &address).args(["--models", "models"]));
+        let told = loading(&address).await;
+        assert!(told.message().contains("loading: 0 of 2 models"), "{told}");
         ferryd.signal(signal);
         assert_eq!(ferryd.wait().code(), Some(0), "as after any other start");
-        drop(pipe);
         assert_eq!(text(ferryd.child.stdout.take().unwrap()), "", "it never listened");
         assert_eq!(finished_runs(folder.path()).await, (1, 1), "the run has an end");
         let mut left: Vec<_> = std::fs::read_dir(folder.path())
@@ -84,17 +144,120 @@ async fn sigterm_while_a_model_is_loaded_by_a_call_ends_it_too() {
     std::fs::create_dir(&models).unwrap();
     let mut ferryd =
         Ferryd::spawn(command(folder.path(), "127.0.0.1:0").args(["--models", "models"]));
-    endless(&models, "late");
-    let channel = Channel::from_shared(format!("http://{}", ferryd.address)).unwrap();
-    let mut client = ModelsClient::new(channel.connect().await.unwrap());
+    slow(&models, "late");
+    let channel = connected(&ferryd.address).await;
+    let mut client = ModelsClient::new(channel.clone());
     let load = v1::LoadModelRequest { name: "late".into(), version: 0 };
     let call = tokio::spawn(async move { client.load(load).await });
-    let pipe = tokio::task::block_in_place(|| being_loaded(&models, "late"));
+    // It is in the list as soon as the load has begun.
+    let mut client = ModelsClient::new(channel);
+    let late = Instant::now() + LONG;
+    loop {
+        let listed = client.list(v1::ListModelsRequest {}).await.unwrap().into_inner().models;
+        if listed.iter().any(|model| model.name == "late") {
+            break;
+        }
+        assert!(Instant::now() < late, "{listed:?}");
+    }
     ferryd.signal(Signal::TERM);
     assert_eq!(tokio::task::block_in_place(|| ferryd.wait()).code(), Some(0));
-    drop(pipe);
     assert!(call.await.unwrap().is_err(), "whoever called is told");
     assert_eq!(finished_runs(folder.path()).await, (1, 1), "the run has an end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_models_load_the_port_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let models = folder.path().join("models");
+    std::fs::create_dir(&models).unwrap();
+    std::fs::write(models.join("a.onnx"), "broken").unwrap();
+    slow(&models, "b");
+    let address = free_address();
+    let mut ferryd = begun(command(folder.path(), &address).args(["--models", "models"]));
+    // The first one has failed; that is one that is done.
+    let late = Instant::now() + LONG;
+    while !loading(&address).await.message().contains("loading: 1 of 2 models") {
+        assert!(Instant::now() < late);
+    }
+    let channel = connected(&address).await;
+    let mut health = HealthClient::new(channel.clone());
+    for service in ["", "ferry.v1.Sessions"] {
+        let check = HealthCheckRequest { service: service.into() };
+        let health = health.check(check).await.unwrap().into_inner();
+        assert_eq!(health.status(), ServingStatus::NotServing, "{service}");
+    }
+    let open = ask(ferry_core::Transport::Tcp, 1, 1);
+    let told = SessionsClient::new(channel).open(open).await.unwrap_err();
+    assert!(told.message().contains("1 of 2") && told.message().contains("again"), "{told}");
+    ferryd.signal(Signal::TERM);
+    assert_eq!(ferryd.wait().code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_in_the_folder_keeps_the_server_from_starting_and_each_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let models = folder.path().join("models");
+    for made in ["models/named/1", "models/nover", "models/toml"] {
+        std::fs::create_dir_all(folder.path().join(made)).unwrap();
+    }
+    let fifo = |path: &str| {
+        let kind = FileType::Fifo;
+        mknodat(CWD, models.join(path), kind, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    };
+    for name in ["fifo.onnx", "fifo_toml.toml", "fifo_labels.txt"] {
+        fifo(name);
+    }
+    let _socket = std::os::unix::net::UnixListener::bind(models.join("socket.onnx")).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", models.join("zero.onnx")).unwrap();
+    let digits = ferry_zoo::digits::onnx();
+    for name in [
+        "right.onnx",
+        "fifo_toml.onnx",
+        "fifo_labels.onnx",
+        "my model.onnx",
+        "modèle.onnx",
+        "UPPER.ONNX",
+        "named/1/net.onnx",
+        "nover/model.onnx",
+        "echo.onnx",
+    ] {
+        std::fs::write(models.join(name), digits).unwrap();
+    }
+    std::fs::write(models.join("fifo_labels.toml"), "labels = 'fifo_labels.txt'").unwrap();
+    let mut ferryd =
+        Ferryd::spawn(command(folder.path(), "127.0.0.1:0").args(["--models", "models"]));
+    let mut client = ModelsClient::new(connected(&ferryd.address).await);
+    let listed = client.list(v1::ListModelsRequest {}).await.unwrap().into_inner().models;
+    let states: Vec<_> = listed.iter().map(|it| (it.name.as_str(), it.state())).collect();
+    let failed = ["fifo", "fifo_labels", "fifo_toml", "socket", "zero"];
+    for (name, state) in states {
+        let expected = if failed.contains(&name) { State::Failed } else { State::Loaded };
+        assert_eq!(state, expected, "{name}");
+    }
+    assert_eq!(listed.len(), failed.len() + 2, "and echo and right");
+    // Later, too, it is told why.
+    let load = v1::LoadModelRequest { name: "nover".into(), version: 0 };
+    let refused = client.load(load).await.unwrap_err();
+    assert!(refused.message().contains("nover/1/model.onnx"), "{refused}");
+    ferryd.signal(Signal::TERM);
+    assert_eq!(ferryd.wait().code(), Some(0));
+    let said = text(ferryd.child.stderr.take().unwrap());
+    for (file, why) in [
+        ("fifo.onnx", "a FIFO"),
+        ("fifo_toml.toml", "a FIFO"),
+        ("fifo_labels.txt", "a FIFO"),
+        ("socket.onnx", "a socket"),
+        ("zero.onnx", "a device"),
+        ("my model.onnx", "letters, digits"),
+        ("modèle.onnx", "letters, digits"),
+        ("UPPER.ONNX", "lower case"),
+        ("named/1", "model.onnx"),
+        ("nover/model.onnx", "move it"),
+        ("echo.onnx", "built-in"),
+    ] {
+        let line = said.lines().find(|line| line.contains(file)).unwrap_or_default();
+        assert!(line.contains(why), "{file}: {said}");
+    }
 }
 
 /// The soft and the hard limit of descriptors of a process.

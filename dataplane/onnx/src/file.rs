@@ -1,30 +1,69 @@
-//! What is wrong with a model's file, in words that name it.
+//! A model's file, read once; and what is wrong with it, in words that name it.
 
 use std::any::Any;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use ferry_engine::EngineError;
+use ferry_core::error_text;
+use ferry_engine::{EngineError, FileBytes, FileDigest};
+
+use crate::external::{self, Files, Weights};
 
 /// What to do about a file that cannot be read as ONNX.
 pub(crate) const EXPORT_AGAIN: &str =
     "check that the copy is complete, or export the model to ONNX again";
+
+/// More bytes than that a file of the format cannot have: protobuf counts with 31 bits.
+const BYTES_MAX: u64 = (1 << 31) - 1;
 
 /// An error that names the file, the reason and the remedy.
 pub(crate) fn unusable(path: &Path, why: impl std::fmt::Display, fix: &str) -> EngineError {
     EngineError::Model(format!("{}: {why}: {fix}", path.display()))
 }
 
-/// Refuses what no library should be asked to read.
-pub(crate) fn check(path: &Path) -> Result<(), EngineError> {
-    let metadata = std::fs::metadata(path)
-        .map_err(|error| unusable(path, error, "give the path of an ONNX file that can be read"))?;
-    if !metadata.is_file() {
-        return Err(unusable(path, "not a file", "give the path of the .onnx file itself"));
+/// A model's file and the weights that lie beside it, in memory: what is loaded and what is hashed
+/// are the same bytes, and no library maps a file.
+#[derive(Debug)]
+pub(crate) struct ModelFile {
+    pub(crate) path: PathBuf,
+    /// The file; weights from other files are inside or refer to `weights`.
+    pub(crate) model: Vec<u8>,
+    /// Files of weights, by the name that the model gives them. Empty where all are inside.
+    pub(crate) weights: Files,
+    /// The file, and those of its weights.
+    pub(crate) digests: Vec<FileDigest>,
+}
+
+impl ModelFile {
+    pub(crate) fn read(path: &Path, weights: Weights) -> Result<ModelFile, EngineError> {
+        const READABLE: &str = "give the path of an ONNX file that can be read";
+        let FileBytes { bytes: model, digest } = FileBytes::read(path, BYTES_MAX)
+            .map_err(|error| unusable(path, error_text(&error), READABLE))?;
+        if model.is_empty() {
+            return Err(unusable(path, "the file is empty", EXPORT_AGAIN));
+        }
+        let mut file = ModelFile {
+            path: path.to_owned(),
+            model,
+            weights: Files::new(),
+            digests: vec![digest],
+        };
+        let broken = |why: String| unusable(path, why, EXPORT_AGAIN);
+        for name in external::names(&file.model).map_err(broken)? {
+            const COMPLETE: &str = "copy the weights' files together with the model's";
+            let FileBytes { bytes, digest } =
+                FileBytes::read(&path.with_file_name(&name), u64::MAX)
+                    .map_err(|error| unusable(path, error_text(&error), COMPLETE))?;
+            file.weights.insert(name, bytes);
+            file.digests.push(digest);
+        }
+        if !file.weights.is_empty() {
+            file.model = external::resolved(&file.model, &file.weights, weights).map_err(broken)?;
+        }
+        if weights == Weights::Inside {
+            file.weights.clear();
+        }
+        Ok(file)
     }
-    if metadata.len() == 0 {
-        return Err(unusable(path, "the file is empty", EXPORT_AGAIN));
-    }
-    Ok(())
 }
 
 /// What a panic said, if it said it in words.

@@ -1,7 +1,6 @@
 //! What a file says about its graph, read where a library does not tell.
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
 
 use ferry_core::DType;
 use tract_onnx::pb::tensor_proto::DataType;
@@ -17,8 +16,8 @@ use crate::signature::{Declared, DeclaredDim};
 const DATA_DEPENDENT: [&str; 4] = ["NonZero", "NonMaxSuppression", "Unique", "Compress"];
 
 /// Decodes a file.
-pub(crate) fn read(path: &Path) -> Result<ModelProto, String> {
-    tract_onnx::onnx().proto_model_for_path(path).map_err(|error| format!("{error:#}"))
+pub(crate) fn read(mut model: &[u8]) -> Result<ModelProto, String> {
+    tract_onnx::onnx().proto_model_for_read(&mut model).map_err(|error| format!("{error:#}"))
 }
 
 /// The operator that makes the shape of `output` depend on the values of the inputs, if one does.

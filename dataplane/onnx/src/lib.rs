@@ -9,6 +9,7 @@
 //! `unsafe` is fenced: it stands in one module, which calls ONNX Runtime by its C API.
 #![deny(unsafe_code)]
 
+mod external;
 mod file;
 mod graph;
 pub mod load;

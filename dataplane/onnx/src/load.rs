@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use ferry_core::Signature;
-use ferry_engine::{Engine, EngineError};
+use ferry_engine::{Engine, EngineError, FileDigest};
 
 use crate::ort::{OrtModel, OrtOptions};
 use crate::runtime::{self, Search};
@@ -144,6 +144,14 @@ impl Model {
         match &self.of {
             Of::Ort(model) => model.signature(),
             Of::Tract(model) => model.signature(),
+        }
+    }
+
+    /// What it was loaded from: the file, and those of its weights.
+    pub fn files(&self) -> &[FileDigest] {
+        match &self.of {
+            Of::Ort(model) => model.files(),
+            Of::Tract(model) => model.files(),
         }
     }
 

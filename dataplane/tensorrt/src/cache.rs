@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use crate::build::build_source;
 use crate::options::BuildOptions;
 use crate::plan::{About, EnginePlan, key};
-use crate::search::{Search, required};
+use crate::search::{Opened, Search, required};
 use crate::source::Source;
 
 const MAGIC: [u8; 8] = *b"FERRYTRT";
@@ -83,8 +83,16 @@ impl Cache {
         options: &BuildOptions,
     ) -> Result<(EnginePlan, CacheUse), EngineError> {
         let library = required(search)?;
-        let source = Source::read(path)?;
-        let key = key(&source.sha256, &library.version, options);
+        self.get_source(&Source::read(path)?, library, options)
+    }
+
+    pub(crate) fn get_source(
+        &self,
+        source: &Source,
+        library: &Opened,
+        options: &BuildOptions,
+    ) -> Result<(EnginePlan, CacheUse), EngineError> {
+        let key = key(&source.digest.sha256, &library.version, options);
         let file = self.folder.join(format!("{}.{ENGINE}", hex(&key)));
         let found = match read(&file, &key) {
             Ok(plan) => {
@@ -94,7 +102,7 @@ impl Cache {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => Some(error.to_string()),
         };
-        let plan = build_source(&source, library, options)?;
+        let plan = build_source(source, library, options)?;
         let outcome = match (self.keep(&file, &key, &plan), found) {
             (Err(why), _) => CacheUse::NotKept { why },
             (Ok(()), None) => CacheUse::Built,

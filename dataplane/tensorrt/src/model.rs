@@ -5,16 +5,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ferry_core::Signature;
-use ferry_engine::EngineError;
+use ferry_engine::{EngineError, FileDigest};
 
-use crate::build::{build, can_target};
+use crate::build::{build_source, can_target};
 use crate::cache::Cache;
 use crate::engine::{Lanes, TrtEngine};
 use crate::native::execution::{Context, Weights};
 use crate::native::gpu::{self, Gpu};
 use crate::options::{BuildOptions, DimRange, Precision};
 use crate::plan::About;
-use crate::search::Search;
+use crate::search::{Search, required};
+use crate::source::Source;
 
 /// How TensorRT runs a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +42,7 @@ pub struct TrtModel<G: Gpu> {
     weights: Arc<Weights<G>>,
     about: About,
     contexts: usize,
+    files: Vec<FileDigest>,
 }
 
 impl<G: Gpu> TrtModel<G> {
@@ -48,7 +50,7 @@ impl<G: Gpu> TrtModel<G> {
     ///
     /// # Errors
     /// [`EngineError::Library`] if TensorRT is missing, there is no driver, or TensorRT does not
-    /// run on this GPU: it says what does, and what to use instead. Else as [`build`].
+    /// run on this GPU: it says what does, and what to use instead. Else as [`build`](crate::build()).
     pub fn open(
         path: &Path,
         search: &Search,
@@ -60,18 +62,26 @@ impl<G: Gpu> TrtModel<G> {
         let capability = Some(gpu.capability()).filter(|&it| can_target(it));
         let precision = options.precision;
         let building = BuildOptions { precision, capability, ranges: options.ranges.clone() };
+        let library = required(search)?;
+        let source = Source::read(path)?;
         let plan = match cache {
-            Some(cache) => cache.get(path, search, &building)?.0,
-            None => build(path, search, &building)?,
+            Some(cache) => cache.get_source(&source, library, &building)?.0,
+            None => build_source(&source, library, &building)?,
         };
         let weights = Weights::load(&plan.engine, gpu)?;
         let contexts = options.contexts.max(1);
-        Ok(TrtModel { gpu: Arc::clone(gpu), weights, about: plan.about, contexts })
+        let (about, files) = (plan.about, vec![source.digest]);
+        Ok(TrtModel { gpu: Arc::clone(gpu), weights, about, contexts, files })
     }
 
     /// What the model takes and gives.
     pub fn signature(&self) -> &Signature {
         &self.about.signature
+    }
+
+    /// What it was loaded from.
+    pub fn files(&self) -> &[FileDigest] {
+        &self.files
     }
 
     /// The version of TensorRT, such as `1.7.1.116`.

@@ -7,6 +7,8 @@ use prost::Message;
 /// `TensorProto.DataType`.
 pub(crate) const FLOAT: i32 = 1;
 pub(crate) const FLOAT16: i32 = 10;
+/// How deep graphs may lie within each other: what protobuf's own readers allow.
+pub(crate) const DEPTH_MAX: usize = 100;
 /// `TensorProto.DataLocation.EXTERNAL`.
 const EXTERNAL: i32 = 1;
 
@@ -76,7 +78,7 @@ pub(crate) struct AttributeProto {
     pub(crate) s: Option<Bytes>,
     #[prost(message, optional, tag = "5")]
     pub(crate) t: Option<TensorProto>,
-    /// A subgraph: only whether there is one.
+    /// A subgraph, as it lies in the file.
     #[prost(bytes = "bytes", optional, tag = "6")]
     pub(crate) g: Option<Bytes>,
     #[prost(float, repeated, packed = "false", tag = "7")]
@@ -85,7 +87,7 @@ pub(crate) struct AttributeProto {
     pub(crate) ints: Vec<i64>,
     #[prost(bytes = "bytes", repeated, tag = "9")]
     pub(crate) strings: Vec<Bytes>,
-    /// Subgraphs: only whether there are any.
+    /// Subgraphs, as they lie in the file.
     #[prost(bytes = "bytes", repeated, tag = "11")]
     pub(crate) graphs: Vec<Bytes>,
     #[prost(int32, optional, tag = "20")]
@@ -164,10 +166,23 @@ pub(crate) fn read(file: &Bytes) -> Result<ModelProto, String> {
 }
 
 impl GraphProto {
-    /// A weight that is stored in another file.
-    pub(crate) fn external_weight(&self) -> Option<&str> {
+    /// A weight that is stored in another file, here or in a graph within this one: the library
+    /// would look for it below the working folder. `depth` is how deep that may be.
+    pub(crate) fn external_weight(&self, depth: usize) -> Result<Option<String>, String> {
+        let attributes = || self.node.iter().flat_map(|node| &node.attribute);
+        let constants = attributes().filter_map(|attribute| attribute.t.as_ref());
         let external = |it: &&TensorProto| it.data_location == Some(EXTERNAL);
-        self.initializer.iter().find(external).map(|it| it.name.as_deref().unwrap_or_default())
+        if let Some(weight) = self.initializer.iter().chain(constants).find(external) {
+            return Ok(Some(weight.name.clone().unwrap_or_default()));
+        }
+        for graph in attributes().flat_map(|it| it.g.iter().chain(&it.graphs)) {
+            let depth = depth.checked_sub(1).ok_or("its graphs lie too deep within each other")?;
+            let graph = GraphProto::decode(graph.clone()).map_err(|error| error.to_string())?;
+            if let Some(weight) = graph.external_weight(depth)? {
+                return Ok(Some(weight));
+            }
+        }
+        Ok(None)
     }
 
     /// The names of the dimensions of an input or output, where the file gives any: none for

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use ferry_engine::EngineError;
-use sha2::{Digest, Sha256};
+use ferry_core::error_text;
+use ferry_engine::{EngineError, FileBytes, FileDigest};
 
 /// What to do about a file that cannot be read as ONNX.
 pub(crate) const EXPORT_AGAIN: &str =
@@ -18,27 +18,18 @@ const BYTES_MAX: u64 = (1 << 31) - 1;
 pub(crate) struct Source {
     pub(crate) path: PathBuf,
     pub(crate) bytes: Bytes,
-    pub(crate) sha256: [u8; 32],
+    pub(crate) digest: FileDigest,
 }
 
 impl Source {
     pub(crate) fn read(path: &Path) -> Result<Source, EngineError> {
-        let unreadable =
-            |error| unusable(path, error, "give the path of an ONNX file that can be read");
-        let metadata = std::fs::metadata(path).map_err(unreadable)?;
-        if !metadata.is_file() {
-            return Err(unusable(path, "not a file", "give the path of the .onnx file itself"));
-        }
-        if metadata.len() == 0 {
+        const READABLE: &str = "give the path of an ONNX file that can be read";
+        let FileBytes { bytes, digest } = FileBytes::read(path, BYTES_MAX)
+            .map_err(|error| unusable(path, error_text(&error), READABLE))?;
+        if bytes.is_empty() {
             return Err(unusable(path, "the file is empty", EXPORT_AGAIN));
         }
-        if metadata.len() > BYTES_MAX {
-            let why = format!("{} bytes, an ONNX file has at most {BYTES_MAX}", metadata.len());
-            return Err(unusable(path, why, EXPORT_AGAIN));
-        }
-        let bytes = Bytes::from(std::fs::read(path).map_err(unreadable)?);
-        let sha256 = Sha256::digest(&bytes).into();
-        Ok(Source { path: path.to_owned(), bytes, sha256 })
+        Ok(Source { path: path.to_owned(), bytes: Bytes::from(bytes), digest })
     }
 
     /// An error that names the file, the reason and the remedy.

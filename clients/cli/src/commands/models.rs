@@ -22,7 +22,7 @@ pub(crate) fn run(args: &ModelsArgs, printer: &Printer) -> Result<(), Failure> {
         }
         ModelsVerb::Load { name, version } => {
             let request = v1::LoadModelRequest { name: name.clone(), version: *version };
-            show(&client.run(models.load(request))?.into_inner(), printer)
+            loaded(&client.run(models.load(request))?.into_inner(), printer)
         }
         ModelsVerb::Unload { name, version } => {
             let request = v1::UnloadModelRequest { name: name.clone(), version: *version };
@@ -31,6 +31,26 @@ pub(crate) fn run(args: &ModelsArgs, printer: &Printer) -> Result<(), Failure> {
             Ok(())
         }
     }
+}
+
+fn loaded(response: &v1::LoadModelResponse, printer: &Printer) -> Result<(), Failure> {
+    let v1::LoadModelResponse { model, loaded, changed } = response;
+    let model = model.clone().unwrap_or_default();
+    if printer.is_json() {
+        let mut all = to_json(&model);
+        all["loaded"] = json!(loaded);
+        all["changed"] = json!(changed);
+        return printer.json(&all);
+    }
+    let name = &model.name;
+    match (loaded, changed.is_empty()) {
+        (false, _) => printer.say(&format!("{name} serves already, and none of its files changed")),
+        (true, true) => printer.say(&format!("{name} is loaded")),
+        (true, false) => {
+            printer.say(&format!("{name} is loaded again, changed: {}", changed.join(", ")));
+        }
+    }
+    show(&model, printer)
 }
 
 fn list(all: &[v1::Model], printer: &Printer) -> Result<(), Failure> {

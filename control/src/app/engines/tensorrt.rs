@@ -118,6 +118,7 @@ impl Tensorrt {
             device: Some(Arc::clone(gpu.device())),
             precision: Some(computes_in),
             dims,
+            files: model.files().to_vec(),
             rebuild: Some(Rebuild::new(move || Ok(boxed(model.instance()?)))),
         })
     }

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use super::*;
 
 fn read(text: &str) -> Result<Metadata, MetadataError> {
@@ -55,4 +57,41 @@ fn what_has_no_meaning_is_refused_with_the_file() {
         let error = read(text).expect_err(text).to_string();
         assert!(error.contains(".t"), "{text}: {error}");
     }
+}
+
+/// The keys that a table takes, as the error for another one lists them.
+fn accepted(table: &str) -> BTreeSet<String> {
+    let text = format!("{table}zzz = 1");
+    let error = toml::from_str::<File>(&text).unwrap_err().to_string();
+    let (_, listed) = error.split_once("expected one of").unwrap_or_else(|| panic!("{error}"));
+    listed.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_documentation_has_every_key_and_no_other() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/MODELS.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let (_, keys) = page.split_once("| key | type |").unwrap();
+    let rows = keys.lines().skip(2).take_while(|line| line.starts_with('|'));
+    let cells = rows.map(|row| row.split('|').nth(1).unwrap());
+    let documented: BTreeSet<String> =
+        cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).map(str::to_owned).collect();
+    let under = |table: &str| -> BTreeSet<String> {
+        documented.iter().filter_map(|key| key.strip_prefix(table)).map(str::to_owned).collect()
+    };
+    let first: BTreeSet<String> =
+        documented.iter().map(|key| key.split('.').next().unwrap().to_owned()).collect();
+    assert_eq!(first, accepted(""));
+    assert_eq!(under("gpu."), accepted("[gpu]\n"));
+    assert_eq!(under("dims.NAME."), accepted("[dims.N]\n"));
+    assert_eq!(under("picture."), accepted("[picture]\n"));
+
+    // What stands between fences is every second part.
+    let mut examples = 0;
+    for example in page.split("```toml\n").skip(1) {
+        let (example, _) = example.split_once("```").unwrap();
+        toml::from_str::<File>(example).unwrap_or_else(|error| panic!("{example}{error}"));
+        examples += 1;
+    }
+    assert!(examples > 1);
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use ferry_core::{
     Generation, MemoryChoice, Request, RequestKind, SessionId, Signature, SlotLayout,
 };
-use ferry_engine::{Echo, Engine, EngineError, Finished, Job, Work};
+use ferry_engine::{Echo, Engine, EngineError, FileDigest, Finished, Job, Work};
 use ferry_memory::{
     Arrival, Departure, HeapBacking, PeerAccess, PeerId, Region, ReplyTo, SlotTable,
 };
@@ -39,7 +39,7 @@ impl Engine for Mortal {
 struct Loader;
 
 impl EngineLoader for Loader {
-    fn load(&self, _spec: &LoadSpec<'_>) -> Result<Instances, EngineError> {
+    fn load(&self, spec: &LoadSpec<'_>) -> Result<Instances, EngineError> {
         Ok(Instances {
             engines: vec![Box::new(Mortal(Echo::new()))],
             engine: "mortal",
@@ -47,6 +47,7 @@ impl EngineLoader for Loader {
             device: None,
             precision: None,
             dims: BTreeMap::new(),
+            files: vec![FileDigest::of(spec.file).unwrap()],
             rebuild: None,
         })
     }
@@ -95,7 +96,7 @@ fn request(served: &Served) {
 fn models(folder: &Path) -> Models {
     std::fs::write(folder.join("m.onnx"), b"any").unwrap();
     let models = Models::new(Some(folder.to_owned()), Arc::new(Loader), Metadata::unnamed(1, 4));
-    models.load_all(&AtomicBool::new(false)).unwrap();
+    models.load_all(&AtomicBool::new(false), &Progress::default()).unwrap();
     models
 }
 
@@ -104,7 +105,7 @@ fn a_model_that_lost_its_device_is_failed_and_can_be_loaded_again() {
     let folder = tempfile::tempdir().unwrap();
     let models = models(folder.path());
     let served = models.get("m", 0).unwrap();
-    let Loading { served: same, is_new, retired } = models.load("m", 0).unwrap();
+    let Loading { served: same, is_new, retired, .. } = models.load("m", 0).unwrap();
     assert!(Arc::ptr_eq(&same, &served) && retired.is_none(), "an unchanged file is not loaded");
     assert!(!is_new);
     request(&served);
@@ -116,8 +117,8 @@ fn a_model_that_lost_its_device_is_failed_and_can_be_loaded_again() {
     let refused = models.get("m", 0).unwrap_err().to_string();
     assert!(refused.contains("restart the server"), "{refused}");
     assert!(matches!(&models.list()[0].state, State::Failed(why) if why.contains("device")));
-    let Loading { served: again, is_new, retired } = models.load("m", 0).unwrap();
-    assert!(is_new);
+    let Loading { served: again, is_new, changed, retired } = models.load("m", 0).unwrap();
+    assert!(is_new && changed == ["its instances were lost"], "{changed:?}");
     assert!(Arc::ptr_eq(&retired.unwrap(), &served), "the dead one is to be retired");
     assert!(Arc::ptr_eq(&models.get("m", 0).unwrap(), &again));
 }

@@ -4,13 +4,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ferry_core::{DType, Signature};
-use ferry_engine::EngineError;
+use ferry_engine::{EngineError, FileDigest};
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::value::{Outlet, TensorElementType, ValueType};
 
 use super::engine::OrtEngine;
-use crate::file::{self, EXPORT_AGAIN, one_line, unusable};
+use super::native::commit_from_memory;
+use crate::external::Weights;
+use crate::file::{EXPORT_AGAIN, ModelFile, one_line, unusable};
 use crate::graph;
 use crate::runtime::{self, Opened, Search};
 use crate::signature::{Declared, DeclaredDim, output_of_unknown_shape, signature};
@@ -39,6 +41,7 @@ pub struct OrtModel {
     options: OrtOptions,
     library: &'static Opened,
     signature: Signature,
+    files: Vec<FileDigest>,
     /// The session of all instances, or the one that the first of them will take.
     session: Mutex<Option<Arc<Session>>>,
 }
@@ -58,16 +61,23 @@ impl OrtModel {
             library: "onnxruntime",
             why: runtime::missing(&why),
         })?;
-        let session = load(path, library, options)?;
+        let file = ModelFile::read(path, Weights::Beside)?;
+        let session = load(&file, library, options)?;
         let signature = signature_of(path, &session)?;
-        check_outputs(path, &signature)?;
+        check_outputs(&file, &signature)?;
+        let (path, files) = (path.to_owned(), file.digests);
         let session = Mutex::new(Some(Arc::new(session)));
-        Ok(OrtModel { path: path.to_owned(), options, library, signature, session })
+        Ok(OrtModel { path, options, library, signature, files, session })
     }
 
     /// What the model takes and gives.
     pub fn signature(&self) -> &Signature {
         &self.signature
+    }
+
+    /// What it was loaded from.
+    pub fn files(&self) -> &[FileDigest] {
+        &self.files
     }
 
     /// The version of ONNX Runtime, such as `1.30.0`.
@@ -93,18 +103,18 @@ impl OrtModel {
                 return Ok(session);
             }
         }
-        let session = load(&self.path, self.library, self.options)?;
-        if signature_of(&self.path, &session)? != self.signature {
-            let fix = "load the model anew";
-            return Err(unusable(&self.path, "the file was changed since it was loaded", fix));
+        let file = ModelFile::read(&self.path, Weights::Beside)?;
+        // Instances of one model give one answer: another file is another model.
+        if file.digests != self.files {
+            let fix = "load the model again";
+            return Err(unusable(&self.path, "it was changed since it was loaded", fix));
         }
-        Ok(Arc::new(session))
+        Ok(Arc::new(load(&file, self.library, self.options)?))
     }
 }
 
-fn load(path: &Path, library: &Opened, options: OrtOptions) -> Result<Session, EngineError> {
-    file::check(path)?;
-    commit(path, library, options).map_err(|error| {
+fn load(file: &ModelFile, library: &Opened, options: OrtOptions) -> Result<Session, EngineError> {
+    commit(file, library, options).map_err(|error| {
         let why = one_line(error.message());
         let unknown = ["No Op registered", "is not a registered", "NOT_IMPLEMENTED"];
         let fix = if unknown.iter().any(|text| why.contains(text)) {
@@ -112,18 +122,18 @@ fn load(path: &Path, library: &Opened, options: OrtOptions) -> Result<Session, E
         } else {
             EXPORT_AGAIN
         };
-        unusable(path, why, fix)
+        unusable(&file.path, why, fix)
     })
 }
 
-fn commit(path: &Path, library: &Opened, options: OrtOptions) -> ort::Result<Session> {
-    Session::builder(&library.environment)?
+fn commit(file: &ModelFile, library: &Opened, options: OrtOptions) -> ort::Result<Session> {
+    let builder = Session::builder(&library.environment)?
         .with_optimization_level(GraphOptimizationLevel::All)?
         .with_intra_threads(options.threads.max(1))?
         .with_inter_threads(1)?
         // A pool that spins takes the cores that transports and other instances need.
-        .with_intra_op_spinning(false)?
-        .commit_from_file(path)
+        .with_intra_op_spinning(false)?;
+    commit_from_memory(builder, file)
 }
 
 /// What a session declares.
@@ -154,11 +164,12 @@ fn declared(outlet: &Outlet) -> Result<Declared, String> {
 }
 
 /// Refuses outputs whose room cannot be known before a request runs.
-pub(super) fn check_outputs(path: &Path, signature: &Signature) -> Result<(), EngineError> {
+pub(super) fn check_outputs(file: &ModelFile, signature: &Signature) -> Result<(), EngineError> {
     if output_of_unknown_shape(signature).is_none() {
         return Ok(());
     }
-    let proto = graph::read(path).map_err(|why| unusable(path, why, EXPORT_AGAIN))?;
+    let path = &file.path;
+    let proto = graph::read(&file.model).map_err(|why| unusable(path, why, EXPORT_AGAIN))?;
     let Some(graph) = &proto.graph else { return Ok(()) };
     for output in &signature.outputs {
         let open = output.shape.iter().any(|dim| matches!(dim, ferry_core::Dim::Named(_)));

@@ -14,8 +14,11 @@ use ferry_engine::{EngineError, check_binding};
 use ferry_memory::View;
 use ort::AsPointer;
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
+use ort::session::builder::SessionBuilder;
 use ort::session::{IoBinding, Session};
 use ort::sys::{ONNXTensorElementDataType, OrtApiBase, OrtValue};
+
+use crate::file::ModelFile;
 
 /// How many bindings an instance keeps: one per slot that it serves, 64 sessions of 16 slots. One
 /// is about 1 KiB; making it anew costs some 15 µs.
@@ -191,6 +194,41 @@ impl Bindings {
             self.kept.remove(&oldest);
         }
     }
+}
+
+/// Ends what `builder` began with a model in memory. What [`ModelFile::weights`] has is found under
+/// its name; ONNX Runtime copies it, so that nothing of `file` is used afterwards.
+pub(crate) fn commit_from_memory(
+    mut builder: SessionBuilder,
+    file: &ModelFile,
+) -> ort::Result<Session> {
+    // A reference to a file that was not seen before must not lead to one of the working folder.
+    const FOLDER: &str = "session.model_external_initializers_file_folder_path";
+    builder = builder.with_config_entry(FOLDER, "/dev/null")?;
+    if !file.weights.is_empty() {
+        let names = file.weights.keys().map(|name| CString::new(name.as_str()));
+        let names = names.collect::<Result<Vec<_>, _>>().map_err(ort::Error::from)?;
+        let starts: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
+        let bytes: Vec<_> =
+            file.weights.values().map(|bytes| bytes.as_ptr().cast_mut().cast()).collect();
+        let lengths: Vec<_> = file.weights.values().map(Vec::len).collect();
+        // SAFETY: the three lists have the same length, which is given; names end in NUL. The call
+        // copies names, addresses and lengths into the options. The bytes are read, and never
+        // written, until the session is made, which copies them ("the buffer can be freed after
+        // session creation"); `file` is borrowed until then, and the options are dropped here.
+        let status = unsafe {
+            (ort::api().AddExternalInitializersFromMemory)(
+                builder.ptr_mut(),
+                starts.as_ptr(),
+                bytes.as_ptr(),
+                lengths.as_ptr(),
+                starts.len(),
+            )
+        };
+        // SAFETY: the status was just given to us by the C API and nobody else owns it.
+        unsafe { ort::Error::result_from_status(status) }?;
+    }
+    builder.commit_from_memory(&file.model)
 }
 
 fn failed(error: ort::Error) -> EngineError {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ferry_core::{BoundSignature, DType, Signature};
-use ferry_engine::EngineError;
+use ferry_engine::{EngineError, FileDigest};
 use tract_onnx::pb::ModelProto;
 use tract_onnx::prelude::InferenceModel;
 use tract_onnx::tract_hir::internal::format_err;
@@ -13,7 +13,8 @@ use tract_onnx::tract_hir::internal::format_err;
 use super::engine::TractEngine;
 use super::half;
 use super::plan::{Plan, PlanOutput};
-use crate::file::{self, EXPORT_AGAIN, one_line, text_of, unusable};
+use crate::external::Weights;
+use crate::file::{EXPORT_AGAIN, ModelFile, one_line, text_of, unusable};
 use crate::graph;
 use crate::signature::{Declared, DeclaredDim, signature};
 
@@ -34,6 +35,7 @@ const TRY_ONNX: &str =
 pub struct TractModel {
     path: PathBuf,
     signature: Signature,
+    files: Vec<FileDigest>,
     /// The graph before it is optimised, kept only where there is more than one way to do it.
     graph: Option<InferenceModel>,
     /// The last used first.
@@ -46,8 +48,8 @@ impl TractModel {
     /// # Errors
     /// [`EngineError::Model`] if the file is not one that tract can run.
     pub fn open(path: &Path) -> Result<Arc<TractModel>, EngineError> {
-        file::check(path)?;
-        let (proto, graph) = read(path).map_err(|why| unusable(path, why, EXPORT_AGAIN))?;
+        let ModelFile { model, digests, .. } = ModelFile::read(path, Weights::Inside)?;
+        let (proto, graph) = read(&model).map_err(|why| unusable(path, why, EXPORT_AGAIN))?;
         let declared = proto.graph.as_ref().map_or(Ok(Vec::new()), graph::inputs);
         let inputs = declared.map_err(|why| unusable(path, why, EXPORT_AGAIN))?;
         let open = inputs.iter().flat_map(|input| &input.dims).any(is_open);
@@ -59,6 +61,7 @@ impl TractModel {
         Ok(Arc::new(TractModel {
             path: path.to_owned(),
             signature: signature(&inputs, &outputs),
+            files: digests,
             graph: open.then_some(graph),
             plans: Mutex::new(vec![Arc::new(plan)]),
         }))
@@ -67,6 +70,11 @@ impl TractModel {
     /// What the model takes and gives.
     pub fn signature(&self) -> &Signature {
         &self.signature
+    }
+
+    /// What it was loaded from.
+    pub fn files(&self) -> &[FileDigest] {
+        &self.files
     }
 
     /// Makes an instance; it shares the weights of the others.
@@ -120,15 +128,15 @@ fn with_ones(input: &Declared) -> (DType, Vec<usize>) {
     (input.dtype, input.dims.iter().map(size).collect())
 }
 
-fn read(path: &Path) -> Result<(ModelProto, InferenceModel), String> {
+fn read(model: &[u8]) -> Result<(ModelProto, InferenceModel), String> {
     let read = || {
-        let mut proto = graph::read(path)?;
+        let mut proto = graph::read(model)?;
         if let Some(graph) = proto.graph.as_mut().filter(|graph| half::has_halves(graph)) {
             half::split_gemms(graph);
         }
-        let directory = path.parent().and_then(Path::to_str);
+        // Without a folder, so that it reads no file: all weights are inside.
         let parsed = tract_onnx::onnx()
-            .parse(&proto, directory)
+            .parse(&proto, None)
             .and_then(|parsed| match parsed.unresolved_inputs.as_slice() {
                 [] => Ok(parsed.model),
                 names => Err(format_err!("nothing gives {}", names.join(", "))),

@@ -7,6 +7,7 @@ mod agree;
 mod broken;
 mod common;
 mod conformance;
+mod external;
 mod half;
 mod log;
 mod memory;

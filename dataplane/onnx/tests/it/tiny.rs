@@ -98,12 +98,12 @@ fn varint(out: &mut Vec<u8>, mut number: u64) {
     out.push(u8::try_from(number).unwrap());
 }
 
-fn number(out: &mut Vec<u8>, field: u64, value: u64) {
+pub(crate) fn number(out: &mut Vec<u8>, field: u64, value: u64) {
     varint(out, field << 3);
     varint(out, value);
 }
 
-fn bytes(out: &mut Vec<u8>, field: u64, content: &[u8]) {
+pub(crate) fn bytes(out: &mut Vec<u8>, field: u64, content: &[u8]) {
     varint(out, (field << 3) | 2);
     varint(out, content.len() as u64);
     out.extend(content);

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ferry_core::{BoundSignature, Signature, error_text};
 use ferry_cuda::{Arena, Device, Kernels, Priority, Runner};
-use ferry_engine::{EngineError, check_binding};
+use ferry_engine::{EngineError, FileDigest, check_binding};
 use ort::ep::{ArbitrarilyConfigurableExecutionProvider, CUDA};
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
@@ -14,9 +14,11 @@ use ort::session::builder::GraphOptimizationLevel;
 use super::allocator::{register, with_arena};
 use super::engine::CudaEngine;
 use super::native::{Bound, RunOptions};
-use crate::file::{self, EXPORT_AGAIN, one_line, unusable};
+use crate::external::Weights;
+use crate::file::{EXPORT_AGAIN, ModelFile, one_line, unusable};
 use crate::graph;
 use crate::ort::model::{check_outputs, signature_of};
+use crate::ort::native::commit_from_memory;
 use crate::runtime::{self, Opened, Search};
 
 /// In which numbers a model computes.
@@ -88,6 +90,7 @@ pub struct CudaModel {
     options: CudaOptions,
     library: &'static Opened,
     signature: Signature,
+    files: Vec<FileDigest>,
     session: Arc<Session>,
     device: Arc<Device>,
     weights: Arc<Arena>,
@@ -117,17 +120,17 @@ impl CudaModel {
             library: "onnxruntime",
             why: runtime::missing(&why),
         })?;
-        file::check(path)?;
+        let file = ModelFile::read(path, Weights::Beside)?;
         register(library, &device).map_err(|error| missing(error.message().to_owned()))?;
         let runner = Runner::new(&device, Priority::Normal);
         let runner = runner.map_err(|error| missing(error.to_string()))?;
         let weights = Arc::new(Arena::new(&device));
         let load =
-            |graphs| with_arena(&weights, || commit(path, library, options, &runner, graphs));
+            |graphs| with_arena(&weights, || commit(&file, library, options, &runner, graphs));
         // With graphs the library refuses a model of which a part would run on the CPU. It does
         // not refuse one whose tensors are as large as values say, and a graph of that one would
         // go on with the sizes of the request that it was recorded with.
-        let why = match waits_for_values(path)? {
+        let why = match waits_for_values(&file)? {
             Some(op) => Err(format!("{op} gives as many elements as the values of its input say")),
             None => load(true).map_err(|why| one_line(why.message())),
         };
@@ -139,7 +142,7 @@ impl CudaModel {
             }
         };
         let signature = signature_of(path, &session)?;
-        check_outputs(path, &signature)?;
+        check_outputs(&file, &signature)?;
         let kernels = Kernels::of(&device)
             .inspect_err(|error| tracing::warn!(%error, "no picture kernel, no mapped memory"))
             .ok();
@@ -150,6 +153,7 @@ impl CudaModel {
             options,
             library,
             signature,
+            files: file.digests,
             session: Arc::new(session),
             device,
             weights,
@@ -163,6 +167,11 @@ impl CudaModel {
     /// What the model takes and gives.
     pub fn signature(&self) -> &Signature {
         &self.signature
+    }
+
+    /// What it was loaded from.
+    pub fn files(&self) -> &[FileDigest] {
+        &self.files
     }
 
     /// The file.
@@ -238,8 +247,8 @@ impl CudaModel {
     }
 }
 
-fn waits_for_values(path: &Path) -> Result<Option<&'static str>, EngineError> {
-    let proto = graph::read(path).map_err(|why| unusable(path, why, EXPORT_AGAIN))?;
+fn waits_for_values(file: &ModelFile) -> Result<Option<&'static str>, EngineError> {
+    let proto = graph::read(&file.model).map_err(|why| unusable(&file.path, why, EXPORT_AGAIN))?;
     Ok(proto.graph.as_ref().and_then(graph::waits_for_values))
 }
 
@@ -256,7 +265,7 @@ fn refused(path: &Path, error: &ort::Error) -> EngineError {
 }
 
 fn commit(
-    path: &Path,
+    file: &ModelFile,
     library: &Opened,
     options: CudaOptions,
     runner: &Runner,
@@ -270,12 +279,12 @@ fn commit(
         .with_prefer_nhwc(options.channels_last)
         .with_arbitrary_config("has_user_compute_stream", "1")
         .with_arbitrary_config("user_compute_stream", runner.stream().raw().addr().to_string());
-    Session::builder(&library.environment)?
+    let builder = Session::builder(&library.environment)?
         .with_optimization_level(GraphOptimizationLevel::All)?
         .with_intra_threads(1)?
         .with_inter_threads(1)?
         .with_intra_op_spinning(false)?
         .with_env_allocators()?
-        .with_execution_providers([provider.build().error_on_failure()])?
-        .commit_from_file(path)
+        .with_execution_providers([provider.build().error_on_failure()])?;
+    commit_from_memory(builder, file)
 }

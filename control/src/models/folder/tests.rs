@@ -1,0 +1,63 @@
+use super::*;
+
+#[test]
+fn names_that_could_be_paths_are_refused() {
+    for good in ["resnet50", "a.b-c_D9"] {
+        check_name(good).unwrap();
+    }
+    for bad in ["", "..", ".x", "a/b", "../a", "a\\b", "a\0", "ä", &"x".repeat(129)] {
+        assert!(check_name(bad).is_err(), "{bad:?}");
+    }
+}
+
+fn scan_of(files: &[&str]) -> (tempfile::TempDir, Scan) {
+    let dir = tempfile::tempdir().unwrap();
+    for path in files {
+        let path = dir.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, "x").unwrap();
+    }
+    let scan = scan(dir.path()).unwrap();
+    (dir, scan)
+}
+
+#[test]
+fn both_shapes_of_folder_are_found() {
+    let all = ["a.onnx", "a.toml", "b/2/model.onnx", "b/10/model.onnx", "b/model.toml"];
+    let (dir, Scan { sources, passed_over }) =
+        scan_of(&[&all[..], &["b/10/model.toml", "c.txt", ".git/1/model.onnx"]].concat());
+    let names: Vec<_> = sources.iter().map(|it| (it.name.as_str(), it.version)).collect();
+    assert_eq!(names, [("a", 1), ("b", 2), ("b", 10)]);
+    assert_eq!(sources[0].file, dir.path().join("a.onnx"));
+    assert!(sources.iter().all(|it| it.metadata.is_some()));
+    assert_eq!(sources[2].metadata, Some(dir.path().join("b/10/model.toml")));
+    assert_eq!(passed_over, []);
+}
+
+#[test]
+fn what_is_passed_over_has_a_reason() {
+    let expected = [
+        (".d.onnx", "start with no dot"),
+        ("UPPER.ONNX", "rename it to UPPER.onnx"),
+        ("a/1/model.onnx", "another file is a version 1"),
+        ("b/0/model.onnx", "versions are numbers from 1"),
+        ("b/x/model.onnx", "versions are numbers from 1"),
+        ("modèle.onnx", "letters, digits"),
+        ("my model.onnx", "letters, digits"),
+        ("my model/1/model.onnx", "letters, digits"),
+        ("named/1/net.onnx", "is called model.onnx"),
+        ("nover/model.onnx", "move it to nover/1/model.onnx"),
+    ];
+    let files: Vec<_> = expected.iter().map(|it| it.0).chain(["a.onnx"]).collect();
+    let (dir, Scan { sources, passed_over }) = scan_of(&files);
+    assert_eq!(sources.len(), 1, "{sources:?}");
+    let mut told: Vec<_> = passed_over
+        .iter()
+        .map(|it| (it.path.strip_prefix(dir.path()).unwrap().to_str().unwrap(), it.why.as_str()))
+        .collect();
+    told.sort_unstable();
+    assert_eq!(told.len(), expected.len(), "{told:#?}");
+    for ((path, why), (file, part)) in told.into_iter().zip(expected) {
+        assert!(file.starts_with(path) && why.contains(part), "{file}: {path}: {why}");
+    }
+}

@@ -13,11 +13,13 @@ pub mod v1 {
 pub mod channel;
 mod error;
 mod model;
+mod open;
 mod rdma;
 mod session;
 mod timing;
 
 pub use error::WireError;
+pub use open::{named_shapes, wait};
 pub use timing::{
     BATCH_ROWS_MAX, append_row, rows, server_times_from_wire, server_times_to_wire,
     stages_from_wire, stages_to_wire,

@@ -11,6 +11,7 @@ pub mod placement;
 pub mod record;
 pub mod session;
 pub mod signature;
+pub mod spec;
 pub mod stage;
 pub mod status;
 pub mod tensor;
@@ -21,13 +22,14 @@ pub use endpoint::{
     RegionDescriptor, Retry,
 };
 pub use error_text::error_text;
-pub use found::Found;
+pub use found::{Area, Finding, Found};
 pub use frame::{Body, FRAME_BYTES, Frame, FrameError, PixelFormat, Reply, Request, RequestKind};
 pub use placement::{HostMemory, MemoryChoice, Placement, SlotPlace, Staged, Why};
 pub use record::{KindName, RequestRecord};
 pub use session::{Generation, SessionId, SlotIndex, SlotLayout, Token};
 pub use signature::{BindError, BoundSignature, BoundTensor, Signature};
+pub use spec::{NamedShapes, PlacementWish, RecordedBy, SessionSpec};
 pub use stage::{ServerTimes, Stage, StageTimes};
 pub use status::Status;
 pub use tensor::{DType, Dim, TensorSpec};
-pub use transport::{LinkKind, Transport, WaitPolicy};
+pub use transport::{LinkKind, Slots, Transport, TransportFacts, WaitPolicy};

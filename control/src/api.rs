@@ -2,12 +2,15 @@
 
 mod admin;
 mod auth;
-mod drive;
-pub(crate) mod inference;
+mod from_wire;
+mod inference;
 mod local;
 mod models;
+mod router;
 mod runs;
 mod sessions;
+mod status;
+mod status_of;
 mod to_wire;
 
 pub use admin::AdminService;
@@ -15,6 +18,6 @@ pub use auth::{Access, AuthLayer, METHODS};
 pub use inference::InferenceService;
 pub use local::LocalService;
 pub use models::ModelsService;
-pub(crate) use models::loaded_event;
+pub use router::{Router, SERVICES, router};
 pub use runs::RunsService;
 pub use sessions::SessionsService;

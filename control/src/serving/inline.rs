@@ -1,84 +1,159 @@
-//! A request without a session: a model and its inputs by name, all in one call.
+//! A request without a session: a model and its inputs by name, whatever protocol brought them.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use ferry_core::{BoundSignature, DType, Generation, MemoryChoice, SlotLayout, error_text};
+use bytes::Bytes;
+use ferry_core::{
+    BoundSignature, BoundTensor, DType, Generation, MemoryChoice, NamedShapes, Request, SessionId,
+    SlotLayout, StageTimes, error_text,
+};
 use ferry_memory::{Slot, SlotTable};
-use ferry_proto::{WireError, server_times_to_wire, v1};
 use ferry_transport::UnixClock;
 
-use crate::api::inference::{arrival, payload_of, serve, server_times};
+use super::call::{Call, payload_of, serve, server_times};
+use super::routes::{Meter, Recording, Route};
+use super::standing::Standing;
 use crate::error::ApiError;
-use crate::models::Served;
-use crate::serving::routes::{Meter, Recording, Route};
-use crate::sessions::REPLY_BYTES_MIN;
-use crate::state::State;
+use crate::models::{Models, Served};
+use crate::store::Recorder;
 use crate::tenants::Tenant;
 
-/// Serves one request. Its timings are in the reply, and in the store under a standing session.
-pub(crate) async fn infer(
-    state: &State,
-    tenant: Arc<Tenant>,
-    request: &v1::InferRequest,
-    seen: Instant,
-) -> Result<v1::InferResponse, ApiError> {
-    let served = state.models.get(&request.model, request.version)?;
-    let binding = bind(&served, request)?;
-    let layout = SlotLayout {
-        slots: 1,
-        request_bytes: binding.request_bytes().max(request.payload.len() as u64),
-        reply_bytes: binding.reply_bytes().max(REPLY_BYTES_MIN),
-    };
-    // For as long as the call lasts, it counts as a session of one slot.
-    let bytes = SlotTable::bytes(&layout).map_err(|error| ApiError::Busy(error_text(&error)))?;
-    let _held = tenant.reserve(1, bytes as u64)?;
-    let table = SlotTable::private(layout).map_err(|error| ApiError::Busy(error_text(&error)))?;
-    let slot = table.acquire().ok_or_else(|| ApiError::Internal("a new table is full".into()))?;
-    let payload_bytes = place(&slot, &binding, request)?;
-    let (session, number) = state.standing.number(&tenant, &served, &state.recorder)?;
-    let recording =
-        Recording { recorder: state.recorder.clone(), run: 0, clock: UnixClock::read() };
-    let route = Arc::new(Route {
-        served: Arc::downgrade(&served),
-        binding: Arc::new(binding),
-        memory: MemoryChoice::Auto,
-        generation: Generation::FIRST,
-        tenant,
-        meter: Arc::new(Meter::default()),
-        recording: Some(recording),
-    });
-    let generation = Generation::FIRST;
-    let mut arrival = arrival(slot, session, generation, request, payload_bytes, seen)?;
-    arrival.request = number;
-    let departure = serve(&route, arrival).await?;
-    let whole = payload_of(&departure)?;
-    Ok(v1::InferResponse {
-        outputs: outputs(&route.binding, &whole),
-        server_times: server_times_to_wire(&server_times(&departure)),
-        model: served.name.clone(),
-        version: served.version,
-        engine: served.engine.to_owned(),
-        ..v1::InferResponse::default()
-    })
+/// Shortest reply half of a slot, in bytes: the texts of errors fit.
+pub const REPLY_BYTES_MIN: u64 = 512;
+
+/// A tensor that lies in a message.
+#[derive(Clone, Debug)]
+pub struct InlineTensor {
+    /// Its name.
+    pub name: String,
+    /// Its elements.
+    pub dtype: DType,
+    /// Its shape.
+    pub shape: Vec<u64>,
+    /// Its bytes.
+    pub contents: Bytes,
 }
 
-/// Chooses the open dimensions: by the inputs themselves, and by the shapes that are given.
-pub(crate) fn bind(
-    served: &Served,
-    request: &v1::InferRequest,
-) -> Result<BoundSignature, ApiError> {
-    let given = request.shapes.iter().map(|it| (it.name.clone(), it.shape.clone()));
-    let inputs = request.inputs.iter().map(|it| (it.name.clone(), it.shape.clone()));
-    let shapes: Vec<(String, Vec<u64>)> = given.chain(inputs).collect();
-    served.bind(&shapes)
+/// What is to be served.
+#[derive(Clone, Debug)]
+pub struct InlineRequest {
+    /// The model.
+    pub model: String,
+    /// Its version; 0 is the latest that serves.
+    pub version: u64,
+    /// What the request is.
+    pub what: Request,
+    /// The inputs by name; none: the payload holds them.
+    pub inputs: Vec<InlineTensor>,
+    /// A picture, or all inputs one after the other.
+    pub payload: Bytes,
+    /// Sizes of open dimensions beside those that the inputs show.
+    pub shapes: NamedShapes,
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct InlineReply {
+    /// The outputs, each a part of the payload.
+    pub outputs: Vec<InlineTensor>,
+    /// All outputs, one after the other.
+    pub payload: Bytes,
+    /// The durations that are known.
+    pub times: StageTimes,
+    /// The model that served it.
+    pub served: Arc<Served>,
+    /// The session that it is stored under.
+    pub session: SessionId,
+}
+
+impl InlineRequest {
+    /// The shapes that are given, and those that the inputs show.
+    pub fn all_shapes(&self) -> NamedShapes {
+        let inputs = self.inputs.iter().map(|it| (it.name.clone(), it.shape.clone()));
+        self.shapes.iter().cloned().chain(inputs).collect()
+    }
+}
+
+/// Serves requests without a session.
+#[derive(Debug)]
+pub struct Inline {
+    models: Arc<Models>,
+    recorder: Recorder,
+    standing: Standing,
+}
+
+impl Inline {
+    /// Serves with `models`, and records what it serves.
+    pub fn new(models: Arc<Models>, recorder: Recorder) -> Inline {
+        Inline { models, recorder, standing: Standing::default() }
+    }
+
+    /// Serves one request, whose call began at `seen`. Its timings are in the reply, and in the
+    /// store under a standing session.
+    ///
+    /// # Errors
+    /// [`ApiError`] says what does not fit, or how the request ended.
+    pub async fn infer(
+        &self,
+        tenant: Arc<Tenant>,
+        request: &InlineRequest,
+        seen: Instant,
+    ) -> Result<InlineReply, ApiError> {
+        let served = self.models.get(&request.model, request.version)?;
+        let binding = served.bind(&request.all_shapes())?;
+        let layout = SlotLayout {
+            slots: 1,
+            request_bytes: binding.request_bytes().max(request.payload.len() as u64),
+            reply_bytes: binding.reply_bytes().max(REPLY_BYTES_MIN),
+        };
+        let busy = |error| ApiError::Busy(error_text(&error));
+        // For as long as the call lasts, it counts as a session of one slot.
+        let bytes = SlotTable::bytes(&layout).map_err(busy)?;
+        let _held = tenant.reserve(1, bytes as u64)?;
+        let table = SlotTable::private(layout).map_err(busy)?;
+        let slot =
+            table.acquire().ok_or_else(|| ApiError::Internal("a new table is full".into()))?;
+        let payload_bytes = place(&slot, &binding, request)?;
+        let (session, number) = self.standing.number(&tenant, &served, &self.recorder)?;
+        let recording =
+            Recording { recorder: self.recorder.clone(), run: 0, clock: UnixClock::read() };
+        let generation = Generation::FIRST;
+        let route = Arc::new(Route {
+            served: Arc::downgrade(&served),
+            binding: Arc::new(binding),
+            memory: MemoryChoice::Auto,
+            generation,
+            tenant,
+            meter: Arc::new(Meter::default()),
+            recording: Some(recording),
+        });
+        let call = Call { session, generation, request: number, what: request.what, seen };
+        let departure = serve(&route, call.arrival(slot, payload_bytes)).await?;
+        let payload = payload_of(&departure)?;
+        Ok(InlineReply {
+            outputs: outputs(&route.binding, &payload),
+            payload,
+            times: server_times(&departure),
+            served,
+            session,
+        })
+    }
+
+    /// Notes the end of the standing sessions: the server's.
+    pub fn close(&self) {
+        self.standing.close(&self.recorder);
+    }
 }
 
 /// Copies the inputs to their places, or the payload as it is; how many bytes that makes.
+///
+/// # Errors
+/// [`ApiError::Field`] names the input that is missing, twice there, or of another size.
 pub(crate) fn place(
     slot: &Slot,
     binding: &BoundSignature,
-    request: &v1::InferRequest,
+    request: &InlineRequest,
 ) -> Result<usize, ApiError> {
     let copied = |at: usize, bytes: &[u8]| {
         slot.request().copy_in(at, bytes).map_err(|error| ApiError::Internal(error_text(&error)))
@@ -88,25 +163,7 @@ pub(crate) fn place(
         return Ok(request.payload.len());
     }
     for wanted in &binding.inputs {
-        let mut all = request.inputs.iter().filter(|it| it.name == wanted.name);
-        let (Some(input), None) = (all.next(), all.next()) else {
-            let why = format!("the model wants {:?} exactly once", wanted.name);
-            return Err(ApiError::field("inputs", why));
-        };
-        let dtype: DType =
-            input.datatype.parse().map_err(|why| WireError::invalid("inputs.datatype", why))?;
-        if dtype != wanted.dtype || input.contents.len() as u64 != wanted.bytes {
-            let why = format!(
-                "{:?} is {} of {} bytes; the model wants {} {:?}, {} bytes",
-                input.name,
-                dtype,
-                input.contents.len(),
-                wanted.dtype,
-                wanted.shape,
-                wanted.bytes
-            );
-            return Err(ApiError::field("inputs", why));
-        }
+        let input = input(wanted, &request.inputs)?;
         let at = usize::try_from(wanted.offset)
             .map_err(|error| ApiError::Internal(error.to_string()))?;
         copied(at, &input.contents)?;
@@ -115,14 +172,38 @@ pub(crate) fn place(
     usize::try_from(bytes).map_err(|error| ApiError::Internal(error.to_string()))
 }
 
+fn input<'a>(
+    wanted: &BoundTensor,
+    inputs: &'a [InlineTensor],
+) -> Result<&'a InlineTensor, ApiError> {
+    let mut all = inputs.iter().filter(|it| it.name == wanted.name);
+    let (Some(input), None) = (all.next(), all.next()) else {
+        let why = format!("the model wants {:?} exactly once", wanted.name);
+        return Err(ApiError::field("inputs", why));
+    };
+    if input.dtype == wanted.dtype && input.contents.len() as u64 == wanted.bytes {
+        return Ok(input);
+    }
+    let why = format!(
+        "{:?} is {} of {} bytes; the model wants {} {:?}, {} bytes",
+        input.name,
+        input.dtype,
+        input.contents.len(),
+        wanted.dtype,
+        wanted.shape,
+        wanted.bytes
+    );
+    Err(ApiError::field("inputs", why))
+}
+
 /// The outputs, each a part of the payload that is not copied again.
-pub(crate) fn outputs(binding: &BoundSignature, whole: &bytes::Bytes) -> Vec<v1::InlineTensor> {
-    let part = |tensor: &ferry_core::BoundTensor| {
+pub(crate) fn outputs(binding: &BoundSignature, whole: &Bytes) -> Vec<InlineTensor> {
+    let part = |tensor: &BoundTensor| {
         let from = usize::try_from(tensor.offset).ok()?;
         let to = from.checked_add(usize::try_from(tensor.bytes).ok()?)?;
-        (to <= whole.len()).then(|| v1::InlineTensor {
+        (to <= whole.len()).then(|| InlineTensor {
             name: tensor.name.clone(),
-            datatype: tensor.dtype.name().to_owned(),
+            dtype: tensor.dtype,
             shape: tensor.shape.clone(),
             contents: whole.slice(from..to),
         })

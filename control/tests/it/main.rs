@@ -26,3 +26,4 @@ mod store;
 #[cfg(feature = "tensorrt")]
 mod tensorrt;
 mod transports;
+mod walls;

@@ -7,14 +7,26 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::host::machine::sample;
-use crate::state::State;
-use crate::store::{Event, ResourceSample};
+use crate::models::Models;
+use crate::runs::RunBook;
+use crate::store::{Event, Recorder, ResourceSample};
 use gpus::{Gpus, in_use};
+
+/// What is sampled, and where it goes.
+#[derive(Debug)]
+pub(crate) struct Sampled {
+    /// Whose GPUs are sampled.
+    pub(crate) models: Arc<Models>,
+    /// The runs that get a copy of each sample.
+    pub(crate) runs: Arc<RunBook>,
+    /// Where samples go.
+    pub(crate) recorder: Recorder,
+}
 
 /// Samples until it is aborted. What sampling itself costs is measured and logged at the first
 /// sample, and when a GPU joins: it is two reads of `/proc`, some 100 µs each second by default,
 /// and some calls of NVML where models run on a GPU.
-pub(crate) async fn keep(state: Arc<State>, every: Duration) {
+pub(crate) async fn keep(sampled: Sampled, every: Duration) {
     if every.is_zero() {
         return;
     }
@@ -36,11 +48,11 @@ pub(crate) async fn keep(state: Arc<State>, every: Duration) {
             tracing::warn!("no /proc: resources are not sampled");
             return;
         };
-        (gpus, taken) = with_gpus(gpus, &state, taken).await;
-        for run in std::iter::once(0).chain(state.runs.going_on()) {
+        (gpus, taken) = with_gpus(gpus, &sampled.models, taken).await;
+        for run in std::iter::once(0).chain(sampled.runs.going_on()) {
             let mut of_run = taken;
             of_run.run = run;
-            state.recorder.event(Event::Sampled(Box::new(of_run)));
+            sampled.recorder.event(Event::Sampled(Box::new(of_run)));
         }
         if std::mem::take(&mut first) {
             let cost_us = start.elapsed().as_micros();
@@ -60,10 +72,10 @@ async fn after(time: Option<Duration>) {
 /// Adds what the GPUs of the models use.
 async fn with_gpus(
     gpus: Option<Gpus>,
-    state: &State,
+    models: &Models,
     taken: ResourceSample,
 ) -> (Option<Gpus>, ResourceSample) {
-    let devices = in_use(&state.models);
+    let devices = in_use(models);
     if devices.is_empty() && gpus.as_ref().is_none_or(Gpus::is_empty) {
         return (gpus, taken);
     }

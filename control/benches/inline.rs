@@ -77,8 +77,8 @@ async fn ours() -> (InferenceClient<Channel>, v1::SessionRef) {
     let mut sessions = SessionsClient::connect(format!("http://{address}")).await.unwrap();
     let shape = |name: &str, size| v1::TensorShape { name: name.into(), shape: vec![size] };
     let request = v1::OpenSessionRequest {
-        protocol_min: 1,
-        protocol_max: 1,
+        protocol_min: ferry_core::frame::VERSION.into(),
+        protocol_max: ferry_core::frame::VERSION.into(),
         model: "echo".into(),
         transport: v1::Transport::Grpc.into(),
         shapes: vec![shape("input", BYTES_IN), shape("output", BYTES_OUT)],

@@ -135,7 +135,7 @@ fn session() -> SessionRow {
     }
 }
 
-/// A row with nine of the thirteen stages, of the lengths that they have in life.
+/// A row with nine of the stages, of the lengths that they have in life.
 fn record(request: u64) -> RequestRecord {
     let mut times = StageTimes::NONE;
     for (stage, ns) in [
@@ -162,6 +162,7 @@ fn record(request: u64) -> RequestRecord {
         bytes_in: 602_112,
         bytes_out: 4_000,
         status: Status::Ok,
+        trace: ferry_core::TraceId::NONE,
         times,
     }
 }

@@ -62,7 +62,7 @@ pub enum ApiError {
         /// The client's highest.
         max: u32,
         /// Ours.
-        ours: u16,
+        ours: u8,
         /// Whoever is behind.
         older: &'static str,
     },

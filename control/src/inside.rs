@@ -6,14 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ferry_core::{RecordedBy, RequestRecord, SessionSpec, Status, Transport};
-use ferry_memory::SlotTable;
+use ferry_memory::{SlotTable, between_ns};
 use ferry_transport::{Driver, DriverOptions, RecordSink, UnixClock};
 use tokio::sync::oneshot;
 
 use crate::error::ApiError;
 use crate::host::machine::VERSION;
 use crate::serving::inline::{self, InlineReply, InlineRequest};
-use crate::serving::routes::ns;
 use crate::sessions::{Caller, Opened, Place, Sessions};
 use crate::store::Recorder;
 use crate::tenants::Tenant;
@@ -122,7 +121,7 @@ fn infer_in(
     let slot = table.acquire().ok_or_else(|| internal("a new session has no free slot"))?;
     let binding = &opened.session.agreed.binding;
     let bytes = inline::place(&slot, binding, request)?;
-    let fill_ns = ns(filling, Instant::now());
+    let fill_ns = between_ns(filling, Instant::now());
     driver
         .submit(slot, bytes, request.what, Some(fill_ns))
         .map_err(|error| ApiError::Internal(error.why.to_string()))?;
@@ -140,6 +139,7 @@ fn infer_in(
         outputs: inline::outputs(binding, &whole),
         payload: whole,
         times: done.times,
+        shapes: done.outputs.clone(),
         served: Arc::clone(&opened.session.served),
         session: opened.session.id,
     })

@@ -25,8 +25,9 @@ use tracing_subscriber::EnvFilter;
 /// The options have no meaning (`EX_USAGE` of sysexits).
 const USAGE: u8 = 64;
 
-/// How long the end waits for a model that is being loaded.
-const LOAD_ENDS_WITHIN: Duration = Duration::from_secs(5);
+/// How long the end waits for a model that is being loaded: no library can be stopped half-way, and
+/// nothing is lost if the process ends under it. Small models are done by then.
+const LOAD_ENDS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Serves models: a gRPC control plane and a data plane beside it.
 #[derive(Debug, Parser)]

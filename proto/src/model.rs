@@ -1,8 +1,9 @@
 //! Tensors, signatures and names, to the wire and back.
 
+use bytes::Bytes;
 use ferry_core::{
-    BoundSignature, BoundTensor, Dim, HostMemory, MemoryChoice, PixelFormat, Request, RequestKind,
-    Signature, SlotPlace, TensorSpec, Transport, WaitPolicy,
+    BoundSignature, BoundTensor, Dim, HostMemory, MemoryChoice, OutputShapes, PixelFormat, Request,
+    RequestKind, Signature, SlotPlace, TensorSpec, TraceId, Transport, WaitPolicy,
 };
 
 use crate::error::WireError;
@@ -213,6 +214,7 @@ impl From<Request> for v1::RequestInfo {
         let mut info = v1::RequestInfo {
             batch: request.batch,
             priority: u32::from(request.priority),
+            trace_id: trace_to_wire(request.trace),
             ..Default::default()
         };
         let kind = match request.kind {
@@ -254,6 +256,44 @@ impl TryFrom<&v1::RequestInfo> for Request {
         let priority =
             u8::try_from(info.priority).map_err(|why| WireError::invalid("info.priority", why))?;
         // An unset batch is one item: most models have no batch at all.
-        Ok(Request { kind, batch: info.batch.max(1), priority })
+        let trace = trace_from_wire(&info.trace_id)?;
+        Ok(Request { kind, batch: info.batch.max(1), priority, trace })
     }
+}
+
+/// A trace as bytes: none where there is none.
+pub(crate) fn trace_to_wire(trace: TraceId) -> Bytes {
+    if trace.is_none() { Bytes::new() } else { Bytes::copy_from_slice(&trace.0) }
+}
+
+pub(crate) fn trace_from_wire(bytes: &[u8]) -> Result<TraceId, WireError> {
+    if bytes.is_empty() {
+        return Ok(TraceId::NONE);
+    }
+    let wrong = |_length| {
+        let why = format!("{} bytes; a trace is named by 16 or by none", bytes.len());
+        WireError::invalid("trace_id", why)
+    };
+    bytes.try_into().map(TraceId).map_err(wrong)
+}
+
+/// The shapes of a reply's outputs, in the model's order; none where they are as agreed.
+pub fn output_shapes_to_wire(outputs: Option<&OutputShapes>) -> Vec<v1::TensorShape> {
+    let shapes = outputs.into_iter().flat_map(OutputShapes::iter);
+    shapes.map(|shape| v1::TensorShape { name: String::new(), shape: shape.to_vec() }).collect()
+}
+
+/// What [`output_shapes_to_wire`] made.
+///
+/// # Errors
+/// [`WireError`] if there are more than any reply has.
+pub fn output_shapes_from_wire(
+    shapes: &[v1::TensorShape],
+) -> Result<Option<Box<OutputShapes>>, WireError> {
+    if shapes.is_empty() {
+        return Ok(None);
+    }
+    let outputs = OutputShapes::of(shapes.iter().map(|it| &it.shape));
+    let outputs = outputs.map_err(|why| WireError::invalid("output_shapes", why))?;
+    Ok(Some(Box::new(outputs)))
 }

@@ -1,9 +1,11 @@
 //! Timings, to the wire and back.
 
+use bytes::Bytes;
 use ferry_core::stage::WIRE_STAGES;
 use ferry_core::{KindName, RequestRecord, SessionId, Stage, StageTimes, Staged, Status};
 
 use crate::error::WireError;
+use crate::model::{trace_from_wire, trace_to_wire};
 use crate::v1;
 
 /// Most rows of one batch: bounds what a reader has to hold.
@@ -18,15 +20,15 @@ fn from_wire(number: u64) -> Option<u64> {
     number.checked_sub(1)
 }
 
-/// The nine durations of a reply.
+/// The durations of a reply.
 pub fn server_times_to_wire(times: &StageTimes) -> Vec<u64> {
     WIRE_STAGES.iter().map(|&stage| to_wire(times.of(stage))).collect()
 }
 
-/// The nine durations of a reply.
+/// The durations of a reply.
 ///
 /// # Errors
-/// [`WireError`] if there are not nine.
+/// [`WireError`] if there are not as many as stages travel.
 pub fn server_times_from_wire(numbers: &[u64]) -> Result<StageTimes, WireError> {
     if numbers.len() != WIRE_STAGES.len() {
         let why = format!("{} durations, expected {}", numbers.len(), WIRE_STAGES.len());
@@ -72,6 +74,13 @@ pub fn append_row(batch: &mut v1::TimingBatch, record: &RequestRecord) {
     batch.status.push(u32::from(record.status.to_wire()));
     batch.stages.extend(Stage::ALL.iter().map(|&stage| to_wire(record.times.of(stage))));
     batch.staged.push(record.times.staged().map_or(0, staged_to_wire));
+    if !record.trace.is_none() {
+        // Those before it were in none.
+        batch.trace_id.resize(batch.request.len() - 1, Bytes::new());
+    }
+    if !batch.trace_id.is_empty() || !record.trace.is_none() {
+        batch.trace_id.push(trace_to_wire(record.trace));
+    }
 }
 
 fn staged_to_wire(staged: Staged) -> u32 {
@@ -106,7 +115,8 @@ pub fn rows(batch: &v1::TimingBatch) -> Result<Vec<RequestRecord>, WireError> {
         batch.staged.len(),
     ];
     let same = columns.iter().all(|&len| len == count);
-    if !same || batch.stages.len() != count.saturating_mul(Stage::COUNT) {
+    let traced = batch.trace_id.is_empty() || batch.trace_id.len() == count;
+    if !same || !traced || batch.stages.len() != count.saturating_mul(Stage::COUNT) {
         return Err(WireError::invalid("timings", "columns differ in length"));
     }
     if count > BATCH_ROWS_MAX {
@@ -135,13 +145,14 @@ fn row(batch: &v1::TimingBatch, session: SessionId, i: usize) -> Result<RequestR
         bytes_in: batch.bytes_in[i],
         bytes_out: batch.bytes_out[i],
         status: status.ok_or_else(|| WireError::invalid("status", "has no meaning"))?,
+        trace: trace_from_wire(batch.trace_id.get(i).map_or(&[], |id| &id[..]))?,
         times,
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use ferry_core::{HostMemory, Why};
+    use ferry_core::{HostMemory, TraceId, Why};
 
     use super::*;
 
@@ -161,6 +172,7 @@ mod tests {
             bytes_in: 4,
             bytes_out: 5,
             status: Status::Overloaded,
+            trace: TraceId::NONE,
             times,
         }
     }
@@ -176,6 +188,10 @@ mod tests {
     fn rows_come_back_as_they_went() {
         let records = [record(1), record(2)];
         assert_eq!(rows(&batch(&records)), Ok(records.to_vec()));
+        assert!(batch(&records).trace_id.is_empty(), "no column for what nobody has");
+        let traced = RequestRecord { trace: TraceId([7; 16]), ..record(3) };
+        let records = [record(1), record(2), traced, record(4)];
+        assert_eq!(rows(&batch(&records)), Ok(records.to_vec()));
     }
 
     #[test]
@@ -186,6 +202,11 @@ mod tests {
         let mut short = batch(&[record(1)]);
         short.stages.pop();
         assert!(rows(&short).is_err());
+        let mut traces = batch(&[record(1), record(2)]);
+        traces.trace_id.push(Bytes::from_static(&[7; 16]));
+        assert!(rows(&traces).is_err(), "one trace for two rows");
+        traces.trace_id.push(Bytes::from_static(&[7; 15]));
+        assert!(rows(&traces).is_err(), "fifteen bytes");
         let mut senseless = batch(&[record(1)]);
         senseless.status[0] = 999;
         assert!(rows(&senseless).is_err());

@@ -60,7 +60,7 @@ impl Picture {
                 ferry_core::RequestKind::Raw { width: *width, height: *height, format: *format }
             }
         };
-        ferry_core::Request { kind, batch: 1, priority }.into()
+        ferry_core::Request { priority, ..ferry_core::Request::of(kind) }.into()
     }
 }
 

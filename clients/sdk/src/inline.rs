@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use ferry_core::{Body, Frame, LinkKind, Reply, Status};
+use ferry_core::{Body, Frame, LinkKind, OutputShapes, Reply, StageTimes, Status, Tail};
 use ferry_memory::{PeerId, Slot};
 use ferry_proto::v1::inference_client::InferenceClient;
-use ferry_proto::{channel, server_times_from_wire, v1};
+use ferry_proto::{WireError, channel, output_shapes_from_wire, server_times_from_wire, v1};
 use ferry_transport::link::SERVER;
 use ferry_transport::{
     Capabilities, Event, Events, Link, LinkError, Rejected, Transfer, Wake, Waker,
@@ -122,11 +122,11 @@ impl InlineLink {
         // The encoder has dropped its half once an answer is there, unless the call broke early;
         // such a slot stays with the call that still reads it, and goes with its table.
         let slot = Arc::try_unwrap(slot).ok().map(|held| held.0);
-        let (reply, payload) = match answer {
-            Ok(answer) => match server_times_from_wire(&answer.server_times) {
-                Ok(times) => {
+        let (reply, outputs, payload) = match answer {
+            Ok(answer) => match read(&answer) {
+                Ok((times, outputs)) => {
                     let status = Status::Ok;
-                    (Reply { status, times, reply_ns_previous: None }, answer.payload)
+                    (Reply { status, times, reply_ns_previous: None }, outputs, answer.payload)
                 }
                 Err(why) => {
                     return self.give_up(LinkError::Protocol(why.to_string()), slot, events);
@@ -136,7 +136,7 @@ impl InlineLink {
                 Some(end) => {
                     let text = Bytes::from(status.message().to_owned());
                     let times = Default::default();
-                    (Reply { status: end, times, reply_ns_previous: None }, text)
+                    (Reply { status: end, times, reply_ns_previous: None }, None, text)
                 }
                 None => return self.give_up(LinkError::os("call Infer", status), slot, events),
             },
@@ -154,7 +154,8 @@ impl InlineLink {
         }
         frame.payload_bytes = payload.len() as u64;
         frame.body = Body::Reply(reply);
-        events.push(Event::Arrived { peer: SERVER, frame, slot, seen, visible: Instant::now() });
+        let (peer, tail, visible) = (SERVER, Tail::with_outputs(outputs), Instant::now());
+        events.push(Event::Arrived { peer, frame, slot, tail, seen, visible });
     }
 
     fn give_up(&mut self, why: LinkError, slot: Option<Slot>, events: &mut Events) {
@@ -165,6 +166,12 @@ impl InlineLink {
         let slots = slot.into_iter().collect();
         events.push(Event::Gone { peer: SERVER, session: None, why, slots });
     }
+}
+
+/// What stands in an answer beside its payload.
+fn read(answer: &v1::InferResponse) -> Result<(StageTimes, Option<Box<OutputShapes>>), WireError> {
+    let outputs = output_shapes_from_wire(&answer.output_shapes)?;
+    Ok((server_times_from_wire(&answer.server_times)?, outputs))
 }
 
 /// The request's own end, where a gRPC status stands for one; `None` where the link broke.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ferry_core::{Placement, StageTimes, Status};
+use ferry_core::{OutputShapes, Placement, StageTimes, Status};
 use ferry_memory::DeviceAddress;
 use ferry_transport::{Completion, Ending, LinkError};
 use tokio::sync::OwnedSemaphorePermit;
@@ -22,6 +22,7 @@ pub struct Reply {
     agreed: Arc<Agreed>,
     request: u64,
     payload_bytes: usize,
+    outputs: Option<Box<OutputShapes>>,
     times: StageTimes,
     /// Given back after `slot`.
     _permit: Option<OwnedSemaphorePermit>,
@@ -34,7 +35,7 @@ impl Reply {
         agreed: &Arc<Agreed>,
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<Reply, Error> {
-        let Completion { request, slot, ending, status, payload_bytes, times } = done;
+        let Completion { request, slot, ending, status, payload_bytes, outputs, times } = done;
         let slot = match (ending, slot) {
             (Ending::Replied, Some(slot)) => slot,
             _ => return Err(Error::LinkLost(LinkError::Closed)),
@@ -44,7 +45,8 @@ impl Reply {
             None => Some(copy_out(&slot, payload_bytes)?),
         };
         let agreed = Arc::clone(agreed);
-        let reply = Reply { slot, copied, agreed, request, payload_bytes, times, _permit: permit };
+        let _permit = permit;
+        let reply = Reply { slot, copied, agreed, request, payload_bytes, outputs, times, _permit };
         if status == Status::Ok {
             return Ok(reply);
         }
@@ -62,6 +64,12 @@ impl Reply {
         let in_place = || self.slot.reply_bytes().unwrap_or_default();
         let whole = self.copied.as_deref().map_or_else(in_place, <[u64]>::as_bytes);
         whole.get(..self.payload_bytes).unwrap_or_default()
+    }
+
+    /// The shapes that the model gave its outputs this time; `None` where they are those that the
+    /// session agreed.
+    pub fn output_shapes(&self) -> Option<&OutputShapes> {
+        self.outputs.as_deref()
     }
 
     /// The bytes of output `index`, in place.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use ferry_core::{BoundTensor, PixelFormat, Placement, Request, RequestKind};
+use ferry_core::{BoundTensor, PixelFormat, Placement, Request, RequestKind, TraceId};
 use ferry_cuda::ImportedBacking;
 use ferry_memory::DeviceAddress;
 use tokio::sync::OwnedSemaphorePermit;
@@ -37,7 +37,7 @@ impl Slot {
     ) -> Slot {
         let device = device.map(Arc::clone);
         let payload_bytes = agreed.signature.request_bytes();
-        let what = Request { kind: RequestKind::Tensor, batch: 1, priority: 0 };
+        let what = Request::of(RequestKind::Tensor);
         Slot { inner, agreed, handed_out: Instant::now(), what, payload_bytes, device, permit }
     }
 
@@ -218,6 +218,11 @@ impl Slot {
     /// Larger is more urgent; 0 if not said.
     pub fn set_priority(&mut self, priority: u8) {
         self.what.priority = priority;
+    }
+
+    /// The trace that the request is part of; none if not said. The server records it.
+    pub fn set_trace(&mut self, trace: TraceId) {
+        self.what.trace = trace;
     }
 
     /// Copies to where the slot lies, the way that suits who reads it next.

@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 use prost::Message;
 
 use crate::graph::TensorInfo;
-use crate::onnx::{FLOAT, FLOAT16, GraphProto, ModelProto, TensorProto, ValueInfoProto};
 use crate::precision::half;
+use ferry_onnx_file::{FLOAT, FLOAT16, GraphProto, ModelProto, TensorProto, ValueInfoProto};
 
 /// Height and width of a digit in pixels.
 pub const SIDE: u64 = 8;

@@ -1,7 +1,7 @@
 //! A model under construction: nodes in order, and tensors whose values are made when written.
 
-use crate::onnx::{AttributeProto, FLOAT, INT64, NodeProto};
 use crate::precision::Precision;
+use ferry_onnx_file::{AttributeProto, FLOAT, INT64, NodeProto};
 
 /// What a tensor is to the one who counts parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,6 +161,7 @@ impl Graph {
             name: Some(name.to_owned()),
             op_type: Some(op_type.to_owned()),
             attribute: attributes,
+            domain: None,
         });
         name.to_owned()
     }

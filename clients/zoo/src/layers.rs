@@ -4,8 +4,8 @@
 //! paper with a slip in it, ends in a panic of the crate's tests and not in a file nobody can load.
 
 use crate::graph::{Graph, Range, Role, Value};
-use crate::onnx::AttributeProto;
 use crate::plumbing::signed;
+use ferry_onnx_file::AttributeProto;
 
 /// Biases lie within ± this.
 const BIAS_HALF_WIDTH: f32 = 0.05;

@@ -22,7 +22,6 @@ mod labels;
 mod layers;
 mod metadata;
 mod models;
-mod onnx;
 mod plumbing;
 mod precision;
 mod rng;

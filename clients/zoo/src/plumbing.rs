@@ -1,7 +1,7 @@
 //! The layers that learn nothing: pooling, sums, joins, resizing and changes of shape.
 
 use crate::graph::{Data, Graph, Value};
-use crate::onnx::AttributeProto;
+use ferry_onnx_file::AttributeProto;
 
 /// A pooling window over height and width.
 #[derive(Debug, Clone, Copy)]

@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use crate::onnx::{FLOAT, FLOAT16};
+use ferry_onnx_file::{FLOAT, FLOAT16};
 
 /// The floats of a file: its weights, its inputs and its outputs.
 ///

@@ -10,13 +10,13 @@ use prost::Message;
 
 use crate::catalog::Progress;
 use crate::graph::{Data, Graph, Tensor, TensorInfo};
-use crate::onnx::{
-    DimensionProto, GraphProto, ModelProto, OperatorSetIdProto, TensorProto, TensorShapeProto,
-    TensorTypeProto, TypeProto, ValueInfoProto,
-};
 use crate::plumbing::signed;
 use crate::precision::{Precision, half};
 use crate::rng::Xoshiro;
+use ferry_onnx_file::{
+    DimensionProto, GraphProto, ModelProto, OperatorSetIdProto, TensorProto, TensorShapeProto,
+    TensorTypeProto, TypeProto, ValueInfoProto,
+};
 
 /// ONNX IR version 8 and operator set 17 belong together (ONNX 1.12) and are read by every runtime
 /// of the last years.
@@ -55,9 +55,9 @@ impl<'a> Encoded<'a> {
         let nodes = GraphProto {
             node: graph.nodes.clone(),
             name: Some(graph.name.to_owned()),
-            initializer: vec![],
             input: graph.inputs.iter().map(value_info).collect(),
             output: graph.outputs.iter().map(value_info).collect(),
+            ..GraphProto::default()
         };
         let nodes = nodes.encode_to_vec();
         let headers: Vec<Vec<u8>> = graph.tensors.iter().map(|it| header(it, precision)).collect();
@@ -75,11 +75,11 @@ impl<'a> Encoded<'a> {
             producer_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
             // All digits of the seed, so that a file's length does not depend on it.
             doc_string: Some(format!("random weights drawn from seed {seed:#018x}{rounded}")),
-            graph: None,
             opset_import: vec![OperatorSetIdProto {
                 domain: Some(String::new()),
                 version: Some(OPSET),
             }],
+            ..ModelProto::default()
         }
         .encode_to_vec();
         model.push(MODEL_GRAPH);
@@ -167,7 +167,7 @@ fn header(tensor: &Tensor, precision: Precision) -> Vec<u8> {
         dims: tensor.dims.iter().map(|length| signed(*length)).collect(),
         data_type: Some(tensor.data_type(precision)),
         name: Some(tensor.name.clone()),
-        raw_data: None,
+        ..TensorProto::default()
     }
     .encode_to_vec();
     inner.push(TENSOR_RAW_DATA);
@@ -179,13 +179,13 @@ fn header(tensor: &Tensor, precision: Precision) -> Vec<u8> {
 }
 
 fn value_info(info: &TensorInfo, precision: Precision) -> ValueInfoProto {
-    let dim = |length: &u64| DimensionProto { dim_value: Some(signed(*length)) };
+    let dim = |length: &u64| DimensionProto { dim_value: Some(signed(*length)), dim_param: None };
     let shape = TensorShapeProto { dim: info.dims.iter().map(dim).collect() };
     let elem_type = Some(precision.data_type());
     let tensor_type = TensorTypeProto { elem_type, shape: Some(shape) };
     ValueInfoProto {
         name: Some(info.name.clone()),
-        r#type: Some(TypeProto { tensor_type: Some(tensor_type) }),
+        r#type: Some(TypeProto { tensor_type: Some(tensor_type), ..TypeProto::default() }),
     }
 }
 

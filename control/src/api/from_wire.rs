@@ -6,12 +6,9 @@ use ferry_proto::{WireError, named_shapes, v1};
 use crate::error::ApiError;
 use crate::serving::inline::{InlineRequest, InlineTensor};
 
-/// What a request is that does not say: input tensors.
-const TENSORS: Request = Request { kind: RequestKind::Tensor, batch: 1, priority: 0 };
-
-/// What a request is.
+/// What a request is; one that does not say has input tensors.
 pub(super) fn what(info: Option<&v1::RequestInfo>) -> Result<Request, WireError> {
-    info.map_or(Ok(TENSORS), Request::try_from)
+    info.map_or_else(|| Ok(Request::of(RequestKind::Tensor)), Request::try_from)
 }
 
 /// A request without a session.

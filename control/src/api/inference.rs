@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ferry_core::{Status, Transport, error_text};
-use ferry_proto::{WireError, server_times_to_wire, v1};
+use ferry_proto::{WireError, output_shapes_to_wire, server_times_to_wire, v1};
 use tonic::{Request, Response};
 
 use super::{auth, from_wire, to_wire};
 use crate::error::ApiError;
-use crate::serving::call::{Call, payload_of, serve, server_times};
+use crate::serving::call::{Call, answer, serve};
 use crate::serving::payload;
 use crate::sessions::Session;
 use crate::state::State;
@@ -54,11 +54,13 @@ impl InferenceService {
         })?;
         let (generation, number) = (session.generation(), request.request);
         let call = Call { session: session.id, generation, request: number, what, seen };
-        let departure = serve(&session.route(), call.arrival(slot, payload_in.len())).await?;
-        let payload = payload_of(&departure)?;
+        let route = session.route();
+        let mut departure = serve(&route, call.arrival(slot, payload_in.len())).await?;
+        let payload = answer(&route, &mut departure)?;
         Ok(v1::InferResponse {
             payload,
-            server_times: server_times_to_wire(&server_times(&departure)),
+            server_times: server_times_to_wire(&departure.times),
+            output_shapes: output_shapes_to_wire(departure.outputs.as_deref()),
             session_id: session.id.0,
             ..v1::InferResponse::default()
         })

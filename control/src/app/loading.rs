@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -22,6 +23,14 @@ const GOODBYE: Duration = Duration::from_millis(200);
 
 /// Calls of one connection at a time. Each is answered at once.
 const STREAMS_MAX: u32 = 16;
+
+/// How long a connection may stay, and how long it may take to go then. With [`PACE`], strangers
+/// hold 150 descriptors at most, and lock nobody out.
+const STAYS: Duration = Duration::from_secs(2);
+const GOES: Duration = Duration::from_secs(1);
+
+/// Time between two connections that are taken; also where none can be, for want of descriptors.
+const PACE: Duration = Duration::from_millis(20);
 
 /// Answers on the control plane's address until the server is built. Health says `NOT_SERVING`;
 /// every other call ends with `UNAVAILABLE` and how many models are loaded.
@@ -63,8 +72,15 @@ impl LoadingPort {
             // Fails only outside of a runtime.
             let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            let incoming = incoming.then(async |taken| {
+                tokio::time::sleep(PACE).await;
+                taken
+            });
+            let incoming = Box::pin(incoming);
             let router = tonic::transport::Server::builder()
                 .max_concurrent_streams(STREAMS_MAX)
+                .max_connection_age(STAYS)
+                .max_connection_age_grace(GOES)
                 .add_routes(routes);
             let stopped = async { drop(stopped.await) };
             if let Err(error) = router.serve_with_incoming_shutdown(incoming, stopped).await {

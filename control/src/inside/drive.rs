@@ -7,14 +7,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use ferry_core::session::SLOTS_MAX;
 use ferry_core::{Request, RequestKind, RequestRecord, SessionId, SessionSpec, Status, error_text};
-use ferry_memory::SlotTable;
+use ferry_memory::{SlotTable, between_ns};
 use ferry_transport::{Driver, DriverState, RecordSink};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use super::{connect, open, thread};
 use crate::error::ApiError;
-use crate::serving::routes::ns;
 use crate::sessions::{Opened, Sessions};
 use crate::store::Recorder;
 use crate::tenants::Tenant;
@@ -277,7 +276,7 @@ fn submit(driver: &mut Driver, table: &Arc<SlotTable>, load: &Load) -> Result<bo
     slot.request()
         .copy_in(0, &load.payload)
         .map_err(|error| ApiError::Internal(error_text(&error)))?;
-    let fill_ns = ns(filling, Instant::now());
+    let fill_ns = between_ns(filling, Instant::now());
     driver
         .submit(slot, load.payload.len(), load.what, Some(fill_ns))
         .map_err(|error| ApiError::Internal(error.why.to_string()))?;

@@ -4,11 +4,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
-use ferry_core::{Generation, Request, SessionId, Stage, StageTimes, Status};
+use ferry_core::{Generation, Request, SessionId, Status};
 use ferry_memory::{Arrival, Departure, PeerId, ReplyTo, Slot};
 use tokio::sync::oneshot;
 
-use super::routes::{Note, Route, ns};
+use super::routes::Route;
 use crate::error::ApiError;
 
 /// What is known of a request beside its payload.
@@ -44,48 +44,55 @@ impl Call {
 #[derive(Debug)]
 struct Waiting {
     route: Arc<Route>,
-    note: Note,
     caller: Mutex<Option<oneshot::Sender<Departure>>>,
 }
 
 impl ReplyTo for Waiting {
     fn depart(&self, departure: Departure) {
-        self.route.finish(Some(self.note), &departure);
+        self.route.end();
         let caller = self.caller.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(caller) = caller {
-            // A caller that went away drops it, and the slot is free.
-            drop(caller.send(departure));
+        let unheard = match caller {
+            Some(caller) => caller.send(departure).err(),
+            None => Some(departure),
+        };
+        if let Some(mut departure) = unheard {
+            // The caller went away. It ran all the same.
+            close(&self.route, &mut departure);
         }
     }
 }
 
 /// Serves a request that lies in its slot, on this thread where the model allows.
 pub(crate) async fn serve(route: &Arc<Route>, arrival: Arrival) -> Result<Departure, ApiError> {
-    let (arrival, note) = match route.begin(arrival) {
+    let arrival = match route.begin(arrival) {
         Ok(let_in) => let_in,
         Err(departure) => return Ok(departure),
     };
     let (sender, receiver) = oneshot::channel();
     let caller = Mutex::new(Some(sender));
-    let waiting = Arc::new(Waiting { route: Arc::clone(route), note, caller });
+    let waiting = Arc::new(Waiting { route: Arc::clone(route), caller });
     if let Some(departure) = route.dispatch(arrival, waiting) {
-        route.finish(Some(note), &departure);
+        route.end();
         return Ok(departure);
     }
     let lost = |_| ApiError::Internal("the request was lost: see the server's log".into());
     receiver.await.map_err(lost)
 }
 
-/// The durations of a reply, its call's included.
-pub(crate) fn server_times(departure: &Departure) -> StageTimes {
-    let mut times = departure.times;
-    times.set(Stage::Receive, ns(departure.seen, departure.visible));
-    times.set(Stage::Server, ns(departure.seen, Instant::now()));
-    times
+/// Closes the accounts of a request whose reply is made, and records it where the server does.
+fn close(route: &Route, departure: &mut Departure) {
+    departure.close(Instant::now(), None);
+    route.record(departure);
 }
 
-/// The reply's payload, or the error that it is.
-pub(crate) fn payload_of(departure: &Departure) -> Result<Bytes, ApiError> {
+/// The reply's payload, or the error that it is. Closes the accounts: what is left to do is to send.
+pub(crate) fn answer(route: &Route, departure: &mut Departure) -> Result<Bytes, ApiError> {
+    let payload = payload_of(departure);
+    close(route, departure);
+    payload
+}
+
+fn payload_of(departure: &Departure) -> Result<Bytes, ApiError> {
     let all = departure.slot.reply_bytes().unwrap_or_default();
     let bytes = all.get(..departure.payload_bytes).unwrap_or_default();
     if departure.status == Status::Ok {

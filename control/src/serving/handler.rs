@@ -1,14 +1,14 @@
 //! What a lane does with the requests of its sessions.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use ferry_core::{SessionId, StageTimes, Status};
 use ferry_memory::{Arrival, Departure, PeerId, ReplyTo};
 use ferry_transport::{Handler, LinkError, Refusal};
 
 use crate::serving::refusals::Refusals;
-use crate::serving::routes::{Note, Route, Routes};
+use crate::serving::routes::{Route, Routes};
 
 /// The handler of one lane. Its table of sessions is its own: no lock is taken for a request.
 #[derive(Debug)]
@@ -26,37 +26,17 @@ struct Entry {
     back: Arc<Back>,
 }
 
-/// The way back of one lease's replies that come from other threads: does the accounts, then
-/// hands on to the lane.
+/// The way back of one lease's replies that come from other threads: gives back what they used,
+/// then hands on to the lane.
 #[derive(Debug)]
 struct Back {
     route: Arc<Route>,
     outbox: Arc<dyn ReplyTo>,
-    /// By slot; used only where the server records, and then each by one request at a time.
-    notes: Mutex<Vec<Option<Note>>>,
-}
-
-impl Back {
-    fn keep(&self, slot: usize, note: Note) {
-        if self.route.recording.is_some() {
-            let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
-            if notes.len() <= slot {
-                notes.resize(slot + 1, None);
-            }
-            notes[slot] = Some(note);
-        }
-    }
-
-    fn note(&self, slot: usize) -> Option<Note> {
-        self.route.recording.as_ref()?;
-        let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
-        notes.get_mut(slot).and_then(Option::take)
-    }
 }
 
 impl ReplyTo for Back {
     fn depart(&self, departure: Departure) {
-        self.route.finish(self.note(departure.slot.index().at()), &departure);
+        self.route.end();
         self.outbox.depart(departure);
     }
 }
@@ -77,9 +57,8 @@ impl LaneHandler {
         self.routes.take(|session, route| match route {
             None => drop(table.remove(&session)),
             Some(route) => {
-                let notes = Mutex::default();
                 let (to, outbox) = (Arc::clone(&route), Arc::clone(outbox));
-                let back = Arc::new(Back { route: to, outbox, notes });
+                let back = Arc::new(Back { route: to, outbox });
                 table.insert(session, Entry { route, back });
             }
         });
@@ -94,15 +73,20 @@ impl Handler for LaneHandler {
             let text = "the session has ended: resume it or open another";
             return Some(arrival.fail(Status::SessionEnded, text, StageTimes::NONE));
         };
-        let (arrival, note) = match entry.route.begin(arrival) {
+        let arrival = match entry.route.begin(arrival) {
             Ok(let_in) => let_in,
             Err(departure) => return Some(departure),
         };
-        entry.back.keep(arrival.slot.index().at(), note);
         let back = Arc::clone(&entry.back) as Arc<dyn ReplyTo>;
         let departure = entry.route.dispatch(arrival, back)?;
-        entry.route.finish(Some(note), &departure);
+        entry.route.end();
         Some(departure)
+    }
+
+    fn departs(&mut self, departure: &Departure) {
+        if let Some(entry) = self.table.get(&departure.session) {
+            entry.route.record(departure);
+        }
     }
 
     fn joined(&mut self, _peer: PeerId, session: SessionId) {

@@ -5,13 +5,13 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use ferry_core::{
-    BoundSignature, BoundTensor, DType, Generation, MemoryChoice, NamedShapes, Request, SessionId,
-    SlotLayout, StageTimes, error_text,
+    BoundSignature, BoundTensor, DType, Generation, MemoryChoice, NamedShapes, OutputShapes,
+    Request, SessionId, SlotLayout, StageTimes, error_text,
 };
 use ferry_memory::{Slot, SlotTable};
 use ferry_transport::UnixClock;
 
-use super::call::{Call, payload_of, serve, server_times};
+use super::call::{Call, answer, serve};
 use super::routes::{Meter, Recording, Route};
 use super::standing::Standing;
 use crate::error::ApiError;
@@ -59,6 +59,8 @@ pub struct InlineReply {
     pub outputs: Vec<InlineTensor>,
     /// All outputs, one after the other.
     pub payload: Bytes,
+    /// The shapes of the outputs; `None`: exactly those of the model with these inputs.
+    pub shapes: Option<Box<OutputShapes>>,
     /// The durations that are known.
     pub times: StageTimes,
     /// The model that served it.
@@ -129,12 +131,13 @@ impl Inline {
             recording: Some(recording),
         });
         let call = Call { session, generation, request: number, what: request.what, seen };
-        let departure = serve(&route, call.arrival(slot, payload_bytes)).await?;
-        let payload = payload_of(&departure)?;
+        let mut departure = serve(&route, call.arrival(slot, payload_bytes)).await?;
+        let payload = answer(&route, &mut departure)?;
         Ok(InlineReply {
             outputs: outputs(&route.binding, &payload),
             payload,
-            times: server_times(&departure),
+            times: departure.times,
+            shapes: departure.outputs,
             served,
             session,
         })

@@ -3,11 +3,9 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Instant;
 
 use ferry_core::{
-    BoundSignature, Generation, KindName, MemoryChoice, RequestRecord, SessionId, Stage,
-    StageTimes, Status,
+    BoundSignature, Generation, MemoryChoice, RequestRecord, SessionId, StageTimes, Status,
 };
 use ferry_engine::Work;
 use ferry_memory::{Arrival, Departure, ReplyTo};
@@ -66,22 +64,13 @@ pub struct Route {
     pub recording: Option<Recording>,
 }
 
-/// What has to be known of a request when its reply is there, beside the reply.
-#[derive(Clone, Copy, Debug)]
-pub struct Note {
-    kind: KindName,
-    batch: u32,
-    priority: u8,
-    bytes_in: u64,
-}
-
 impl Route {
-    /// Lets a request in: counts it, and notes what its record needs.
+    /// Lets a request in: counts it.
     ///
     /// # Errors
     /// The reply that says that the quota is used up.
     #[expect(clippy::result_large_err, reason = "the other variant is larger still")]
-    pub fn begin(&self, arrival: Arrival) -> Result<(Arrival, Note), Departure> {
+    pub fn begin(&self, arrival: Arrival) -> Result<Arrival, Departure> {
         if let Err(limit) = self.tenant.begin() {
             let tenant = self.tenant.name();
             let text = format!(
@@ -92,13 +81,7 @@ impl Route {
         }
         self.meter.requests.fetch_add(1, Ordering::Relaxed);
         self.meter.in_flight.fetch_add(1, Ordering::Relaxed);
-        let note = Note {
-            kind: arrival.what.kind.name(),
-            batch: arrival.what.batch,
-            priority: arrival.what.priority,
-            bytes_in: arrival.payload_bytes as u64,
-        };
-        Ok((arrival, note))
+        Ok(arrival)
     }
 
     /// Serves a request, or sees to it that it is served; see [`ferry_engine::Pool::dispatch`].
@@ -111,33 +94,30 @@ impl Route {
         served.pool.dispatch(Work { arrival, binding, memory, reply_to })
     }
 
-    /// A request that was let in is served. Records it where the server does.
-    pub fn finish(&self, note: Option<Note>, departure: &Departure) {
+    /// A request that was let in is served.
+    pub fn end(&self) {
         self.tenant.end();
         self.meter.in_flight.fetch_sub(1, Ordering::Release);
-        let (Some(recording), Some(note)) = (&self.recording, note) else { return };
-        let mut times = departure.times;
-        times.set(Stage::Receive, ns(departure.seen, departure.visible));
-        times.set(Stage::Server, ns(departure.seen, Instant::now()));
+    }
+
+    /// Records a request whose accounts are closed, where the server does.
+    pub fn record(&self, departure: &Departure) {
+        let Some(recording) = &self.recording else { return };
         recording.recorder.record(RequestRecord {
             run: recording.run,
             session: departure.session,
             request: departure.request,
             started_unix_ns: recording.clock.unix_ns(departure.seen),
-            kind: note.kind,
-            batch: note.batch,
-            priority: note.priority,
-            bytes_in: note.bytes_in,
+            kind: departure.what.kind.name(),
+            batch: departure.what.batch,
+            priority: departure.what.priority,
+            bytes_in: departure.request_bytes as u64,
             bytes_out: departure.payload_bytes as u64,
             status: departure.status,
-            times,
+            trace: departure.what.trace,
+            times: departure.times,
         });
     }
-}
-
-/// Nanoseconds from `from` to `to`; 0 if `to` is earlier.
-pub(crate) fn ns(from: Instant, to: Instant) -> u64 {
-    u64::try_from(to.saturating_duration_since(from).as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// How a lane's handler learns of sessions: changes are put here before the link is told, and the

@@ -26,7 +26,7 @@ const CLIENT_BYTES_MAX: usize = 256;
 #[derive(Clone, Debug)]
 pub struct Agreed {
     /// The frame's version.
-    pub protocol: u16,
+    pub protocol: u8,
     /// The transport.
     pub transport: Transport,
     /// What is specific to it.
@@ -131,7 +131,7 @@ impl Offer<'_> {
     }
 }
 
-fn protocol(min: u32, max: u32) -> Result<u16, ApiError> {
+fn protocol(min: u32, max: u32) -> Result<u8, ApiError> {
     if min > max {
         return Err(ApiError::field("protocol_min", format!("{min}, above protocol_max {max}")));
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use ferry_core::{
     HostMemory, KindName, MemoryChoice, Placement, RequestRecord, SessionId, Stage, StageTimes,
-    Status, Transport, WaitPolicy,
+    Status, TraceId, Transport, WaitPolicy,
 };
 
 use super::*;
@@ -72,6 +72,7 @@ pub(super) fn record(session: u64, run: i64, request: u64, total_ns: u64) -> Req
         bytes_in: 100,
         bytes_out: 10,
         status: Status::Ok,
+        trace: TraceId::NONE,
         times,
     }
 }

@@ -33,9 +33,9 @@ async fn call(
     let answer = grpc.streaming(request, PathAndQuery::from_static(path), codec);
     let answer = tokio::time::timeout(LONG, answer).await.expect("an answer, whatever it is")?;
     // Some streams stay open and say nothing.
-    let mut answer = answer.into_inner();
-    let first = tokio::time::timeout(Duration::from_millis(100), answer.message());
-    first.await.unwrap_or(Ok(None)).map(drop)
+    let mut messages = answer.into_inner();
+    let first = tokio::time::timeout(Duration::from_millis(100), messages.message()).await;
+    first.unwrap_or(Ok(None)).map(drop)
 }
 
 /// What each caller is told: nobody, somebody with a wrong key, a tenant, the operator.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use ferry_control::state::State;
 use ferry_control::{Config, RdmaOptions, Server, bind};
+use ferry_core::frame::VERSION;
 use ferry_core::{
     Endpoint, Generation, Request, RequestKind, RequestRecord, SessionId, SlotLayout, Status,
     Token, Transport, WaitPolicy,
@@ -87,8 +88,8 @@ impl Running {
 pub(crate) fn ask(transport: Transport, bytes_in: u64, bytes_out: u64) -> v1::OpenSessionRequest {
     let shape = |name: &str, size| v1::TensorShape { name: name.into(), shape: vec![size] };
     v1::OpenSessionRequest {
-        protocol_min: 1,
-        protocol_max: 1,
+        protocol_min: VERSION.into(),
+        protocol_max: VERSION.into(),
         model: "echo".into(),
         transport: v1::Transport::from(transport).into(),
         wait: v1::WaitPolicy::Block.into(),
@@ -117,7 +118,7 @@ pub(crate) struct Client {
     pub(crate) records: Arc<Records>,
 }
 
-pub(crate) const TENSOR: Request = Request { kind: RequestKind::Tensor, batch: 1, priority: 0 };
+pub(crate) const TENSOR: Request = Request::of(RequestKind::Tensor);
 
 /// Connects the link of a session; the reason if it is refused.
 pub(crate) fn link(

@@ -40,7 +40,7 @@ fn class(probabilities: &[f32]) -> usize {
 fn send(client: &mut Client, kind: RequestKind, bytes: &[u8]) -> (Status, Vec<u8>) {
     let slot = client.table.acquire().unwrap();
     slot.request().copy_in(0, bytes).unwrap();
-    client.driver.submit(slot, bytes.len(), Request { kind, batch: 1, priority: 0 }, None).unwrap();
+    client.driver.submit(slot, bytes.len(), Request::of(kind), None).unwrap();
     client.reply()
 }
 

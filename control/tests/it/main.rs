@@ -21,6 +21,7 @@ mod refused;
 mod reload;
 mod restart;
 mod runs;
+mod stages;
 mod starting;
 mod store;
 #[cfg(feature = "tensorrt")]

@@ -68,8 +68,7 @@ async fn a_digit_is_recognised_over_every_link_and_a_broken_file_stops_nobody() 
         let mut client = Client::connect(&opened);
         let slot = client.table.acquire().unwrap();
         slot.request().copy_in(0, demo.bytes).unwrap();
-        let what =
-            ferry_core::Request { kind: ferry_core::RequestKind::Jpeg, batch: 1, priority: 0 };
+        let what = ferry_core::Request::of(ferry_core::RequestKind::Jpeg);
         client.driver.submit(slot, demo.bytes.len(), what, None).unwrap();
         let (status, payload) = client.reply();
         assert_eq!(status, Status::Ok);

@@ -35,7 +35,7 @@ fn cases() -> Vec<(v1::OpenSessionRequest, Code, &'static str)> {
             "request-bytes-max",
         ),
         (
-            v1::OpenSessionRequest { protocol_min: 2, protocol_max: 3, ..base() },
+            v1::OpenSessionRequest { protocol_min: 3, protocol_max: 4, ..base() },
             Code::FailedPrecondition,
             "update the server",
         ),

@@ -64,7 +64,7 @@ impl Bench {
             session: SessionId(1),
             generation: Generation::FIRST,
             request,
-            what: Request { kind: RequestKind::Tensor, batch: 1, priority: 0 },
+            what: Request::of(RequestKind::Tensor),
             payload_bytes,
             slot,
             seen: now,

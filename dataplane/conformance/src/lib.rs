@@ -38,6 +38,7 @@ macro_rules! link_suite {
     ($open:expr) => {
         $crate::clauses! { $crate::link, $open,
             payloads_of_every_size_arrive_whole
+            tails_arrive_with_their_frames
             order_is_kept_with_all_slots_in_flight
             a_slot_in_flight_cannot_be_claimed
             sent_is_reported_once

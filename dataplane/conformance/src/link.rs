@@ -18,7 +18,7 @@ use ferry_transport::{Admission, Link, Listener};
 pub use carry::{
     a_slot_in_flight_cannot_be_claimed, order_is_kept_with_all_slots_in_flight,
     payloads_of_every_size_arrive_whole, sent_is_reported_once, sessions_do_not_mix,
-    what_is_not_taken_is_given_back,
+    tails_arrive_with_their_frames, what_is_not_taken_is_given_back,
 };
 pub use end::{
     a_dropped_client_is_gone, a_dropped_server_is_gone, a_write_after_evict_changes_nothing,

@@ -1,25 +1,29 @@
-//! The 128-byte header in front of every payload, and its codec.
+//! The 128-byte head of every frame, and its codec.
 //!
 //! All numbers are little-endian. `docs/WIRE.md` has the table. A frame says which session, which
 //! lease of it (generation) and which slot it is for, so that a receiver can refuse it before one
-//! payload byte is placed.
+//! payload byte is placed. What is said beside it follows in a [tail](crate::tail), whose length the
+//! head tells.
 
 use crate::placement::Staged;
 use crate::record::KindName;
-use crate::session::{Generation, SessionId, SlotIndex, Token};
-use crate::stage::{ServerTimes, StageTimes, WIRE_STAGES};
+use crate::session::{Generation, SessionId, SlotIndex, Token, TraceId};
+use crate::stage::{
+    DURATION_BYTES, ServerTimes, StageTimes, WIRE_STAGES, read_duration, write_duration,
+};
 use crate::status::Status;
+use crate::tail::{TAIL_BYTES_MAX, TailError, check_tail_bytes};
 
-/// Length of the header in bytes: two cache lines.
+/// Length of the head in bytes: two cache lines.
 pub const FRAME_BYTES: usize = 128;
+/// Room for a head with the longest tail: 2 KiB.
+pub const FRAME_ROOM_BYTES: usize = FRAME_BYTES + TAIL_BYTES_MAX;
 /// First four bytes of every frame, `FRRY`.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"FRRY");
 /// The version that this build speaks. A session agrees on it before any frame is sent.
-pub const VERSION: u16 = 1;
-/// A duration that is not there.
-const ABSENT_NS: u64 = u64::MAX;
+pub const VERSION: u8 = 2;
 
-/// The header of one message.
+/// The head of one message, but for the length of its tail.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Frame {
     /// The session that it belongs to.
@@ -66,6 +70,15 @@ pub struct Request {
     pub batch: u32,
     /// Larger is more urgent; 0 is normal.
     pub priority: u8,
+    /// The trace that the request is part of.
+    pub trace: TraceId,
+}
+
+impl Request {
+    /// One item, of normal priority, in no trace.
+    pub const fn of(kind: RequestKind) -> Request {
+        Request { kind, batch: 1, priority: 0, trace: TraceId::NONE }
+    }
 }
 
 /// What a request's payload holds.
@@ -144,7 +157,7 @@ pub enum FrameError {
     Magic(u32),
     /// Another version.
     #[error("frame version is {0}, this build speaks {VERSION}: update the older end")]
-    Version(u16),
+    Version(u8),
     /// A kind, status, pixel format or request kind with no meaning.
     #[error("{what} {number} has no meaning in version {VERSION}")]
     Unknown {
@@ -156,60 +169,104 @@ pub enum FrameError {
     /// A reserved byte is not zero.
     #[error("reserved bytes are not zero: the frame is damaged or from a later version")]
     Reserved,
+    /// The tail is too long, or its records make no sense.
+    #[error("bad tail: {0}")]
+    Tail(#[from] TailError),
 }
 
-const KIND_HELLO: u16 = 1;
-const KIND_WELCOME: u16 = 2;
-const KIND_REQUEST: u16 = 3;
-const KIND_REPLY: u16 = 4;
-const KIND_BYE: u16 = 5;
+const KIND_HELLO: u8 = 1;
+const KIND_WELCOME: u8 = 2;
+const KIND_REQUEST: u8 = 3;
+const KIND_REPLY: u8 = 4;
+const KIND_BYE: u8 = 5;
 
-/// Where the body starts: behind magic, version, kind, session, generation, slot, request and
-/// payload length.
+/// Where the body starts: behind magic, version, kind, tail length, session, generation, slot,
+/// request and payload length.
 const BODY_AT: usize = 40;
+/// Where the durations of a reply start; they fill the rest of the head.
+const DURATIONS_AT: usize = 44;
+const _: () = assert!(DURATIONS_AT + DURATION_BYTES * (1 + WIRE_STAGES.len()) == FRAME_BYTES);
+
+/// What the 128 bytes of a head say.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Head {
+    /// The frame.
+    pub frame: Frame,
+    /// Length of its tail: at most [`TAIL_BYTES_MAX`].
+    pub tail_bytes: usize,
+}
 
 impl Frame {
-    /// Writes the header.
+    /// Writes the head of a frame without a tail.
     pub fn encode(&self) -> [u8; FRAME_BYTES] {
+        Head { frame: *self, tail_bytes: 0 }.encode()
+    }
+
+    /// Reads the head of a frame that has no tail.
+    ///
+    /// # Errors
+    /// As for [`Head::decode`]; [`TailError::NotHere`] if there is a tail.
+    pub fn decode(bytes: &[u8; FRAME_BYTES]) -> Result<Frame, FrameError> {
+        let Head { frame, tail_bytes } = Head::decode(bytes)?;
+        if tail_bytes > 0 {
+            return Err(TailError::NotHere(bytes[5]).into());
+        }
+        Ok(frame)
+    }
+}
+
+impl Head {
+    /// Writes the head.
+    pub fn encode(&self) -> [u8; FRAME_BYTES] {
+        let Head { frame, tail_bytes } = self;
         let mut out = [0_u8; FRAME_BYTES];
         out[0..4].copy_from_slice(&MAGIC.to_le_bytes());
-        out[4..6].copy_from_slice(&VERSION.to_le_bytes());
-        out[8..16].copy_from_slice(&self.session.0.to_le_bytes());
-        out[16..20].copy_from_slice(&self.generation.0.to_le_bytes());
-        out[20..24].copy_from_slice(&self.slot.0.to_le_bytes());
-        out[24..32].copy_from_slice(&self.request.to_le_bytes());
-        out[32..40].copy_from_slice(&self.payload_bytes.to_le_bytes());
-        let kind = encode_body(&self.body, &mut out);
-        out[6..8].copy_from_slice(&kind.to_le_bytes());
+        out[4] = VERSION;
+        // No tail is longer than 16 bits say; one that were would be refused by its receiver.
+        let tail_bytes = u16::try_from(*tail_bytes).unwrap_or(u16::MAX);
+        out[6..8].copy_from_slice(&tail_bytes.to_le_bytes());
+        out[8..16].copy_from_slice(&frame.session.0.to_le_bytes());
+        out[16..20].copy_from_slice(&frame.generation.0.to_le_bytes());
+        out[20..24].copy_from_slice(&frame.slot.0.to_le_bytes());
+        out[24..32].copy_from_slice(&frame.request.to_le_bytes());
+        out[32..40].copy_from_slice(&frame.payload_bytes.to_le_bytes());
+        out[5] = encode_body(&frame.body, &mut out);
         out
     }
 
-    /// Reads a header. Every field is checked for meaning; whether it fits the session is for the
+    /// Reads a head. Every field is checked for meaning; whether it fits the session is for the
     /// caller, who knows the session.
     ///
     /// # Errors
     /// [`FrameError`] names the first field that is wrong.
-    pub fn decode(bytes: &[u8; FRAME_BYTES]) -> Result<Frame, FrameError> {
+    pub fn decode(bytes: &[u8; FRAME_BYTES]) -> Result<Head, FrameError> {
         let magic = u32_at(bytes, 0);
         if magic != MAGIC {
             return Err(FrameError::Magic(magic));
         }
-        let version = u16_at(bytes, 4);
+        let version = bytes[4];
         if version != VERSION {
             return Err(FrameError::Version(version));
         }
-        Ok(Frame {
+        let kind = bytes[5];
+        let tail_bytes = usize::from(u16_at(bytes, 6));
+        check_tail_bytes(tail_bytes)?;
+        if tail_bytes > 0 && !matches!(kind, KIND_REQUEST | KIND_REPLY) {
+            return Err(TailError::NotHere(kind).into());
+        }
+        let frame = Frame {
             session: SessionId(u64_at(bytes, 8)),
             generation: Generation(u32_at(bytes, 16)),
             slot: SlotIndex(u32_at(bytes, 20)),
             request: u64_at(bytes, 24),
             payload_bytes: u64_at(bytes, 32),
-            body: decode_body(u16_at(bytes, 6), bytes)?,
-        })
+            body: decode_body(kind, bytes)?,
+        };
+        Ok(Head { frame, tail_bytes })
     }
 }
 
-fn encode_body(body: &Body, out: &mut [u8; FRAME_BYTES]) -> u16 {
+fn encode_body(body: &Body, out: &mut [u8; FRAME_BYTES]) -> u8 {
     match body {
         Body::Hello { token } => {
             out[BODY_AT..BODY_AT + Token::BYTES].copy_from_slice(token.reveal());
@@ -225,6 +282,7 @@ fn encode_body(body: &Body, out: &mut [u8; FRAME_BYTES]) -> u16 {
                 out[48..52].copy_from_slice(&width.to_le_bytes());
                 out[52..56].copy_from_slice(&height.to_le_bytes());
             }
+            out[56..72].copy_from_slice(&request.trace.0);
             KIND_REQUEST
         }
         Body::Reply(reply) => {
@@ -232,11 +290,11 @@ fn encode_body(body: &Body, out: &mut [u8; FRAME_BYTES]) -> u16 {
             if let Some(staged) = reply.times.staged() {
                 out[42..44].copy_from_slice(&staged.to_wire());
             }
-            let previous = reply.reply_ns_previous.unwrap_or(ABSENT_NS);
-            out[48..56].copy_from_slice(&previous.to_le_bytes());
-            for (i, &stage) in WIRE_STAGES.iter().enumerate() {
-                let ns = reply.times.of(stage).unwrap_or(ABSENT_NS);
-                out[56 + 8 * i..64 + 8 * i].copy_from_slice(&ns.to_le_bytes());
+            let durations = WIRE_STAGES.iter().map(|&stage| reply.times.of(stage));
+            let durations = std::iter::once(reply.reply_ns_previous).chain(durations);
+            let (places, _) = out[DURATIONS_AT..].as_chunks_mut::<DURATION_BYTES>();
+            for (place, ns) in places.iter_mut().zip(durations) {
+                *place = write_duration(ns);
             }
             KIND_REPLY
         }
@@ -247,7 +305,7 @@ fn encode_body(body: &Body, out: &mut [u8; FRAME_BYTES]) -> u16 {
     }
 }
 
-fn decode_body(kind: u16, bytes: &[u8; FRAME_BYTES]) -> Result<Body, FrameError> {
+fn decode_body(kind: u8, bytes: &[u8; FRAME_BYTES]) -> Result<Body, FrameError> {
     match kind {
         KIND_HELLO => {
             let mut token = [0_u8; Token::BYTES];
@@ -265,13 +323,13 @@ fn decode_body(kind: u16, bytes: &[u8; FRAME_BYTES]) -> Result<Body, FrameError>
             zeros(&bytes[42..])?;
             Ok(Body::Bye { status: status_at(bytes)? })
         }
-        number => Err(FrameError::Unknown { what: "frame kind", number }),
+        kind => Err(FrameError::Unknown { what: "frame kind", number: u16::from(kind) }),
     }
 }
 
 fn decode_request(bytes: &[u8; FRAME_BYTES]) -> Result<Request, FrameError> {
     zeros(&bytes[43..44])?;
-    zeros(&bytes[56..])?;
+    zeros(&bytes[72..])?;
     let number = bytes[40];
     let name = KindName::from_wire(number)
         .ok_or(FrameError::Unknown { what: "request kind", number: u16::from(number) })?;
@@ -289,7 +347,9 @@ fn decode_request(bytes: &[u8; FRAME_BYTES]) -> Result<Request, FrameError> {
             format: format_from(bytes[41])?,
         },
     };
-    Ok(Request { kind, batch: u32_at(bytes, 44), priority: bytes[42] })
+    let mut trace = TraceId::NONE;
+    trace.0.copy_from_slice(&bytes[56..72]);
+    Ok(Request { kind, batch: u32_at(bytes, 44), priority: bytes[42], trace })
 }
 
 fn format_from(number: u8) -> Result<PixelFormat, FrameError> {
@@ -298,7 +358,6 @@ fn format_from(number: u8) -> Result<PixelFormat, FrameError> {
 }
 
 fn decode_reply(bytes: &[u8; FRAME_BYTES]) -> Result<Reply, FrameError> {
-    zeros(&bytes[44..48])?;
     let staged = match [bytes[42], bytes[43]] {
         [0, 0] => None,
         pair => {
@@ -307,13 +366,14 @@ fn decode_reply(bytes: &[u8; FRAME_BYTES]) -> Result<Reply, FrameError> {
             Some(Staged::from_wire(pair).ok_or(unknown)?)
         }
     };
-    let present = |ns: u64| (ns != ABSENT_NS).then_some(ns);
+    let (durations, _) = bytes[DURATIONS_AT..].as_chunks::<DURATION_BYTES>();
+    let mut durations = durations.iter().map(|&bytes| read_duration(bytes));
+    let reply_ns_previous = durations.next().flatten();
     let mut times = StageTimes::NONE;
     times.set_staged(staged);
-    for (i, &stage) in WIRE_STAGES.iter().enumerate() {
-        times.put(stage, present(u64_at(bytes, 56 + 8 * i)));
+    for (&stage, ns) in WIRE_STAGES.iter().zip(durations) {
+        times.put(stage, ns);
     }
-    let reply_ns_previous = present(u64_at(bytes, 48));
     Ok(Reply { status: status_at(bytes)?, times, reply_ns_previous })
 }
 

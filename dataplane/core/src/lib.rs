@@ -10,10 +10,12 @@ pub mod frame;
 pub mod placement;
 pub mod record;
 pub mod session;
+pub mod shapes;
 pub mod signature;
 pub mod spec;
 pub mod stage;
 pub mod status;
+pub mod tail;
 pub mod tensor;
 pub mod transport;
 
@@ -23,13 +25,18 @@ pub use endpoint::{
 };
 pub use error_text::error_text;
 pub use found::{Area, Finding, Found};
-pub use frame::{Body, FRAME_BYTES, Frame, FrameError, PixelFormat, Reply, Request, RequestKind};
+pub use frame::{
+    Body, FRAME_BYTES, FRAME_ROOM_BYTES, Frame, FrameError, Head, PixelFormat, Reply, Request,
+    RequestKind,
+};
 pub use placement::{HostMemory, MemoryChoice, Placement, SlotPlace, Staged, Why};
 pub use record::{KindName, RequestRecord};
-pub use session::{Generation, SessionId, SlotIndex, SlotLayout, Token};
+pub use session::{Generation, SessionId, SlotIndex, SlotLayout, Token, TraceId};
+pub use shapes::{OutputShapes, ShapesError};
 pub use signature::{BindError, BoundSignature, BoundTensor, Signature};
 pub use spec::{NamedShapes, PlacementWish, RecordedBy, SessionSpec};
 pub use stage::{ServerTimes, Stage, StageTimes};
 pub use status::Status;
+pub use tail::{Hop, Hops, TAIL_BYTES_MAX, Tail, TailError};
 pub use tensor::{DType, Dim, TensorSpec};
 pub use transport::{LinkKind, Slots, Transport, TransportFacts, WaitPolicy};

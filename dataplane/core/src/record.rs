@@ -1,6 +1,6 @@
 //! One finished request, as it goes to the store.
 
-use crate::session::SessionId;
+use crate::session::{SessionId, TraceId};
 use crate::stage::StageTimes;
 use crate::status::Status;
 
@@ -29,6 +29,8 @@ pub struct RequestRecord {
     pub bytes_out: u64,
     /// How it ended.
     pub status: Status,
+    /// The trace that it was part of.
+    pub trace: TraceId,
     /// Where the time went.
     pub times: StageTimes,
 }

@@ -53,6 +53,28 @@ impl fmt::Display for SlotIndex {
     }
 }
 
+/// Names the trace that a request is part of, as its caller's own tracing does: 16 bytes, all zero
+/// for none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct TraceId(pub [u8; 16]);
+
+impl TraceId {
+    /// In no trace.
+    pub const NONE: TraceId = TraceId([0; 16]);
+
+    /// Whether there is no trace.
+    pub fn is_none(&self) -> bool {
+        *self == TraceId::NONE
+    }
+}
+
+impl fmt::Display for TraceId {
+    /// 32 hexadecimal digits, as in W3C's `traceparent`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
 /// The secret that proves that a peer is the one that opened the session: 256 random bits.
 #[derive(Clone, Copy)]
 pub struct Token([u8; 32]);

@@ -12,8 +12,15 @@ pub enum Stage {
     Send,
     /// Server: doorbell seen → header checked, write visible.
     Receive,
-    /// Server: put on the engine's queue → an instance took it.
+    /// Server: visible → the thread that runs the model takes it, without what is `wake` and
+    /// `batch`.
     Queue,
+    /// Server: a thread that slept was told of work → it runs; at the model and at the lane.
+    Wake,
+    /// Server: taken into a batch → the batch is full, or its time is over. Kept for batching.
+    Batch,
+    /// Server: the model had to be loaded first. Kept for models that come and go.
+    Load,
     /// Server: host-to-device copy, by device events.
     CopyIn,
     /// Server: compressed image → pixels.
@@ -26,6 +33,8 @@ pub enum Stage {
     Postprocess,
     /// Server: device-to-host copy, by device events.
     CopyOut,
+    /// Server: reply ready → its submit begins, without what is `wake`.
+    Outbox,
     /// Server: submit of the reply → link reports the write complete.
     Reply,
     /// Server: doorbell seen → reply's submit begins.
@@ -36,7 +45,7 @@ pub enum Stage {
 
 impl Stage {
     /// How many stages there are.
-    pub const COUNT: usize = 13;
+    pub const COUNT: usize = 17;
 
     /// Every stage in the order of the walk.
     pub const ALL: [Stage; Stage::COUNT] = [
@@ -44,27 +53,35 @@ impl Stage {
         Stage::Send,
         Stage::Receive,
         Stage::Queue,
+        Stage::Wake,
+        Stage::Batch,
+        Stage::Load,
         Stage::CopyIn,
         Stage::Decode,
         Stage::Preprocess,
         Stage::Infer,
         Stage::Postprocess,
         Stage::CopyOut,
+        Stage::Outbox,
         Stage::Reply,
         Stage::Server,
         Stage::Total,
     ];
 
     /// The parts of [`Stage::Server`], which is their sum and what no part claims.
-    pub const SERVER_PARTS: [Stage; 8] = [
+    pub const SERVER_PARTS: [Stage; 12] = [
         Stage::Receive,
         Stage::Queue,
+        Stage::Wake,
+        Stage::Batch,
+        Stage::Load,
         Stage::CopyIn,
         Stage::Decode,
         Stage::Preprocess,
         Stage::Infer,
         Stage::Postprocess,
         Stage::CopyOut,
+        Stage::Outbox,
     ];
 
     /// The name in SQL (`NAME_ns`) and in JSON.
@@ -74,12 +91,16 @@ impl Stage {
             Stage::Send => "send",
             Stage::Receive => "receive",
             Stage::Queue => "queue",
+            Stage::Wake => "wake",
+            Stage::Batch => "batch",
+            Stage::Load => "load",
             Stage::CopyIn => "copy_in",
             Stage::Decode => "decode",
             Stage::Preprocess => "preprocess",
             Stage::Infer => "infer",
             Stage::Postprocess => "postprocess",
             Stage::CopyOut => "copy_out",
+            Stage::Outbox => "outbox",
             Stage::Reply => "reply",
             Stage::Server => "server",
             Stage::Total => "total",
@@ -87,8 +108,32 @@ impl Stage {
     }
 }
 
-/// Marks a stage that did not happen. 2^64-1 ns are 584 years, so no duration is lost to it.
+/// The longest duration in nanoseconds, 78 hours: what 48 bits hold, without the value that says
+/// that a stage did not happen.
+pub const DURATION_MAX_NS: u64 = (1 << 48) - 2;
+
+/// Bytes of a duration in a frame.
+pub const DURATION_BYTES: usize = 6;
+
+/// See [`StageTimes::is_accounted`].
+const UNATTRIBUTED_ALLOWED_NS: u64 = 500;
+
+/// Marks a stage that did not happen.
 const ABSENT: u64 = u64::MAX;
+
+/// A duration as it stands in a frame: all ones if it did not happen.
+pub(crate) fn write_duration(ns: Option<u64>) -> [u8; DURATION_BYTES] {
+    let number = ns.map_or(DURATION_MAX_NS + 1, |ns| ns.min(DURATION_MAX_NS));
+    let [a, b, c, d, e, f, _, _] = number.to_le_bytes();
+    [a, b, c, d, e, f]
+}
+
+/// What [`write_duration`] wrote.
+pub(crate) fn read_duration(bytes: [u8; DURATION_BYTES]) -> Option<u64> {
+    let [a, b, c, d, e, f] = bytes;
+    let number = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
+    (number <= DURATION_MAX_NS).then_some(number)
+}
 
 /// A duration per stage, in nanoseconds; a stage that did not happen has none. With them goes what
 /// explains the copies among them.
@@ -108,14 +153,19 @@ impl StageTimes {
         (ns != ABSENT).then_some(ns)
     }
 
-    /// Notes that a stage took `ns`. Durations are cut at 2^64-2.
+    /// Notes that a stage took `ns`. Durations are cut at [`DURATION_MAX_NS`].
     pub fn set(&mut self, stage: Stage, ns: u64) {
-        self.ns[stage as usize] = ns.min(ABSENT - 1);
+        self.ns[stage as usize] = ns.min(DURATION_MAX_NS);
+    }
+
+    /// Adds to a stage that may have happened in part already.
+    pub fn add(&mut self, stage: Stage, ns: u64) {
+        self.set(stage, self.of(stage).unwrap_or(0).saturating_add(ns));
     }
 
     /// Notes a duration, or that the stage did not happen.
     pub fn put(&mut self, stage: Stage, ns: Option<u64>) {
-        self.ns[stage as usize] = ns.map_or(ABSENT, |ns| ns.min(ABSENT - 1));
+        self.ns[stage as usize] = ns.map_or(ABSENT, |ns| ns.min(DURATION_MAX_NS));
     }
 
     /// What host memory was to the device that ran the model; `None` where none did.
@@ -135,6 +185,14 @@ impl StageTimes {
         let parts = Stage::SERVER_PARTS.iter().filter_map(|&part| self.of(part));
         Some(parts.fold(server, u64::saturating_sub))
     }
+
+    /// Whether the stages account for the time: no more than 1 % of the total is unattributed, or
+    /// half a microsecond, which is what some readings of the clock take. `None` where total or
+    /// server is not known.
+    pub fn is_accounted(&self) -> Option<bool> {
+        let allowed = (self.of(Stage::Total)? / 100).max(UNATTRIBUTED_ALLOWED_NS);
+        self.unattributed().map(|ns| ns <= allowed)
+    }
 }
 
 impl Default for StageTimes {
@@ -150,19 +208,23 @@ impl std::fmt::Debug for StageTimes {
     }
 }
 
-/// The nine durations that a server reports in a reply: its parts and [`Stage::Server`].
+/// The durations that a server reports in a reply: its parts and [`Stage::Server`].
 pub type ServerTimes = StageTimes;
 
 /// The stages that travel in a reply's header, in wire order.
-pub const WIRE_STAGES: [Stage; 9] = [
+pub const WIRE_STAGES: [Stage; 13] = [
     Stage::Receive,
     Stage::Queue,
+    Stage::Wake,
+    Stage::Batch,
+    Stage::Load,
     Stage::CopyIn,
     Stage::Decode,
     Stage::Preprocess,
     Stage::Infer,
     Stage::Postprocess,
     Stage::CopyOut,
+    Stage::Outbox,
     Stage::Server,
 ];
 
@@ -177,7 +239,21 @@ mod tests {
         times.set(Stage::Queue, 0);
         assert_eq!(times.of(Stage::Queue), Some(0));
         times.set(Stage::Queue, u64::MAX);
-        assert_eq!(times.of(Stage::Queue), Some(u64::MAX - 1));
+        assert_eq!(times.of(Stage::Queue), Some(DURATION_MAX_NS));
+        times.add(Stage::Queue, 1);
+        assert_eq!(times.of(Stage::Queue), Some(DURATION_MAX_NS));
+        times.add(Stage::Wake, 3);
+        times.add(Stage::Wake, 4);
+        assert_eq!(times.of(Stage::Wake), Some(7));
+    }
+
+    #[test]
+    fn durations_have_48_bits_and_come_back() {
+        for ns in [None, Some(0), Some(1), Some(DURATION_MAX_NS)] {
+            assert_eq!(read_duration(write_duration(ns)), ns);
+        }
+        assert_eq!(read_duration(write_duration(Some(u64::MAX))), Some(DURATION_MAX_NS));
+        assert_eq!(write_duration(None), [0xff; DURATION_BYTES]);
     }
 
     #[test]
@@ -191,6 +267,23 @@ mod tests {
         assert_eq!(times.unattributed(), Some(10));
         times.set(Stage::Queue, 50);
         assert_eq!(times.unattributed(), Some(0));
+    }
+
+    #[test]
+    fn the_time_is_accounted_for_within_1_percent_or_half_a_microsecond() {
+        let mut times = StageTimes::NONE;
+        assert_eq!(times.is_accounted(), None);
+        for (total, server, infer, accounted) in [
+            (10_000, 5_000, 4_500, true),
+            (10_000, 5_000, 4_499, false),
+            (100_000, 50_000, 49_000, true),
+            (100_000, 50_000, 48_999, false),
+        ] {
+            times.set(Stage::Total, total);
+            times.set(Stage::Server, server);
+            times.set(Stage::Infer, infer);
+            assert_eq!(times.is_accounted(), Some(accounted), "{total} {server} {infer}");
+        }
     }
 
     #[test]

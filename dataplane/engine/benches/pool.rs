@@ -84,7 +84,7 @@ fn dispatch(
         session: SessionId(1),
         generation: Generation::FIRST,
         request: 1,
-        what: Request { kind: RequestKind::Tensor, batch: 1, priority: 0 },
+        what: Request::of(RequestKind::Tensor),
         payload_bytes,
         slot,
         seen,

@@ -8,37 +8,35 @@ use ferry_core::{Stage, StageTimes};
 /// falls between them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StageClock {
-    /// The last border; `None` while nothing is timed, which saves a reading where no stage of
-    /// the pool's happens.
-    border: Option<Instant>,
+    /// The last border.
+    border: Instant,
     times: StageTimes,
 }
 
 impl StageClock {
-    /// Nothing is timed yet.
-    pub(crate) const STOPPED: StageClock = StageClock { border: None, times: StageTimes::NONE };
-
-    /// A stage began at `start` and ends now; the next one starts with it.
-    pub(crate) fn since(start: Instant, stage: Stage) -> StageClock {
-        let mut clock = StageClock { border: Some(start), times: StageTimes::NONE };
-        clock.end(stage);
-        clock
-    }
-
-    /// Starts timing now, unless a stage that just ended did so already.
-    pub(crate) fn start(&mut self) {
-        if self.border.is_none() {
-            self.border = Some(Instant::now());
+    /// A request that was visible at `visible` is taken now, which ends its `queue`. `rung` is when
+    /// the thread that takes it was told, if it slept: from then on it was `wake`.
+    pub(crate) fn taken(visible: Instant, rung: Option<Instant>) -> StageClock {
+        let mut clock = StageClock { border: visible, times: StageTimes::NONE };
+        match rung {
+            None => clock.end(Stage::Queue),
+            Some(rung) => {
+                clock.end_at(Stage::Queue, rung);
+                clock.end(Stage::Wake);
+            }
         }
+        clock
     }
 
     /// Ends `stage`, which began at the last border.
     pub(crate) fn end(&mut self, stage: Stage) {
-        let now = Instant::now();
-        if let Some(border) = self.border.replace(now) {
-            let elapsed = now.saturating_duration_since(border);
-            self.times.set(stage, u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX));
-        }
+        self.end_at(stage, Instant::now());
+    }
+
+    fn end_at(&mut self, stage: Stage, now: Instant) {
+        let elapsed = now.saturating_duration_since(self.border);
+        self.times.set(stage, u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX));
+        self.border = now;
     }
 
     /// What was timed.
@@ -77,26 +75,20 @@ mod tests {
     #[test]
     fn stages_that_follow_leave_no_gap() {
         let start = Instant::now();
-        let mut clock = StageClock::since(start, Stage::Queue);
+        let rung = start + Duration::from_millis(1);
         std::thread::sleep(Duration::from_millis(2));
-        clock.start();
+        let mut clock = StageClock::taken(start, Some(rung));
         clock.end(Stage::Decode);
         clock.end(Stage::Preprocess);
-        let whole = clock.border.unwrap().duration_since(start);
+        let whole = clock.border.duration_since(start);
         let times = clock.times();
-        let sum: u64 = [Stage::Queue, Stage::Decode, Stage::Preprocess]
+        assert_eq!(times.of(Stage::Queue), Some(1_000_000));
+        let sum: u64 = [Stage::Queue, Stage::Wake, Stage::Decode, Stage::Preprocess]
             .into_iter()
             .map(|stage| times.of(stage).unwrap())
             .sum();
         assert_eq!(u128::from(sum), whole.as_nanos());
         assert_eq!(times.of(Stage::Infer), None);
-    }
-
-    #[test]
-    fn a_stage_without_a_start_did_not_happen() {
-        let mut clock = StageClock::STOPPED;
-        clock.end(Stage::Decode);
-        assert_eq!(clock.times(), StageTimes::NONE);
     }
 
     #[test]

@@ -89,7 +89,8 @@ impl Pool {
         if shared.runs_here(&work.arrival) {
             for instance in &shared.instances {
                 let Some(mut core) = instance.try_free() else { continue };
-                let ready = core.start(&instance.counters, work, StageClock::STOPPED);
+                let clock = StageClock::taken(work.arrival.visible, None);
+                let ready = core.start(&instance.counters, work, clock);
                 let unfinished = core.is_broken() || core.in_flight() > 0;
                 drop(core);
                 if unfinished {

@@ -100,7 +100,6 @@ impl Preparation {
         let (Some(pictures), Some(numbers)) = (&mut self.pictures, numbers) else {
             return Err(Unfit::new(Status::Unsupported, "this instance takes no pictures"));
         };
-        clock.start();
         pictures.make_tensor(arrival, clock)?;
         let region = pictures.place_tensor(binding, numbers, self.placer.as_deref());
         clock.end(Stage::Preprocess);

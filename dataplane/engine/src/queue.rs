@@ -39,6 +39,14 @@ pub struct Work {
     pub reply_to: Arc<dyn ReplyTo>,
 }
 
+/// A request that waits.
+#[derive(Debug)]
+pub(crate) struct Queued {
+    pub(crate) work: Work,
+    /// When a worker that slept was told of it.
+    pub(crate) rung: Option<Instant>,
+}
+
 /// What a queue lets in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -75,8 +83,8 @@ pub(crate) struct Queue {
 
 #[derive(Debug)]
 struct State {
-    urgent: VecDeque<Work>,
-    normal: VecDeque<Work>,
+    urgent: VecDeque<Queued>,
+    normal: VecDeque<Queued>,
     urgent_run: u32,
     sleepers: usize,
     gate: Gate,
@@ -139,13 +147,13 @@ impl Queue {
         if state.gate != Gate::Open {
             return Some((work, Refused::Closed(state.gate)));
         }
+        let asleep = state.sleepers > 0;
         let level = if urgent { &mut state.urgent } else { &mut state.normal };
         if level.len() >= self.bound {
             return Some((work, Refused::Full { urgent }));
         }
-        level.push_back(work);
+        level.push_back(Queued { work, rung: asleep.then(Instant::now) });
         self.note_len(&state);
-        let asleep = state.sleepers > 0;
         drop(state);
         if asleep {
             self.bell.notify_one();
@@ -154,7 +162,7 @@ impl Queue {
     }
 
     /// Takes the next request, if one waits.
-    pub(crate) fn pop(&self) -> Option<Work> {
+    pub(crate) fn pop(&self) -> Option<Queued> {
         if self.len() == 0 {
             return None;
         }
@@ -165,11 +173,11 @@ impl Queue {
     }
 
     /// Returns when there is work, the gate is not open, or `attention` is set: looks for a while,
-    /// then sleeps.
-    pub(crate) fn wait(&self, attention: &AtomicBool) {
+    /// then sleeps; says whether it slept.
+    pub(crate) fn wait(&self, attention: &AtomicBool) -> bool {
         let done = || self.len() > 0 || !self.is_open() || attention.load(Ordering::Acquire);
         if look(self.spin, done) {
-            return;
+            return false;
         }
         let mut state = self.lock();
         state.sleepers += 1;
@@ -177,6 +185,7 @@ impl Queue {
             state = self.bell.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.sleepers -= 1;
+        true
     }
 
     /// Sleeps for at most `at_most`, and no longer than until there is work.
@@ -236,8 +245,8 @@ impl Queue {
     }
 
     fn clear(&self, state: &mut State) -> Vec<Work> {
-        let mut all: Vec<Work> = state.urgent.drain(..).collect();
-        all.extend(state.normal.drain(..));
+        let State { urgent, normal, .. } = &mut *state;
+        let all = urgent.drain(..).chain(normal.drain(..)).map(|queued| queued.work).collect();
         self.note_len(state);
         all
     }
@@ -254,7 +263,7 @@ impl Queue {
 }
 
 impl State {
-    fn next(&mut self) -> Option<Work> {
+    fn next(&mut self) -> Option<Queued> {
         let turn_of_normal = self.urgent_run >= URGENT_RUN_MAX && !self.normal.is_empty();
         if let Some(work) = (!turn_of_normal).then(|| self.urgent.pop_front()).flatten() {
             self.urgent_run = if self.normal.is_empty() { 0 } else { self.urgent_run + 1 };

@@ -3,11 +3,9 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use ferry_core::Stage;
-
 use crate::clock::StageClock;
 use crate::instance::{Core, Instance, Ready};
-use crate::queue::Queue;
+use crate::queue::{Queue, Queued};
 use crate::shared::Shared;
 
 /// Shortest sleep between two looks at jobs in flight: a timer is not finer.
@@ -20,18 +18,19 @@ const NAP_MAX: Duration = Duration::from_millis(1);
 pub(crate) fn run(shared: &Shared, instance: &Instance) {
     let _leaving = Leaving { shared, instance };
     loop {
-        shared.queue.wait(&instance.attention);
+        let slept = shared.queue.wait(&instance.attention);
         let mut core = instance.lock();
         instance.attention.store(false, Ordering::Release);
-        if !serve(shared, instance, &mut core) {
+        if !serve(shared, instance, &mut core, slept) {
             core.close();
             return;
         }
     }
 }
 
-/// Serves until nothing waits and nothing is in flight; says whether the worker goes on.
-fn serve(shared: &Shared, instance: &Instance, core: &mut Core) -> bool {
+/// Serves until nothing waits and nothing is in flight; says whether the worker goes on. `slept`:
+/// the thread comes from a sleep, so that the first request may be what it was woken for.
+fn serve(shared: &Shared, instance: &Instance, core: &mut Core, mut slept: bool) -> bool {
     let (queue, counters) = (&shared.queue, &instance.counters);
     let mut pending = Pending::new();
     loop {
@@ -49,8 +48,9 @@ fn serve(shared: &Shared, instance: &Instance, core: &mut Core) -> bool {
         }
         let work = if core.has_room() { queue.pop() } else { None };
         let started = work.is_some();
-        if let Some(work) = work {
-            let clock = StageClock::since(work.arrival.visible, Stage::Queue);
+        if let Some(Queued { work, rung }) = work {
+            let rung = rung.filter(|_| std::mem::take(&mut slept));
+            let clock = StageClock::taken(work.arrival.visible, rung);
             if let Some(ready) = core.start(counters, work, clock) {
                 ready.send();
             }
@@ -59,7 +59,7 @@ fn serve(shared: &Shared, instance: &Instance, core: &mut Core) -> bool {
         if started || finished {
             pending = Pending::new();
         } else if core.in_flight() > 0 {
-            pending.idle(queue, core.has_room());
+            slept = pending.idle(queue, core.has_room());
         } else if queue.len() == 0 {
             return open;
         }
@@ -77,11 +77,12 @@ impl Pending {
         Pending { since: None }
     }
 
-    fn idle(&mut self, queue: &Queue, room: bool) {
+    /// Says whether it slept where work would have ended the sleep.
+    fn idle(&mut self, queue: &Queue, room: bool) -> bool {
         let waited = self.since.get_or_insert_with(Instant::now).elapsed();
         if waited < queue.in_flight_spin() {
             std::hint::spin_loop();
-            return;
+            return false;
         }
         let nap = (waited / 8).clamp(NAP_MIN, NAP_MAX);
         if room {
@@ -89,6 +90,7 @@ impl Pending {
         } else {
             std::thread::sleep(nap);
         }
+        room
     }
 }
 

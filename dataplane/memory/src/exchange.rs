@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use ferry_core::{Generation, Request, SessionId, StageTimes, Status};
+use ferry_core::{Generation, OutputShapes, Request, SessionId, Stage, StageTimes, Status};
 
 use crate::slots::Slot;
 
@@ -52,18 +52,32 @@ impl Arrival {
         self.into_departure(status, if copied.is_ok() { end } else { 0 }, times)
     }
 
-    fn into_departure(self, status: Status, payload_bytes: usize, times: StageTimes) -> Departure {
+    fn into_departure(
+        self,
+        status: Status,
+        payload_bytes: usize,
+        mut times: StageTimes,
+    ) -> Departure {
+        let ready = Instant::now();
+        if times == StageTimes::NONE {
+            // Answered by the first thread that looked at it: until then it only waited.
+            times.set(Stage::Queue, between_ns(self.visible, ready));
+        }
         Departure {
             peer: self.peer,
             session: self.session,
             generation: self.generation,
             request: self.request,
+            what: self.what,
+            request_bytes: self.payload_bytes,
             status,
             payload_bytes,
+            outputs: None,
             times,
             slot: self.slot,
             seen: self.seen,
             visible: self.visible,
+            ready,
         }
     }
 }
@@ -79,11 +93,17 @@ pub struct Departure {
     pub generation: Generation,
     /// The request's number within the session.
     pub request: u64,
+    /// What the request's payload was.
+    pub what: Request,
+    /// Length of the request's payload.
+    pub request_bytes: usize,
     /// How it ended.
     pub status: Status,
     /// Length of the payload in the slot's reply half.
     pub payload_bytes: usize,
-    /// The stages that were timed on the way; the lane adds `receive` and `server`.
+    /// The shapes of the outputs; `None` where they are those that the session agreed.
+    pub outputs: Option<Box<OutputShapes>>,
+    /// The stages that were timed on the way; [`close`](Departure::close) adds the rest.
     pub times: StageTimes,
     /// Holds the payload.
     pub slot: Slot,
@@ -91,10 +111,113 @@ pub struct Departure {
     pub seen: Instant,
     /// When the header had been checked and the write was visible.
     pub visible: Instant,
+    /// When the reply was there.
+    pub ready: Instant,
+}
+
+impl Departure {
+    /// Ends the server's time, which is from the doorbell to the submit of the reply: to be called
+    /// once, by whoever submits it, at that moment. `woken` is when that thread began to run, if it
+    /// slept when the reply became ready.
+    ///
+    /// Nobody else adds `receive`, `outbox` or `server`, so that they mean the same for every link,
+    /// and in rows of clients and of the server.
+    pub fn close(&mut self, now: Instant, woken: Option<Instant>) {
+        let taken = woken.map_or(self.ready, |woken| woken.clamp(self.ready, now.max(self.ready)));
+        if woken.is_some() {
+            self.times.add(Stage::Wake, between_ns(self.ready, taken));
+        }
+        self.times.set(Stage::Outbox, between_ns(taken, now));
+        self.times.set(Stage::Receive, between_ns(self.seen, self.visible));
+        self.times.set(Stage::Server, between_ns(self.seen, now));
+    }
+}
+
+/// Nanoseconds from `from` to `to`; 0 if `to` is earlier.
+pub fn between_ns(from: Instant, to: Instant) -> u64 {
+    u64::try_from(to.saturating_duration_since(from).as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Where a departure goes when it is not ready at once.
 pub trait ReplyTo: Send + Sync + std::fmt::Debug {
     /// Takes the reply. Must not block. A receiver that is gone drops it, and the slot is free.
     fn depart(&self, departure: Departure);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use ferry_core::{RequestKind, SlotLayout};
+
+    use super::*;
+    use crate::slots::SlotTable;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn arrival(seen: Instant) -> Arrival {
+        let layout = SlotLayout { slots: 1, request_bytes: 10, reply_bytes: 10 };
+        Arrival {
+            peer: PeerId(1),
+            session: SessionId(2),
+            generation: Generation(3),
+            request: 4,
+            what: Request { priority: 7, ..Request::of(RequestKind::Tensor) },
+            payload_bytes: 5,
+            slot: SlotTable::private(layout).unwrap().acquire().unwrap(),
+            seen,
+            visible: seen + MS,
+        }
+    }
+
+    /// A departure that was ready 3 ms after its doorbell; `queue` and `infer` were timed.
+    fn departure(seen: Instant) -> Departure {
+        let mut times = StageTimes::NONE;
+        times.set(Stage::Queue, 500_000);
+        times.set(Stage::Infer, 1_400_000);
+        let mut departure = arrival(seen).depart(6, times);
+        departure.ready = seen + 3 * MS;
+        departure
+    }
+
+    #[test]
+    fn what_a_record_needs_departs_with_the_reply() {
+        let departure = departure(Instant::now());
+        assert_eq!((departure.request, departure.what.priority), (4, 7));
+        assert_eq!((departure.request_bytes, departure.payload_bytes), (5, 6));
+    }
+
+    #[test]
+    fn the_parts_of_a_closed_departure_and_what_nobody_claims_are_the_server() {
+        let seen = Instant::now();
+        let mut awake = departure(seen);
+        awake.close(seen + 10 * MS, None);
+        let of = |departure: &Departure, stage| departure.times.of(stage);
+        assert_eq!(of(&awake, Stage::Receive), Some(1_000_000));
+        assert_eq!(of(&awake, Stage::Outbox), Some(7_000_000));
+        assert_eq!(of(&awake, Stage::Wake), None);
+        assert_eq!(of(&awake, Stage::Server), Some(10_000_000));
+        assert_eq!(awake.times.unattributed(), Some(100_000));
+        let mut slept = departure(seen);
+        slept.close(seen + 10 * MS, Some(seen + 8 * MS));
+        assert_eq!(of(&slept, Stage::Wake), Some(5_000_000));
+        assert_eq!(of(&slept, Stage::Outbox), Some(2_000_000));
+        assert_eq!(slept.times.unattributed(), Some(100_000));
+        // A thread that ran before is not one that was woken for it, nor one that runs later.
+        for woken in [seen, seen + 20 * MS] {
+            let mut odd = departure(seen);
+            odd.close(seen + 10 * MS, Some(woken));
+            let both = of(&odd, Stage::Wake).unwrap() + of(&odd, Stage::Outbox).unwrap();
+            assert_eq!(both, 7_000_000);
+        }
+    }
+
+    #[test]
+    fn what_is_answered_at_once_only_waited() {
+        let seen = Instant::now() - 5 * MS;
+        let mut refused = arrival(seen).fail(Status::Overloaded, "no", StageTimes::NONE);
+        refused.close(refused.ready + MS, None);
+        assert!(refused.times.of(Stage::Queue).is_some());
+        assert_eq!(refused.times.unattributed(), Some(0));
+    }
 }

@@ -23,7 +23,7 @@ pub mod word;
 pub use arena::Arena;
 pub use backing::{Backing, DeviceAddress, MemoryError};
 pub use bell::Bell;
-pub use exchange::{Arrival, Departure, PeerId, ReplyTo};
+pub use exchange::{Arrival, Departure, PeerId, ReplyTo, between_ns};
 pub use far::FarBacking;
 pub use heap::HeapBacking;
 pub use host::{host_id, is_this_host};

@@ -1,13 +1,14 @@
 //! How a session's memory is divided, and what the immediate of a write says.
 
 use ferry_core::session::SLOTS_MAX;
-use ferry_core::{FRAME_BYTES, Generation, SlotIndex};
+use ferry_core::{FRAME_BYTES, FRAME_ROOM_BYTES, Generation, SlotIndex, TAIL_BYTES_MAX};
 use ferry_memory::slots::HALF_ALIGN_BYTES;
 use ferry_memory::{MemoryError, Region};
 
-/// Room in front of each payload, so that the payload stays page-aligned: the header ends where
-/// the payload begins, and one write carries both.
+/// Room in front of each payload, so that the payload stays page-aligned: the tail ends where the
+/// head begins, the head where the payload begins, and one write carries all.
 const HEADROOM_BYTES: usize = HALF_ALIGN_BYTES;
+const _: () = assert!(FRAME_ROOM_BYTES <= HEADROOM_BYTES);
 
 /// The slot of an immediate that means the control area.
 const CONTROL: u32 = 0xff;
@@ -73,7 +74,7 @@ impl Areas {
         Ok(Areas {
             slots,
             payload_bytes: usize::try_from(payload_bytes).unwrap_or(usize::MAX),
-            headers: Grid { first: 0, stride: FRAME_BYTES },
+            headers: Grid { first: TAIL_BYTES_MAX, stride: FRAME_ROOM_BYTES },
             payloads: Grid { first: 0, stride },
             is_apart: true,
         })
@@ -99,7 +100,8 @@ impl Areas {
         self.is_apart.then(|| self.payloads.at(self.slots as usize))
     }
 
-    /// Where an area's header begins. A slot that does not exist has none.
+    /// Where an area's head begins; in front of it there is room for the longest tail. A slot that
+    /// does not exist has none.
     pub fn header_at(&self, area: Area) -> Option<usize> {
         let number = match area {
             Area::Slot(slot) if slot.0 < self.slots => slot.at(),
@@ -196,14 +198,17 @@ mod tests {
     #[test]
     fn headers_and_payloads_that_lie_apart_do_not_touch() {
         let areas = Areas::apart(3, 5000).unwrap();
-        assert_eq!((areas.bytes(), areas.payloads_bytes()), (4 * FRAME_BYTES, Some(3 * 8192)));
+        assert_eq!((areas.bytes(), areas.payloads_bytes()), (4 * FRAME_ROOM_BYTES, Some(3 * 8192)));
         for slot in 0..3 {
             let at = SlotIndex(slot);
-            assert_eq!(areas.header_at(Area::Slot(at)), Some(at.at() * FRAME_BYTES));
+            assert_eq!(
+                areas.header_at(Area::Slot(at)),
+                Some(at.at() * FRAME_ROOM_BYTES + TAIL_BYTES_MAX)
+            );
             assert_eq!(areas.payload_at(at, 5000), Some(at.at() * 8192));
             assert_eq!(areas.payload_at(at, 5001), None, "longer than the slot");
         }
-        assert_eq!(areas.header_at(Area::Control), Some(3 * FRAME_BYTES));
+        assert_eq!(areas.header_at(Area::Control), Some(3 * FRAME_ROOM_BYTES + TAIL_BYTES_MAX));
         assert_eq!(areas.header_at(Area::Slot(SlotIndex(3))), None);
         assert_eq!(areas.payload_at(SlotIndex(3), 0), None);
         let region = Region::whole(Arc::new(HeapBacking::new(3 * 8192).unwrap()));

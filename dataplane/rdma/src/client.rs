@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ferry_core::{Body, FRAME_BYTES, Frame, FrameError, SlotIndex};
+use ferry_core::{Body, Frame, FrameError, Head, SlotIndex, Tail};
 use ferry_memory::Slot;
 use ferry_transport::connect::Own;
 use ferry_transport::event::EventWaker;
@@ -43,7 +43,7 @@ pub struct RdmaClient {
     /// Requests whose completion is still to come, by slot.
     posted: Vec<Option<Posted>>,
     /// Replies that came before the completion of their request's write.
-    early: Vec<Option<(Frame, Instant)>>,
+    early: Vec<Option<Reply>>,
     /// The server's answer to the hello.
     welcome: Option<Result<Frame, FrameError>>,
     is_joined: bool,
@@ -58,6 +58,14 @@ pub struct RdmaClient {
     scratch: Vec<Completion>,
     pending: VecDeque<Event>,
     waker: Arc<EventWaker>,
+}
+
+/// A reply that was found good but for its request.
+#[derive(Debug)]
+struct Reply {
+    frame: Frame,
+    tail: Tail,
+    seen: Instant,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -112,18 +120,20 @@ impl RdmaClient {
         let Some(header) = self.wire.header(area).filter(|_| is_of_lease) else {
             return self.breach("an immediate that names no slot of this lease");
         };
-        let frame = Frame::decode(&header);
+        let head = Head::decode(&header);
         if !self.is_joined {
             if area == Area::Control {
-                self.welcome = Some(frame);
+                // Neither of the two answers to a hello has a tail.
+                self.welcome = Some(head.map(|head| head.frame));
             }
             return;
         }
-        let frame = match frame {
-            Ok(frame) => frame,
+        let head = match head {
+            Ok(head) => head,
             Err(error) => return self.refuse(error.into()),
         };
-        if u64::from(bytes) != (FRAME_BYTES as u64).saturating_add(frame.payload_bytes) {
+        let Head { frame, tail_bytes } = head;
+        if u64::from(bytes) != self.wire.told_bytes(&head) {
             return self.breach("the length of a write is not that of its frame");
         }
         match area {
@@ -133,28 +143,32 @@ impl RdmaClient {
                 }
                 _ => self.breach("a control frame that is no goodbye"),
             },
-            Area::Slot(slot) => self.hear_reply(slot, frame, seen),
+            Area::Slot(slot) => match self.wire.tail(area, tail_bytes) {
+                Ok(tail) => self.hear_reply(slot, Reply { frame, tail, seen }),
+                Err(error) => self.refuse(FrameError::from(error).into()),
+            },
         }
     }
 
-    fn hear_reply(&mut self, slot: SlotIndex, frame: Frame, seen: Instant) {
-        if frame.slot != slot {
+    fn hear_reply(&mut self, slot: SlotIndex, reply: Reply) {
+        if reply.frame.slot != slot {
             return self.breach("an immediate names another slot than its frame");
         }
         if self.posted.get(slot.at()).is_some_and(Option::is_some) {
             // The device has still to say that it is done with the request's memory.
-            self.early[slot.at()] = Some((frame, seen));
+            self.early[slot.at()] = Some(reply);
             return;
         }
-        self.arrive(frame, seen);
+        self.arrive(reply);
     }
 
-    fn arrive(&mut self, frame: Frame, seen: Instant) {
+    fn arrive(&mut self, reply: Reply) {
+        let Reply { frame, tail, seen } = reply;
         match self.own.accept(&frame) {
             Ok(slot) => {
-                let visible = Instant::now();
+                let (peer, visible) = (SERVER, Instant::now());
                 self.in_flight = self.in_flight.saturating_sub(1);
-                self.pending.push_back(Event::Arrived { peer: SERVER, frame, slot, seen, visible });
+                self.pending.push_back(Event::Arrived { peer, frame, slot, tail, seen, visible });
             }
             Err(refusal) => self.refuse(refusal),
         }
@@ -168,8 +182,8 @@ impl RdmaClient {
             let request = posted.request;
             self.pending.push_back(Event::Sent { peer: SERVER, request, elapsed_ns });
         }
-        if let Some((frame, seen)) = self.early.get_mut(at).and_then(Option::take) {
-            self.arrive(frame, seen);
+        if let Some(reply) = self.early.get_mut(at).and_then(Option::take) {
+            self.arrive(reply);
         }
     }
 
@@ -215,7 +229,7 @@ impl RdmaClient {
             let why = LinkError::NoPeer(transfer.peer);
             return Err(reject(transfer, why));
         }
-        let Transfer { frame, slot, .. } = &transfer;
+        let Transfer { frame, slot, tail, .. } = &transfer;
         if !Arc::ptr_eq(slot.table(), &self.slots) {
             return Err(reject(transfer, LinkError::os("send", "the slot is of another session")));
         }
@@ -224,7 +238,7 @@ impl RdmaClient {
             return Err(reject(transfer, LinkError::os("send", "the payload is not in the slot")));
         }
         let (from, since) = (slot.index(), Instant::now());
-        let sent = self.wire.send(frame, payload, Area::Slot(from));
+        let sent = self.wire.send(frame, tail, payload, Area::Slot(from));
         if let Err(why) = sent {
             return Err(reject(transfer, why));
         }

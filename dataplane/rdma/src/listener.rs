@@ -20,7 +20,7 @@ use ferry_transport::{
 
 use device::{Lost, Opened};
 
-use crate::areas::{Area, Areas};
+use crate::areas::Areas;
 use crate::device_memory::check;
 use crate::fence::{Fencing, Memory};
 use crate::health::Health;
@@ -163,7 +163,7 @@ impl RdmaListener {
             Heard::Broken(why) => self.cut(serial, why),
             Heard::Hello => {
                 let welcome = session.control(Body::Welcome);
-                if let Err(why) = session.wire.send(&welcome, 0, Area::Control) {
+                if let Err(why) = session.wire.tell(&welcome) {
                     self.fail(serial, why);
                 }
             }
@@ -176,7 +176,7 @@ impl RdmaListener {
                 // Whoever it is has proved nothing; the owner can still attach and join.
                 let bye = session.control(Body::Bye { status: status_for(&refusal) });
                 self.pending.push_back(Event::Refused(refusal));
-                if let Err(why) = session.wire.send(&bye, 0, Area::Control) {
+                if let Err(why) = session.wire.tell(&bye) {
                     self.fail(serial, why);
                 }
             }

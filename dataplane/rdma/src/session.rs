@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use ferry_core::{Body, Frame, Generation, SessionId, SlotIndex, Status};
+use ferry_core::{Body, Frame, FrameError, Generation, Head, SessionId, SlotIndex, Status, Tail};
 use ferry_memory::Slot;
 use ferry_transport::admitted::is_goodbye;
 use ferry_transport::{Admitted, Event, LinkError, Refusal, Rejected, Transfer};
@@ -34,7 +34,7 @@ pub(crate) struct Session {
     replies: Vec<Option<UnderWay>>,
     /// Requests that came before the completion of the last reply in their slot, which they
     /// prove to have arrived.
-    early: Vec<Option<(Frame, Instant)>>,
+    early: Vec<Option<Request>>,
 }
 
 #[derive(Debug)]
@@ -44,7 +44,19 @@ struct UnderWay {
     _slot: Slot,
 }
 
+/// A request that was found good.
+#[derive(Debug)]
+struct Request {
+    frame: Frame,
+    tail: Tail,
+    seen: Instant,
+}
+
 /// What a write of the peer means.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "moved once per frame; a box would be an allocation per request"
+)]
 pub(crate) enum Heard {
     Event(Event),
     Hello,
@@ -59,7 +71,7 @@ impl Session {
     pub(crate) fn new(admitted: Admitted, wire: Wire) -> Session {
         let slots = admitted.admission.layout.slots as usize;
         let replies = std::iter::repeat_with(|| None).take(slots).collect();
-        let early = vec![None; slots];
+        let early = std::iter::repeat_with(|| None).take(slots).collect();
         Session { admitted, wire, stand: Stand::Expected, replies, early }
     }
 
@@ -83,11 +95,12 @@ impl Session {
             let Area::Slot(slot) = area else { return Heard::Nothing };
             return Heard::Refused(Refusal::Slot { session, slot: slot.0 });
         };
-        let frame = match Frame::decode(&header) {
-            Ok(frame) => frame,
+        let head = match Head::decode(&header) {
+            Ok(head) => head,
             Err(error) => return Heard::Refused(error.into()),
         };
-        if u64::from(bytes) != self.wire.told_bytes(&frame) {
+        let Head { frame, tail_bytes } = head;
+        if u64::from(bytes) != self.wire.told_bytes(&head) {
             return self.breach("the length of a write is not that of its frame");
         }
         if !is_of_lease && frame.generation == self.generation() {
@@ -98,7 +111,10 @@ impl Session {
             Area::Slot(_) if self.stand == Stand::Expected => {
                 self.breach("a request before the hello")
             }
-            Area::Slot(slot) => self.hear_request(slot, frame, seen),
+            Area::Slot(slot) => match self.wire.tail(area, tail_bytes) {
+                Ok(tail) => self.hear_request(slot, Request { frame, tail, seen }),
+                Err(error) => Heard::Refused(FrameError::from(error).into()),
+            },
         }
     }
 
@@ -128,24 +144,26 @@ impl Session {
         Heard::Hello
     }
 
-    fn hear_request(&mut self, slot: SlotIndex, frame: Frame, seen: Instant) -> Heard {
-        if let Err(refusal) = self.admitted.check(&frame) {
+    fn hear_request(&mut self, slot: SlotIndex, request: Request) -> Heard {
+        let frame = &request.frame;
+        if let Err(refusal) = self.admitted.check(frame) {
             return Heard::Refused(refusal);
         }
         if frame.slot != slot {
             return Heard::Refused(Refusal::Slot { session: self.id(), slot: frame.slot.0 });
         }
         if self.replies[slot.at()].is_none() {
-            return self.accept(&frame, seen);
+            return self.accept(request);
         }
-        match self.early[slot.at()].replace((frame, seen)) {
+        match self.early[slot.at()].replace(request) {
             None => Heard::Nothing,
             Some(_) => Heard::Refused(Refusal::Slot { session: self.id(), slot: slot.0 }),
         }
     }
 
-    fn accept(&self, frame: &Frame, seen: Instant) -> Heard {
-        let slot = match self.admitted.accept(frame) {
+    fn accept(&self, request: Request) -> Heard {
+        let Request { frame, tail, seen } = request;
+        let slot = match self.admitted.accept(&frame) {
             Ok(slot) => slot,
             Err(refusal) => return Heard::Refused(refusal),
         };
@@ -155,7 +173,7 @@ impl Session {
             return Heard::Broken(LinkError::os("make a payload visible", error));
         }
         let (peer, visible) = (self.admitted.peer, Instant::now());
-        Heard::Event(Event::Arrived { peer, frame: *frame, slot, seen, visible })
+        Heard::Event(Event::Arrived { peer, frame, slot, tail, seen, visible })
     }
 
     /// The reply in a slot is complete: its slot is free, and a request that waited for that is
@@ -168,7 +186,7 @@ impl Session {
             elapsed_ns: u64::try_from(reply.since.elapsed().as_nanos()).unwrap_or(u64::MAX),
         });
         let waited = self.early.get_mut(at).and_then(Option::take);
-        let heard = waited.map_or(Heard::Nothing, |(frame, seen)| self.accept(&frame, seen));
+        let heard = waited.map_or(Heard::Nothing, |request| self.accept(request));
         (sent, heard)
     }
 
@@ -179,7 +197,7 @@ impl Session {
             let why = LinkError::NoPeer(transfer.peer);
             return Err(reject(transfer, why));
         }
-        let Transfer { frame, slot, .. } = &transfer;
+        let Transfer { frame, slot, tail, .. } = &transfer;
         let payload = usize::try_from(frame.payload_bytes).unwrap_or(usize::MAX);
         if !std::sync::Arc::ptr_eq(slot.table(), &self.admitted.table) {
             return Err(reject(transfer, LinkError::os("send", "the slot is of another session")));
@@ -188,7 +206,7 @@ impl Session {
             return Err(reject(transfer, LinkError::os("send", "the payload is not in the slot")));
         }
         let (area, since) = (Area::Slot(slot.index()), Instant::now());
-        if let Err(why) = self.wire.send(frame, payload, area) {
+        if let Err(why) = self.wire.send(frame, tail, payload, area) {
             return Err(reject(transfer, why));
         }
         let (request, at) = (frame.request, slot.index().at());

@@ -9,7 +9,7 @@ mod task;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ferry_core::{FRAME_BYTES, Frame};
+use ferry_core::{FRAME_BYTES, Frame, Head, TAIL_BYTES_MAX, Tail, TailError};
 use ferry_transport::LinkError;
 pub(crate) use memory::Requests;
 pub(crate) use remote::Remote;

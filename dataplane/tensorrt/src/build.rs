@@ -12,12 +12,12 @@ use trtx::{Builder, BuilderFlag, OnnxParser, OptProfileSelector};
 
 use crate::half;
 use crate::log::{self, listen};
-use crate::onnx::{self, ModelProto};
 use crate::options::{BuildOptions, Capability, DimRange, Precision};
 use crate::plan::{About, EnginePlan, ranges};
 use crate::search::{Opened, Search, required};
 use crate::signature::signature as signature_of;
 use crate::source::{EXPORT_AGAIN, Source};
+use ferry_onnx_file::{self as onnx, ModelProto};
 
 /// One build at a time: each needs several times the model's bytes, and as many cores as it finds.
 static BUILDING: Mutex<()> = Mutex::new(());

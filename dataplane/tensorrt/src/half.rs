@@ -10,7 +10,9 @@ use ::half::f16;
 use bytes::Bytes;
 use prost::Message;
 
-use crate::onnx::{AttributeProto, FLOAT, FLOAT16, GraphProto, ModelProto, NodeProto, TensorProto};
+use ferry_onnx_file::{
+    AttributeProto, FLOAT, FLOAT16, GraphProto, ModelProto, NodeProto, TensorProto,
+};
 
 /// `AttributeProto.AttributeType`.
 const KIND_INT: i32 = 2;
@@ -147,7 +149,7 @@ fn cast_inputs_and_outputs(graph: &mut GraphProto) {
         graph.initializer.iter().filter_map(|weight| weight.name.as_deref()).collect();
     let made: HashSet<&str> =
         graph.node.iter().flat_map(|node| &node.output).map(String::as_str).collect();
-    let floats = |values: &[crate::onnx::ValueInfoProto]| -> Vec<String> {
+    let floats = |values: &[ferry_onnx_file::ValueInfoProto]| -> Vec<String> {
         let float = values.iter().filter(|value| {
             let tensor = value.r#type.as_ref().and_then(|it| it.tensor_type.as_ref());
             tensor.is_some_and(|it| it.elem_type == Some(FLOAT))

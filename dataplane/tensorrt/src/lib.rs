@@ -28,7 +28,6 @@ mod log;
 mod model;
 #[expect(unsafe_code, reason = "the fence around TensorRT's libraries")]
 mod native;
-mod onnx;
 mod options;
 mod plan;
 mod search;

@@ -6,8 +6,8 @@ use ferry_core::{DType, Dim, Signature, TensorSpec};
 use ferry_engine::EngineError;
 use trtx::{DataType, NetworkDefinition, Tensor};
 
-use crate::onnx::GraphProto;
 use crate::source::{EXPORT_AGAIN, Source};
+use ferry_onnx_file::GraphProto;
 
 /// What the network takes and gives. The parser tells which dimensions are open, the file how
 /// they are called; one without a name gets `TENSOR.POSITION`.

@@ -51,13 +51,13 @@ impl Link for Mirror {
     }
 
     fn poll(&mut self, events: &mut Events) {
-        for Transfer { peer, frame, slot } in self.0.drain(..) {
+        for Transfer { peer, frame, slot, tail } in self.0.drain(..) {
             let request = frame.request;
             events.push(Event::Sent { peer, request, elapsed_ns: 1 });
             let (times, reply_ns_previous) = (StageTimes::NONE, Some(1));
             let body = Body::Reply(Reply { status: Status::Ok, times, reply_ns_previous });
             let (frame, seen) = (Frame { body, ..frame }, Instant::now());
-            events.push(Event::Arrived { peer, frame, slot, seen, visible: seen });
+            events.push(Event::Arrived { peer, frame, slot, tail, seen, visible: seen });
         }
     }
 
@@ -160,7 +160,7 @@ fn options_of(wait: WaitPolicy) -> DriverOptions {
 
 /// Keeps all slots in flight; nanoseconds per request.
 fn drive(driver: &mut Driver, table: &Arc<SlotTable>, requests: u64) -> Result<f64, Failed> {
-    let what = Request { kind: RequestKind::Tensor, batch: 1, priority: 0 };
+    let what = Request::of(RequestKind::Tensor);
     let start = Instant::now();
     let mut done = 0;
     let mut sent = 0;

@@ -253,7 +253,7 @@ fn over_link<C: Link + 'static>(
                 slot.request_bytes_mut().unwrap().copy_from_slice(&source);
                 request += 1;
                 let frame = request_frame(request);
-                client.submit(Transfer { peer: SERVER, frame, slot }).unwrap();
+                client.submit(Transfer::new(SERVER, frame, slot)).unwrap();
                 drop(wait(&mut client, &mut at_client, &mut client_waits));
             },
         )
@@ -261,7 +261,7 @@ fn over_link<C: Link + 'static>(
 }
 
 fn request_frame(request: u64) -> Frame {
-    let body = Body::Request(Request { kind: RequestKind::Tensor, batch: 1, priority: 0 });
+    let body = Body::Request(Request::of(RequestKind::Tensor));
     let (session, generation, slot) = (SESSION, Generation::FIRST, ferry_core::SlotIndex(0));
     Frame { session, generation, slot, request, payload_bytes: REQUEST_BYTES as u64, body }
 }
@@ -274,7 +274,7 @@ fn wait(link: &mut dyn Link, events: &mut Events, waiter: &mut Waiter) -> Transf
         for event in events.drain(..) {
             match event {
                 Event::Arrived { peer, frame, slot, .. } => {
-                    arrived = Some(Transfer { peer, frame, slot });
+                    arrived = Some(Transfer::new(peer, frame, slot));
                 }
                 Event::Sent { .. } | Event::Joined { .. } => {}
                 Event::Refused(_) | Event::Gone { .. } => panic!("{event:?}"),

@@ -84,7 +84,7 @@ fn serve(listener: &mut ShmListener, stop: &AtomicBool) {
                 let body = Reply { status: Status::Ok, times, reply_ns_previous: None };
                 let payload_bytes = payload_bytes as u64;
                 let frame = Frame { payload_bytes, body: Body::Reply(body), ..frame };
-                listener.submit(Transfer { peer, frame, slot }).unwrap();
+                listener.submit(Transfer::new(peer, frame, slot)).unwrap();
             }
         }
     }
@@ -105,9 +105,9 @@ fn round_trip(
         slot: slot.index(),
         request: 1,
         payload_bytes: bytes.len() as u64,
-        body: Body::Request(Request { kind: RequestKind::Tensor, batch: 1, priority: 0 }),
+        body: Body::Request(Request::of(RequestKind::Tensor)),
     };
-    client.submit(Transfer { peer: SERVER, frame, slot }).unwrap();
+    client.submit(Transfer::new(SERVER, frame, slot)).unwrap();
     loop {
         client.poll(events);
         let replied = events.drain(..).any(|event| matches!(event, Event::Arrived { .. }));

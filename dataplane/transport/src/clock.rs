@@ -2,10 +2,7 @@
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-/// Nanoseconds from `from` to `to`; 0 if `to` is earlier.
-pub(crate) fn between_ns(from: Instant, to: Instant) -> u64 {
-    u64::try_from(to.saturating_duration_since(from).as_nanos()).unwrap_or(u64::MAX)
-}
+pub(crate) use ferry_memory::between_ns;
 
 /// Tells the wall clock of an instant from one reading of both clocks, so that a request costs no
 /// second reading and a step of the wall clock does not tear a session's records apart.

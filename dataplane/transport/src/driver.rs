@@ -117,7 +117,7 @@ impl Driver {
             body: Body::Request(what),
         };
         let submitted = Instant::now();
-        if let Err(rejected) = link.submit(Transfer { peer: SERVER, frame, slot }) {
+        if let Err(rejected) = link.submit(Transfer::new(SERVER, frame, slot)) {
             let slot = rejected.transfer.slot;
             return Err(SubmitError { slot, why: SubmitRefusal::Link(rejected.why) });
         }

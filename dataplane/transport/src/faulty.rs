@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ferry_core::Frame;
+use ferry_core::{Frame, Tail};
 use ferry_memory::{Slot, SlotTable};
 
 use crate::link::{
@@ -168,7 +168,7 @@ impl Faulty {
                 Held::OutAgain(frame) => {
                     if let Some(slot) = self.table.acquire() {
                         let frame = Frame { slot: slot.index(), ..frame };
-                        self.pass(Transfer { peer: SERVER, frame, slot });
+                        self.pass(Transfer::new(SERVER, frame, slot));
                     }
                 }
             }
@@ -180,8 +180,8 @@ impl Faulty {
     fn arrive_again(&mut self, frame: Frame) {
         let slot = self.table.claim(frame.slot).or_else(|| self.table.acquire());
         let Some(slot) = slot else { return };
-        let now = std::time::Instant::now();
-        self.ready.push_back(Event::Arrived { peer: SERVER, frame, slot, seen: now, visible: now });
+        let (peer, seen, tail) = (SERVER, std::time::Instant::now(), Tail::NONE);
+        self.ready.push_back(Event::Arrived { peer, frame, slot, tail, seen, visible: seen });
     }
 
     /// Sends on; what the inner link does not take is lost.

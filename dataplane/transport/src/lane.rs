@@ -33,6 +33,9 @@ pub trait Handler {
     /// arrival must depart exactly once; one that never does counts as in flight for ever.
     fn handle(&mut self, arrival: Arrival) -> Option<Departure>;
 
+    /// A reply is about to be submitted: its accounts are closed.
+    fn departs(&mut self, _departure: &Departure) {}
+
     /// A client proved that it owns the session.
     fn joined(&mut self, _peer: PeerId, _session: SessionId) {}
 
@@ -57,7 +60,7 @@ pub struct LaneOptions {
 }
 
 impl Default for LaneOptions {
-    /// Adaptive; 1,024 requests: 16 sessions with all 64 slots full, at some 200 bytes each.
+    /// Adaptive; 1,024 requests: 16 sessions with all 64 slots full, at some 400 bytes each.
     fn default() -> LaneOptions {
         LaneOptions {
             name: "ferry-lane".into(),

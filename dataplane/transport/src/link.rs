@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ferry_core::{Attachment, Endpoint, Frame, LinkKind, RegionDescriptor, SessionId, Status};
+use ferry_core::{
+    Attachment, Endpoint, Frame, LinkKind, RegionDescriptor, SessionId, Status, Tail,
+};
 use ferry_memory::{MemoryError, PeerId, Slot};
 
 use crate::admitted::{Admission, Refusal};
@@ -97,6 +99,15 @@ pub struct Transfer {
     pub frame: Frame,
     /// A request's payload lies in its request half, a reply's in its reply half.
     pub slot: Slot,
+    /// What is said beside the header; mostly nothing.
+    pub tail: Tail,
+}
+
+impl Transfer {
+    /// A frame without a tail.
+    pub fn new(peer: PeerId, frame: Frame, slot: Slot) -> Transfer {
+        Transfer { peer, frame, slot, tail: Tail::NONE }
+    }
 }
 
 /// A transfer that a link did not take.
@@ -121,6 +132,8 @@ pub enum Event {
         frame: Frame,
         /// Server: claimed for this request. Client: the slot that was submitted.
         slot: Slot,
+        /// What was said beside the header; mostly nothing.
+        tail: Tail,
         /// When the doorbell was seen.
         seen: Instant,
         /// When header and payload had been checked and were visible.

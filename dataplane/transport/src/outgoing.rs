@@ -1,9 +1,10 @@
 //! A frame with its payload on the way out of a slot.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ferry_core::FRAME_BYTES;
+use ferry_core::{FRAME_BYTES, Frame, Head, Tail};
 use ferry_memory::{Slot, SlotTable};
 
 use crate::link::{LinkError, Rejected, Transfer};
@@ -31,10 +32,38 @@ impl Half {
     }
 }
 
+/// A head and its tail, one after the other as they go over a wire.
+#[derive(Debug)]
+pub(crate) struct Header {
+    head: [u8; FRAME_BYTES],
+    /// Mostly nothing.
+    tail: Vec<u8>,
+}
+
+impl Header {
+    pub(crate) fn new(frame: &Frame, tail: &Tail) -> Header {
+        let tail = tail.encode();
+        Header { head: Head { frame: *frame, tail_bytes: tail.len() }.encode(), tail }
+    }
+
+    pub(crate) fn parts(&self) -> [&[u8]; 2] {
+        [&self.head, &self.tail]
+    }
+
+    /// Both in one piece.
+    pub(crate) fn joined(&self) -> Cow<'_, [u8]> {
+        if self.tail.is_empty() {
+            Cow::Borrowed(&self.head)
+        } else {
+            Cow::Owned(self.parts().concat())
+        }
+    }
+}
+
 /// Something to send: the header, and where its payload lies.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
-    pub(crate) header: [u8; FRAME_BYTES],
+    pub(crate) header: Header,
     pub(crate) request: u64,
     pub(crate) slot: Slot,
     half: Half,
@@ -54,7 +83,7 @@ impl Outgoing {
         half: Half,
         table: &Arc<SlotTable>,
     ) -> Result<Outgoing, Rejected> {
-        let Transfer { frame, slot, .. } = &transfer;
+        let Transfer { frame, slot, tail, .. } = &transfer;
         if !Arc::ptr_eq(slot.table(), table) {
             return Err(reject(transfer, LinkError::os("send", "the slot is of another session")));
         }
@@ -62,7 +91,7 @@ impl Outgoing {
         if half.bytes(slot).is_none_or(|bytes| bytes.len() < payload_bytes) {
             return Err(reject(transfer, LinkError::os("send", "the payload is not in the slot")));
         }
-        let (header, request, since) = (frame.encode(), frame.request, Instant::now());
+        let (header, request, since) = (Header::new(frame, tail), frame.request, Instant::now());
         Ok(Outgoing { header, request, slot: transfer.slot, half, payload_bytes, since })
     }
 

@@ -52,10 +52,10 @@ fn submit(client: &mut ShmClient, session: SessionId, request: u64, slot: ferry_
         slot: SlotIndex(slot.index().0),
         request,
         payload_bytes: LAYOUT.request_bytes,
-        body: Body::Request(Request { kind: RequestKind::Tensor, batch: 1, priority: 0 }),
+        body: Body::Request(Request::of(RequestKind::Tensor)),
     };
     slot.request().copy_in(0, &request.to_le_bytes()).unwrap();
-    client.submit(Transfer { peer: SERVER, frame, slot }).map_err(|it| it.why).unwrap();
+    client.submit(Transfer::new(SERVER, frame, slot)).map_err(|it| it.why).unwrap();
 }
 
 /// Sends requests until the reply to the last of `count` came; for ever if that is `None`.
@@ -180,7 +180,7 @@ impl Lane {
         let body = Body::Reply(Reply { status: Status::Ok, times, reply_ns_previous: None });
         let frame = Frame { payload_bytes: 8, body, ..frame };
         // A victim that was killed a moment ago takes no reply; that is for `Gone` to say.
-        drop(self.listener.submit(Transfer { peer, frame, slot }));
+        drop(self.listener.submit(Transfer::new(peer, frame, slot)));
     }
 
     fn admit(&mut self, session: SessionId) -> u64 {

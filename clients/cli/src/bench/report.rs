@@ -96,6 +96,6 @@ pub(crate) fn to_json(outcome: &Outcome) -> Value {
         "seconds": outcome.lasted.as_secs_f64(),
         "recorded": recorded,
         "first_error": outcome.first_error,
-        "add_up_within_1pct": outcome.summary.add_up,
+        "accounted": outcome.summary.accounted(),
     })
 }

@@ -90,8 +90,8 @@ pub(crate) struct Summary {
     derived: [Distribution; DERIVED.len()],
     /// Requests that did not end well.
     pub(crate) errors: u64,
-    /// Requests whose parts add up to their total within 1 %.
-    pub(crate) add_up: u64,
+    /// Requests whose stages account for their time.
+    accounted: u64,
 }
 
 impl Summary {
@@ -100,7 +100,7 @@ impl Summary {
             stages: [const { Distribution::new() }; Stage::COUNT],
             derived: [const { Distribution::new() }; DERIVED.len()],
             errors: 0,
-            add_up: 0,
+            accounted: 0,
         }
     }
 
@@ -120,11 +120,8 @@ impl Summary {
         let unattributed = record.times.unattributed();
         if let (Some(total), Some(server)) = (total, server) {
             self.derived[0].add(total.saturating_sub(server));
-            let parts: u64 =
-                Stage::SERVER_PARTS.iter().filter_map(|&part| record.times.of(part)).sum();
-            let all = total.saturating_sub(server) + parts + unattributed.unwrap_or(0);
-            self.add_up += u64::from(all.abs_diff(total) <= total / 100);
         }
+        self.accounted += u64::from(record.times.is_accounted() == Some(true));
         if let Some(ns) = unattributed {
             self.derived[1].add(ns);
         }
@@ -134,11 +131,17 @@ impl Summary {
         self.stages.iter_mut().zip(&other.stages).for_each(|(ours, theirs)| ours.merge(theirs));
         self.derived.iter_mut().zip(&other.derived).for_each(|(ours, theirs)| ours.merge(theirs));
         self.errors += other.errors;
-        self.add_up += other.add_up;
+        self.accounted += other.accounted;
     }
 
     pub(crate) fn of(&self, stage: Stage) -> &Distribution {
         &self.stages[stage as usize]
+    }
+
+    /// The share of requests whose stages account for their time: see
+    /// [`StageTimes::is_accounted`](ferry_client::StageTimes::is_accounted).
+    pub(crate) fn accounted(&self) -> f64 {
+        self.accounted as f64 / self.of(Stage::Total).count().max(1) as f64
     }
 
     /// Every distribution that has values, by name, in the order of the walk.

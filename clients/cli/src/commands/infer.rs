@@ -176,11 +176,8 @@ fn inside(client: &Client, args: &InferArgs, input: &Input) -> Result<Answer, Fa
                 contents: tensor.bytes.clone().into(),
             };
             request.inputs = tensors.iter().map(inline).collect();
-            let info = ferry_core::Request {
-                kind: ferry_client::RequestKind::Tensor,
-                batch: 1,
-                priority: args.priority,
-            };
+            let tensor = ferry_core::Request::of(ferry_client::RequestKind::Tensor);
+            let info = ferry_core::Request { priority: args.priority, ..tensor };
             request.info = Some(info.into());
         }
     }

@@ -133,7 +133,7 @@ fn to_json(pair: &Pair) -> Value {
         "requests": pair.ours.count(),
         "rounds": pair.per_round.len(),
         "idle_us": pair.idle.as_micros(),
-        "stages_sum_within_1pct": pair.add_up,
+        "accounted": pair.accounted,
         "unattributed_ns_p50": pair.unattributed,
     })
 }

@@ -52,8 +52,8 @@ pub(super) struct Pair {
     pub(super) bare: Distribution,
     /// Medians of each round: ours, bare.
     pub(super) per_round: Vec<(u64, u64)>,
-    /// Share of our requests whose parts add up to their total within 1 %.
-    pub(super) add_up: f64,
+    /// Share of our requests whose stages account for their time.
+    pub(super) accounted: f64,
     pub(super) unattributed: u64,
 }
 
@@ -100,7 +100,7 @@ pub(super) fn measure(
         ours: Distribution::new(),
         bare: Distribution::new(),
         per_round: Vec::new(),
-        add_up: 0.0,
+        accounted: 0.0,
         unattributed: 0,
     };
     let bar = printer.bar(plan.rounds, &format!("{transport} {wait}"));
@@ -116,8 +116,7 @@ pub(super) fn measure(
     bar.finish_and_clear();
     ours.close()?;
     let summary = tally.take();
-    let total = summary.of(ferry_client::Stage::Total).count();
-    pair.add_up = summary.add_up as f64 / total.max(1) as f64;
+    pair.accounted = summary.accounted();
     let unattributed = summary.named().find(|(name, _)| *name == "unattributed");
     pair.unattributed = unattributed.map_or(0, |(_, times)| times.quantile(0.5));
     Ok(pair)

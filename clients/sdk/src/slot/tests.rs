@@ -136,6 +136,7 @@ fn reply(table: &Arc<SlotTable>, status: Status, half: &[u8]) -> Result<Reply, E
         ending: Ending::Replied,
         status,
         payload_bytes: half.len(),
+        outputs: None,
         times: StageTimes::NONE,
     };
     Reply::from_completion(done, &agreed(), None)

@@ -3,7 +3,7 @@
 use super::*;
 use crate::graph::{Range, Role};
 use crate::models::{mobilenetv3_small, yolov4};
-use crate::onnx::{FLOAT, FLOAT16, INT64};
+use ferry_onnx_file::{FLOAT, FLOAT16, INT64};
 
 fn written(graph: &Graph, precision: Precision) -> Vec<u8> {
     let encoded = Encoded::new(graph, 1, precision);

@@ -10,7 +10,8 @@ use crate::models::{Instances, LoadSpec};
 const WHY: &str = "this build of ferryd has no TensorRT";
 
 /// What to do.
-const FIX: &str = "build ferryd with `--features tensorrt`, or use engine = \"onnx\"";
+const FIX: &str =
+    "build ferryd with its feature `tensorrt` (`cargo build --release`), or use engine = \"onnx\"";
 
 /// Refuses every file.
 #[derive(Debug)]

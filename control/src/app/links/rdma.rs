@@ -115,9 +115,9 @@ mod tests {
         let host = OnHost.bytes(&layout).unwrap();
         assert_eq!(host, 2 * (602_112 + 4096) + 4096 + 2 * 8192 + 4096);
         // 2 × 602,112 in 19 pages of 64 KiB and 2 × 4,096 in one, each with one to begin at a
-        // boundary; 3 headers of 128 bytes each way.
+        // boundary; 3 headers of 2 KiB, tails included, each way.
         let device = bytes(&layout, Areas::apart).unwrap();
-        assert_eq!(device, (19 + 1 + 1 + 1) * 65_536 + 2 * 3 * 128);
+        assert_eq!(device, (19 + 1 + 1 + 1) * 65_536 + 2 * 3 * 2048);
         let most = SlotLayout { slots: 64, request_bytes: u64::MAX / 2, reply_bytes: 1 };
         assert!(bytes(&most, Areas::apart).is_err());
     }

@@ -76,7 +76,7 @@ fn request(served: &Served) {
         session: SessionId(1),
         generation: Generation::FIRST,
         request: 1,
-        what: Request { kind: RequestKind::Tensor, batch: 1, priority: 0 },
+        what: Request::of(RequestKind::Tensor),
         payload_bytes: 1,
         slot: table.acquire().unwrap(),
         seen: now,

@@ -8,10 +8,10 @@ use super::number;
 use crate::store::{Batch, StoreError};
 
 /// Rows per statement, largest first; a batch is cut greedily. A statement may have 32,766
-/// parameters, which is 1,310 rows.
+/// parameters, which is 1,092 rows.
 const ROWS: [usize; 4] = [1000, 100, 10, 1];
 /// The columns before those of the stages.
-const COLUMNS: [&str; 12] = [
+const COLUMNS: [&str; 13] = [
     "run_id",
     "session_id",
     "request",
@@ -24,6 +24,7 @@ const COLUMNS: [&str; 12] = [
     "started_unix_ns",
     "unattributed_ns",
     "staged",
+    "trace_id",
 ];
 const COLUMNS_ALL: usize = COLUMNS.len() + Stage::COUNT;
 
@@ -86,6 +87,8 @@ fn arguments(
         arguments.add(record.times.unattributed().map(number))?;
         let staged = record.times.staged().map(|it| u16::from_le_bytes(it.to_wire()));
         arguments.add(staged.map(i64::from))?;
+        let trace = Some(record.trace).filter(|trace| !trace.is_none());
+        arguments.add(trace.map(|trace| trace.0.to_vec()))?;
         for stage in Stage::ALL {
             arguments.add(record.times.of(stage).map(number))?;
         }

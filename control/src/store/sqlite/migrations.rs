@@ -8,7 +8,7 @@ use sqlx::sqlite::SqliteConnection;
 use crate::store::StoreError;
 
 /// Number, name, the way up and the way down of each change to the schema.
-const MIGRATIONS: [(i64, &str, &str, &str); 6] = [
+const MIGRATIONS: [(i64, &str, &str, &str); 7] = [
     (
         1,
         "tables",
@@ -44,6 +44,12 @@ const MIGRATIONS: [(i64, &str, &str, &str); 6] = [
         "precision",
         include_str!("../../../../migrations/sqlite/0006_precision.up.sql"),
         include_str!("../../../../migrations/sqlite/0006_precision.down.sql"),
+    ),
+    (
+        7,
+        "stages",
+        include_str!("../../../../migrations/sqlite/0007_stages.up.sql"),
+        include_str!("../../../../migrations/sqlite/0007_stages.down.sql"),
     ),
 ];
 

@@ -185,7 +185,7 @@ async fn the_questions_in_the_docs_have_answers() {
     let page = include_str!("../../../../docs/SQL.md").replace("run_id = 7", "run_id = 1");
     let questions: Vec<_> =
         page.split("```sql\n").skip(1).filter_map(|rest| rest.split("\n```").next()).collect();
-    assert_eq!(questions.len(), 6);
+    assert_eq!(questions.len(), 7);
     for question in questions {
         let sql = question.replace("run_id = 8", "run_id = 2");
         assert!(!rows(&*store, &sql).await.is_empty(), "{sql}");

@@ -80,7 +80,7 @@ async fn everything_arrives_as_recorded() {
         (
             "SELECT concat_ws(' ', run_id, total_ns, network_ns IS NULL, unattributed_ns IS NULL) \
              FROM requests WHERE request = 2",
-            format!("42 {} 1 1", i64::MAX),
+            format!("42 {} 1 1", ferry_core::stage::DURATION_MAX_NS),
         ),
         (
             "SELECT concat_ws(' ', closed_unix_ns, close_reason, slots) FROM sessions",
@@ -139,6 +139,23 @@ fn the_view_names_every_kind_and_status_as_core_does() {
             assert_eq!(one(&*store, &sql).await, count, "{sql}");
         }
     });
+}
+
+#[tokio::test]
+async fn traces_and_new_stages_are_read_as_they_were_recorded() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let mut traced = RequestRecord { trace: TraceId([0xab; 16]), ..record(1, 1, 1, 100) };
+    traced.times.set(Stage::Wake, 3);
+    traced.times.set(Stage::Outbox, 5);
+    let batch =
+        Batch { own_run: 1, requests: vec![traced, record(1, 1, 2, 100)], ..Batch::default() };
+    store.write(&batch).await.unwrap();
+    let sql = "SELECT trace_id, wake_ns, batch_ns, load_ns, outbox_ns FROM requests \
+               ORDER BY request";
+    let mut first = vec![Cell::Text("ab".repeat(16)), Cell::Integer(3), Cell::Null, Cell::Null];
+    first.push(Cell::Integer(5));
+    assert_eq!(rows(&*store, sql).await, [first, vec![Cell::Null; 5]]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]

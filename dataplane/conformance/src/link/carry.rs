@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ferry_core::SlotIndex;
+use ferry_core::{Hop, Hops, OutputShapes, SlotIndex, Tail};
 use ferry_memory::{PeerId, SlotTable};
 use ferry_transport::{LinkError, Transfer};
 
@@ -21,6 +21,39 @@ pub fn payloads_of_every_size_arrive_whole(open: &dyn Fn() -> ServerEnd) {
         let ask = pattern(number, size.min(70_001));
         let answer = pattern(number + 100, size.min(66_003));
         pair.round_trip(0, number, &ask, &answer);
+    }
+}
+
+/// What is said beside a header arrives with its own frame, both ways: nothing, a little, and as
+/// much as there can be, with payloads of every kind behind it.
+pub fn tails_arrive_with_their_frames(open: &dyn Fn() -> ServerEnd) {
+    let mut pair = Pair::connected(open);
+    let little = OutputShapes::of([&[1, 300, 4][..], &[]]).expect("fits");
+    let mut most = OutputShapes::default();
+    while most.push(&[u64::MAX; 20]).is_ok() || most.push(&[1]).is_ok() {}
+    let hop = Hop { relay: 7, out_ns: Some(1), away_ns: Some(1 << 40), back_ns: None };
+    let mut hops = Hops::default();
+    while hops.push(hop).is_ok() {}
+    let tails = [
+        Tail::NONE,
+        Tail::with_outputs(Some(Box::new(little))),
+        Tail { outputs: Some(Box::new(most)), hops },
+    ];
+    let sizes = [0, 1, 5000, 66_003];
+    let rounds = (0..tails.len()).flat_map(|at| sizes.map(|size| (at, size)));
+    for (number, (at, size)) in (0..).zip(rounds) {
+        let (ask, answer) = (pattern(number, size), pattern(number + 100, size));
+        // Another one goes back, so that none is mistaken for what stood there before.
+        let (tail, back) = (&tails[at], &tails[(at + 1) % tails.len()]);
+        pair.clients[0].send_with(number, &ask, tail.clone());
+        let request = pair.next_request();
+        assert_eq!((&request.tail, request.frame.request), (tail, number));
+        assert_eq!(get(request.slot.request(), request.len()), ask, "the request's payload");
+        let replied = pair.reply_with(request, &answer, back.clone());
+        replied.unwrap_or_else(|error| panic!("submit a reply: {}", error.why));
+        let reply = pair.next_reply(0);
+        assert_eq!(&reply.tail, back, "reply {number}");
+        assert_eq!(get(reply.slot.reply(), reply.len()), answer, "the reply's payload");
     }
 }
 
@@ -139,7 +172,7 @@ pub fn what_is_not_taken_is_given_back(open: &dyn Fn() -> ServerEnd) {
     let table: Arc<SlotTable> = Arc::clone(request.slot.table());
     let (index, frame): (SlotIndex, _) = (request.slot.index(), request.frame);
     let nobody = PeerId(u64::MAX);
-    let transfer = Transfer { peer: nobody, frame, slot: request.slot };
+    let transfer = Transfer::new(nobody, frame, request.slot);
     let rejected = pair.server.listener.submit(transfer);
     let Err(rejected) = rejected else { panic!("a reply to nobody was taken") };
     assert_eq!(rejected.why, LinkError::NoPeer(nobody));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ferry_core::{
     Body, Frame, Generation, RegionDescriptor, Reply, Request, RequestKind, SessionId, SlotLayout,
-    StageTimes, Status, Token, WaitPolicy,
+    StageTimes, Status, Tail, Token, WaitPolicy,
 };
 use ferry_memory::{PeerId, Slot, SlotTable, View};
 use ferry_transport::link::{EVENTS_PER_POLL_MAX, SERVER};
@@ -60,6 +60,7 @@ pub(super) struct Arrived {
     pub(super) peer: PeerId,
     pub(super) frame: Frame,
     pub(super) slot: Slot,
+    pub(super) tail: Tail,
 }
 
 impl Arrived {
@@ -88,9 +89,9 @@ impl Seen {
         assert!(events.len() <= most, "{} events in one poll, at most {most}", events.len());
         for event in events {
             match event {
-                Event::Arrived { peer, frame, slot, seen, visible } => {
+                Event::Arrived { peer, frame, slot, tail, seen, visible } => {
                     assert!(visible >= seen, "visible before the doorbell was seen");
-                    self.arrived.push_back(Arrived { peer, frame, slot });
+                    self.arrived.push_back(Arrived { peer, frame, slot, tail });
                 }
                 Event::Sent { request, .. } => self.sent.push(request),
                 Event::Joined { peer, session } => self.joined.push((peer, session)),
@@ -123,7 +124,7 @@ impl Client {
 
     /// An honest request frame.
     pub(super) fn frame(&self, request: u64, slot: &Slot, len: usize) -> Frame {
-        let what = Request { kind: RequestKind::Tensor, batch: 1, priority: 0 };
+        let what = Request::of(RequestKind::Tensor);
         Frame {
             session: self.admission.session,
             generation: self.admission.generation,
@@ -135,15 +136,21 @@ impl Client {
     }
 
     pub(super) fn submit(&mut self, frame: Frame, slot: Slot) -> Result<(), Rejected> {
-        self.link.submit(Transfer { peer: SERVER, frame, slot })
+        self.link.submit(Transfer::new(SERVER, frame, slot))
     }
 
     /// Sends a request with this payload.
     pub(super) fn send(&mut self, request: u64, payload: &[u8]) {
+        self.send_with(request, payload, Tail::NONE);
+    }
+
+    /// Sends a request with this payload and this tail.
+    pub(super) fn send_with(&mut self, request: u64, payload: &[u8], tail: Tail) {
         let slot = self.slot();
         put(slot.request(), payload);
         let frame = self.frame(request, &slot, payload.len());
-        self.submit(frame, slot).unwrap_or_else(|error| panic!("submit: {}", error.why));
+        let sent = self.link.submit(Transfer { tail, ..Transfer::new(SERVER, frame, slot) });
+        sent.unwrap_or_else(|error| panic!("submit: {}", error.why));
     }
 }
 
@@ -251,11 +258,20 @@ impl Pair {
     }
 
     pub(super) fn try_reply(&mut self, to: Arrived, payload: &[u8]) -> Result<(), Rejected> {
+        self.reply_with(to, payload, Tail::NONE)
+    }
+
+    pub(super) fn reply_with(
+        &mut self,
+        to: Arrived,
+        payload: &[u8],
+        tail: Tail,
+    ) -> Result<(), Rejected> {
         put(to.slot.reply(), payload);
         let (times, reply_ns_previous) = (StageTimes::NONE, None);
         let body = Body::Reply(Reply { status: Status::Ok, times, reply_ns_previous });
         let frame = Frame { payload_bytes: payload.len() as u64, body, ..to.frame };
-        self.server.listener.submit(Transfer { peer: to.peer, frame, slot: to.slot })
+        self.server.listener.submit(Transfer { tail, ..Transfer::new(to.peer, frame, to.slot) })
     }
 
     /// One request and its reply, of these payloads.

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::stage::Stage;
+use crate::stage::{DURATION_MAX_NS, Stage};
 
 fn request_kind() -> impl Strategy<Value = RequestKind> {
     prop_oneof![
@@ -19,18 +19,23 @@ fn status() -> impl Strategy<Value = Status> {
 }
 
 fn body() -> impl Strategy<Value = Body> {
-    let times = prop::collection::vec(prop::option::of(0..u64::MAX - 1), WIRE_STAGES.len());
+    let times = prop::collection::vec(prop::option::of(0..=DURATION_MAX_NS), WIRE_STAGES.len());
     prop_oneof![
         Just(Body::Welcome),
-        (request_kind(), any::<u32>(), any::<u8>())
-            .prop_map(|(kind, batch, priority)| Body::Request(Request { kind, batch, priority })),
-        (status(), times, prop::option::of(0..u64::MAX)).prop_map(|(status, ns, previous)| {
-            let mut times = StageTimes::NONE;
-            for (&stage, ns) in WIRE_STAGES.iter().zip(ns) {
-                times.put(stage, ns);
+        (request_kind(), any::<u32>(), any::<u8>(), any::<[u8; 16]>()).prop_map(
+            |(kind, batch, priority, trace)| {
+                Body::Request(Request { kind, batch, priority, trace: TraceId(trace) })
             }
-            Body::Reply(Reply { status, times, reply_ns_previous: previous })
-        }),
+        ),
+        (status(), times, prop::option::of(0..=DURATION_MAX_NS)).prop_map(
+            |(status, ns, previous)| {
+                let mut times = StageTimes::NONE;
+                for (&stage, ns) in WIRE_STAGES.iter().zip(ns) {
+                    times.put(stage, ns);
+                }
+                Body::Reply(Reply { status, times, reply_ns_previous: previous })
+            }
+        ),
         status().prop_map(|status| Body::Bye { status }),
     ]
 }
@@ -55,18 +60,34 @@ proptest! {
     }
 
     #[test]
+    fn the_length_of_the_tail_comes_back(frame in frame(), tail_bytes in 0_usize..2_000) {
+        let bytes = Head { frame, tail_bytes }.encode();
+        let may = matches!(frame.body, Body::Request(_) | Body::Reply(_)) || tail_bytes == 0;
+        let fits = tail_bytes <= TAIL_BYTES_MAX && tail_bytes % 8 == 0;
+        match Head::decode(&bytes) {
+            Ok(head) => {
+                prop_assert!(may && fits);
+                prop_assert_eq!(head, Head { frame, tail_bytes });
+            },
+            Err(FrameError::Tail(_)) => prop_assert!(!may || !fits),
+            Err(other) => prop_assert!(false, "{}", other),
+        }
+        prop_assert_eq!(Frame::decode(&bytes).is_ok(), tail_bytes == 0);
+    }
+
+    #[test]
     fn any_bytes_are_a_frame_or_an_error(mut bytes in prop::array::uniform32(any::<u32>()),
                                          signed: bool) {
         if signed {
             bytes[0] = MAGIC;
-            bytes[1] = u32::from(VERSION) | (bytes[1] % 7) << 16;
+            bytes[1] = u32::from(VERSION) | (bytes[1] % 7) << 8 | (bytes[1] & 0x0f00) << 8;
         }
         let mut raw = [0_u8; FRAME_BYTES];
         for (chunk, word) in raw.chunks_exact_mut(4).zip(bytes) {
             chunk.copy_from_slice(&word.to_le_bytes());
         }
-        if let Ok(frame) = Frame::decode(&raw) {
-            prop_assert_eq!(frame.encode(), raw, "an accepted frame has one encoding");
+        if let Ok(head) = Head::decode(&raw) {
+            prop_assert_eq!(head.encode(), raw, "an accepted frame has one encoding");
         }
     }
 }
@@ -103,8 +124,11 @@ fn each_wrong_field_is_named() {
         Frame::decode(&bytes).expect_err("damaged")
     };
     assert!(matches!(damage(0, 0), FrameError::Magic(_)));
-    assert_eq!(damage(4, 2), FrameError::Version(2));
-    assert_eq!(damage(6, 9), FrameError::Unknown { what: "frame kind", number: 9 });
+    assert_eq!(damage(4, 1), FrameError::Version(1));
+    assert_eq!(damage(5, 9), FrameError::Unknown { what: "frame kind", number: 9 });
+    assert_eq!(damage(6, 8), FrameError::Tail(TailError::NotHere(KIND_WELCOME)));
+    assert_eq!(damage(6, 9), FrameError::Tail(TailError::Length(9)));
+    assert_eq!(damage(7, 8), FrameError::Tail(TailError::Length(2048)));
     assert_eq!(damage(100, 1), FrameError::Reserved);
 }
 
@@ -122,8 +146,22 @@ fn the_layout_is_what_the_document_says() {
         body: Body::Reply(reply),
     }
     .encode();
-    assert_eq!(&bytes[0..8], b"FRRY\x01\x00\x04\x00");
+    assert_eq!(&bytes[0..8], b"FRRY\x02\x04\x00\x00");
     assert_eq!(&bytes[8..10], &[0x0B, 0x0A]);
     assert_eq!((bytes[16], bytes[20], bytes[24], bytes[32]), (3, 4, 5, 6));
-    assert_eq!(&bytes[120..128], &[2, 1, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(&bytes[44..50], &[0xff; 6]);
+    assert_eq!(&bytes[122..128], &[2, 1, 0, 0, 0, 0]);
+    let what = Request { trace: TraceId([7; 16]), priority: 9, ..Request::of(RequestKind::Tensor) };
+    let request = Frame {
+        session: SessionId(1),
+        generation: Generation(1),
+        slot: SlotIndex(0),
+        request: 1,
+        payload_bytes: 0,
+        body: Body::Request(what),
+    };
+    let bytes = Head { frame: request, tail_bytes: 0x0110 }.encode();
+    assert_eq!(&bytes[4..8], &[2, 3, 0x10, 1]);
+    assert_eq!((bytes[40], bytes[42], bytes[44]), (3, 9, 1));
+    assert_eq!(&bytes[56..72], &[7; 16]);
 }

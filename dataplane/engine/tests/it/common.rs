@@ -54,7 +54,7 @@ impl Client {
             session: SessionId(9),
             generation: Generation::FIRST,
             request: self.next,
-            what: Request { kind, batch: 1, priority },
+            what: Request { priority, ..Request::of(kind) },
             payload_bytes: payload.len(),
             slot,
             seen,

@@ -25,7 +25,7 @@ fn a_lane_runs_a_free_instance_at_once_without_a_queue() {
     let reply = pool.dispatch(client.tensor(&[1, 2, 3, 4])).expect("at once");
     assert_eq!(reply.status, Status::Ok);
     assert_eq!(payload(&reply), [1, 2, 3, 4, 1, 2]);
-    assert_eq!(reply.times.of(Stage::Queue), None);
+    assert_eq!(reply.times.of(Stage::Wake), None, "nobody was woken for it");
     assert!(reply.times.of(Stage::Infer).is_some());
     assert_eq!(*ran_on.lock().unwrap(), Some(std::thread::current().id()));
     let stats = pool.stats();

@@ -227,7 +227,7 @@ proptest! {
                 prop_assert_eq!(reply.status, Status::Ok);
                 prop_assert_eq!(payload(&reply), reference(pixels, numbers));
                 prop_assert_eq!(reply.times.of(Stage::Decode), None);
-                prop_assert_eq!(reply.times.of(Stage::Queue), None);
+                prop_assert_eq!(reply.times.of(Stage::Wake), None);
                 prop_assert!(reply.times.of(Stage::Preprocess).is_some());
             }
             Err(_) => {

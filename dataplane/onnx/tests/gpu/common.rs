@@ -133,7 +133,7 @@ pub(crate) fn again(
         session: SessionId(session),
         generation: Generation::FIRST,
         request: session,
-        what: Request { kind: RequestKind::Tensor, batch: 1, priority },
+        what: Request { priority, ..Request::of(RequestKind::Tensor) },
         payload_bytes,
         slot,
         seen: now,

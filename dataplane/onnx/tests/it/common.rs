@@ -90,7 +90,7 @@ pub(crate) fn job(table: &Arc<SlotTable>, binding: &Arc<BoundSignature>, request
         session: SessionId(1),
         generation: Generation::FIRST,
         request: 1,
-        what: Request { kind: RequestKind::Tensor, batch: 1, priority: 0 },
+        what: Request::of(RequestKind::Tensor),
         payload_bytes: request.len(),
         slot,
         seen: now,

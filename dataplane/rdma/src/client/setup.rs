@@ -15,7 +15,7 @@ use ferry_transport::event::EventWaker;
 use ferry_transport::{ConnectError, LinkError};
 
 use super::RdmaClient;
-use crate::areas::{Area, Areas};
+use crate::areas::Areas;
 use crate::fence::{Fencing, Memory};
 use crate::gids::GidEntry;
 use crate::health::Health;
@@ -135,7 +135,7 @@ impl RdmaClient {
     /// Says hello and waits for the answer.
     fn greet(&mut self, token: Token, address: &str, until: Instant) -> Result<(), ConnectError> {
         let hello = self.own.hello(token);
-        self.wire.send(&hello, 0, Area::Control)?;
+        self.wire.tell(&hello)?;
         self.welcome = None;
         while Instant::now() < until {
             self.drain();
@@ -206,7 +206,7 @@ fn prepare(
         port,
         slots,
         posted: vec![None; count],
-        early: vec![None; count],
+        early: std::iter::repeat_with(|| None).take(count).collect(),
         welcome: None,
         is_joined: false,
         in_flight: 0,

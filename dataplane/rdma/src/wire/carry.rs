@@ -2,13 +2,9 @@
 
 use super::*;
 
-/// A header's bytes, as work requests count.
-const HEADER_BYTES: u32 = 128;
-const _: () = assert!(HEADER_BYTES as usize == FRAME_BYTES);
-
 impl Wire {
-    /// Sends a frame whose payload lies in its area already. One write, in which header and payload
-    /// are gathered where they lie apart here; or, where they lie apart at the peer, two in one
+    /// Sends a frame whose payload lies in its area already. One write, in which header (tail and
+    /// head) and payload are gathered where they lie apart here; or, where they lie apart at the peer, two in one
     /// post, the payload's first: a reliable connection keeps the order.
     ///
     /// # Errors
@@ -16,6 +12,7 @@ impl Wire {
     pub(crate) fn send(
         &mut self,
         frame: &Frame,
+        tail: &Tail,
         payload_bytes: usize,
         area: Area,
     ) -> Result<(), LinkError> {
@@ -25,9 +22,15 @@ impl Wire {
         let at = self.outbox_areas.header_at(area).ok_or_else(no_area)?;
         let to = peer.header(area).filter(|_| peer.fits(area, payload_bytes));
         let to = to.ok_or_else(no_area)?;
+        let tail = tail.encode();
+        let head = Head { frame: *frame, tail_bytes: tail.len() }.encode();
+        // There is room for the longest tail in front of every head, here and at the peer.
+        let (at, to_address) = (at - tail.len(), to.address - tail.len() as u64);
+        let header_bytes =
+            u32::try_from(tail.len() + FRAME_BYTES).map_err(|_too_long| no_area())?;
         let view = self.outbox.region.view();
-        let header = frame.encode();
-        view.copy_in(at, &header).map_err(|error| LinkError::os("write the header", error))?;
+        let written = view.copy_in(at, &tail).and_then(|()| view.copy_in(at + tail.len(), &head));
+        written.map_err(|error| LinkError::os("write the header", error))?;
         let task = match area {
             Area::Slot(slot) => Task::Slot(slot.0),
             Area::Control => Task::Control,
@@ -35,9 +38,9 @@ impl Wire {
         let write = Write {
             id: task_id(self.serial, task),
             address: self.outbox.address() + at as u64,
-            bytes: HEADER_BYTES,
+            bytes: header_bytes,
             local_key: self.outbox.registration.local_key(),
-            remote_address: to.address,
+            remote_address: to_address,
             remote_key: to.key,
             immediate: immediate(frame.generation, area),
         };
@@ -52,11 +55,19 @@ impl Wire {
                 pair.write_gathered(&write, payload)?;
             }
             (Some(payload), _) => {
-                pair.write(&Write { bytes: HEADER_BYTES + payload.bytes, ..write })?;
+                pair.write(&Write { bytes: header_bytes + payload.bytes, ..write })?;
             }
         }
         self.sends += 1;
         Ok(())
+    }
+
+    /// Sends a frame that belongs to no request: it has neither tail nor payload.
+    ///
+    /// # Errors
+    /// As for [`send`](Wire::send).
+    pub(crate) fn tell(&mut self, frame: &Frame) -> Result<(), LinkError> {
+        self.send(frame, &Tail::NONE, 0, Area::Control)
     }
 
     /// Where a payload is sent from; `None` for one of no bytes.
@@ -99,5 +110,22 @@ impl Wire {
         let mut header = [0; FRAME_BYTES];
         self.inbox.region().view().copy_out(at, &mut header).ok()?;
         Some(header)
+    }
+
+    /// The tail in front of the head in an area of the inbox, as long as that says, copied too.
+    ///
+    /// # Errors
+    /// [`TailError`] if its records make no sense.
+    pub(crate) fn tail(&self, area: Area, tail_bytes: usize) -> Result<Tail, TailError> {
+        if tail_bytes == 0 {
+            return Ok(Tail::NONE);
+        }
+        let at = self.inbox_areas.header_at(area).and_then(|at| at.checked_sub(tail_bytes));
+        let mut tail = vec![0; tail_bytes.min(TAIL_BYTES_MAX)];
+        let copied = at.map(|at| self.inbox.region().view().copy_out(at, &mut tail));
+        match copied {
+            Some(Ok(())) => Tail::decode(&tail),
+            _ => Err(TailError::Length(tail_bytes)),
+        }
     }
 }

@@ -11,7 +11,7 @@ impl Wire {
         let until = Instant::now() + CLOSING_STEP;
         if let Some(bye) = bye {
             // A peer that cannot be told finds out by itself.
-            let _untold = self.send(bye, 0, Area::Control);
+            let _untold = self.tell(bye);
         }
         if let Pair::Connected(pair, _) = &self.pair
             && self.inbox.close(pair, task_id(self.serial, Task::Window)).unwrap_or(false)

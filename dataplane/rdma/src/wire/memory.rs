@@ -28,9 +28,9 @@ impl Wire {
     }
 
     /// Bytes of the write that tells of a frame.
-    pub(crate) fn told_bytes(&self, frame: &Frame) -> u64 {
-        let behind = if self.is_apart() { 0 } else { frame.payload_bytes };
-        (FRAME_BYTES as u64).saturating_add(behind)
+    pub(crate) fn told_bytes(&self, head: &Head) -> u64 {
+        let behind = if self.is_apart() { 0 } else { head.frame.payload_bytes };
+        ((head.tail_bytes + FRAME_BYTES) as u64).saturating_add(behind)
     }
 
     /// Slots over the memory: request halves where `requests` says.

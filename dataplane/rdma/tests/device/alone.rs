@@ -156,14 +156,14 @@ fn exchange(placer: Option<Arc<dyn Placer>>, packets: u64) {
     let (mut client, table) = connecting.join().unwrap();
     let before = sent_packets();
     let (mut requests_sent, mut replies_sent, mut answered) = (0, 0, 0);
-    let what = Request { kind: RequestKind::Tensor, batch: 1, priority: 0 };
+    let what = Request::of(RequestKind::Tensor);
     let start = Instant::now();
     for request in 1..=REQUESTS {
         let slot = table.acquire().unwrap();
         let (session, generation) = (told.session, told.generation);
         let (payload_bytes, body) = (1000, Body::Request(what));
         let frame = Frame { session, generation, slot: slot.index(), request, payload_bytes, body };
-        client.submit(Transfer { peer: SERVER, frame, slot }).unwrap();
+        client.submit(Transfer::new(SERVER, frame, slot)).unwrap();
         // Until reply and both completions are there.
         while answered < request || requests_sent < request || replies_sent < request {
             assert!(start.elapsed() < Duration::from_secs(60), "waited in vain");
@@ -185,7 +185,7 @@ fn exchange(placer: Option<Arc<dyn Placer>>, packets: u64) {
                             reply_ns_previous: None,
                         };
                         let frame = Frame { payload_bytes: 500, body: Body::Reply(reply), ..frame };
-                        server.submit(Transfer { peer, frame, slot }).unwrap();
+                        server.submit(Transfer::new(peer, frame, slot)).unwrap();
                     }
                     Event::Joined { .. } => {}
                     other => panic!("{other:?}"),

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ferry_core::session::SLOTS_MAX;
-use ferry_core::{FRAME_BYTES, Placement, RegionDescriptor, SessionId, Status};
+use ferry_core::{FRAME_BYTES, FRAME_ROOM_BYTES, Placement, RegionDescriptor, SessionId, Status};
 use ferry_memory::{Placer, Region};
 use ferry_rdma::verbs::{Access, By, CompletionStatus, Device, Domain, Registration};
 use ferry_rdma::{Fence, RdmaListener, RdmaOptions, try_device_memory};
@@ -89,7 +89,7 @@ fn a_request_is_told_by_its_header_and_read_where_the_device_has_it() {
     let peer = Peer::open(&host, &mut listener, on_device(1, &placer), true);
     let payloads = peer.payloads.expect("a key of its own");
     assert_ne!(payloads.remote_key, peer.key.remote_key);
-    assert_eq!(peer.key.bytes, (u64::from(LAYOUT.slots) + 1) * FRAME_BYTES as u64);
+    assert_eq!(peer.key.bytes, (u64::from(LAYOUT.slots) + 1) * FRAME_ROOM_BYTES as u64);
     assert_eq!(payloads.bytes, u64::from(LAYOUT.slots) * 4096);
     assert_eq!(*placer.allocated.lock().unwrap(), [8192, 8192], "requests, replies");
     let before = placer.flushes.load(Ordering::Relaxed);

@@ -102,11 +102,11 @@ struct Connected {
 fn ask(client: &mut RdmaClient, table: &Arc<SlotTable>, server: &mut dyn Listener) {
     let told = admission(1, 1);
     let slot = table.acquire().unwrap();
-    let body = Body::Request(Request { kind: RequestKind::Tensor, batch: 1, priority: 0 });
+    let body = Body::Request(Request::of(RequestKind::Tensor));
     let (session, generation) = (told.session, told.generation);
     let frame =
         Frame { session, generation, slot: slot.index(), request: 1, payload_bytes: 1000, body };
-    client.submit(Transfer { peer: SERVER, frame, slot }).unwrap();
+    client.submit(Transfer::new(SERVER, frame, slot)).unwrap();
     let (start, mut mine, mut theirs) = (Instant::now(), Vec::new(), Vec::new());
     while !mine.iter().any(|event| matches!(event, Event::Arrived { .. })) {
         assert!(start.elapsed() < WITHIN, "no answer; {mine:?} {theirs:?}");
@@ -117,7 +117,7 @@ fn ask(client: &mut RdmaClient, table: &Arc<SlotTable>, server: &mut dyn Listene
                 let times = StageTimes::NONE;
                 let reply = Reply { status: Status::Ok, times, reply_ns_previous: None };
                 let frame = Frame { payload_bytes: 500, body: Body::Reply(reply), ..frame };
-                server.submit(Transfer { peer, frame, slot }).unwrap();
+                server.submit(Transfer::new(peer, frame, slot)).unwrap();
             }
         }
         std::thread::yield_now();

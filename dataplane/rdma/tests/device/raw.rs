@@ -22,7 +22,7 @@ use ferry_transport::{Admission, Event, Listener};
 
 use crate::door::options;
 
-const TENSOR: Request = Request { kind: RequestKind::Tensor, batch: 1, priority: 0 };
+const TENSOR: Request = Request::of(RequestKind::Tensor);
 /// What every forbidden write writes.
 pub(crate) const MARK: u8 = 0xEE;
 

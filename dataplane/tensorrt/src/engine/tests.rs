@@ -82,7 +82,7 @@ fn job(table: &Arc<SlotTable>, binding: &Arc<BoundSignature>, fill: u8) -> Job {
         session: SessionId(1),
         generation: Generation::FIRST,
         request: u64::from(fill),
-        what: Request { kind: RequestKind::Tensor, batch: 1, priority: 0 },
+        what: Request::of(RequestKind::Tensor),
         payload_bytes: bytes,
         slot,
         seen: now,

@@ -78,7 +78,7 @@ fn answer(path: &Path) -> Vec<f32> {
         session: SessionId(1),
         generation: Generation::FIRST,
         request: 1,
-        what: Request { kind: RequestKind::Tensor, batch: 1, priority: 0 },
+        what: Request::of(RequestKind::Tensor),
         payload_bytes,
         slot,
         seen: now,
@@ -98,7 +98,7 @@ fn a_model_in_half_precision_gives_nearly_the_same() {
     for name in ["digits", "mobilenetv3-small", "resnet50"] {
         let path = ferry_zoo::write(name, directory.path(), 1, &mut |_| {}).unwrap().model;
         let file = Bytes::from(std::fs::read(&path).unwrap());
-        let converted = convert(crate::onnx::read(&file).unwrap()).unwrap();
+        let converted = convert(ferry_onnx_file::read(&file).unwrap()).unwrap();
         assert!(converted.len() < file.len(), "{} bytes of {}", converted.len(), file.len());
         let half = directory.path().join("half.onnx");
         std::fs::write(&half, converted).unwrap();

@@ -4,6 +4,7 @@ use ferry_core::{Body, Frame, Reply};
 use ferry_memory::Slot;
 
 use super::Driver;
+use super::finish::Came;
 use super::flight::Flight;
 use crate::link::{Event, LinkError};
 
@@ -14,9 +15,10 @@ impl Driver {
             return;
         }
         match event {
-            Event::Arrived { frame, slot, visible, .. } => match self.check(&frame, &slot) {
+            Event::Arrived { frame, slot, tail, visible, .. } => match self.check(&frame, &slot) {
                 Ok((flight, reply, payload_bytes)) => {
-                    self.complete(&flight, &reply, payload_bytes, visible, slot);
+                    let came = Came { reply, payload_bytes, slot, outputs: tail.outputs, visible };
+                    self.complete(&flight, came);
                 }
                 Err(what) => self.give_up(LinkError::Protocol(what.into()), vec![slot]),
             },

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use ferry_core::stage::WIRE_STAGES;
-use ferry_core::{Reply, RequestRecord, Stage, StageTimes, Status};
+use ferry_core::{OutputShapes, Reply, RequestRecord, Stage, StageTimes, Status};
 use ferry_memory::Slot;
 
 use super::flight::Flight;
@@ -11,15 +11,18 @@ use super::{Completion, Driver, DriverState, Ending};
 use crate::clock::between_ns;
 use crate::link::LinkError;
 
+/// A reply that came, found good.
+pub(super) struct Came {
+    pub(super) reply: Reply,
+    pub(super) payload_bytes: usize,
+    pub(super) slot: Slot,
+    pub(super) outputs: Option<Box<OutputShapes>>,
+    pub(super) visible: Instant,
+}
+
 impl Driver {
-    pub(super) fn complete(
-        &mut self,
-        flight: &Flight,
-        reply: &Reply,
-        payload_bytes: usize,
-        visible: Instant,
-        slot: Slot,
-    ) {
+    pub(super) fn complete(&mut self, flight: &Flight, came: Came) {
+        let Came { reply, payload_bytes, slot, outputs, visible } = came;
         let mut times = flight.times();
         // Only what belongs in a reply is taken from it.
         for stage in WIRE_STAGES {
@@ -42,6 +45,7 @@ impl Driver {
             ending: Ending::Replied,
             status: reply.status,
             payload_bytes,
+            outputs,
             times,
         });
     }
@@ -69,6 +73,7 @@ impl Driver {
                 ending: Ending::LinkLost,
                 status: Status::LinkLost,
                 payload_bytes: 0,
+                outputs: None,
                 times,
             });
         }
@@ -100,6 +105,7 @@ impl Driver {
                 ending: Ending::DeadlinePassed,
                 status: Status::LinkLost,
                 payload_bytes: 0,
+                outputs: None,
                 times: flight.times(),
             });
         });
@@ -124,6 +130,7 @@ impl Driver {
             bytes_in: flight.bytes_in,
             bytes_out,
             status,
+            trace: flight.what.trace,
             times,
         }
     }

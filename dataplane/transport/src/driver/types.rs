@@ -1,6 +1,8 @@
 //! What goes into a driver and comes out of it.
 
-use ferry_core::{Generation, RequestRecord, SessionId, SlotIndex, StageTimes, Status, WaitPolicy};
+use ferry_core::{
+    Generation, OutputShapes, RequestRecord, SessionId, SlotIndex, StageTimes, Status, WaitPolicy,
+};
 use ferry_memory::Slot;
 
 use crate::clock::UnixClock;
@@ -66,6 +68,8 @@ pub struct Completion {
     pub status: Status,
     /// Length of the payload in the slot's reply half, in bytes.
     pub payload_bytes: usize,
+    /// The shapes of the outputs; `None` where they are those that the session agreed.
+    pub outputs: Option<Box<OutputShapes>>,
     /// The stages that are known. `reply` is in the record only: it comes with the next reply.
     pub times: StageTimes,
 }

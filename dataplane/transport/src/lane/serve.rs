@@ -3,7 +3,7 @@
 mod reply;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ferry_core::{
     Body, Frame, Generation, RegionDescriptor, RequestKind, SessionId, StageTimes, Status,
@@ -42,6 +42,8 @@ pub(super) struct Lane {
     by_peer: IdMap<PeerId, SessionId>,
     events: Events,
     waiter: Waiter,
+    /// When the lane slept last, and until when.
+    slept: Option<(Instant, Instant)>,
     most_eager: WaitPolicy,
     in_flight: u64,
     in_flight_max: u64,
@@ -67,6 +69,7 @@ impl Lane {
             by_peer: IdMap::default(),
             events: Vec::with_capacity(EVENTS_PER_POLL_MAX),
             waiter: Waiter::new(WaitPolicy::Block),
+            slept: None,
             most_eager: options.most_eager,
             in_flight: 0,
             leaving: 0,
@@ -110,7 +113,9 @@ impl Lane {
         outbox.before_sleep();
         if outbox.is_empty() && self.shared.commands.is_empty() {
             self.shared.counters.parks.bump();
+            let from = Instant::now();
             self.link.park(PARK_MAX);
+            self.slept = Some((from, Instant::now()));
         }
         outbox.after_sleep();
     }
@@ -118,7 +123,7 @@ impl Lane {
     fn on_event(&mut self, event: Event) {
         let counters = &self.shared.counters;
         match event {
-            Event::Arrived { peer, frame, slot, seen, visible } => {
+            Event::Arrived { peer, frame, slot, tail: _, seen, visible } => {
                 counters.arrivals.bump();
                 // Links let only requests through to here.
                 let Body::Request(what) = frame.body else { return };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crossbeam_queue::ArrayQueue;
-use ferry_core::{Frame, Status};
+use ferry_core::{Frame, Status, Tail};
 use ferry_memory::Slot;
 
 use crate::bell::Bell;
@@ -15,11 +15,19 @@ const CLOSED: u32 = 1;
 /// A status on the wire plus this says why the server closed.
 const BYE: u32 = 2;
 
+/// What goes from one end to the other.
+#[derive(Debug)]
+pub(super) struct Moved {
+    pub(super) frame: Frame,
+    pub(super) slot: Slot,
+    pub(super) tail: Tail,
+}
+
 /// One connection. A slot is in at most one of the queues, so each holds all of a session's.
 #[derive(Debug)]
 pub(super) struct Channel {
-    pub(super) to_server: ArrayQueue<(Frame, Slot)>,
-    pub(super) to_client: ArrayQueue<(Frame, Slot)>,
+    pub(super) to_server: ArrayQueue<Moved>,
+    pub(super) to_client: ArrayQueue<Moved>,
     server_bell: Arc<Bell>,
     pub(super) client_bell: Arc<Bell>,
     client_gone: AtomicBool,
@@ -38,16 +46,18 @@ impl Channel {
         }
     }
 
-    /// Client → server. Gives the slot back if the queue is full.
-    pub(super) fn request(&self, frame: Frame, slot: Slot) -> Result<(), Slot> {
-        let pushed = self.to_server.push((frame, slot)).map_err(|(_, slot)| slot);
+    /// Client → server. Gives it back if the queue is full.
+    #[expect(clippy::result_large_err, reason = "given back as it came, without an allocation")]
+    pub(super) fn request(&self, moved: Moved) -> Result<(), Moved> {
+        let pushed = self.to_server.push(moved);
         self.server_bell.notify();
         pushed
     }
 
-    /// Server → client. Gives the slot back if the queue is full.
-    pub(super) fn reply(&self, frame: Frame, slot: Slot) -> Result<(), Slot> {
-        let pushed = self.to_client.push((frame, slot)).map_err(|(_, slot)| slot);
+    /// Server → client. Gives it back if the queue is full.
+    #[expect(clippy::result_large_err, reason = "given back as it came, without an allocation")]
+    pub(super) fn reply(&self, moved: Moved) -> Result<(), Moved> {
+        let pushed = self.to_client.push(moved);
         self.client_bell.notify();
         pushed
     }

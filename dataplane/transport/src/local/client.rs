@@ -8,7 +8,7 @@ use ferry_core::SessionId;
 use ferry_memory::SlotTable;
 
 use super::CAPABILITIES;
-use super::channel::Channel;
+use super::channel::{Channel, Moved};
 use crate::clock::between_ns;
 use crate::link::{
     Capabilities, EVENTS_PER_POLL_MAX, Event, Events, Link, LinkError, Rejected, SERVER, Transfer,
@@ -51,9 +51,10 @@ impl Link for LocalClient {
             return Err(Rejected { transfer: Box::new(transfer), why });
         }
         let start = Instant::now();
-        let Transfer { peer, frame, slot } = transfer;
-        if let Err(slot) = self.channel.request(frame, slot) {
-            let transfer = Box::new(Transfer { peer, frame, slot });
+        let Transfer { peer, frame, slot, tail } = transfer;
+        if let Err(Moved { frame, slot, tail }) = self.channel.request(Moved { frame, slot, tail })
+        {
+            let transfer = Box::new(Transfer { peer, frame, slot, tail });
             return Err(Rejected { transfer, why: LinkError::Full });
         }
         self.sent.push_back((frame.request, between_ns(start, Instant::now())));
@@ -71,9 +72,9 @@ impl Link for LocalClient {
         // Read before the queue is emptied: replies that went before the end are delivered.
         let gone = if self.over { None } else { self.channel.server_gone() };
         while events.len() < full && !self.channel.to_client.is_empty() {
-            let Some((frame, slot)) = self.channel.to_client.pop() else { break };
-            let seen = Instant::now();
-            events.push(Event::Arrived { peer: SERVER, frame, slot, seen, visible: seen });
+            let Some(Moved { frame, slot, tail }) = self.channel.to_client.pop() else { break };
+            let (peer, seen) = (SERVER, Instant::now());
+            events.push(Event::Arrived { peer, frame, slot, tail, seen, visible: seen });
         }
         if let Some(why) = gone
             && events.len() < full
@@ -81,7 +82,7 @@ impl Link for LocalClient {
             self.over = true;
             // What the server has not taken comes back; what it holds it drops.
             let slots = std::iter::from_fn(|| self.channel.to_server.pop());
-            let slots = slots.map(|(_, slot)| slot).collect();
+            let slots = slots.map(|moved| moved.slot).collect();
             events.push(Event::Gone { peer: SERVER, session: Some(self.session), why, slots });
         }
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use ferry_core::{Endpoint, RegionDescriptor, SessionId, Status};
 use ferry_memory::{PeerId, Slot};
 
-use super::channel::Channel;
+use super::channel::{Channel, Moved};
 use super::{CAPABILITIES, Expected, Hall, LOCAL_SESSIONS_MAX};
 use crate::admitted::{Admission, Admitted, Refusal};
 use crate::clock::between_ns;
@@ -89,7 +89,7 @@ impl LocalListener {
         // Read before the queue is emptied: what it sent before it left is delivered.
         let gone = peer.channel.client_is_gone();
         while events.len() < full && !peer.channel.to_server.is_empty() {
-            let Some((frame, slot)) = peer.channel.to_server.pop() else { break };
+            let Some(Moved { frame, slot, tail }) = peer.channel.to_server.pop() else { break };
             let seen = Instant::now();
             let checked = peer.admitted.check(&frame).and_then(|()| peer.is_its(&slot, frame.slot));
             let id = peer.admitted.peer;
@@ -101,7 +101,8 @@ impl LocalListener {
                 events.push(peer.gone(why));
                 return false;
             }
-            events.push(Event::Arrived { peer: id, frame, slot, seen, visible: Instant::now() });
+            let visible = Instant::now();
+            events.push(Event::Arrived { peer: id, frame, slot, tail, seen, visible });
         }
         if gone && events.len() < full {
             events.push(peer.gone(LinkError::Closed));
@@ -147,9 +148,9 @@ impl Link for LocalListener {
             return reject(transfer, why);
         }
         let start = Instant::now();
-        let Transfer { peer, frame, slot } = transfer;
-        if let Err(slot) = to.channel.reply(frame, slot) {
-            return reject(Transfer { peer, frame, slot }, LinkError::Full);
+        let Transfer { peer, frame, slot, tail } = transfer;
+        if let Err(Moved { frame, slot, tail }) = to.channel.reply(Moved { frame, slot, tail }) {
+            return reject(Transfer { peer, frame, slot, tail }, LinkError::Full);
         }
         self.sent.push_back((peer, frame.request, between_ns(start, Instant::now())));
         Ok(())

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ferry_core::{
-    Body, Endpoint, Frame, Generation, LinkKind, RegionDescriptor, SessionId, SlotIndex, Status,
-    Token,
+    Body, Endpoint, Frame, Generation, Head, LinkKind, RegionDescriptor, SessionId, SlotIndex,
+    Status, Tail, Token,
 };
 use ferry_memory::ring::{ASLEEP, Consumer, Producer, SharedRing};
 use ferry_memory::{Bell, Importer, Slot, SlotTable};
@@ -25,6 +25,7 @@ use crate::link::{
     Capabilities, EVENTS_PER_POLL_MAX, Event, Events, Link, LinkError, Rejected, SERVER, Transfer,
     Waker,
 };
+use crate::outgoing::Header;
 
 /// The longest sleep without a look at the socket: how late a server's death is noticed. A look is
 /// one system call, so that a sleeping client costs 20 of them per second.
@@ -122,9 +123,9 @@ impl ShmClient {
             return Err(LinkError::Protocol("the payload is longer than its slot".into()));
         }
         self.requests.reserve().map_err(|_full_or_breach| LinkError::Full)?;
-        let header = transfer.frame.encode();
+        let header = Header::new(&transfer.frame, &transfer.tail);
         self.headers
-            .write(slot, Way::Request, &header)
+            .write(slot, Way::Request, header.parts())
             .map_err(|error| LinkError::os("write a header", error))?;
         Ok(slot)
     }
@@ -139,23 +140,34 @@ impl ShmClient {
         let slot = known.ok_or_else(|| broken("no such slot in the ring"))?;
         let header = self.headers.read(slot, Way::Reply);
         let header = header.map_err(|error| broken(&error.to_string()))?;
-        let frame = Frame::decode(&header).map_err(|error| broken(&error.to_string()))?;
+        let decoded = Head::decode(&header).map_err(|error| broken(&error.to_string()))?;
+        let Head { frame, tail_bytes } = decoded;
         let own = (frame.session, frame.generation) == (self.session, self.generation);
         let fits = frame.payload_bytes <= self.table.layout().reply_bytes;
         if !own || !fits || frame.slot != slot || !matches!(frame.body, Body::Reply(_)) {
             return Err(broken("what came is no reply to this session"));
         }
+        let tail = self.read_tail(slot, tail_bytes).map_err(|what| broken(&what))?;
         match self.in_flight[slot.at()].take() {
             Some((request, slot)) if request == frame.request => {
                 // One reading for both: nobody asks how long a client takes over a header.
-                let seen = Instant::now();
-                Ok(Some(Event::Arrived { peer: SERVER, frame, slot, seen, visible: seen }))
+                let (peer, seen) = (SERVER, Instant::now());
+                Ok(Some(Event::Arrived { peer, frame, slot, tail, seen, visible: seen }))
             }
             other => {
                 self.in_flight[slot.at()] = other;
                 Err(broken("reply to a request that is not in flight"))
             }
         }
+    }
+
+    fn read_tail(&self, slot: SlotIndex, tail_bytes: usize) -> Result<Tail, String> {
+        if tail_bytes == 0 {
+            return Ok(Tail::NONE);
+        }
+        let bytes = self.headers.read_tail(slot, Way::Reply, tail_bytes);
+        let bytes = bytes.map_err(|error| error.to_string())?;
+        Tail::decode(&bytes).map_err(|error| error.to_string())
     }
 
     /// Looks whether the server said good-bye or died.

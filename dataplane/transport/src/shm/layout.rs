@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use ferry_core::{DeviceMemory, FRAME_BYTES, RegionDescriptor, SlotIndex, SlotLayout};
+use ferry_core::{
+    DeviceMemory, FRAME_BYTES, FRAME_ROOM_BYTES, RegionDescriptor, SlotIndex, SlotLayout,
+    TAIL_BYTES_MAX,
+};
 use ferry_memory::ring::{RING_BYTES, SharedRing, ring_in};
 use ferry_memory::slots::HALF_ALIGN_BYTES;
 use ferry_memory::{Backing, MemoryError, Placer, Region, SharedBacking, SlotTable};
@@ -61,7 +64,7 @@ impl SessionLayout {
     /// [`MemoryError::Layout`] if the slots are none, too many or too long.
     pub fn apart(slots: SlotLayout) -> Result<SessionLayout, MemoryError> {
         let slots_bytes = SlotTable::bytes(&slots)?;
-        let cells = slots.slots as usize * 2 * FRAME_BYTES;
+        let cells = slots.slots as usize * 2 * FRAME_ROOM_BYTES;
         let slots_at = HEADERS_AT + cells.next_multiple_of(HALF_ALIGN_BYTES);
         Ok(SessionLayout { slots, slots_at, slots_bytes, bytes: slots_at })
     }
@@ -122,9 +125,9 @@ impl SessionLayout {
     fn cell_at(slot: SlotIndex, way: Way) -> usize {
         let direction = match way {
             Way::Request => 0,
-            Way::Reply => FRAME_BYTES,
+            Way::Reply => FRAME_ROOM_BYTES,
         };
-        slot.at() * 2 * FRAME_BYTES + direction
+        slot.at() * 2 * FRAME_ROOM_BYTES + direction
     }
 }
 
@@ -169,26 +172,43 @@ impl SessionMemory {
     }
 }
 
-/// The header cells: room for one frame per slot and direction.
+/// The header cells: room for one head and its tail per slot and direction.
 #[derive(Debug)]
 pub(super) struct Headers(Region);
 
 impl Headers {
-    /// Copies a header out. Once: what the peer writes after that is read by nobody.
+    /// Copies a head out. Once: what the peer writes after that is read by nobody.
     pub(super) fn read(&self, slot: SlotIndex, way: Way) -> Result<[u8; FRAME_BYTES], MemoryError> {
-        let mut header = [0; FRAME_BYTES];
-        self.0.view().copy_out(SessionLayout::cell_at(slot, way), &mut header)?;
-        Ok(header)
+        let mut head = [0; FRAME_BYTES];
+        self.0.view().copy_out(SessionLayout::cell_at(slot, way), &mut head)?;
+        Ok(head)
     }
 
-    /// Writes a header.
+    /// Copies the tail behind a head out, as long as the head said.
+    pub(super) fn read_tail(
+        &self,
+        slot: SlotIndex,
+        way: Way,
+        tail_bytes: usize,
+    ) -> Result<Vec<u8>, MemoryError> {
+        // A head that was decoded tells of no more than a cell has room for.
+        let mut tail = vec![0; tail_bytes.min(TAIL_BYTES_MAX)];
+        self.0.view().copy_out(SessionLayout::cell_at(slot, way) + FRAME_BYTES, &mut tail)?;
+        Ok(tail)
+    }
+
+    /// Writes a head, and its tail if there is one.
     pub(super) fn write(
         &self,
         slot: SlotIndex,
         way: Way,
-        header: &[u8; FRAME_BYTES],
+        [head, tail]: [&[u8]; 2],
     ) -> Result<(), MemoryError> {
-        self.0.view().copy_in(SessionLayout::cell_at(slot, way), header)
+        let at = SessionLayout::cell_at(slot, way);
+        if !tail.is_empty() {
+            self.0.view().copy_in(at + FRAME_BYTES, tail)?;
+        }
+        self.0.view().copy_in(at, head)
     }
 }
 
@@ -204,12 +224,12 @@ mod tests {
     #[test]
     fn parts_follow_each_other_and_do_not_overlap() {
         let layout = SessionLayout::new(RESNET).unwrap();
-        assert_eq!(layout.slots_at, 2 * 4096);
-        assert_eq!(layout.bytes(), 2 * 4096 + 2 * (602_112 + 4096));
+        assert_eq!(layout.slots_at, 3 * 4096);
+        assert_eq!(layout.bytes(), 3 * 4096 + 2 * (602_112 + 4096));
         let most = SlotLayout { slots: SLOTS_MAX, request_bytes: 1, reply_bytes: 1 };
         let layout = SessionLayout::new(most).unwrap();
         let last = SessionLayout::cell_at(SlotIndex(SLOTS_MAX - 1), Way::Reply);
-        assert!(HEADERS_AT + last + FRAME_BYTES <= layout.slots_at);
+        assert!(HEADERS_AT + last + FRAME_ROOM_BYTES <= layout.slots_at);
         assert_eq!(layout.slots_at % HALF_ALIGN_BYTES, 0);
     }
 
@@ -220,7 +240,7 @@ mod tests {
             .map(|(slot, way)| SessionLayout::cell_at(slot, way))
             .collect();
         starts.sort_unstable();
-        assert!(starts.windows(2).all(|pair| pair[1] - pair[0] == FRAME_BYTES));
+        assert!(starts.windows(2).all(|pair| pair[1] - pair[0] == FRAME_ROOM_BYTES));
     }
 
     #[test]
@@ -251,19 +271,19 @@ mod tests {
     #[test]
     fn slots_apart_leave_the_rings_and_headers() {
         let layout = SessionLayout::apart(RESNET).unwrap();
-        assert_eq!((layout.bytes(), layout.slots_bytes()), (2 * 4096, 2 * (602_112 + 4096)));
+        assert_eq!((layout.bytes(), layout.slots_bytes()), (3 * 4096, 2 * (602_112 + 4096)));
         let described = |bytes, slots| {
             let slots = DeviceMemory { bytes: slots, ..MEMORY };
             SessionLayout::described(&RegionDescriptor::OnDevice { bytes, layout: RESNET, slots })
         };
-        assert_eq!(described(8192, MEMORY.bytes).unwrap(), (layout, Some(MEMORY)));
+        assert_eq!(described(12_288, MEMORY.bytes).unwrap(), (layout, Some(MEMORY)));
         for (bytes, slots) in [
-            (8192, MEMORY.bytes - 1),
-            (8192, MEMORY.bytes + 1),
-            (8192, u64::MAX),
-            (8192, 0),
+            (12_288, MEMORY.bytes - 1),
+            (12_288, MEMORY.bytes + 1),
+            (12_288, u64::MAX),
+            (12_288, 0),
             (4096, MEMORY.bytes),
-            (8192 + MEMORY.bytes, MEMORY.bytes),
+            (12_288 + MEMORY.bytes, MEMORY.bytes),
         ] {
             let error = described(bytes, slots).unwrap_err();
             assert!(matches!(error, MemoryError::Foreign { .. }), "{bytes} {slots}: {error}");

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ferry_core::{Body, Frame, RegionDescriptor, SessionId, SlotIndex, Status};
+use ferry_core::{Body, FrameError, Head, RegionDescriptor, SessionId, SlotIndex, Status, Tail};
 use ferry_memory::ring::{Consumer, Producer, RingError, SharedRing};
 use ferry_memory::{Backing, Bell, MemoryError, PeerAccess, PeerId, SharedBacking, SlotTable};
 
@@ -12,6 +12,7 @@ use super::layout::{Headers, SessionLayout, SessionMemory, Slots, Way};
 use super::wire;
 use crate::admitted::{Admission, Admitted, Refusal};
 use crate::link::{Event, Events, LinkError, Transfer};
+use crate::outgoing::Header;
 
 /// Bells more than were asked for, before the peer is cut off. An honest one rings at most once
 /// per raised flag; the slack is for nothing known.
@@ -136,15 +137,21 @@ impl Session {
         let slot = slot.ok_or(Refusal::Breach { session, what: "no such slot in the ring" })?;
         let unreadable = |_error| Refusal::Breach { session, what: "header cannot be read" };
         let header = self.headers.read(slot, Way::Request).map_err(unreadable)?;
-        let frame = Frame::decode(&header)?;
+        let Head { frame, tail_bytes } = Head::decode(&header)?;
         self.admitted.check(&frame)?;
+        let tail = if tail_bytes == 0 {
+            Tail::NONE
+        } else {
+            let tail = self.headers.read_tail(slot, Way::Request, tail_bytes);
+            Tail::decode(&tail.map_err(unreadable)?).map_err(FrameError::from)?
+        };
         let named = frame.slot.0;
         let claimed = self.admitted.table.claim(slot).filter(|_| named == slot.0);
         let slot = claimed.ok_or(Refusal::Slot { session, slot: named })?;
         let invisible = |_error| Refusal::Breach { session, what: "payload cannot be seen" };
         slot.request().make_visible().map_err(invisible)?;
         let (peer, visible) = (self.admitted.peer, Instant::now());
-        Ok(Event::Arrived { peer, frame, slot, seen, visible })
+        Ok(Event::Arrived { peer, frame, slot, tail, seen, visible })
     }
 
     /// Checks that a reply can be sent, and writes its header. A refusal says that the peer has to
@@ -153,7 +160,7 @@ impl Session {
         &mut self,
         transfer: &Transfer,
     ) -> Result<(), (LinkError, Option<Refusal>)> {
-        let Transfer { frame, slot, .. } = transfer;
+        let Transfer { frame, slot, tail, .. } = transfer;
         let own = Arc::ptr_eq(slot.table(), &self.admitted.table) && frame.slot == slot.index();
         let fits = frame.payload_bytes <= self.admitted.admission.layout.reply_bytes;
         if !own || !fits || !matches!(frame.body, Body::Reply(_)) {
@@ -168,7 +175,8 @@ impl Session {
             };
             (why, Some(self.breach(error)))
         })?;
-        let written = self.headers.write(slot.index(), Way::Reply, &frame.encode());
+        let written =
+            self.headers.write(slot.index(), Way::Reply, Header::new(frame, tail).parts());
         written.map_err(|error| (LinkError::os("write a header", error), None))
     }
 

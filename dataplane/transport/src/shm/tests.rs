@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use ferry_core::{
-    Body, Endpoint, Frame, Generation, Reply, Request, RequestKind, SessionId, SlotIndex,
-    SlotLayout, StageTimes, Status, Token, WaitPolicy,
+    Body, Endpoint, Frame, FrameError, Generation, Head, Reply, Request, RequestKind, SessionId,
+    SlotIndex, SlotLayout, StageTimes, Status, Token, WaitPolicy,
 };
 use ferry_memory::ring::{Producer, SharedRing};
 use ferry_memory::{Bell, PeerId, SharedBacking, Slot};
@@ -43,7 +43,7 @@ fn admission(session: u64) -> Admission {
 }
 
 fn request(slot: u32, number: u64) -> Frame {
-    let what = Request { kind: RequestKind::Tensor, batch: 1, priority: 0 };
+    let what = Request::of(RequestKind::Tensor);
     Frame {
         session: SessionId(1),
         generation: Generation(3),
@@ -119,7 +119,7 @@ impl Server {
     fn reply(&mut self, (peer, frame, slot): (PeerId, Frame, Slot)) -> Result<(), LinkError> {
         let times = StageTimes::NONE;
         let body = Body::Reply(Reply { status: Status::Ok, times, reply_ns_previous: None });
-        let transfer = Transfer { peer, frame: Frame { body, ..frame }, slot };
+        let transfer = Transfer::new(peer, Frame { body, ..frame }, slot);
         self.listener.submit(transfer).map_err(|rejected| rejected.why)
     }
 
@@ -161,7 +161,11 @@ impl Hostile {
     }
 
     fn send(&mut self, entry: u64, cell: u32, header: &[u8; 128]) {
-        self.headers.write(SlotIndex(cell), Way::Request, header).unwrap();
+        self.send_with(entry, cell, header, &[]);
+    }
+
+    fn send_with(&mut self, entry: u64, cell: u32, header: &[u8; 128], tail: &[u8]) {
+        self.headers.write(SlotIndex(cell), Way::Request, [header, tail]).unwrap();
         self.requests.push(entry).unwrap();
         if self.requests.must_wake() {
             self.bell.ring();

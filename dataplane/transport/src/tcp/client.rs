@@ -107,35 +107,38 @@ impl TcpClient {
     /// Reads one message; `false` if it is not complete yet.
     fn step(&mut self, budget: &mut usize) -> Result<bool, LinkError> {
         if self.payload.is_none() {
-            let Some((frame, seen)) = self.header.read(&self.stream, budget)? else {
+            let Some((head, seen)) = self.header.read(&self.stream, budget)? else {
                 return Ok(false);
             };
-            let accepted = frame.map_err(Refusal::from).and_then(|frame| match frame.body {
-                Body::Bye { .. } => Ok((frame, None)),
-                _ => self.own.accept(&frame).map(|slot| (frame, Some(slot))),
+            let accepted = head.map_err(Refusal::from).and_then(|head| match head.frame.body {
+                Body::Bye { .. } => Ok((head, None)),
+                _ => self.own.accept(&head.frame).map(|slot| (head, Some(slot))),
             });
             match accepted {
-                Ok((frame, Some(slot))) => {
-                    self.payload = Some(PayloadInbox::new(frame, slot, seen));
+                Ok((head, Some(slot))) => {
+                    self.payload = Some(PayloadInbox::new(head, slot, seen));
                 }
-                Ok((frame, None)) => return Err(farewell(&frame)),
-                Err(refusal) => {
-                    let why = LinkError::Protocol(refusal.to_string());
-                    self.pending.push_back(Event::Refused(refusal));
-                    return Err(why);
-                }
+                Ok((head, None)) => return Err(farewell(&head.frame)),
+                Err(refusal) => return Err(self.refuse(refusal)),
             }
         }
         let Some(payload) = &mut self.payload else { return Ok(false) };
         match payload.read(Half::Reply, &self.stream, budget)? {
-            Progress::Blocked => return Ok(false),
-            Progress::Done => {}
+            Ok(Progress::Blocked) => return Ok(false),
+            Ok(Progress::Done) => {}
+            Err(error) => return Err(self.refuse(error.into())),
         }
-        if let Some(PayloadInbox { frame, slot, seen, .. }) = self.payload.take() {
+        if let Some(PayloadInbox { frame, slot, tail, seen, .. }) = self.payload.take() {
             let (peer, visible) = (SERVER, Instant::now());
-            self.pending.push_back(Event::Arrived { peer, frame, slot, seen, visible });
+            self.pending.push_back(Event::Arrived { peer, frame, slot, tail, seen, visible });
         }
         Ok(true)
+    }
+
+    fn refuse(&mut self, refusal: Refusal) -> LinkError {
+        let why = LinkError::Protocol(refusal.to_string());
+        self.pending.push_back(Event::Refused(refusal));
+        why
     }
 
     /// The connection is of no more use: gives back every slot in flight.

@@ -3,7 +3,7 @@
 use std::net::TcpStream;
 use std::time::Instant;
 
-use ferry_core::{Frame, SessionId, Status};
+use ferry_core::{Frame, SessionId, Status, Tail};
 use ferry_memory::{PeerId, Slot};
 
 use crate::admitted::{Admitted, Refusal};
@@ -43,7 +43,7 @@ pub(crate) enum Step {
     /// No more for now.
     Blocked,
     /// A request is in its slot.
-    Arrived { frame: Frame, slot: Slot, seen: Instant },
+    Arrived { frame: Frame, slot: Slot, tail: Tail, seen: Instant },
     /// An unproven peer sent its first frame.
     Hello(Frame),
     /// The peer broke a rule.
@@ -79,17 +79,17 @@ impl Connection {
 
     fn try_step(&mut self, budget: &mut usize) -> Result<Step, LinkError> {
         if self.payload.is_none() {
-            let Some((frame, seen)) = self.header.read(&self.stream, budget)? else {
+            let Some((head, seen)) = self.header.read(&self.stream, budget)? else {
                 return Ok(Step::Blocked);
             };
-            let accepted = match (frame, &self.standing) {
+            let accepted = match (head, &self.standing) {
                 (Err(error), _) => return Ok(Step::Refused(error.into())),
-                (Ok(frame), Standing::Unproven { .. }) => return Ok(Step::Hello(frame)),
-                (Ok(frame), Standing::Member(admitted)) => {
-                    if let Some(status) = is_goodbye(&frame, admitted) {
+                (Ok(head), Standing::Unproven { .. }) => return Ok(Step::Hello(head.frame)),
+                (Ok(head), Standing::Member(admitted)) => {
+                    if let Some(status) = is_goodbye(&head.frame, admitted) {
                         return Ok(Step::Gone(LinkError::Bye(status)));
                     }
-                    admitted.accept(&frame).map(|slot| PayloadInbox::new(frame, slot, seen))
+                    admitted.accept(&head.frame).map(|slot| PayloadInbox::new(head, slot, seen))
                 }
             };
             match accepted {
@@ -99,10 +99,12 @@ impl Connection {
         }
         let Some(payload) = &mut self.payload else { return Ok(Step::Blocked) };
         match payload.read(Half::Request, &self.stream, budget)? {
-            Progress::Blocked => Ok(Step::Blocked),
-            Progress::Done => Ok(self.payload.take().map_or(Step::Blocked, |payload| {
-                Step::Arrived { frame: payload.frame, slot: payload.slot, seen: payload.seen }
+            Ok(Progress::Blocked) => Ok(Step::Blocked),
+            Ok(Progress::Done) => Ok(self.payload.take().map_or(Step::Blocked, |payload| {
+                let PayloadInbox { frame, slot, tail, seen, .. } = payload;
+                Step::Arrived { frame, slot, tail, seen }
             })),
+            Err(error) => Ok(Step::Refused(error.into())),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Plain TCP: every message is one 128-byte header and its payload.
+//! Plain TCP: every message is a head of 128 bytes, its tail and its payload.
 //!
 //! A payload is read straight into its slot, after the header in front of it was checked; there
 //! is no staging buffer at either end. Each connection is one session: the client says hello with

@@ -5,7 +5,7 @@ use std::io::IoSlice;
 use std::net::TcpStream;
 use std::time::Instant;
 
-use ferry_core::{FRAME_BYTES, Frame, FrameError};
+use ferry_core::{FRAME_BYTES, Frame, FrameError, Head, Tail};
 use ferry_memory::Slot;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
@@ -61,7 +61,7 @@ pub(crate) struct HeaderInbox {
 }
 
 /// A header that is complete, and when its first byte was read.
-pub(crate) type Headed = (Result<Frame, FrameError>, Instant);
+pub(crate) type Headed = (Result<Head, FrameError>, Instant);
 
 impl HeaderInbox {
     pub(crate) fn new() -> HeaderInbox {
@@ -81,42 +81,60 @@ impl HeaderInbox {
         match (progress, self.seen) {
             (Progress::Done, Some(seen)) => {
                 (self.got, self.seen) = (0, None);
-                Ok(Some((Frame::decode(&self.bytes), seen)))
+                Ok(Some((Head::decode(&self.bytes), seen)))
             }
             _ => Ok(None),
         }
     }
 }
 
-/// A payload that is being received into its slot. Exists only for a header that was accepted.
+/// A tail and a payload that are being received, the payload into its slot. Exists only for a header
+/// that was accepted.
 #[derive(Debug)]
 pub(crate) struct PayloadInbox {
     pub(crate) frame: Frame,
     pub(crate) slot: Slot,
     pub(crate) seen: Instant,
+    pub(crate) tail: Tail,
+    /// Room for the tail; none once it was read, or where there is none.
+    tail_bytes: Vec<u8>,
     payload_bytes: usize,
+    /// Of the tail, then of the payload.
     got: usize,
 }
 
 impl PayloadInbox {
-    pub(crate) fn new(frame: Frame, slot: Slot, seen: Instant) -> PayloadInbox {
+    pub(crate) fn new(head: Head, slot: Slot, seen: Instant) -> PayloadInbox {
+        let Head { frame, tail_bytes } = head;
         // Accepted lengths fit the slot; a length that this machine cannot address does not.
         let payload_bytes = usize::try_from(frame.payload_bytes).unwrap_or(usize::MAX);
-        PayloadInbox { frame, slot, seen, payload_bytes, got: 0 }
+        // A head that was decoded tells of no more than `TAIL_BYTES_MAX`.
+        let (tail, tail_bytes) = (Tail::NONE, vec![0; tail_bytes]);
+        PayloadInbox { frame, slot, seen, tail, tail_bytes, payload_bytes, got: 0 }
     }
 
-    /// Reads on, straight into the slot.
+    /// Reads on, the payload straight into the slot, once the tail was found good.
     pub(crate) fn read(
         &mut self,
         half: Half,
         stream: &TcpStream,
         budget: &mut usize,
-    ) -> Result<Progress, LinkError> {
+    ) -> Result<Result<Progress, FrameError>, LinkError> {
+        if !self.tail_bytes.is_empty() {
+            if read(stream, &mut self.tail_bytes, &mut self.got, budget)? == Progress::Blocked {
+                return Ok(Ok(Progress::Blocked));
+            }
+            match Tail::decode(&self.tail_bytes) {
+                Ok(tail) => self.tail = tail,
+                Err(error) => return Ok(Err(error.into())),
+            }
+            (self.tail_bytes, self.got) = (Vec::new(), 0);
+        }
         let room = half.bytes_mut(&mut self.slot);
         let Some(into) = room.and_then(|room| room.get_mut(..self.payload_bytes)) else {
             return Err(LinkError::os("receive", "the slot is not host memory of this process"));
         };
-        read(stream, into, &mut self.got, budget)
+        read(stream, into, &mut self.got, budget).map(Ok)
     }
 }
 
@@ -130,11 +148,17 @@ struct Sending {
 impl Sending {
     /// Hands on to the kernel what it takes.
     fn write(&mut self, stream: &TcpStream) -> Result<Progress, LinkError> {
-        let (header, payload) = (&self.outgoing.header, self.outgoing.payload());
-        while self.written < FRAME_BYTES + payload.len() {
-            let header = &header[self.written.min(FRAME_BYTES)..];
-            let rest = &payload[self.written.saturating_sub(FRAME_BYTES)..];
-            match send(stream, header, rest)? {
+        let [head, tail] = self.outgoing.header.parts();
+        let parts = [head, tail, self.outgoing.payload()];
+        let bytes: usize = parts.iter().map(|part| part.len()).sum();
+        while self.written < bytes {
+            let mut skip = self.written;
+            let rest = parts.map(|part| {
+                let written = part.len().min(skip);
+                skip -= written;
+                &part[written..]
+            });
+            match send(stream, rest)? {
                 0 => return Ok(Progress::Blocked),
                 sent => self.written += sent,
             }
@@ -144,8 +168,8 @@ impl Sending {
 }
 
 /// One gathering write. 0 if the kernel has no room.
-fn send(stream: &TcpStream, header: &[u8], rest: &[u8]) -> Result<usize, LinkError> {
-    let slices = [IoSlice::new(header), IoSlice::new(rest)];
+fn send<const N: usize>(stream: &TcpStream, parts: [&[u8]; N]) -> Result<usize, LinkError> {
+    let slices = parts.map(IoSlice::new);
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
     loop {
         match sendmsg(stream, &slices, &mut SendAncillaryBuffer::default(), flags) {
@@ -186,7 +210,7 @@ impl Outbox {
     /// Sends a frame without payload, if nothing is half sent and the kernel has room at once.
     pub(crate) fn send_now(&self, stream: &TcpStream, frame: &Frame) -> bool {
         self.queue.is_empty()
-            && matches!(send(stream, &frame.encode(), &[]), Ok(sent) if sent == FRAME_BYTES)
+            && matches!(send(stream, [&frame.encode()]), Ok(sent) if sent == FRAME_BYTES)
     }
 
     /// The slots of everything that was not sent wholly.

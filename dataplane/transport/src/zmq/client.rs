@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ferry_core::{Body, Endpoint, Frame, Generation, LinkKind, SessionId, SlotLayout, Token};
+use ferry_core::{Body, Endpoint, Generation, LinkKind, SessionId, SlotLayout, Token};
 use ferry_memory::{Slot, SlotTable};
 use zmq::SocketType;
 
@@ -16,7 +16,7 @@ use crate::link::{
     Waker,
 };
 use crate::outgoing::{Half, Outgoing};
-use crate::zmq::socket::{Incoming, Sent, ZmqSocket};
+use crate::zmq::socket::{Header, Incoming, Sent, ZmqSocket};
 use crate::zmq::{CAPABILITIES, part_bytes_max};
 
 /// How long after a connection broke what came before is still waited for: libzmq reports the
@@ -68,7 +68,7 @@ impl ZmqClient {
         let waker = EventWaker::new()?;
         socket.send_frame(None, &own.hello(token))?;
         let answer = await_answer(&mut socket, &waker, address, deadline)?;
-        own.welcomed(Frame::decode(&answer), address)?;
+        own.welcomed(answer.head(), address)?;
         let client = ZmqClient {
             socket,
             waker,
@@ -107,7 +107,7 @@ impl ZmqClient {
         let Incoming::Header(header, _) = self.socket.receive_header()? else {
             return Err(self.breach("a message whose first part is not a header"));
         };
-        let frame = Frame::decode(&header).map_err(|error| self.refuse(error.into()))?;
+        let frame = header.head().map_err(|error| self.refuse(error.into()))?;
         match frame.body {
             Body::Bye { status } => return Err(LinkError::Bye(status)),
             // The server finds out who is still there.
@@ -117,13 +117,14 @@ impl ZmqClient {
             }
             _ => {}
         }
+        let tail = header.tail().map_err(|error| self.refuse(error.into()))?;
         let mut slot = self.own.accept(&frame).map_err(|refusal| self.refuse(refusal))?;
         if !self.socket.receive_payload(frame.payload_bytes, Half::Reply, &mut slot)? {
             self.own.keep(frame.request, slot);
             return Err(self.breach("a payload that is not one part of the length in its header"));
         }
         let (peer, visible) = (SERVER, Instant::now());
-        self.pending.push_back(Event::Arrived { peer, frame, slot, seen, visible });
+        self.pending.push_back(Event::Arrived { peer, frame, slot, tail, seen, visible });
         Ok(true)
     }
 
@@ -171,7 +172,7 @@ fn await_answer(
     waker: &EventWaker,
     address: &str,
     deadline: Instant,
-) -> Result<[u8; ferry_core::FRAME_BYTES], ConnectError> {
+) -> Result<Header, ConnectError> {
     let mut broken: Option<Instant> = None;
     loop {
         if socket.receive()? {

@@ -1,6 +1,6 @@
 //! ZeroMQ over TCP: the server is a ROUTER, each client a DEALER.
 //!
-//! A message is the 128-byte header as one part and, if there is a payload, the payload as a
+//! A message is the header (head and tail) as one part and, if there is a payload, the payload as a
 //! second one; at the server the peer's identity comes before them. Anything else is refused. The
 //! first message of a peer is its hello: its identity is bound to the session whose token it
 //! presents, and only that identity speaks for the session from then on. One peer per lease, as
@@ -26,7 +26,7 @@ mod client;
 mod listener;
 mod socket;
 
-use ferry_core::{FRAME_BYTES, LinkKind};
+use ferry_core::{FRAME_ROOM_BYTES, LinkKind};
 
 use crate::link::Capabilities;
 
@@ -66,6 +66,6 @@ impl Default for ZmqOptions {
 }
 
 fn part_bytes_max(payload_bytes_max: u64) -> i64 {
-    let header = i64::try_from(FRAME_BYTES).unwrap_or(i64::MAX);
+    let header = i64::try_from(FRAME_ROOM_BYTES).unwrap_or(i64::MAX);
     i64::try_from(payload_bytes_max).unwrap_or(i64::MAX).max(header)
 }

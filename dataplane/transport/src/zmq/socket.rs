@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::Duration;
 
-use ferry_core::{FRAME_BYTES, Frame};
+use ferry_core::{FRAME_BYTES, FRAME_ROOM_BYTES, Frame, FrameError, Head, Tail, TailError};
 use ferry_memory::Slot;
 use zmq::{Context, DONTWAIT, Error, Message, POLLIN, POLLOUT, SNDMORE, SocketType};
 
@@ -47,9 +47,30 @@ pub(crate) enum Sent {
 #[derive(Debug)]
 pub(crate) enum Incoming {
     /// A header, and whether a second part follows.
-    Header([u8; FRAME_BYTES], bool),
+    Header(Header, bool),
     /// Something else, which is thrown away.
     Malformed,
+}
+
+/// A first part that is as long as a header can be.
+#[derive(Debug)]
+pub(crate) struct Header {
+    head: [u8; FRAME_BYTES],
+    tail: Vec<u8>,
+}
+
+impl Header {
+    /// What its head says.
+    pub(crate) fn head(&self) -> Result<Frame, FrameError> {
+        let Head { frame, tail_bytes } = Head::decode(&self.head)?;
+        let (said, came) = (tail_bytes, self.tail.len());
+        if said == came { Ok(frame) } else { Err(TailError::Differs { said, came }.into()) }
+    }
+
+    /// What its tail says.
+    pub(crate) fn tail(&self) -> Result<Tail, FrameError> {
+        Tail::decode(&self.tail).map_err(FrameError::from)
+    }
 }
 
 /// A socket, its monitor, and the one buffer for what is received.
@@ -124,7 +145,7 @@ impl ZmqSocket {
     pub(crate) fn send(
         &self,
         identity: Option<&[u8]>,
-        header: &[u8; FRAME_BYTES],
+        header: &[u8],
         payload: &[u8],
     ) -> Result<Sent, LinkError> {
         let more = if payload.is_empty() { 0 } else { SNDMORE };
@@ -135,7 +156,7 @@ impl ZmqSocket {
                 self.socket.send(identity, DONTWAIT | SNDMORE)?;
             }
             // Room is only checked for a message's first part.
-            self.socket.send(&header[..], DONTWAIT | more)?;
+            self.socket.send(header, DONTWAIT | more)?;
             if more != 0 {
                 self.socket.send(payload, DONTWAIT)?;
             }
@@ -167,7 +188,7 @@ impl ZmqSocket {
         identity: Option<&[u8]>,
         outgoing: &Outgoing,
     ) -> Result<Sent, LinkError> {
-        self.send(identity, &outgoing.header, outgoing.payload())
+        self.send(identity, &outgoing.header.joined(), outgoing.payload())
     }
 
     /// Takes the next part; `false` if there is none.
@@ -198,9 +219,12 @@ impl ZmqSocket {
         if self.kind == SocketType::ROUTER && (!self.part.get_more() || !self.receive()?) {
             return Ok(Incoming::Malformed);
         }
-        match <[u8; FRAME_BYTES]>::try_from(self.part()) {
-            Ok(header) => Ok(Incoming::Header(header, self.part.get_more())),
-            Err(_wrong_length) => Ok(Incoming::Malformed),
+        match self.part().split_first_chunk::<FRAME_BYTES>() {
+            Some((&head, tail)) if self.part.len() <= FRAME_ROOM_BYTES => {
+                let header = Header { head, tail: tail.to_vec() };
+                Ok(Incoming::Header(header, self.part.get_more()))
+            }
+            _ => Ok(Incoming::Malformed),
         }
     }
 

@@ -97,7 +97,7 @@ pub(crate) struct Landed {
 pub(crate) fn take_arrived(events: &mut Vec<Event>) -> Option<Landed> {
     let at = events.iter().position(|event| matches!(event, Event::Arrived { .. }))?;
     match events.remove(at) {
-        Event::Arrived { peer, frame, slot, seen, visible } => {
+        Event::Arrived { peer, frame, slot, tail: _, seen, visible } => {
             assert!(seen <= visible);
             Some(Landed { peer, frame, slot })
         }
@@ -144,7 +144,7 @@ pub(crate) fn request_frame(
     slot: &Slot,
     request: u64,
 ) -> Frame {
-    let body = Body::Request(Request { kind: RequestKind::Tensor, batch: 1, priority: 0 });
+    let body = Body::Request(Request::of(RequestKind::Tensor));
     let (session, slot) = (SessionId(session), slot.index());
     Frame { session, generation, slot, request, payload_bytes: 0, body }
 }
@@ -161,7 +161,7 @@ pub(crate) fn send(
     slot.request_bytes_mut().unwrap()[..payload.len()].copy_from_slice(payload);
     let mut frame = request_frame(session, FIRST, &slot, request);
     frame.payload_bytes = payload.len() as u64;
-    client.submit(Transfer { peer: SERVER, frame, slot }).expect("submitted");
+    client.submit(Transfer::new(SERVER, frame, slot)).expect("submitted");
 }
 
 /// Answers with `payload`.
@@ -171,7 +171,7 @@ pub(crate) fn answer(server: &mut dyn Link, landed: Landed, payload: &[u8]) {
     let reply = Reply { status: Status::Ok, times: StageTimes::NONE, reply_ns_previous: None };
     let payload_bytes = payload.len() as u64;
     let frame = Frame { payload_bytes, body: Body::Reply(reply), ..frame };
-    server.submit(Transfer { peer, frame, slot }).expect("submitted");
+    server.submit(Transfer::new(peer, frame, slot)).expect("submitted");
 }
 
 /// The payload of a request that landed.

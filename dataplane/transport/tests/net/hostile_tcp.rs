@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use ferry_core::{
-    Body, FRAME_BYTES, Frame, Generation, Reply, Request, RequestKind, SessionId, SlotIndex,
-    SlotLayout, StageTimes, Status,
+    Body, FRAME_BYTES, Frame, FrameError, Generation, Head, Reply, Request, RequestKind, SessionId,
+    SlotIndex, SlotLayout, StageTimes, Status,
 };
 use ferry_memory::PeerId;
 use ferry_transport::{Event, Link, LinkError, Listener, Refusal, TcpListenerLink, TcpOptions};
@@ -36,7 +36,7 @@ fn hello(session: u64, generation: Generation) -> Vec<u8> {
 }
 
 fn request(session: u64, generation: Generation, slot: u32, payload_bytes: u64) -> Frame {
-    let body = Body::Request(Request { kind: RequestKind::Tensor, batch: 1, priority: 0 });
+    let body = Body::Request(Request::of(RequestKind::Tensor));
     Frame { slot: SlotIndex(slot), payload_bytes, ..frame(session, generation, body) }
 }
 
@@ -100,6 +100,36 @@ fn each_breach_is_reported_and_ends_the_connection() {
         assert_eq!(refusals(&events), 1);
         events.clear();
     }
+}
+
+#[test]
+fn tails_are_checked_before_a_payload_byte_and_may_come_byte_by_byte() {
+    let (mut server, mut events) = (tcp(), Vec::new());
+    let head =
+        |session, tail_bytes| Head { frame: request(session, FIRST, 0, 4), tail_bytes }.encode();
+    let bad: [&[u8]; 3] = [&[0; 8], &[1, 0, 5, 0, 0, 0, 0, 0], &[9, 0, 1, 0, 0, 0, 0, 1]];
+    for (session, tail) in (1..).zip(bad) {
+        let mut stream = raw_member(&mut *server, &mut events, session);
+        stream.write_all(&[&head(session, tail.len()), tail, b"evil"].concat()).unwrap();
+        let gone = until(&mut *server, &mut events, take_gone);
+        assert!(matches!(gone, Event::Gone { why: LinkError::Protocol(_), .. }), "{gone:?}");
+        let refused =
+            |event: &Event| matches!(event, Event::Refused(Refusal::Frame(FrameError::Tail(_))));
+        assert!(events.iter().any(refused), "{events:?}");
+        assert!(take_arrived(&mut events).is_none());
+        assert!(matches!(read_frame(&mut stream).body, Body::Bye { .. }), "told");
+        events.clear();
+    }
+    let mut stream = raw_member(&mut *server, &mut events, 9);
+    stream.set_nodelay(true).unwrap();
+    let unknown = [9, 0, 4, 0, 1, 2, 3, 4];
+    for byte in [&head(9, 8)[..], &unknown, b"good"].concat() {
+        assert!(take_arrived(&mut events).is_none(), "not complete");
+        stream.write_all(&[byte]).unwrap();
+        server.poll(&mut events);
+    }
+    let landed = until(&mut *server, &mut events, take_arrived);
+    assert_eq!(requested(&landed), b"good");
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use ferry_core::{
-    Body, Endpoint, FRAME_BYTES, Frame, Generation, Request, RequestKind, SessionId, SlotIndex,
-    SlotLayout, Status,
+    Body, Endpoint, FRAME_BYTES, Frame, Generation, Head, Request, RequestKind, SessionId,
+    SlotIndex, SlotLayout, Status,
 };
 use ferry_transport::{AdmitError, Event, LinkError, Listener, ZmqListenerLink, ZmqOptions};
 use proptest::prelude::*;
@@ -68,7 +68,7 @@ fn hello(session: u64) -> [u8; FRAME_BYTES] {
 }
 
 fn request(session: u64, payload_bytes: u64) -> Frame {
-    let body = Body::Request(Request { kind: RequestKind::Tensor, batch: 1, priority: 0 });
+    let body = Body::Request(Request::of(RequestKind::Tensor));
     Frame { payload_bytes, ..frame(session, body) }
 }
 
@@ -123,6 +123,11 @@ fn each_breach_is_reported_and_ends_the_peer() {
     breach(16, &[&request(16, 10).encode()[..127], &ten]);
     breach(17, &[&[], &request(17, 10).encode(), &ten]);
     breach(18, &[&hello(18)]);
+    let head = |session, tail_bytes| Head { frame: request(session, 10), tail_bytes }.encode();
+    breach(19, &[&[&head(19, 8)[..], &[0; 8]].concat(), &ten]);
+    breach(20, &[&head(20, 8), &ten]);
+    breach(21, &[&[&head(21, 0)[..], &[9, 0, 4, 0, 0, 0, 0, 0]].concat(), &ten]);
+    breach(22, &[&[&head(22, 1920)[..], &[0; 1928]].concat(), &ten]);
 }
 
 #[test]

@@ -233,7 +233,7 @@ fn resumed(mut server: Box<dyn Listener>, connect: Connect) {
     let second = join(&mut *server, &mut at_server, connect, 1, Generation(2), layout);
     assert!(second.is_ok(), "{:?}", second.err());
     let Landed { peer, frame, slot } = landed;
-    let late = server.submit(Transfer { peer, frame, slot }).expect_err("its peer is cut off");
+    let late = server.submit(Transfer::new(peer, frame, slot)).expect_err("its peer is cut off");
     assert_eq!(late.why, LinkError::NoPeer(peer));
 }
 
@@ -257,7 +257,7 @@ fn evicted(mut server: Box<dyn Listener>, connect: Connect) {
     assert_eq!(slots.len(), 2);
     let slot = table.acquire().unwrap();
     let frame = request_frame(1, FIRST, &slot, 3);
-    let transfer = Transfer { peer: SERVER, frame, slot };
+    let transfer = Transfer::new(SERVER, frame, slot);
     let rejected = client.submit(transfer).expect_err("the link is gone");
     assert_eq!((rejected.why, rejected.transfer.frame.request), (LinkError::Closed, 3));
     let again = join(&mut *server, &mut at_server, connect, 1, FIRST, layout);
@@ -290,7 +290,7 @@ fn woken(mut server: Box<dyn Listener>, connect: Connect) {
     }
     let slot = table.acquire().unwrap();
     let frame = request_frame(1, FIRST, &slot, 1);
-    let rejected = client.submit(Transfer { peer: PeerId(77), frame, slot });
+    let rejected = client.submit(Transfer::new(PeerId(77), frame, slot));
     assert_eq!(rejected.expect_err("no such peer").why, LinkError::NoPeer(PeerId(77)));
 }
 

@@ -16,8 +16,8 @@ use ferry_transport::{
 /// No test takes longer unless something hangs.
 pub(super) const WATCHDOG: Duration = Duration::from_secs(60);
 
-pub(super) const TENSOR: Request = Request { kind: RequestKind::Tensor, batch: 1, priority: 0 };
-pub(super) const PING: Request = Request { kind: RequestKind::Ping, batch: 1, priority: 0 };
+pub(super) const TENSOR: Request = Request::of(RequestKind::Tensor);
+pub(super) const PING: Request = Request::of(RequestKind::Ping);
 
 pub(super) fn admission(session: u64, slots: u32) -> Admission {
     Admission {

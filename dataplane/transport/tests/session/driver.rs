@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::common::*;
 use ferry_core::{
-    Body, Frame, Generation, HostMemory, LinkKind, Reply, SessionId, SlotIndex, Stage, StageTimes,
-    Staged, Status, Why,
+    Body, Frame, Generation, HostMemory, LinkKind, OutputShapes, Reply, SessionId, SlotIndex,
+    Stage, StageTimes, Staged, Status, Tail, Why,
 };
 use ferry_memory::{Slot, SlotTable};
 use ferry_transport::link::SERVER;
@@ -84,8 +84,12 @@ impl Scripted {
     }
 
     fn arrive(&self, frame: Frame, slot: Slot) {
-        let seen = Instant::now();
-        self.tell(Event::Arrived { peer: SERVER, frame, slot, seen, visible: seen });
+        self.arrive_with(frame, slot, Tail::NONE);
+    }
+
+    fn arrive_with(&self, frame: Frame, slot: Slot, tail: Tail) {
+        let (peer, seen) = (SERVER, Instant::now());
+        self.tell(Event::Arrived { peer, frame, slot, tail, seen, visible: seen });
     }
 
     fn arrive_answer(&self) {
@@ -128,6 +132,18 @@ fn each_stage_goes_to_its_request() {
     assert_eq!((record.bytes_in, record.bytes_out, record.status), (8, 3, Status::Ok));
     let now = ferry_transport::UnixClock::read().unix_ns(Instant::now());
     assert!(now - record.started_unix_ns < 60_000_000_000, "started within this minute");
+}
+
+#[test]
+fn shapes_of_outputs_come_with_their_reply() {
+    let (link, mut client) = scripted();
+    let shapes = OutputShapes::of([&[2, 300][..], &[]]).unwrap();
+    for outputs in [Some(Box::new(shapes)), None] {
+        client.send(1, 8);
+        let (frame, slot) = link.answer();
+        link.arrive_with(frame, slot, Tail::with_outputs(outputs.clone()));
+        assert_eq!(client.next().outputs, outputs);
+    }
 }
 
 /// Lets a request be answered by a reply that `forge` spoilt.

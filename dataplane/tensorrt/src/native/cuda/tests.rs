@@ -120,7 +120,7 @@ fn run(gpu: &Arc<CudaGpu>, region: impl FnOnce(usize) -> Region) -> (Option<Stag
         session: SessionId(1),
         generation: Generation::FIRST,
         request: 1,
-        what: Request { kind: RequestKind::Tensor, batch: 1, priority: 0 },
+        what: Request::of(RequestKind::Tensor),
         payload_bytes: bytes.len(),
         slot,
         seen: now,

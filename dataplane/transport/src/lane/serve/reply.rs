@@ -3,11 +3,10 @@
 
 use std::time::Instant;
 
-use ferry_core::{Body, Frame, Reply, Stage, Status};
+use ferry_core::{Body, Frame, Reply, Status, Tail};
 use ferry_memory::{Departure, PeerId};
 
 use super::{Lane, Session};
-use crate::clock::between_ns;
 use crate::link::{EVENTS_PER_POLL_MAX, LinkError, Transfer};
 
 impl Lane {
@@ -32,7 +31,12 @@ impl Lane {
         true
     }
 
-    pub(super) fn reply(&mut self, departure: Departure) {
+    pub(super) fn reply(&mut self, mut departure: Departure) {
+        if departure.payload_bytes > departure.slot.reply().bytes() {
+            (departure.status, departure.payload_bytes) = (Status::EngineFailed, 0);
+        }
+        departure.close(Instant::now(), self.woken_for(&departure));
+        self.handler.departs(&departure);
         let counters = &self.shared.counters;
         let live = self
             .sessions
@@ -43,13 +47,8 @@ impl Lane {
             counters.stale.bump();
             return;
         };
-        let Departure { peer, request, mut status, mut payload_bytes, mut times, slot, .. } =
+        let Departure { peer, request, status, payload_bytes, outputs, times, slot, .. } =
             departure;
-        if payload_bytes > slot.reply().bytes() {
-            (status, payload_bytes) = (Status::EngineFailed, 0);
-        }
-        times.set(Stage::Receive, between_ns(departure.seen, departure.visible));
-        times.set(Stage::Server, between_ns(departure.seen, Instant::now()));
         let reply_ns_previous = session.last_reply.and_then(|(_, ns)| ns);
         let frame = Frame {
             session: departure.session,
@@ -60,7 +59,8 @@ impl Lane {
             body: Body::Reply(Reply { status, times, reply_ns_previous }),
         };
         session.last_reply = Some((request, None));
-        match self.link.submit(Transfer { peer, frame, slot }) {
+        let tail = Tail::with_outputs(outputs.filter(|_| status == Status::Ok));
+        match self.link.submit(Transfer { peer, frame, slot, tail }) {
             Ok(()) => {
                 counters.replies.bump();
                 session.leaving += 1;
@@ -75,6 +75,12 @@ impl Lane {
                 }
             }
         }
+    }
+
+    /// When the lane began to run, if it slept when this reply became ready.
+    fn woken_for(&self, departure: &Departure) -> Option<Instant> {
+        let (from, to) = self.slept?;
+        (from <= departure.ready && departure.ready < to).then_some(to)
     }
 
     /// The link has handed a reply on.

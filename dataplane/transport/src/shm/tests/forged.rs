@@ -27,10 +27,12 @@ fn headers_that_break_the_agreement_are_refused() {
     let too_long = Frame { payload_bytes: 5001, ..frame };
     let endless = Frame { payload_bytes: u64::MAX, ..frame };
     type Expected = fn(&Refusal) -> bool;
-    let cases: [(&str, [u8; 128], Expected); 10] = [
+    let cases: [(&str, [u8; 128], Expected); 12] = [
         ("magic", garble(0, 0), |it| matches!(it, Refusal::Frame(_))),
         ("version", garble(4, 9), |it| matches!(it, Refusal::Frame(_))),
-        ("kind", garble(6, 77), |it| matches!(it, Refusal::Frame(_))),
+        ("kind", garble(5, 77), |it| matches!(it, Refusal::Frame(_))),
+        ("a tail of odd length", garble(6, 77), |it| matches!(it, Refusal::Frame(_))),
+        ("a tail longer than its room", garble(7, 8), |it| matches!(it, Refusal::Frame(_))),
         ("session", garble(8, 2), |it| matches!(it, Refusal::Session { .. })),
         ("generation", garble(16, 2), |it| matches!(it, Refusal::Generation { .. })),
         ("slot", garble(20, 1), |it| matches!(it, Refusal::Slot { slot: 1, .. })),
@@ -46,6 +48,25 @@ fn headers_that_break_the_agreement_are_refused() {
         let refusal = is_cut_off(&mut server, &hostile);
         assert!(expected(&refusal), "{what}: {refusal}");
     }
+}
+
+#[test]
+fn tails_that_make_no_sense_are_refused_and_unknown_records_are_skipped() {
+    let with_tail = |tail_bytes| Head { frame: request(0, 1), tail_bytes }.encode();
+    let long = [&[1, 0, 0xff, 0xff][..], &[0; 1916]].concat();
+    let bad: [&[u8]; 4] = [&[0; 8], &[1, 0, 5, 0, 0, 0, 0, 0], &[9, 0, 1, 0, 0, 0, 0, 1], &long];
+    for tail in bad {
+        let mut server = Server::with_session();
+        let mut hostile = Hostile::join(&mut server);
+        hostile.send_with(0, 0, &with_tail(tail.len()), tail);
+        let refusal = is_cut_off(&mut server, &hostile);
+        assert!(matches!(refusal, Refusal::Frame(FrameError::Tail(_))), "{refusal}");
+    }
+    let mut server = Server::with_session();
+    let mut hostile = Hostile::join(&mut server);
+    hostile.send_with(0, 0, &with_tail(8), &[9, 0, 4, 0, 1, 2, 3, 4]);
+    let (_, frame, _) = server.arrived();
+    assert_eq!(frame, request(0, 1));
 }
 
 #[test]
@@ -112,7 +133,7 @@ fn a_header_that_changes_later_changes_nothing() {
     let mut hostile = Hostile::join(&mut server);
     hostile.send(1, 1, &request(1, 7).encode());
     let arrived = server.arrived();
-    hostile.headers.write(SlotIndex(1), Way::Request, &[0xFF; 128]).unwrap();
+    hostile.headers.write(SlotIndex(1), Way::Request, [&[0xFF; 128], &[]]).unwrap();
     assert_eq!(arrived.1, request(1, 7));
     server.reply(arrived).unwrap();
 }

@@ -92,9 +92,10 @@ impl TcpListenerLink {
             let Some(connection) = self.connections.get_mut(&peer) else { return };
             match connection.step(&mut budget) {
                 Step::Blocked => return,
-                Step::Arrived { frame, slot, seen } => {
+                Step::Arrived { frame, slot, tail, seen } => {
                     let visible = Instant::now();
-                    self.pending.push_back(Event::Arrived { peer, frame, slot, seen, visible });
+                    let arrived = Event::Arrived { peer, frame, slot, tail, seen, visible };
+                    self.pending.push_back(arrived);
                 }
                 Step::Hello(frame) => self.hello(peer, &frame),
                 Step::Refused(refusal) => return self.refuse(peer, refusal),

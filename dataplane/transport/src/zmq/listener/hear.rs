@@ -44,7 +44,7 @@ impl ZmqListenerLink {
         let Incoming::Header(header, more) = self.socket.receive_header()? else {
             return Ok(Err(breach("a message whose first part is not a header")));
         };
-        let frame = match Frame::decode(&header) {
+        let frame = match header.head() {
             Ok(frame) => frame,
             Err(error) => return Ok(Err(error.into())),
         };
@@ -52,6 +52,10 @@ impl ZmqListenerLink {
             self.drop_peer(peer, None, LinkError::Bye(status));
             return Ok(Ok(()));
         }
+        let tail = match header.tail() {
+            Ok(tail) => tail,
+            Err(error) => return Ok(Err(error.into())),
+        };
         let mut slot: Slot = match admitted.accept(&frame) {
             Ok(slot) => slot,
             Err(refusal) => return Ok(Err(refusal)),
@@ -61,7 +65,7 @@ impl ZmqListenerLink {
             return Ok(Err(breach(what)));
         }
         let visible = Instant::now();
-        self.pending.push_back(Event::Arrived { peer, frame, slot, seen, visible });
+        self.pending.push_back(Event::Arrived { peer, frame, slot, tail, seen, visible });
         Ok(Ok(()))
     }
 
@@ -70,7 +74,8 @@ impl ZmqListenerLink {
         let identity: Box<[u8]> = self.socket.part().into();
         let peer = PeerId(self.peers_seen);
         let joined = match self.socket.receive_header()? {
-            Incoming::Header(header, false) => Frame::decode(&header)
+            Incoming::Header(header, false) => header
+                .head()
                 .map_err(Refusal::from)
                 .and_then(|hello| self.roster.join(&hello, peer).map(|admitted| (hello, admitted))),
             Incoming::Header(..) | Incoming::Malformed => Err(Refusal::Breach {

@@ -1,6 +1,6 @@
 //! Why something that was asked for is refused. What protocols make of it is theirs.
 
-use ferry_core::{BindError, Status, Transport};
+use ferry_core::{BindError, OutputShapes, Status, Transport};
 
 use crate::store::{QueryError, StoreError};
 
@@ -116,6 +116,14 @@ pub enum ApiError {
         /// How it ended.
         status: Status,
         /// What the server says of it.
+        text: String,
+    },
+    /// The model ran, and the session has no room for its outputs.
+    #[error("{text}")]
+    ReplyTooLarge {
+        /// Their shapes.
+        outputs: Option<Box<OutputShapes>>,
+        /// What does not fit, and what would.
         text: String,
     },
     /// A session whose client does not attach over the control plane, or not any more.

@@ -90,11 +90,29 @@ pub async fn infer(
         request_bytes_min: request.payload.len() as u64,
         ..SessionSpec::default()
     };
-    let opened = Arc::new(open(sessions, tenant, spec).await?);
+    let request = Arc::new(request);
+    let once = || once(sessions, recorder, &tenant, &spec, &request);
+    match once().await {
+        // How large the outputs are was not known: now the model's next session has room.
+        Err(ApiError::ReplyTooLarge { .. }) => once().await,
+        other => other,
+    }
+}
+
+/// One request in a session of its own.
+async fn once(
+    sessions: &Arc<Sessions>,
+    recorder: &Recorder,
+    tenant: &Arc<Tenant>,
+    spec: &SessionSpec,
+    request: &Arc<InlineRequest>,
+) -> Result<InlineReply, ApiError> {
+    let opened = Arc::new(open(sessions, Arc::clone(tenant), spec.clone()).await?);
     // Nobody sends heartbeats for it.
     opened.session.keep(INFER_MAX);
     let (sender, receiver) = oneshot::channel();
     let (of_thread, recorder) = (Arc::clone(&opened), recorder.clone());
+    let request = Arc::clone(request);
     let started = thread("ferry-local-in", move || {
         // A caller that went away needs no answer.
         drop(sender.send(infer_in(&of_thread, &request, recorder)));
@@ -132,11 +150,14 @@ fn infer_in(
     let payload = payload.get(..done.payload_bytes).unwrap_or_default();
     if done.status != Status::Ok {
         let text = String::from_utf8_lossy(payload).into_owned();
-        return Err(ApiError::Request { status: done.status, text });
+        return Err(match done.status {
+            Status::ReplyTooLarge => ApiError::ReplyTooLarge { outputs: done.outputs, text },
+            status => ApiError::Request { status, text },
+        });
     }
     let whole = bytes::Bytes::copy_from_slice(payload);
     Ok(InlineReply {
-        outputs: inline::outputs(binding, &whole),
+        outputs: inline::outputs(binding, done.outputs.as_deref(), &whole)?,
         payload: whole,
         times: done.times,
         shapes: done.outputs.clone(),

@@ -7,6 +7,7 @@ mod metadata;
 mod precision;
 mod progress;
 mod registry;
+mod rooms;
 mod shapes;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ pub use metadata::{
 pub use precision::Precision;
 pub use progress::Progress;
 pub use registry::{Listed, Loading, Models, State};
+pub use rooms::Rooms;
 pub use shapes::ShapeLimits;
 
 /// What is to be loaded.

@@ -36,7 +36,8 @@ SELECT
     r.bytes_out,
     CASE r.status WHEN 0 THEN 'ok' WHEN 1 THEN 'bad_request' WHEN 2 THEN 'bad_picture' WHEN
         3 THEN 'overloaded' WHEN 4 THEN 'draining' WHEN 5 THEN 'engine_failed' WHEN 6 THEN
-        'session_ended' WHEN 7 THEN 'link_lost' WHEN 8 THEN 'unsupported' END AS status,
+        'session_ended' WHEN 7 THEN 'link_lost' WHEN 8 THEN 'unsupported' WHEN 9 THEN
+        'reply_too_large' END AS status,
     r.started_unix_ns,
     CASE WHEN r.trace_id IS NOT NULL THEN lower(hex(r.trace_id)) END AS trace_id,
     r.fill_ns,

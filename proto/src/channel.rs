@@ -17,3 +17,7 @@ pub const KEY_METADATA: &str = "ferry-key";
 /// gRPC metadata of an error with the name of a [`ferry_core::Status`], where a request was served
 /// without success: several share one code of gRPC.
 pub const STATUS_METADATA: &str = "ferry-status";
+
+/// gRPC metadata of an error `reply_too_large` with the shapes of the outputs, as
+/// [`OutputShapes::encode`](ferry_core::OutputShapes::encode) writes them.
+pub const OUTPUT_SHAPES_METADATA: &str = "ferry-output-shapes-bin";

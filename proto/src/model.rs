@@ -113,6 +113,7 @@ impl From<&TensorSpec> for v1::TensorSpec {
             size: Some(match dim {
                 Dim::Fixed(size) => v1::dim::Size::Fixed(*size),
                 Dim::Named(name) => v1::dim::Size::Named(name.clone()),
+                Dim::Any => v1::dim::Size::Any(true),
             }),
         };
         v1::TensorSpec {
@@ -130,6 +131,7 @@ impl TryFrom<v1::TensorSpec> for TensorSpec {
         let dim = |dim: v1::Dim| match dim.size {
             Some(v1::dim::Size::Fixed(size)) => Ok(Dim::Fixed(size)),
             Some(v1::dim::Size::Named(name)) => Ok(Dim::Named(name)),
+            Some(v1::dim::Size::Any(_)) => Ok(Dim::Any),
             None => Err(WireError::Missing("shape.size")),
         };
         Ok(TensorSpec {
@@ -168,6 +170,7 @@ impl From<&BoundSignature> for v1::BoundSignature {
             shape: tensor.shape.clone(),
             offset: tensor.offset,
             bytes: tensor.bytes,
+            open: tensor.open,
         };
         v1::BoundSignature {
             inputs: bound.inputs.iter().map(tensor).collect(),
@@ -190,6 +193,7 @@ impl TryFrom<v1::BoundSignature> for BoundSignature {
                 shape: tensor.shape,
                 offset: tensor.offset,
                 bytes: tensor.bytes,
+                open: tensor.open,
             })
         };
         let all = |tensors: Vec<v1::BoundTensor>| {

@@ -59,6 +59,7 @@ impl TryFrom<v1::OpenSessionRequest> for SessionSpec {
             slots: asked.slots,
             shapes: named_shapes(asked.shapes),
             request_bytes_min: asked.request_bytes_min,
+            reply_bytes_min: asked.reply_bytes_min,
             run: asked.run_id,
             recorded_by,
             client: asked.client,

@@ -2,6 +2,7 @@
 //! the link, and nothing hops to another one.
 
 mod client;
+mod room;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,6 +20,7 @@ use crate::options::Options;
 use crate::recorder::{RecordCounts, SessionSink};
 use crate::reply::Reply;
 use crate::slot::Slot;
+use room::Room;
 
 pub use client::Client;
 
@@ -40,6 +42,8 @@ pub struct Session {
     gone: Arc<AtomicBool>,
     client: Client,
     options: Options,
+    /// Requests whose replies had no room.
+    room: Room,
     /// When the last slot was handed out.
     used: Instant,
     closed: bool,
@@ -67,7 +71,8 @@ impl Session {
             };
         let agreed = Arc::new(agreed);
         let (driver, used, closed) = (Ok(driver), Instant::now(), false);
-        Ok(Session { driver, table, device, agreed, gone, client, options, used, closed })
+        let room = Room::default();
+        Ok(Session { driver, table, device, agreed, gone, client, options, room, used, closed })
     }
 
     /// What was agreed with the server.
@@ -115,8 +120,14 @@ impl Session {
         let deadline = Instant::now() + self.options.timeout;
         loop {
             let done = self.complete(deadline)?;
-            if done.request == request {
-                return self.reply(done);
+            if done.request == self.number_now(request) {
+                match self.reply_or_hold(done)? {
+                    Some(reply) => return Ok(reply),
+                    None if self.must_reopen() => self.reopen()?,
+                    // What else is in flight goes with the link.
+                    None => return Err(self.room_refused(request)),
+                }
+                continue;
             }
             // The reply to an earlier request that timed out: its slot is free again.
         }
@@ -144,12 +155,25 @@ impl Session {
     /// As [`infer`](Session::infer).
     #[expect(clippy::should_implement_trait, reason = "it borrows and fails: not an iterator")]
     pub fn next(&mut self) -> Option<Result<Reply, Error>> {
-        let driver = self.driver.as_mut().ok()?;
-        if driver.in_flight() == 0 && !driver.wait(Some(Instant::now())) {
-            return None;
-        }
         let deadline = Instant::now() + self.options.timeout;
-        Some(self.complete(deadline).and_then(|done| self.reply(done)))
+        loop {
+            if self.must_reopen()
+                && let Err(error) = self.reopen()
+            {
+                return Some(Err(error));
+            }
+            let driver = self.driver.as_mut().ok()?;
+            if driver.in_flight() == 0 && !driver.wait(Some(Instant::now())) {
+                return None;
+            }
+            let done = self.complete(deadline);
+            match done.and_then(|done| self.reply_or_hold(done)) {
+                // It is sent once more when all that is in flight is done.
+                Ok(None) => {}
+                Ok(Some(reply)) => return Some(Ok(reply)),
+                Err(error) => return Some(Err(error)),
+            }
+        }
     }
 
     /// Takes the session up again after its link was lost: a new lease, new slots. Where the
@@ -197,6 +221,10 @@ impl Session {
         self.closed = true;
         // Its last record must be there when what waits is sent.
         self.driver = Err(Ended { why: None, next_request: 1 });
+        self.close_on_server()
+    }
+
+    fn close_on_server(&self) -> Result<RecordCounts, Error> {
         let (keeper, agreed) = (&self.client.inner.keeper, &self.agreed);
         let closed = self
             .client

@@ -64,6 +64,17 @@ pub enum Error {
         /// What the server says about it.
         text: String,
     },
+    /// The model ran, and its outputs do not fit the session's slots. Only where the session could
+    /// not be opened again with more room by itself: other requests were in flight or slots held.
+    #[error("request {request} has no room for its reply of {bytes} bytes: {text}")]
+    ReplyTooLarge {
+        /// The request's number.
+        request: u64,
+        /// What the outputs take: see [`reply_bytes`](crate::SessionBuilder::reply_bytes).
+        bytes: u64,
+        /// What the server says about it.
+        text: String,
+    },
     /// The reply has not come in time. The slot stays in flight until it does.
     #[error("no reply within {0:?}; the request is still in flight")]
     Timeout(std::time::Duration),

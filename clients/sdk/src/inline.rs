@@ -136,7 +136,8 @@ impl InlineLink {
                 Some(end) => {
                     let text = Bytes::from(status.message().to_owned());
                     let times = Default::default();
-                    (Reply { status: end, times, reply_ns_previous: None }, None, text)
+                    let outputs = shapes_of(&status);
+                    (Reply { status: end, times, reply_ns_previous: None }, outputs, text)
                 }
                 None => return self.give_up(LinkError::os("call Infer", status), slot, events),
             },
@@ -172,6 +173,12 @@ impl InlineLink {
 fn read(answer: &v1::InferResponse) -> Result<(StageTimes, Option<Box<OutputShapes>>), WireError> {
     let outputs = output_shapes_from_wire(&answer.output_shapes)?;
     Ok((server_times_from_wire(&answer.server_times)?, outputs))
+}
+
+/// The shapes of outputs that the session has no room for.
+fn shapes_of(status: &tonic::Status) -> Option<Box<OutputShapes>> {
+    let bytes = status.metadata().get_bin(channel::OUTPUT_SHAPES_METADATA)?.to_bytes().ok()?;
+    OutputShapes::decode(&bytes).ok().map(Box::new)
 }
 
 /// The request's own end, where a gRPC status stands for one; `None` where the link broke.

@@ -21,6 +21,7 @@ pub struct Options {
     pub(crate) slots: u32,
     pub(crate) shapes: Vec<(String, Vec<u64>)>,
     pub(crate) request_bytes_min: u64,
+    pub(crate) reply_bytes_min: u64,
     pub(crate) run_id: i64,
     pub(crate) record: bool,
     pub(crate) warmup: u64,
@@ -78,6 +79,7 @@ impl Options {
             slots: 0,
             shapes: Vec::new(),
             request_bytes_min: 0,
+            reply_bytes_min: 0,
             run_id: 0,
             record: true,
             warmup: 0,
@@ -121,6 +123,7 @@ impl Options {
             slots: self.slots,
             shapes: self.shapes.iter().map(shape).collect(),
             request_bytes_min: self.request_bytes_min,
+            reply_bytes_min: self.reply_bytes_min,
             run_id: self.run_id,
             client_records: self.record,
             unrecorded: !self.record,
@@ -188,6 +191,14 @@ impl<C> SessionBuilder<'_, C> {
     /// pictures.
     pub fn request_bytes(mut self, bytes: u64) -> Self {
         self.options.request_bytes_min = bytes;
+        self
+    }
+
+    /// Makes room for replies of this many bytes where only the model knows how large they are. If
+    /// not said, the server expects what it has seen, and the session is opened again by itself
+    /// where that is too little.
+    pub fn reply_bytes(mut self, bytes: u64) -> Self {
+        self.options.reply_bytes_min = bytes;
         self
     }
 

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use ferry_core::{OutputShapes, Placement, StageTimes, Status};
+use ferry_core::payload_bytes as end_of;
+use ferry_core::{OutputShapes, Part, Placement, StageTimes, Status};
 use ferry_memory::DeviceAddress;
 use ferry_transport::{Completion, Ending, LinkError};
 use tokio::sync::OwnedSemaphorePermit;
@@ -10,7 +11,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::agreed::Agreed;
 use crate::error::Error;
-use crate::slot::{is_f32, none, range};
+use crate::slot::{is_f32, none};
 
 /// The outputs of one request, in the slot where they landed; a copy of them where that is memory
 /// of a device. Dropping it frees the slot.
@@ -22,10 +23,23 @@ pub struct Reply {
     agreed: Arc<Agreed>,
     request: u64,
     payload_bytes: usize,
-    outputs: Option<Box<OutputShapes>>,
+    outputs: Option<Box<Outputs>>,
     times: StageTimes,
     /// Given back after `slot`.
     _permit: Option<OwnedSemaphorePermit>,
+}
+
+/// Outputs that are not as the session agreed.
+#[derive(Debug)]
+struct Outputs {
+    shapes: OutputShapes,
+    parts: Vec<Part>,
+}
+
+/// What the outputs of a request take that the session has no room for, in bytes.
+pub(crate) fn wanted(done: &Completion, agreed: &Agreed) -> Option<u64> {
+    let outputs = done.outputs.as_deref().filter(|_| done.status == Status::ReplyTooLarge)?;
+    Some(end_of(&agreed.signature.parts(outputs)?))
 }
 
 impl Reply {
@@ -35,6 +49,7 @@ impl Reply {
         agreed: &Arc<Agreed>,
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<Reply, Error> {
+        let wanted = wanted(&done, agreed);
         let Completion { request, slot, ending, status, payload_bytes, outputs, times } = done;
         let slot = match (ending, slot) {
             (Ending::Replied, Some(slot)) => slot,
@@ -44,6 +59,17 @@ impl Reply {
             Some(_) => None,
             None => Some(copy_out(&slot, payload_bytes)?),
         };
+        let outputs = outputs.filter(|_| status == Status::Ok).map(|shapes| {
+            let parts = agreed
+                .signature
+                .parts(&shapes)
+                .filter(|parts| usize::try_from(end_of(parts)) == Ok(payload_bytes));
+            let parts = parts.ok_or_else(|| {
+                LinkError::Protocol("a reply that is not as long as its outputs".into())
+            })?;
+            Ok::<_, LinkError>(Box::new(Outputs { shapes: *shapes, parts }))
+        });
+        let outputs = outputs.transpose().map_err(Error::LinkLost)?;
         let agreed = Arc::clone(agreed);
         let _permit = permit;
         let reply = Reply { slot, copied, agreed, request, payload_bytes, outputs, times, _permit };
@@ -51,7 +77,16 @@ impl Reply {
             return Ok(reply);
         }
         let text = String::from_utf8_lossy(reply.payload()).into_owned();
-        Err(Error::Request { request, status, text })
+        Err(match wanted {
+            Some(bytes) => Error::ReplyTooLarge { request, bytes, text },
+            None => Error::Request { request, status, text },
+        })
+    }
+
+    /// With the number that its request had first, if it was sent twice.
+    pub(crate) fn numbered(mut self, request: Option<u64>) -> Reply {
+        self.request = request.unwrap_or(self.request);
+        self
     }
 
     /// The request's number within the session.
@@ -67,9 +102,20 @@ impl Reply {
     }
 
     /// The shapes that the model gave its outputs this time; `None` where they are those that the
-    /// session agreed.
+    /// session agreed. See [`shape`](Reply::shape).
     pub fn output_shapes(&self) -> Option<&OutputShapes> {
-        self.outputs.as_deref()
+        self.outputs.as_ref().map(|outputs| &outputs.shapes)
+    }
+
+    /// The shape of output `index`, outermost dimension first.
+    ///
+    /// # Errors
+    /// [`Error::NoTensor`] if the model has fewer outputs.
+    pub fn shape(&self, index: usize) -> Result<&[u64], Error> {
+        let outputs = &self.agreed.signature.outputs;
+        let tensor = outputs.get(index).ok_or_else(|| none("output", index, outputs))?;
+        let told = self.outputs.as_ref().and_then(|outputs| outputs.shapes.get(index));
+        Ok(told.unwrap_or(&tensor.shape))
     }
 
     /// The bytes of output `index`, in place.
@@ -80,8 +126,15 @@ impl Reply {
     pub fn output(&self, index: usize) -> Result<&[u8], Error> {
         let outputs = &self.agreed.signature.outputs;
         let tensor = outputs.get(index).ok_or_else(|| none("output", index, outputs))?;
-        let (at, end) = range(tensor);
-        self.payload().get(at..end).ok_or_else(|| Error::Size {
+        let place = match &self.outputs {
+            Some(outputs) => outputs.parts.get(index).copied(),
+            None => Some(Part { offset: tensor.offset, bytes: tensor.bytes }),
+        };
+        let end = place.map_or(u64::MAX, |part| part.end());
+        let place = place.and_then(|part| {
+            Some(usize::try_from(part.offset).ok()?..usize::try_from(part.end()).ok()?)
+        });
+        place.and_then(|place| self.payload().get(place)).ok_or_else(|| Error::Size {
             what: "reply",
             given: format!("{} bytes", self.payload_bytes),
             room: format!("{end} bytes for output {index}"),

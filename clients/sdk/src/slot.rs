@@ -225,6 +225,13 @@ impl Slot {
         self.what.trace = trace;
     }
 
+    /// With a request that was sent before.
+    pub(crate) fn refilled(mut self, what: Request, payload: &[u8]) -> Result<Slot, Error> {
+        self.copy_whole("request", payload)?;
+        self.what = what;
+        Ok(self)
+    }
+
     /// Copies to where the slot lies, the way that suits who reads it next.
     fn copy_in(&self, at: usize, from: &[u8]) -> Result<(), Error> {
         let room = self.inner.request();

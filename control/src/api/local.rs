@@ -69,6 +69,7 @@ fn load(asked: v1::DriveRequest) -> Result<Load, ApiError> {
         wait: ferry_proto::wait(asked.wait)?,
         shapes: named_shapes(asked.shapes),
         request_bytes_min: asked.request_bytes_min,
+        reply_bytes_min: asked.reply_bytes_min,
         run: asked.run_id,
         placement: asked.placement.unwrap_or_default().try_into()?,
         recorded_by: RecordedBy::Client,

@@ -2,8 +2,9 @@
 
 use ferry_core::{Status, error_text};
 use ferry_proto::WireError;
-use ferry_proto::channel::STATUS_METADATA;
+use ferry_proto::channel::{OUTPUT_SHAPES_METADATA, STATUS_METADATA};
 use tonic::Code;
+use tonic::metadata::MetadataValue;
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::error::ApiError;
@@ -33,6 +34,7 @@ fn code(error: &ApiError) -> Code {
         ApiError::NotOperator | ApiError::NotTenant => Code::PermissionDenied,
         ApiError::Loading { .. } | ApiError::Draining | ApiError::Lane { .. } => Code::Unavailable,
         ApiError::Request { status, .. } => code_of(*status),
+        ApiError::ReplyTooLarge { .. } => code_of(Status::ReplyTooLarge),
         ApiError::Store(error) => match error {
             StoreError::NoSuchRun { .. } => Code::NotFound,
             _ => Code::Unavailable,
@@ -83,6 +85,7 @@ fn code_of(status: Status) -> Code {
         Status::Draining => Code::Aborted,
         Status::LinkLost => Code::Unavailable,
         Status::EngineFailed => Code::Internal,
+        Status::ReplyTooLarge => Code::OutOfRange,
         Status::SessionEnded => Code::NotFound,
         Status::Unsupported => Code::FailedPrecondition,
     }
@@ -93,10 +96,19 @@ impl From<ApiError> for tonic::Status {
         let text = error_text(&error);
         let details = details(&error, &text);
         let mut made = tonic::Status::with_error_details(code(&error), text, details);
-        if let ApiError::Request { status, .. } = error {
-            // The exact outcome, where several share a code of gRPC.
-            let name = tonic::metadata::MetadataValue::from_static(status.name());
-            made.metadata_mut().insert(STATUS_METADATA, name);
+        let (status, outputs) = match error {
+            ApiError::Request { status, .. } => (status, None),
+            ApiError::ReplyTooLarge { outputs, .. } => (Status::ReplyTooLarge, outputs),
+            _ => return made,
+        };
+        // The exact outcome, where several share a code of gRPC.
+        let metadata = made.metadata_mut();
+        metadata.insert(STATUS_METADATA, MetadataValue::from_static(status.name()));
+        if let Some(outputs) = outputs {
+            let mut bytes = Vec::with_capacity(outputs.encoded_bytes());
+            outputs.encode(&mut bytes);
+            let value = MetadataValue::from_bytes(&bytes);
+            metadata.insert_bin(OUTPUT_SHAPES_METADATA, value);
         }
         made
     }

@@ -10,7 +10,7 @@ use ferry_vision::Numbers;
 
 use super::changes::changes;
 use super::shapes::check_dims;
-use super::{DimSizes, EngineLoader, Instances, LoadSpec, Metadata, Precision, Source};
+use super::{DimSizes, EngineLoader, Instances, LoadSpec, Metadata, Precision, Rooms, Source};
 use crate::error::ApiError;
 use crate::host::clock::unix_ns;
 use crate::store::{Event, ModelRow};
@@ -34,6 +34,8 @@ pub struct Served {
     pub precision: Option<Precision>,
     /// Sizes of open dimensions that it was built for.
     pub dims: BTreeMap<String, DimSizes>,
+    /// How large its replies are.
+    pub rooms: Rooms,
     /// What the operator says of it.
     pub metadata: Metadata,
     /// Of its file; empty for a built-in model.
@@ -59,6 +61,14 @@ impl Served {
         self.metadata.shapes.check(self.signature(), &bound)?;
         check_dims(&self.dims, self.signature(), &bound)?;
         Ok(bound)
+    }
+
+    /// Room for the replies of a session with these shapes, which wishes for at least `wish` bytes.
+    ///
+    /// # Errors
+    /// [`ApiError`] if it wishes for more than the model may make.
+    pub fn reply_room(&self, bound: &BoundSignature, wish: u64) -> Result<u64, ApiError> {
+        self.rooms.of(bound, &self.metadata.shapes, wish)
     }
 
     /// Whether pictures are served.
@@ -120,6 +130,8 @@ impl Served {
             rebuild,
             ..PoolOptions::default()
         };
+        let signature = engines.first().map(|engine| engine.signature().clone());
+        let rooms = Rooms::new(metadata.outputs.clone(), &signature.unwrap_or_default())?;
         let pool = Pool::start(name, engines, options).map_err(|error| error_text(&error))?;
         Ok(Arc::new(Served {
             name: name.to_owned(),
@@ -130,6 +142,7 @@ impl Served {
             device,
             precision,
             dims,
+            rooms,
             sha256: files.first().map(FileDigest::hex).unwrap_or_default(),
             files: files.into_iter().chain(metadata.files.iter().cloned()).collect(),
             metadata,

@@ -49,6 +49,8 @@ pub struct Metadata {
     pub run: RunOn,
     /// How large sessions may make what its file leaves open.
     pub shapes: ShapeLimits,
+    /// The largest shapes of outputs whose sizes are known only when the model has run.
+    pub outputs: BTreeMap<String, Vec<u64>>,
     /// Names of the classes.
     pub labels: Vec<String>,
     /// The input that pictures become, and how.
@@ -81,6 +83,7 @@ struct File {
     device: Option<DeviceChoice>,
     gpu: Option<Gpu>,
     dims: BTreeMap<String, DimSizes>,
+    outputs: BTreeMap<String, Vec<u64>>,
     instances: Option<usize>,
     threads: Option<usize>,
     queue: Option<usize>,
@@ -162,6 +165,7 @@ impl Metadata {
             queue,
             run: RunOn::Worker,
             shapes: ShapeLimits::default(),
+            outputs: BTreeMap::new(),
             labels: Vec::new(),
             picture: None,
             files: Vec::new(),
@@ -218,6 +222,7 @@ impl Metadata {
                 batch_max: open("max_batch", file.max_batch, base.shapes.batch_max)?,
                 elements_max: open("max_elements", file.max_elements, base.shapes.elements_max)?,
             },
+            outputs: file.outputs,
             labels,
             picture: file.picture.map(PictureTable::parse).transpose().map_err(meaning)?,
             files,

@@ -44,7 +44,9 @@ impl ShapeLimits {
         }
         let inputs = signature.inputs.iter().zip(&bound.inputs);
         for (spec, tensor) in inputs.chain(signature.outputs.iter().zip(&bound.outputs)) {
-            let elements = tensor.shape.iter().fold(1_u64, |all, &dim| all.saturating_mul(dim));
+            // A dimension of 0 makes the others no smaller: an engine may count to each.
+            let sizes = tensor.shape.iter().map(|&dim| dim.max(1));
+            let elements = sizes.fold(1_u64, u64::saturating_mul);
             if is_open(spec) && elements > self.elements_max {
                 let max = self.elements_max;
                 return Err(refused(tensor, "elements:", elements, "max_elements", max));
@@ -82,7 +84,7 @@ pub(super) fn check_dims(
 }
 
 fn is_open(spec: &TensorSpec) -> bool {
-    spec.shape.iter().any(|dim| matches!(dim, Dim::Named(_)))
+    !spec.is_fixed()
 }
 
 fn refused(tensor: &BoundTensor, what: &str, asked: u64, key: &str, allowed: u64) -> ApiError {

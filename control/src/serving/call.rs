@@ -99,5 +99,10 @@ fn payload_of(departure: &Departure) -> Result<Bytes, ApiError> {
         return Ok(Bytes::copy_from_slice(bytes));
     }
     let text = String::from_utf8_lossy(bytes).into_owned();
-    Err(ApiError::Request { status: departure.status, text })
+    Err(match departure.status {
+        Status::ReplyTooLarge => {
+            ApiError::ReplyTooLarge { outputs: departure.outputs.clone(), text }
+        }
+        status => ApiError::Request { status, text },
+    })
 }

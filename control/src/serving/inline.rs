@@ -1,14 +1,15 @@
 //! A request without a session: a model and its inputs by name, whatever protocol brought them.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use bytes::Bytes;
 use ferry_core::{
-    BoundSignature, BoundTensor, DType, Generation, MemoryChoice, NamedShapes, OutputShapes,
-    Request, SessionId, SlotLayout, StageTimes, error_text,
+    BoundSignature, BoundTensor, DType, Generation, MemoryChoice, NamedShapes, OutputShapes, Part,
+    Request, SessionId, SlotLayout, StageTimes, error_text, payload_bytes,
 };
-use ferry_memory::{Slot, SlotTable};
+use ferry_memory::{MemoryError, Slot, SlotTable};
 use ferry_transport::UnixClock;
 
 use super::call::{Call, answer, serve};
@@ -19,8 +20,8 @@ use crate::models::{Models, Served};
 use crate::store::Recorder;
 use crate::tenants::Tenant;
 
-/// Shortest reply half of a slot, in bytes: the texts of errors fit.
-pub const REPLY_BYTES_MIN: u64 = 512;
+/// Shortest reply half of a slot, in bytes: the texts of errors fit. Halves are whole pages.
+pub const REPLY_BYTES_MIN: u64 = 4096;
 
 /// A tensor that lies in a message.
 #[derive(Clone, Debug)]
@@ -103,49 +104,77 @@ impl Inline {
         seen: Instant,
     ) -> Result<InlineReply, ApiError> {
         let served = self.models.get(&request.model, request.version)?;
-        let binding = served.bind(&request.all_shapes())?;
-        let layout = SlotLayout {
-            slots: 1,
-            request_bytes: binding.request_bytes().max(request.payload.len() as u64),
-            reply_bytes: binding.reply_bytes().max(REPLY_BYTES_MIN),
-        };
-        let busy = |error| ApiError::Busy(error_text(&error));
-        // For as long as the call lasts, it counts as a session of one slot.
-        let bytes = SlotTable::bytes(&layout).map_err(busy)?;
-        let _held = tenant.reserve(1, bytes as u64)?;
-        let table = SlotTable::private(layout).map_err(busy)?;
-        let slot =
-            table.acquire().ok_or_else(|| ApiError::Internal("a new table is full".into()))?;
-        let payload_bytes = place(&slot, &binding, request)?;
-        let (session, number) = self.standing.number(&tenant, &served, &self.recorder)?;
-        let recording =
-            Recording { recorder: self.recorder.clone(), run: 0, clock: UnixClock::read() };
-        let generation = Generation::FIRST;
-        let route = Arc::new(Route {
-            served: Arc::downgrade(&served),
-            binding: Arc::new(binding),
-            memory: MemoryChoice::Auto,
-            generation,
-            tenant,
-            meter: Arc::new(Meter::default()),
-            recording: Some(recording),
-        });
-        let call = Call { session, generation, request: number, what: request.what, seen };
-        let mut departure = serve(&route, call.arrival(slot, payload_bytes)).await?;
-        let payload = answer(&route, &mut departure)?;
-        Ok(InlineReply {
-            outputs: outputs(&route.binding, &payload),
-            payload,
-            times: departure.times,
-            shapes: departure.outputs,
-            served,
-            session,
-        })
+        let binding = Arc::new(served.bind(&request.all_shapes())?);
+        let mut run = Run { inline: self, tenant, served, binding, request, seen };
+        match run.once(0).await {
+            // How large the outputs are was not known: now it is.
+            Err(ApiError::ReplyTooLarge { outputs: Some(outputs), .. }) => {
+                let parts = run.binding.parts(&outputs).unwrap_or_default();
+                run.seen = Instant::now();
+                run.once(payload_bytes(&parts)).await
+            }
+            other => other,
+        }
     }
 
     /// Notes the end of the standing sessions: the server's.
     pub fn close(&self) {
         self.standing.close(&self.recorder);
+    }
+}
+
+/// One request and what it needs.
+struct Run<'a> {
+    inline: &'a Inline,
+    tenant: Arc<Tenant>,
+    served: Arc<Served>,
+    binding: Arc<BoundSignature>,
+    request: &'a InlineRequest,
+    seen: Instant,
+}
+
+impl Run<'_> {
+    /// Runs it in a slot of its own with room for a reply of at least `wish` bytes.
+    async fn once(&self, wish: u64) -> Result<InlineReply, ApiError> {
+        let Run { inline: Inline { recorder, standing, .. }, tenant, served, .. } = self;
+        let Run { binding, request, seen, .. } = self;
+        let layout = SlotLayout {
+            slots: 1,
+            request_bytes: binding.request_bytes().max(request.payload.len() as u64),
+            reply_bytes: served.reply_room(binding, wish)?.max(REPLY_BYTES_MIN),
+        };
+        let busy = |error: MemoryError| ApiError::Busy(error_text(&error));
+        // For as long as the call lasts, it counts as a session of one slot.
+        let bytes = SlotTable::bytes(&layout).map_err(busy)?;
+        let _held = tenant.reserve(1, bytes as u64)?;
+        let table = SlotTable::private(layout).map_err(busy)?;
+        let full = || ApiError::Internal("a new table is full".into());
+        let slot = table.acquire().ok_or_else(full)?;
+        let payload_bytes = place(&slot, binding, request)?;
+        let (session, number) = standing.number(tenant, served, recorder)?;
+        let recording = Recording { recorder: recorder.clone(), run: 0, clock: UnixClock::read() };
+        let generation = Generation::FIRST;
+        let route = Arc::new(Route {
+            served: Arc::downgrade(served),
+            binding: Arc::clone(binding),
+            memory: MemoryChoice::Auto,
+            generation,
+            tenant: Arc::clone(tenant),
+            meter: Arc::new(Meter::default()),
+            recording: Some(recording),
+            largest: AtomicU64::new(0),
+        });
+        let call = Call { session, generation, request: number, what: request.what, seen: *seen };
+        let mut departure = serve(&route, call.arrival(slot, payload_bytes)).await?;
+        let payload = answer(&route, &mut departure)?;
+        Ok(InlineReply {
+            outputs: outputs(binding, departure.outputs.as_deref(), &payload)?,
+            payload,
+            times: departure.times,
+            shapes: departure.outputs,
+            served: Arc::clone(served),
+            session,
+        })
     }
 }
 
@@ -199,17 +228,35 @@ fn input<'a>(
     Err(ApiError::field("inputs", why))
 }
 
-/// The outputs, each a part of the payload that is not copied again.
-pub(crate) fn outputs(binding: &BoundSignature, whole: &Bytes) -> Vec<InlineTensor> {
-    let part = |tensor: &BoundTensor| {
-        let from = usize::try_from(tensor.offset).ok()?;
-        let to = from.checked_add(usize::try_from(tensor.bytes).ok()?)?;
-        (to <= whole.len()).then(|| InlineTensor {
+/// The outputs, each a part of the payload that is not copied again. `shapes` are theirs, where they
+/// are not as agreed.
+///
+/// # Errors
+/// [`ApiError::Internal`] if the payload is not as long as they say.
+pub(crate) fn outputs(
+    binding: &BoundSignature,
+    shapes: Option<&OutputShapes>,
+    whole: &Bytes,
+) -> Result<Vec<InlineTensor>, ApiError> {
+    let agreed = || OutputShapes::of(binding.outputs.iter().map(|tensor| &tensor.shape));
+    let shapes = match shapes {
+        Some(shapes) => shapes.clone(),
+        None => agreed().map_err(|why| ApiError::Internal(why.to_string()))?,
+    };
+    let parts = binding.parts(&shapes).unwrap_or_default();
+    let all = binding.outputs.iter().zip(shapes.iter()).zip(&parts);
+    let one = |((tensor, shape), part): ((&BoundTensor, &[u64]), &Part)| {
+        let from = usize::try_from(part.offset).ok()?;
+        let to = usize::try_from(part.end()).ok().filter(|&to| to <= whole.len())?;
+        Some(InlineTensor {
             name: tensor.name.clone(),
             dtype: tensor.dtype,
-            shape: tensor.shape.clone(),
-            contents: whole.slice(from..to),
+            shape: shape.to_vec(),
+            // The places of tensors without elements may lie behind the end.
+            contents: if part.bytes == 0 { Bytes::new() } else { whole.slice(from..to) },
         })
     };
-    binding.outputs.iter().filter_map(part).collect()
+    let made = all.map(one).collect::<Option<Vec<_>>>();
+    made.filter(|made| made.len() == binding.outputs.len())
+        .ok_or_else(|| ApiError::Internal("a reply that is not as long as its outputs".into()))
 }

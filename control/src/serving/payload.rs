@@ -44,7 +44,7 @@ mod tests {
 
     fn binding(dtype: DType) -> BoundSignature {
         let (name, shape) = ("x".to_owned(), vec![64 / dtype.bytes()]);
-        let input = BoundTensor { name, dtype, shape, offset: 0, bytes: 64 };
+        let input = BoundTensor { name, dtype, shape, offset: 0, bytes: 64, open: false };
         BoundSignature { inputs: vec![input], outputs: Vec::new() }
     }
 

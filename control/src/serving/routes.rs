@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use ferry_core::{
     BoundSignature, Generation, MemoryChoice, RequestRecord, SessionId, StageTimes, Status,
+    payload_bytes,
 };
 use ferry_engine::Work;
 use ferry_memory::{Arrival, Departure, ReplyTo};
@@ -62,6 +63,8 @@ pub struct Route {
     pub meter: Arc<Meter>,
     /// Set where the server records.
     pub recording: Option<Recording>,
+    /// The largest reply that the model was told of, in bytes: of a smaller one it learns nothing.
+    pub largest: AtomicU64,
 }
 
 impl Route {
@@ -94,14 +97,28 @@ impl Route {
         served.pool.dispatch(Work { arrival, binding, memory, reply_to })
     }
 
+    /// Notes how large the outputs were, where they were not as the session agreed.
+    fn learn(&self, departure: &Departure) {
+        let served = matches!(departure.status, Status::Ok | Status::ReplyTooLarge);
+        let Some(outputs) = departure.outputs.as_deref().filter(|_| served) else { return };
+        let Some(parts) = self.binding.parts(outputs) else { return };
+        let bytes = payload_bytes(&parts);
+        if self.largest.fetch_max(bytes, Ordering::Relaxed) < bytes
+            && let Some(served) = self.served.upgrade()
+        {
+            served.rooms.learn(&self.binding, bytes);
+        }
+    }
+
     /// A request that was let in is served.
     pub fn end(&self) {
         self.tenant.end();
         self.meter.in_flight.fetch_sub(1, Ordering::Release);
     }
 
-    /// Records a request whose accounts are closed, where the server does.
+    /// A request's accounts are closed: records it where the server does.
     pub fn record(&self, departure: &Departure) {
+        self.learn(departure);
         let Some(recording) = &self.recording else { return };
         recording.recorder.record(RequestRecord {
             run: recording.run,

@@ -19,6 +19,9 @@ use crate::serving::inline::REPLY_BYTES_MIN;
 /// Slots of a session whose client asks for none: one is filled while the other one is served.
 pub const SLOTS_DEFAULT: u32 = 2;
 
+/// Shortest request half, in bytes: a model without inputs has nothing in it.
+const REQUEST_BYTES_MIN: u64 = 64;
+
 /// Longest text that a client may call itself by, in bytes.
 const CLIENT_BYTES_MAX: usize = 256;
 
@@ -90,7 +93,8 @@ impl Offer<'_> {
         let transport = carrier.transport();
         let (placement, memory) = placement(asked, served, transport)?;
         let binding = served.bind(&asked.shapes)?;
-        let layout = self.layout(asked, &binding)?;
+        let reply_bytes = served.reply_room(&binding, asked.reply_bytes_min)?;
+        let layout = self.layout(asked, &binding, reply_bytes)?;
         carrier.has_room(&layout).map_err(|unfit| unusable(transport, unfit))?;
         Ok(Agreed {
             protocol,
@@ -109,6 +113,7 @@ impl Offer<'_> {
         &self,
         asked: &SessionSpec,
         binding: &BoundSignature,
+        reply_bytes: u64,
     ) -> Result<SlotLayout, ApiError> {
         let slots = if asked.slots == 0 { SLOTS_DEFAULT } else { asked.slots };
         if slots > SLOTS_MAX {
@@ -122,12 +127,9 @@ impl Offer<'_> {
             );
             return Err(ApiError::field("request_bytes_min", why));
         }
-        let request_bytes = binding.request_bytes().max(asked.request_bytes_min);
-        Ok(SlotLayout {
-            slots,
-            request_bytes,
-            reply_bytes: binding.reply_bytes().max(REPLY_BYTES_MIN),
-        })
+        let tensors = binding.request_bytes().max(REQUEST_BYTES_MIN);
+        let request_bytes = tensors.max(asked.request_bytes_min);
+        Ok(SlotLayout { slots, request_bytes, reply_bytes: reply_bytes.max(REPLY_BYTES_MIN) })
     }
 }
 

@@ -1,5 +1,6 @@
 //! One live session.
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -113,6 +114,7 @@ impl Session {
             tenant: Arc::clone(&self.tenant),
             meter: Arc::clone(&self.meter),
             recording: self.recording.clone(),
+            largest: AtomicU64::new(0),
         })
     }
 }

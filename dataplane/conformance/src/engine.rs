@@ -74,6 +74,7 @@ impl Bench {
             arrival: arrival.into(),
             binding: Arc::clone(&self.under.binding),
             prepared: None,
+            placed: None,
             memory: MemoryChoice::Auto,
         }
     }

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backing;
+pub mod cases;
 pub mod engine;
 pub mod far;
 pub mod lent;

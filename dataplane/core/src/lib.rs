@@ -7,6 +7,7 @@ pub mod endpoint;
 pub mod error_text;
 pub mod found;
 pub mod frame;
+pub mod parts;
 pub mod placement;
 pub mod record;
 pub mod session;
@@ -23,12 +24,13 @@ pub use endpoint::{
     Attachment, DeviceMemory, DeviceUuid, Endpoint, Gid, IpcHandle, MemoryKey, QueuePair,
     RegionDescriptor, Retry,
 };
-pub use error_text::error_text;
+pub use error_text::{error_text, without_middle};
 pub use found::{Area, Finding, Found};
 pub use frame::{
     Body, FRAME_BYTES, FRAME_ROOM_BYTES, Frame, FrameError, Head, PixelFormat, Reply, Request,
     RequestKind,
 };
+pub use parts::{Part, payload_bytes};
 pub use placement::{HostMemory, MemoryChoice, Placement, SlotPlace, Staged, Why};
 pub use record::{KindName, RequestRecord};
 pub use session::{Generation, SessionId, SlotIndex, SlotLayout, Token, TraceId};

@@ -49,6 +49,8 @@ pub struct SessionSpec {
     pub shapes: NamedShapes,
     /// Room for requests that are larger than the input tensors, in bytes.
     pub request_bytes_min: u64,
+    /// Room for replies that are larger than the server expects, in bytes.
+    pub reply_bytes_min: u64,
     /// The run that its requests belong to; 0 is the server's own.
     pub run: i64,
     /// Who records them.

@@ -22,11 +22,14 @@ pub enum Status {
     LinkLost = 7,
     /// The request kind is not served by this model.
     Unsupported = 8,
+    /// The model ran, and its outputs are larger than the slot's room for a reply: open a session
+    /// with more.
+    ReplyTooLarge = 9,
 }
 
 impl Status {
     /// Every status, in wire order.
-    pub const ALL: [Status; 9] = [
+    pub const ALL: [Status; 10] = [
         Status::Ok,
         Status::BadRequest,
         Status::BadPicture,
@@ -36,6 +39,7 @@ impl Status {
         Status::SessionEnded,
         Status::LinkLost,
         Status::Unsupported,
+        Status::ReplyTooLarge,
     ];
 
     /// The name in SQL and JSON.
@@ -50,6 +54,7 @@ impl Status {
             Status::SessionEnded => "session_ended",
             Status::LinkLost => "link_lost",
             Status::Unsupported => "unsupported",
+            Status::ReplyTooLarge => "reply_too_large",
         }
     }
 
@@ -80,6 +85,6 @@ mod tests {
             assert_eq!(usize::from(status.to_wire()), i);
             assert_eq!(Status::from_wire(status.to_wire()), Some(status));
         }
-        assert_eq!(Status::from_wire(9), None);
+        assert_eq!(Status::from_wire(10), None);
     }
 }

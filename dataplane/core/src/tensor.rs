@@ -65,6 +65,15 @@ impl DType {
         }
     }
 
+    /// Size of a tensor of this shape in bytes, saturated.
+    pub fn bytes_of(self, shape: &[u64]) -> u64 {
+        // Whatever the others are, a dimension of 0 leaves nothing.
+        if shape.contains(&0) {
+            return 0;
+        }
+        shape.iter().fold(self.bytes(), |all, &dim| all.saturating_mul(dim))
+    }
+
     /// The KServe V2 name.
     pub const fn name(self) -> &'static str {
         match self {
@@ -130,8 +139,11 @@ impl TryFrom<String> for DType {
 pub enum Dim {
     /// Always this many.
     Fixed(u64),
-    /// Chosen when a session is opened; equal names have equal sizes.
+    /// Not fixed by the file. Of an input: chosen when a session is opened. Of an output: that of
+    /// the input's dimension of this name; open where no input has one.
     Named(String),
+    /// Any number of dimensions: the file declares no shape. Never beside others.
+    Any,
 }
 
 impl fmt::Display for Dim {
@@ -139,6 +151,7 @@ impl fmt::Display for Dim {
         match self {
             Dim::Fixed(n) => write!(f, "{n}"),
             Dim::Named(name) => f.write_str(name),
+            Dim::Any => f.write_str("…"),
         }
     }
 }
@@ -152,6 +165,18 @@ pub struct TensorSpec {
     pub dtype: DType,
     /// Outermost dimension first.
     pub shape: Vec<Dim>,
+}
+
+impl TensorSpec {
+    /// Whether the file declares no shape.
+    pub fn is_any(&self) -> bool {
+        matches!(self.shape.as_slice(), [Dim::Any])
+    }
+
+    /// Whether the file fixes every dimension.
+    pub fn is_fixed(&self) -> bool {
+        self.shape.iter().all(|dim| matches!(dim, Dim::Fixed(_)))
+    }
 }
 
 impl fmt::Display for TensorSpec {

@@ -29,12 +29,12 @@ pub fn check_binding(signature: &Signature, binding: &BoundSignature) -> Result<
 }
 
 fn fits(spec: &TensorSpec, bound: &BoundTensor) -> bool {
-    let elements = bound.shape.iter().try_fold(1_u64, |all, &dim| all.checked_mul(dim));
-    let bytes = elements.and_then(|elements| elements.checked_mul(spec.dtype.bytes()));
     let fixed = |(dim, size): (&Dim, &u64)| !matches!(dim, Dim::Fixed(fixed) if fixed != size);
+    let shaped =
+        spec.shape.len() == bound.shape.len() && spec.shape.iter().zip(&bound.shape).all(fixed);
     spec.name == bound.name
         && spec.dtype == bound.dtype
-        && spec.shape.len() == bound.shape.len()
-        && spec.shape.iter().zip(&bound.shape).all(fixed)
-        && bytes == Some(bound.bytes)
+        && (shaped || spec.is_any())
+        && spec.dtype.bytes_of(&bound.shape) == bound.bytes
+        && bound.bytes < u64::MAX
 }

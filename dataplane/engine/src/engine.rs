@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use ferry_core::{BoundSignature, MemoryChoice, Signature, StageTimes};
+use ferry_core::{
+    BoundSignature, DType, MemoryChoice, OutputShapes, Part, Signature, StageTimes, payload_bytes,
+};
 use ferry_memory::{MemoryError, Placer, Region, View};
 
 use crate::guard::ArrivalGuard;
@@ -55,6 +57,25 @@ pub struct Job {
     pub prepared: Option<Region>,
     /// What the session wants its host memory to be to a device.
     pub memory: MemoryChoice,
+    /// Where the outputs lie, if that is not where `binding` has them: the engine says so with
+    /// [`Job::place_outputs`].
+    pub placed: Option<Box<Placed>>,
+}
+
+/// The outputs of one run, as large as the model made them.
+#[derive(Clone, Debug)]
+pub struct Placed {
+    /// Their shapes.
+    pub shapes: OutputShapes,
+    /// Their places in the reply's payload.
+    parts: Vec<Part>,
+}
+
+impl Placed {
+    /// Length of the reply's payload in bytes.
+    pub fn bytes(&self) -> u64 {
+        payload_bytes(&self.parts)
+    }
 }
 
 impl Job {
@@ -72,13 +93,51 @@ impl Job {
         part(all, self.binding.inputs.get(index).map(|t| (t.offset, t.bytes)), index)
     }
 
-    /// The room for output `index` of the signature.
+    /// The room for output `index` of the signature, or the output itself once the job is done.
     ///
     /// # Errors
-    /// [`MemoryError::OutOfRange`] if there is no such output.
+    /// [`MemoryError::OutOfRange`] if there is no such output, or if the slot has no room for it.
     pub fn output(&self, index: usize) -> Result<View<'_>, MemoryError> {
-        let place = self.binding.outputs.get(index).map(|t| (t.offset, t.bytes));
+        let place = match &self.placed {
+            Some(placed) => placed.parts.get(index).map(|part| (part.offset, part.bytes)),
+            None => self.binding.outputs.get(index).map(|t| (t.offset, t.bytes)),
+        };
         part(self.arrival.slot.reply(), place, index)
+    }
+
+    /// Gives the outputs the shapes that the model made them, and with them their places: call it
+    /// before they are written, where a shape may be another one than `binding` has.
+    ///
+    /// # Errors
+    /// [`EngineError::ReplyTooLarge`] if the slot has no room for them; the shapes are kept, so
+    /// that the client learns how much it needs. [`EngineError::Run`] if a reply cannot tell of
+    /// them.
+    pub fn place_outputs<S: AsRef<[u64]>>(
+        &mut self,
+        shapes: impl IntoIterator<Item = S>,
+    ) -> Result<(), EngineError> {
+        let shapes = OutputShapes::of(shapes).map_err(|why| EngineError::Run(why.to_string()))?;
+        let agreed = self.binding.outputs.iter().map(|tensor| tensor.shape.as_slice());
+        if shapes.iter().eq(agreed) {
+            self.placed = None;
+            return Ok(());
+        }
+        let parts = self.binding.parts(&shapes).ok_or_else(|| {
+            let (has, wants) = (shapes.len(), self.binding.outputs.len());
+            EngineError::Run(format!("the model gave {has} outputs, and has {wants}"))
+        })?;
+        let placed = self.placed.insert(Box::new(Placed { shapes, parts }));
+        let room = self.arrival.slot.reply().bytes() as u64;
+        let beyond = placed.parts.iter().position(|part| part.end() > room);
+        let Some(first) = beyond else { return Ok(()) };
+        let tensor = &self.binding.outputs[first];
+        Err(EngineError::ReplyTooLarge(Box::new(TooLarge {
+            name: tensor.name.clone(),
+            dtype: tensor.dtype,
+            shape: placed.shapes.get(first).unwrap_or_default().to_vec(),
+            bytes: placed.bytes(),
+            room,
+        })))
     }
 
     /// Whether nobody but the engine can change the inputs while it runs.
@@ -102,6 +161,33 @@ pub struct Finished {
     /// The stages that the engine timed (`copy_in`, `preprocess`, `infer`, `postprocess`,
     /// `copy_out`), or why it failed. All outputs are in place if it did not.
     pub outcome: Result<StageTimes, EngineError>,
+}
+
+/// Outputs that do not fit a slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TooLarge {
+    /// The first output that does not fit.
+    pub name: String,
+    /// Its element type.
+    pub dtype: DType,
+    /// Its shape.
+    pub shape: Vec<u64>,
+    /// What all outputs take, in bytes.
+    pub bytes: u64,
+    /// What the slot has for them, in bytes.
+    pub room: u64,
+}
+
+impl std::fmt::Display for TooLarge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let TooLarge { name, dtype, shape, bytes, room } = self;
+        write!(
+            f,
+            "output {name:?} has shape {shape:?} of {dtype}, and with it the reply has {bytes} \
+             bytes where the session has room for {room}: open a session with room for replies of \
+             {bytes} bytes, or set [outputs] in the model's TOML"
+        )
+    }
 }
 
 /// Why a model could not be loaded or run.
@@ -128,6 +214,9 @@ pub enum EngineError {
     /// The model failed while it ran.
     #[error("run failed: {0}")]
     Run(String),
+    /// The outputs are larger than the slot's room for them.
+    #[error("{0}")]
+    ReplyTooLarge(Box<TooLarge>),
     /// Memory could not be reached.
     #[error("reach tensor memory")]
     Memory(#[from] MemoryError),

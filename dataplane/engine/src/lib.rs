@@ -19,7 +19,7 @@ mod worker;
 
 pub use binding::check_binding;
 pub use echo::Echo;
-pub use engine::{Engine, EngineError, Finished, Job};
+pub use engine::{Engine, EngineError, Finished, Job, Placed, TooLarge};
 pub use files::{FileBytes, FileDigest, FileError};
 pub use guard::ArrivalGuard;
 pub use options::{Picture, PoolError, PoolOptions, Rebuild, RunOn};

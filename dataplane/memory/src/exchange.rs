@@ -4,7 +4,9 @@
 
 use std::time::Instant;
 
-use ferry_core::{Generation, OutputShapes, Request, SessionId, Stage, StageTimes, Status};
+use ferry_core::{
+    Generation, OutputShapes, Request, SessionId, Stage, StageTimes, Status, without_middle,
+};
 
 use crate::slots::Slot;
 
@@ -41,15 +43,14 @@ impl Arrival {
         self.into_departure(Status::Ok, payload_bytes, times)
     }
 
-    /// Ends the request with a text instead of outputs. The text is cut to the slot's reply half.
+    /// Ends the request with a text instead of outputs. What does not fit the slot's reply half is
+    /// left out of the text's middle.
     pub fn fail(self, status: Status, text: &str, times: StageTimes) -> Departure {
-        let mut end = text.len().min(self.slot.reply().bytes());
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
+        let text = without_middle(text, self.slot.reply().bytes());
         // A device that refuses the copy leaves the status without its text.
-        let copied = self.slot.reply().copy_in(0, &text.as_bytes()[..end]);
-        self.into_departure(status, if copied.is_ok() { end } else { 0 }, times)
+        let copied = self.slot.reply().copy_in(0, text.as_bytes());
+        let bytes = if copied.is_ok() { text.len() } else { 0 };
+        self.into_departure(status, bytes, times)
     }
 
     fn into_departure(

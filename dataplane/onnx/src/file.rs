@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::path::{Path, PathBuf};
 
-use ferry_core::error_text;
+use ferry_core::{error_text, without_middle};
 use ferry_engine::{EngineError, FileBytes, FileDigest};
 
 use crate::external::{self, Files, Weights};
@@ -77,12 +77,13 @@ pub(crate) fn text_of(panic: &(dyn Any + Send)) -> String {
 
 /// Why a library gave a file up, on one line of bearable length.
 pub(crate) fn one_line(text: &str) -> String {
-    /// Longer messages are dumps of a node or a graph, not reasons.
-    const CHARS_MAX: usize = 400;
-    let mut line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    if let Some((cut, _)) = line.char_indices().nth(CHARS_MAX) {
-        line.truncate(cut);
-        line.push('…');
+    /// Longer messages are dumps of a node or a graph between what failed and why. A slot has room
+    /// for this and what is said around it.
+    const BYTES_MAX: usize = 3000;
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let told = without_middle(&line, BYTES_MAX);
+    if told.len() < line.len() {
+        tracing::debug!("all of a long message: {line}");
     }
-    line
+    told.into_owned()
 }

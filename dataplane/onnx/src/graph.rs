@@ -1,6 +1,6 @@
 //! What a file says about its graph, read where a library does not tell.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use ferry_core::DType;
 use tract_onnx::pb::tensor_proto::DataType;
@@ -9,39 +9,14 @@ use tract_onnx::pb::type_proto::Value as TypeValue;
 use tract_onnx::pb::{GraphProto, ModelProto, ValueInfoProto};
 use tract_onnx::prelude::Framework;
 
-use crate::signature::{Declared, DeclaredDim};
+use crate::signature::{Declared, DeclaredDim, Refused};
 
-/// Operators that give as many elements as their input's values say. Others can take a shape from
-/// values too (`Reshape`); what they give is checked when a request runs.
+/// Operators that give as many elements as their input's values say.
 const DATA_DEPENDENT: [&str; 4] = ["NonZero", "NonMaxSuppression", "Unique", "Compress"];
 
 /// Decodes a file.
 pub(crate) fn read(mut model: &[u8]) -> Result<ModelProto, String> {
     tract_onnx::onnx().proto_model_for_read(&mut model).map_err(|error| format!("{error:#}"))
-}
-
-/// The operator that makes the shape of `output` depend on the values of the inputs, if one does.
-pub(crate) fn data_dependent(graph: &GraphProto, output: &str) -> Option<&'static str> {
-    let made_by: HashMap<&str, usize> = graph
-        .node
-        .iter()
-        .enumerate()
-        .flat_map(|(at, node)| node.output.iter().map(move |name| (name.as_str(), at)))
-        .collect();
-    let mut seen = HashSet::new();
-    let mut names = vec![output];
-    while let Some(name) = names.pop() {
-        let Some(&at) = made_by.get(name) else { continue };
-        if !seen.insert(at) {
-            continue;
-        }
-        let node = &graph.node[at];
-        if let Some(op) = DATA_DEPENDENT.into_iter().find(|&op| op == node.op_type) {
-            return Some(op);
-        }
-        names.extend(node.input.iter().map(String::as_str));
-    }
-    None
 }
 
 /// An operator whose result's size depends on values, if the file has one: whoever runs it waits
@@ -51,25 +26,30 @@ pub(crate) fn waits_for_values(graph: &GraphProto) -> Option<&'static str> {
     used.find_map(|used| DATA_DEPENDENT.into_iter().find(|&op| op == used))
 }
 
+/// Whether a file declares the shape of an input or output.
+pub(crate) fn declares_shape(model: &ModelProto, name: &str) -> bool {
+    let all = model.graph.iter().flat_map(|graph| graph.input.iter().chain(&graph.output));
+    all.filter(|value| value.name == name).any(|value| dims(value).is_some())
+}
+
 /// The inputs that a request must bring, as declared. Old files list weights among the inputs.
-pub(crate) fn inputs(graph: &GraphProto) -> Result<Vec<Declared>, String> {
+pub(crate) fn inputs(graph: &GraphProto) -> Result<Vec<Declared>, Refused> {
     let weights: HashSet<&str> = graph.initializer.iter().map(|it| it.name.as_str()).collect();
     let inputs = graph.input.iter().filter(|input| !weights.contains(input.name.as_str()));
     inputs
         .map(|input| {
-            let dims = dims(input).ok_or_else(|| {
-                format!("input {:?} declares no shape; export the model with one", input.name)
-            })?;
-            Ok(Declared { name: input.name.clone(), dtype: dtype(input)?, dims })
+            let (name, dtype) = (input.name.clone(), dtype("input", input)?);
+            Ok(Declared { name, dtype, dims: dims(input) })
         })
         .collect()
 }
 
 /// The element type of an input or output.
-pub(crate) fn dtype(value: &ValueInfoProto) -> Result<DType, String> {
+pub(crate) fn dtype(what: &'static str, value: &ValueInfoProto) -> Result<DType, Refused> {
+    let refused = |is: &str| Refused { what, name: value.name.clone(), is: is.to_owned() };
     let Some(TypeValue::TensorType(tensor)) = value.r#type.as_ref().and_then(|t| t.value.as_ref())
     else {
-        return Err(format!("{:?} is not a tensor", value.name));
+        return Err(refused("a sequence, a map or an optional"));
     };
     let dtype = match DataType::try_from(tensor.elem_type) {
         Ok(DataType::Bool) => DType::Bool,
@@ -85,10 +65,8 @@ pub(crate) fn dtype(value: &ValueInfoProto) -> Result<DType, String> {
         Ok(DataType::Bfloat16) => DType::Bf16,
         Ok(DataType::Float) => DType::F32,
         Ok(DataType::Double) => DType::F64,
-        Ok(other) => return Err(format!("{:?} has elements of type {other:?}", value.name)),
-        Err(_unknown) => {
-            return Err(format!("{:?} has elements of type {}", value.name, tensor.elem_type));
-        }
+        Ok(other) => return Err(refused(&format!("a tensor of {other:?}"))),
+        Err(_unknown) => return Err(refused(&format!("a tensor of type {}", tensor.elem_type))),
     };
     Ok(dtype)
 }

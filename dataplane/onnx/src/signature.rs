@@ -1,15 +1,55 @@
 //! The signature of a model from what its file declares.
 
 use std::collections::HashSet;
+use std::path::Path;
 
 use ferry_core::{DType, Dim, Signature, TensorSpec};
+use ferry_engine::EngineError;
+
+use crate::file::unusable;
 
 /// One tensor as a file declares it.
 #[derive(Clone, Debug)]
 pub(crate) struct Declared {
     pub(crate) name: String,
     pub(crate) dtype: DType,
-    pub(crate) dims: Vec<DeclaredDim>,
+    /// `None` where it declares no shape.
+    pub(crate) dims: Option<Vec<DeclaredDim>>,
+}
+
+impl Declared {
+    pub(crate) fn is_scalar(&self) -> bool {
+        self.dims.as_ref().is_some_and(Vec::is_empty)
+    }
+}
+
+/// An input or output that cannot be sent.
+#[derive(Clone, Debug)]
+pub(crate) struct Refused {
+    /// `input` or `output`.
+    pub(crate) what: &'static str,
+    pub(crate) name: String,
+    /// What it is.
+    pub(crate) is: String,
+}
+
+impl Refused {
+    /// As an error that names the file and the remedy.
+    pub(crate) fn at(&self, path: &Path) -> EngineError {
+        let Refused { what, name, is } = self;
+        let why = format!("{what} {name:?} is {is}, and only tensors of numbers are served");
+        let fix = match is.to_lowercase() {
+            is if is.contains("map") => {
+                "export the model without that step (skl2onnx: zipmap=False), so that it gives a \
+                 tensor"
+            }
+            is if is.contains("string") => {
+                "export the model with numbers in their place: indices of classes, tokens"
+            }
+            _ => "export the model so that it takes and gives tensors",
+        };
+        unusable(path, why, fix)
+    }
 }
 
 /// One dimension as a file declares it.
@@ -35,7 +75,7 @@ impl DeclaredDim {
 pub(crate) fn signature(inputs: &[Declared], outputs: &[Declared]) -> Signature {
     let all = inputs.iter().chain(outputs);
     let mut taken: HashSet<String> = all
-        .flat_map(|tensor| &tensor.dims)
+        .flat_map(|tensor| tensor.dims.iter().flatten())
         .filter_map(
             |dim| if let DeclaredDim::Named(name) = dim { Some(name.clone()) } else { None },
         )
@@ -58,18 +98,11 @@ fn spec(tensor: &Declared, taken: &mut HashSet<String>) -> TensorSpec {
             Dim::Named(name)
         }
     };
-    let shape = tensor.dims.iter().enumerate().map(&mut dim).collect();
-    TensorSpec { name: tensor.name.clone(), dtype: tensor.dtype, shape }
-}
-
-/// The first output with a dimension that is open and that no input has, so that the shapes of the
-/// inputs do not tell it.
-pub(crate) fn output_of_unknown_shape(signature: &Signature) -> Option<&TensorSpec> {
-    let known = |dim: &Dim| match dim {
-        Dim::Fixed(_) => true,
-        open => signature.inputs.iter().any(|input| input.shape.contains(open)),
+    let shape = match &tensor.dims {
+        Some(dims) => dims.iter().enumerate().map(&mut dim).collect(),
+        None => vec![Dim::Any],
     };
-    signature.outputs.iter().find(|output| !output.shape.iter().all(known))
+    TensorSpec { name: tensor.name.clone(), dtype: tensor.dtype, shape }
 }
 
 #[cfg(test)]
@@ -79,7 +112,7 @@ mod tests {
     use super::*;
 
     fn tensor(name: &str, dims: &[DeclaredDim]) -> Declared {
-        Declared { name: name.into(), dtype: DType::F32, dims: dims.to_vec() }
+        Declared { name: name.into(), dtype: DType::F32, dims: Some(dims.to_vec()) }
     }
 
     fn named(name: &str) -> DeclaredDim {
@@ -97,7 +130,8 @@ mod tests {
         let text: Vec<String> =
             made.inputs.iter().chain(&made.outputs).map(TensorSpec::to_string).collect();
         assert_eq!(text, ["x FP32[x.0',3,x.2]", "y FP32[x.0,n,y.2]", "z FP32[n,z.1]"]);
-        assert_eq!(output_of_unknown_shape(&made).map(|spec| spec.name.as_str()), Some("z"));
+        let bound = made.bind(&[]).unwrap();
+        assert!(bound.outputs[0].open);
     }
 
     #[test]

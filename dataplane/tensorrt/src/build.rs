@@ -173,6 +173,8 @@ fn configure<'a>(
                 let dims = input.shape.iter().map(|dim| match dim {
                     Dim::Fixed(fixed) => *fixed,
                     Dim::Named(name) => size(options.range(name)),
+                    // No input is without a rank: TensorRT parses none.
+                    Dim::Any => 0,
                 });
                 let dims: Result<Vec<i64>, _> = dims.map(i64::try_from).collect();
                 let dims = dims.map_err(|error| format!("a dimension of {input}: {error}"))?;

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::sync::OnceLock;
 
+use ferry_core::without_middle;
 use ferry_engine::EngineError;
 use trtx::{LogHandler, Logger, Severity};
 
@@ -72,14 +73,15 @@ fn reason(error: &str, heard: &[String]) -> String {
 
 /// A message on one line of bearable length.
 pub(crate) fn one_line(text: &str) -> String {
-    /// Longer messages are dumps of a node or a graph, not reasons.
-    const CHARS_MAX: usize = 400;
-    let mut line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    if let Some((cut, _)) = line.char_indices().nth(CHARS_MAX) {
-        line.truncate(cut);
-        line.push('…');
+    /// Longer messages are dumps of a node or a graph between what failed and why. A slot has room
+    /// for this and what is said around it.
+    const BYTES_MAX: usize = 3000;
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let told = without_middle(&line, BYTES_MAX);
+    if told.len() < line.len() {
+        tracing::debug!("all of a long message: {line}");
     }
-    line
+    told.into_owned()
 }
 
 #[cfg(test)]

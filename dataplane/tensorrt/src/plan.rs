@@ -63,7 +63,7 @@ pub(crate) fn ranges(signature: &Signature, options: &BuildOptions) -> BTreeMap<
     let dims = signature.inputs.iter().flat_map(|input| &input.shape);
     let named = dims.filter_map(|dim| match dim {
         Dim::Named(name) => Some((name.clone(), options.range(name))),
-        Dim::Fixed(_) => None,
+        Dim::Fixed(_) | Dim::Any => None,
     });
     named.collect()
 }

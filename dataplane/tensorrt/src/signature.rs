@@ -42,12 +42,12 @@ pub(crate) fn signature(
     if signature.outputs.is_empty() {
         return Err(source.unusable("the model has no outputs", EXPORT_AGAIN));
     }
-    match output_of_unknown_shape(&signature) {
+    match signature.open_output() {
         None => Ok(signature),
         Some(output) => {
             let why = format!("the shapes of the inputs do not tell the size of output {output}");
-            let fix = "export the model with an output of fixed size, or whose open dimensions \
-                       have the names of those of the inputs";
+            let fix = "use engine = \"onnx\", which serves it, or export the model with an output \
+                       of fixed size, or whose open dimensions have the names of the inputs'";
             Err(source.unusable(why, fix))
         }
     }
@@ -86,15 +86,6 @@ fn own_name(tensor: &str, position: usize, taken: &mut HashSet<String>) -> Strin
         name.push('\'');
     }
     name
-}
-
-/// The first output with an open dimension that no input has.
-fn output_of_unknown_shape(signature: &Signature) -> Option<&TensorSpec> {
-    let known = |dim: &Dim| match dim {
-        Dim::Fixed(_) => true,
-        open => signature.inputs.iter().any(|input| input.shape.contains(open)),
-    };
-    signature.outputs.iter().find(|output| !output.shape.iter().all(known))
 }
 
 fn dtype(data_type: DataType) -> Option<DType> {

@@ -114,7 +114,7 @@ fn through(
         outputs.push(Output {
             name: tensor.name.clone(),
             dtype: tensor.dtype,
-            shape: tensor.shape.clone(),
+            shape: reply.shape(index)?.to_vec(),
             bytes: reply.output(index)?.to_vec(),
         });
     }

@@ -121,6 +121,7 @@ fn shape(spec: &v1::TensorSpec) -> String {
     let dims = spec.shape.iter().map(|dim| match &dim.size {
         Some(v1::dim::Size::Fixed(size)) => size.to_string(),
         Some(v1::dim::Size::Named(name)) => name.clone(),
+        Some(v1::dim::Size::Any(_)) => "…".to_owned(),
         None => "?".to_owned(),
     });
     dims.collect::<Vec<_>>().join(" × ")

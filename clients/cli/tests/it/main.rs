@@ -4,6 +4,7 @@
 mod accuracy;
 mod bad_input;
 mod between;
+mod cases;
 mod contract;
 mod death;
 mod options;

@@ -17,7 +17,7 @@ const LAYOUT: SlotLayout = SlotLayout { slots: 1, request_bytes: 64, reply_bytes
 
 fn tensor(name: &str, dtype: DType, offset: u64, bytes: u64) -> BoundTensor {
     let shape = vec![bytes / dtype.bytes()];
-    BoundTensor { name: name.into(), dtype, shape, offset, bytes }
+    BoundTensor { name: name.into(), dtype, shape, offset, bytes, open: false }
 }
 
 fn agreed() -> Arc<Agreed> {
@@ -133,6 +133,8 @@ fn reply(table: &Arc<SlotTable>, status: Status, half: &[u8]) -> Result<Reply, E
     let done = Completion {
         request: 5,
         slot: Some(slot),
+        what: Request::of(RequestKind::Ping),
+        request_bytes: 0,
         ending: Ending::Replied,
         status,
         payload_bytes: half.len(),

@@ -113,7 +113,7 @@ impl Core {
         };
         guard.set_times(clock.times());
         let engine = self.engine.as_mut()?;
-        let job = Job { arrival: guard, binding, prepared, memory };
+        let job = Job { arrival: guard, binding, prepared, memory, placed: None };
         self.in_flight += 1;
         counters.in_flight.store(self.in_flight, Ordering::Relaxed);
         let submitted = catch_unwind(AssertUnwindSafe(|| engine.submit(job)));
@@ -225,19 +225,20 @@ impl Core {
     }
 
     fn complete(&mut self, counters: &Counters, finished: Finished) -> Ready {
-        let Finished { job: Job { arrival, binding, prepared, .. }, outcome } = finished;
+        let Finished { job: Job { arrival, binding, prepared, placed, .. }, outcome } = finished;
         self.in_flight = self.in_flight.saturating_sub(1);
         if let Some(region) = prepared {
             self.preparation.give_back(region);
         }
         let Guarded { arrival, reply_to, mut times } = arrival.into_parts();
-        let departure = match outcome {
+        let mut departure = match outcome {
             Ok(of_engine) => {
                 self.rebuilds = 0;
                 merge(&mut times, &of_engine);
                 counters.served.fetch_add(1, Ordering::Relaxed);
                 let room = arrival.slot.reply().bytes();
-                let bytes = usize::try_from(binding.reply_bytes()).unwrap_or(room);
+                let bytes = placed.as_ref().map_or(binding.reply_bytes(), |placed| placed.bytes());
+                let bytes = usize::try_from(bytes).unwrap_or(room);
                 arrival.depart(bytes.min(room), times)
             }
             Err(error) => {
@@ -246,9 +247,14 @@ impl Core {
                     tracing::error!(instance = %self.label, %error, "engine given up");
                     self.lost = true;
                 }
-                arrival.fail(Status::EngineFailed, &error_text(&error), times)
+                let status = match error {
+                    EngineError::ReplyTooLarge(_) => Status::ReplyTooLarge,
+                    _ => Status::EngineFailed,
+                };
+                arrival.fail(status, &error_text(&error), times)
             }
         };
+        departure.outputs = placed.map(|placed| Box::new(placed.shapes));
         counters.busy_ns.fetch_add(busy_ns(&departure.times), Ordering::Relaxed);
         Ready { departure, reply_to }
     }

@@ -8,12 +8,13 @@ use super::Unfit;
 use crate::options::Picture;
 
 /// How many items a session's tensors have room for: the outermost dimension, where all inputs and
-/// outputs share it, else 1.
+/// outputs share it, else 1. Outputs that are open do not count, and tensors without elements are
+/// one item.
 pub fn batch_of(binding: &BoundSignature) -> u64 {
-    let mut outermost =
-        binding.inputs.iter().chain(&binding.outputs).map(|tensor| tensor.shape.first().copied());
+    let known = binding.inputs.iter().chain(binding.outputs.iter().filter(|output| !output.open));
+    let mut outermost = known.map(|tensor| tensor.shape.first().copied());
     match outermost.next().flatten() {
-        Some(first) if outermost.all(|dim| dim == Some(first)) => first,
+        Some(first) if outermost.all(|dim| dim == Some(first)) => first.max(1),
         _ => 1,
     }
 }

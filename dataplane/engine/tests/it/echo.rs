@@ -15,6 +15,7 @@ fn echo(input: &[u8], out_bytes: usize) -> Vec<u8> {
         arrival: work.arrival.into(),
         binding: work.binding,
         prepared: None,
+        placed: None,
         memory: MemoryChoice::Auto,
     };
     let finished = Echo::new().submit(job).expect("echo runs at once");
@@ -46,6 +47,7 @@ fn bytes_behind_the_payload_are_not_read() {
         arrival: work.arrival.into(),
         binding: work.binding,
         prepared: None,
+        placed: None,
         memory: MemoryChoice::Auto,
     };
     let finished = Echo::new().submit(job).expect("echo runs at once");

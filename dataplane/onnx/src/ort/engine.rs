@@ -2,13 +2,15 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use ferry_core::{DType, Signature, Stage, StageTimes};
+use ferry_core::{BoundSignature, BoundTensor, DType, Signature, Stage, StageTimes};
 use ferry_engine::{Engine, EngineError, Finished, Job, check_binding};
 use ferry_memory::View;
 use ort::session::Session;
 
 use super::model::{OrtModel, OrtOptions};
+use super::native::given::Given;
 use super::native::{Bindings, usable_in_place};
 use super::private::Private;
 use crate::runtime::Search;
@@ -25,6 +27,10 @@ use crate::stages::Stages;
 /// - booleans, because bytes other than 0 and 1 are none;
 /// - memory that is not the host's, or not aligned.
 ///
+/// Outputs whose shapes are not known before the run lie where the library puts them and are
+/// copied to the slot, and so are all behind the first of them, as their places in the reply are
+/// known no earlier.
+///
 /// Stages: `infer` is the binding and the run; `preprocess` and `postprocess` happen only where
 /// something was copied.
 #[derive(Debug)]
@@ -33,6 +39,27 @@ pub struct OrtEngine {
     bindings: Bindings,
     inputs: Vec<Private>,
     outputs: Vec<Private>,
+    /// Whether the model is known to make outputs of other shapes than it declares. Shared by its
+    /// instances.
+    declares_wrongly: Arc<AtomicBool>,
+}
+
+/// Where the library writes an output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    /// In the slot.
+    Slot,
+    /// In memory of the engine's own.
+    Own,
+    /// Where it likes.
+    Theirs,
+}
+
+/// What a run left.
+struct Ran {
+    rooms: Vec<Room>,
+    /// Outputs that are not where they were bound.
+    left: Vec<(usize, Given)>,
 }
 
 impl OrtEngine {
@@ -49,14 +76,18 @@ impl OrtEngine {
         OrtModel::open(path, search, options)?.instance()
     }
 
-    pub(super) fn new(session: Arc<Session>, signature: Signature) -> ort::Result<OrtEngine> {
+    pub(super) fn new(
+        session: Arc<Session>,
+        signature: Signature,
+        declares_wrongly: Arc<AtomicBool>,
+    ) -> ort::Result<OrtEngine> {
         let room = |count| std::iter::repeat_with(Private::default).take(count).collect();
         let (inputs, outputs) = (room(signature.inputs.len()), room(signature.outputs.len()));
         let bindings = Bindings::new(session, signature.clone())?;
-        Ok(OrtEngine { signature, bindings, inputs, outputs })
+        Ok(OrtEngine { signature, bindings, inputs, outputs, declares_wrongly })
     }
 
-    fn run(&mut self, job: &Job) -> Result<StageTimes, EngineError> {
+    fn run(&mut self, job: &mut Job) -> Result<StageTimes, EngineError> {
         let mut stages = Stages::start();
         let shapes = &job.binding;
         let fit =
@@ -64,49 +95,142 @@ impl OrtEngine {
         if !fit {
             return check_binding(&self.signature, shapes).map(|()| StageTimes::NONE);
         }
-
-        let private = job.inputs_are_private();
-        let mut inputs = Vec::with_capacity(self.inputs.len());
-        let mut copied_in = false;
-        for (index, (room, tensor)) in self.inputs.iter_mut().zip(&shapes.inputs).enumerate() {
-            let view = job.input(index)?;
-            if in_place(&view, tensor.dtype, private) {
-                inputs.push(view);
-            } else {
-                room.fill(&view, tensor.dtype)?;
-                copied_in = true;
-                inputs.push(room.view(view.bytes())?);
-            }
-        }
-
-        let private = job.arrival.slot.reply_bytes().is_some();
-        let mut outputs: Vec<View<'_>> = Vec::with_capacity(self.outputs.len());
-        let mut copies = Vec::new();
-        for (index, (room, tensor)) in self.outputs.iter_mut().zip(&shapes.outputs).enumerate() {
-            let view = job.output(index)?;
-            if in_place(&view, tensor.dtype, private) {
-                outputs.push(view);
-            } else {
-                room.reserve(view.bytes())?;
-                let own = room.view(view.bytes())?;
-                copies.push((view, own));
-                outputs.push(own);
-            }
-        }
-        if copied_in {
+        if self.fill_inputs(job)? {
             stages.end(Stage::Preprocess);
         }
-
-        self.bindings.run(shapes, &inputs, &outputs)?;
+        let rooms = self.rooms(job)?;
+        let ran = self.compute(job, rooms);
+        let ran = if self.learns_from(&ran, &job.binding) {
+            self.compute(job, vec![Room::Theirs; job.binding.outputs.len()])
+        } else {
+            ran
+        }?;
         stages.end(Stage::Infer);
-        if !copies.is_empty() {
-            for (to, from) in copies {
-                to.copy_from(&from, from.bytes())?;
-            }
+        if self.land(job, &ran)? {
             stages.end(Stage::Postprocess);
         }
         Ok(stages.times())
     }
+
+    /// Copies the inputs that must not be used where they lie; says whether there were any.
+    fn fill_inputs(&mut self, job: &Job) -> Result<bool, EngineError> {
+        let private = job.inputs_are_private();
+        let mut copied = false;
+        let all = self.inputs.iter_mut().zip(&job.binding.inputs).enumerate();
+        for (index, (room, tensor)) in all {
+            let view = job.input(index)?;
+            if !in_place(&view, tensor.dtype, private) {
+                room.fill(&view, tensor.dtype)?;
+                copied = true;
+            }
+        }
+        Ok(copied)
+    }
+
+    /// Where the library is to write the outputs; makes room of our own for those that need it.
+    fn rooms(&mut self, job: &Job) -> Result<Vec<Room>, EngineError> {
+        let private = job.arrival.slot.reply_bytes().is_some();
+        let mut places_known = !self.declares_wrongly.load(Ordering::Relaxed);
+        let all = self.outputs.iter_mut().zip(&job.binding.outputs).enumerate();
+        let room = |(index, (own, tensor)): (usize, (&mut Private, &BoundTensor))| {
+            places_known &= !tensor.open;
+            if !places_known {
+                return Ok(Room::Theirs);
+            }
+            let view = job.output(index)?;
+            if in_place(&view, tensor.dtype, private) {
+                return Ok(Room::Slot);
+            }
+            own.reserve(view.bytes())?;
+            if cfg!(debug_assertions) {
+                own.poison(view.bytes())?;
+            }
+            Ok(Room::Own)
+        };
+        all.map(room).collect()
+    }
+
+    fn compute(&mut self, job: &Job, rooms: Vec<Room>) -> Result<Ran, EngineError> {
+        let inputs = input_views(&self.inputs, job)?;
+        let mut outputs = Vec::with_capacity(rooms.len());
+        for (index, (own, room)) in self.outputs.iter().zip(&rooms).enumerate() {
+            outputs.push(match room {
+                Room::Slot => Some(job.output(index)?),
+                Room::Own => Some(own.view(job.output(index)?.bytes())?),
+                Room::Theirs => None,
+            });
+        }
+        let left = self.bindings.run(&job.binding, &inputs, &outputs)?;
+        Ok(Ran { rooms, left })
+    }
+
+    /// Whether a run showed that the model makes an output of another shape than it declares: no
+    /// declaration of it is relied upon any more. Only once, so that no request runs more than
+    /// twice.
+    fn learns_from(&self, ran: &Result<Ran, EngineError>, shapes: &BoundSignature) -> bool {
+        let why = match ran {
+            Ok(ran) => {
+                let is_other = |(index, given): &&(usize, Given)| {
+                    ran.rooms[*index] != Room::Theirs && given.shape != shapes.outputs[*index].shape
+                };
+                let other = ran.left.iter().find(is_other);
+                other.map(|(index, given)| format!("output {index} has shape {:?}", given.shape))
+            }
+            Err(EngineError::Run(why)) if is_another_shape(why) => Some(why.clone()),
+            Err(_) => None,
+        };
+        let Some(why) = why else { return false };
+        let is_news = !self.declares_wrongly.swap(true, Ordering::Relaxed);
+        if is_news {
+            tracing::warn!(why, "the model makes an output of another shape than it declares");
+        }
+        is_news
+    }
+
+    /// Brings the outputs to their places in the slot; says whether something was copied.
+    fn land(&self, job: &mut Job, ran: &Ran) -> Result<bool, EngineError> {
+        let Ran { rooms, left } = ran;
+        if left.is_empty() && rooms.iter().all(|room| *room == Room::Slot) {
+            return Ok(false);
+        }
+        let given = |index: usize| left.iter().find(|(at, _)| *at == index).map(|(_, it)| it);
+        let agreed = Arc::clone(&job.binding);
+        let shapes = agreed.outputs.iter().enumerate().map(|(index, tensor)| {
+            given(index).map_or(tensor.shape.as_slice(), |given| given.shape.as_slice())
+        });
+        job.place_outputs(shapes)?;
+        let mut ours = input_views(&self.inputs, job)?;
+        ours.push(job.arrival.slot.reply());
+        for (index, (own, room)) in self.outputs.iter().zip(rooms).enumerate() {
+            let to = job.output(index)?;
+            match (given(index), room) {
+                (Some(given), _) => given.copy_to(&to, &ours)?,
+                (None, Room::Own) => to.copy_from(&own.view(to.bytes())?, to.bytes())?,
+                // Nothing before it had another shape than was agreed: its place is the same.
+                (None, Room::Slot | Room::Theirs) => {}
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// The inputs where the model finds them: those that were copied, and those that were not.
+fn input_views<'a>(own: &'a [Private], job: &'a Job) -> Result<Vec<View<'a>>, EngineError> {
+    let private = job.inputs_are_private();
+    let all = own.iter().zip(&job.binding.inputs).enumerate();
+    let one = |(index, (own, tensor)): (usize, (&'a Private, &BoundTensor))| {
+        let view = job.input(index)?;
+        let own = || own.view(view.bytes());
+        Ok(if in_place(&view, tensor.dtype, private) { view } else { own()? })
+    };
+    all.map(one).collect()
+}
+
+/// What ONNX Runtime says of an output that was bound with another shape than it gets.
+fn is_another_shape(why: &str) -> bool {
+    ["shape verification failed", "computed output shape", "Expected shape"]
+        .iter()
+        .any(|text| why.contains(text))
 }
 
 /// Whether a tensor may be used where it lies.
@@ -124,8 +248,8 @@ impl Engine for OrtEngine {
         1
     }
 
-    fn submit(&mut self, job: Job) -> Option<Finished> {
-        let outcome = self.run(&job);
+    fn submit(&mut self, mut job: Job) -> Option<Finished> {
+        let outcome = self.run(&mut job);
         Some(Finished { job, outcome })
     }
 

@@ -1,6 +1,7 @@
 //! An ONNX file in ONNX Runtime, and its instances.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ferry_core::{DType, Signature};
@@ -15,7 +16,7 @@ use crate::external::Weights;
 use crate::file::{EXPORT_AGAIN, ModelFile, one_line, unusable};
 use crate::graph;
 use crate::runtime::{self, Opened, Search};
-use crate::signature::{Declared, DeclaredDim, output_of_unknown_shape, signature};
+use crate::signature::{Declared, DeclaredDim, Refused, signature};
 
 /// How ONNX Runtime runs a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +45,8 @@ pub struct OrtModel {
     files: Vec<FileDigest>,
     /// The session of all instances, or the one that the first of them will take.
     session: Mutex<Option<Arc<Session>>>,
+    /// Whether a run showed that an output has another shape than the file declares.
+    declares_wrongly: Arc<AtomicBool>,
 }
 
 impl OrtModel {
@@ -63,11 +66,10 @@ impl OrtModel {
         })?;
         let file = ModelFile::read(path, Weights::Beside)?;
         let session = load(&file, library, options)?;
-        let signature = signature_of(path, &session)?;
-        check_outputs(&file, &signature)?;
-        let (path, files) = (path.to_owned(), file.digests);
+        let signature = signature_of(&file, &session)?;
+        let (path, files, declares_wrongly) = (path.to_owned(), file.digests, Arc::default());
         let session = Mutex::new(Some(Arc::new(session)));
-        Ok(OrtModel { path, options, library, signature, files, session })
+        Ok(OrtModel { path, options, library, signature, files, session, declares_wrongly })
     }
 
     /// What the model takes and gives.
@@ -91,7 +93,7 @@ impl OrtModel {
     /// [`EngineError::Model`] if the file has to be read again and cannot be.
     pub fn instance(&self) -> Result<OrtEngine, EngineError> {
         let session = self.session()?;
-        OrtEngine::new(session, self.signature.clone())
+        OrtEngine::new(session, self.signature.clone(), Arc::clone(&self.declares_wrongly))
             .map_err(|error| unusable(&self.path, one_line(error.message()), EXPORT_AGAIN))
     }
 
@@ -137,51 +139,42 @@ fn commit(file: &ModelFile, library: &Opened, options: OrtOptions) -> ort::Resul
 }
 
 /// What a session declares.
-pub(super) fn signature_of(path: &Path, session: &Session) -> Result<Signature, EngineError> {
-    let declared = |outlets: &[Outlet]| {
-        let all = outlets.iter().map(declared);
-        all.collect::<Result<Vec<_>, _>>()
-            .map_err(|why| unusable(path, why, "export the model with plain numeric tensors"))
+pub(super) fn signature_of(file: &ModelFile, session: &Session) -> Result<Signature, EngineError> {
+    let path = &file.path;
+    let declared = |what, outlets: &[Outlet]| {
+        let all = outlets.iter().map(|outlet| declared(what, outlet));
+        all.collect::<Result<Vec<_>, _>>().map_err(|refused| refused.at(path))
     };
-    let signature = signature(&declared(session.inputs())?, &declared(session.outputs())?);
+    let mut inputs = declared("input", session.inputs())?;
+    let mut outputs = declared("output", session.outputs())?;
+    // The library tells a scalar and a tensor of which nothing is declared alike; the file does not.
+    let mut scalars = inputs.iter_mut().chain(&mut outputs).filter(|it| it.is_scalar()).peekable();
+    if scalars.peek().is_some() {
+        let proto = graph::read(&file.model).map_err(|why| unusable(path, why, EXPORT_AGAIN))?;
+        for scalar in scalars.filter(|it| !graph::declares_shape(&proto, &it.name)) {
+            scalar.dims = None;
+        }
+    }
+    let signature = signature(&inputs, &outputs);
     if signature.outputs.is_empty() {
         return Err(unusable(path, "the model has no outputs", EXPORT_AGAIN));
     }
     Ok(signature)
 }
 
-fn declared(outlet: &Outlet) -> Result<Declared, String> {
+fn declared(what: &'static str, outlet: &Outlet) -> Result<Declared, Refused> {
+    let name = outlet.name().to_owned();
     let ValueType::Tensor { ty, shape, dimension_symbols } = outlet.dtype() else {
-        return Err(format!("{:?} is not a tensor", outlet.name()));
+        return Err(Refused { what, name, is: outlet.dtype().to_string() });
     };
-    let dtype =
-        dtype(*ty).ok_or_else(|| format!("{:?} has elements of type {ty}", outlet.name()))?;
+    let Some(dtype) = dtype(*ty) else {
+        return Err(Refused { what, name, is: format!("a tensor of {ty}") });
+    };
     let symbols = dimension_symbols.iter().map(String::as_str).chain(std::iter::repeat(""));
     let dims = shape.iter().zip(symbols).map(|(&size, symbol)| {
         u64::try_from(size).map_or_else(|_open| DeclaredDim::open(symbol), DeclaredDim::Fixed)
     });
-    Ok(Declared { name: outlet.name().to_owned(), dtype, dims: dims.collect() })
-}
-
-/// Refuses outputs whose room cannot be known before a request runs.
-pub(super) fn check_outputs(file: &ModelFile, signature: &Signature) -> Result<(), EngineError> {
-    if output_of_unknown_shape(signature).is_none() {
-        return Ok(());
-    }
-    let path = &file.path;
-    let proto = graph::read(&file.model).map_err(|why| unusable(path, why, EXPORT_AGAIN))?;
-    let Some(graph) = &proto.graph else { return Ok(()) };
-    for output in &signature.outputs {
-        let open = output.shape.iter().any(|dim| matches!(dim, ferry_core::Dim::Named(_)));
-        if let Some(op) = graph::data_dependent(graph, &output.name).filter(|_| open) {
-            let why = format!(
-                "the size of output {output} depends on the values of the input (operator {op})"
-            );
-            let fix = "export the model without that last step, or with an output of fixed size";
-            return Err(unusable(path, why, fix));
-        }
-    }
-    Ok(())
+    Ok(Declared { name, dtype, dims: Some(dims.collect()) })
 }
 
 fn dtype(ty: TensorElementType) -> Option<DType> {

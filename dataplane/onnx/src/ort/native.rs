@@ -3,6 +3,8 @@
 //! ort's own `IoBinding::bind_input` copies a borrowed tensor when it is bound, and `bind_output`
 //! refuses one. The C API binds an address: it is read and written afresh at every run.
 
+pub(super) mod given;
+
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::path::Path;
@@ -16,8 +18,9 @@ use ort::AsPointer;
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::builder::SessionBuilder;
 use ort::session::{IoBinding, Session};
-use ort::sys::{ONNXTensorElementDataType, OrtApiBase, OrtValue};
+use ort::sys::{ONNXTensorElementDataType, OrtApiBase, OrtStatusPtr, OrtValue};
 
+use self::given::{Given, Value, outputs_of};
 use crate::file::ModelFile;
 
 /// How many bindings an instance keeps: one per slot that it serves, 64 sessions of 16 slots. One
@@ -75,7 +78,9 @@ impl Bindings {
         Ok(Bindings { session, signature, names, memory, kept, addresses, runs: 0 })
     }
 
-    /// Runs the model on `inputs` into `outputs`, one view per tensor of `shapes`, in its order.
+    /// Runs the model on `inputs` into `outputs`, one for each tensor of `shapes`, in its order.
+    /// Where an output is `None`, the library finds the memory. Returns the outputs that are not
+    /// where they were bound, by their index; nothing if all are.
     ///
     /// # Errors
     /// [`EngineError::Shapes`] if views and shapes are not of this model,
@@ -84,8 +89,8 @@ impl Bindings {
         &mut self,
         shapes: &Arc<BoundSignature>,
         inputs: &[View<'_>],
-        outputs: &[View<'_>],
-    ) -> Result<(), EngineError> {
+        outputs: &[Option<View<'_>>],
+    ) -> Result<Vec<(usize, Given)>, EngineError> {
         self.note_addresses(shapes, inputs, outputs)?;
         self.runs += 1;
         let same = |kept: &Kept| Arc::ptr_eq(&kept.shapes, shapes) || kept.shapes == *shapes;
@@ -106,11 +111,13 @@ impl Bindings {
         // the length and alignment that the bound shape and element type need: the addresses are
         // equal to those of the views, the views have the lengths of `shapes`, and `shapes` is
         // equal to what the binding was made of, which `check_binding` compared with the model.
-        // A peer may write meanwhile: ONNX Runtime reads plain numbers, and what could be used as
-        // an index is never bound to memory of a peer (see `OrtEngine`). Several threads may run
-        // one session at a time, each with a binding of its own: ONNX Runtime documents Run as
-        // safe for that (its authors: sessions are stateless), RunWithBinding is the same call with
-        // names and values taken from the binding, and we register no provider but the CPU's.
+        // Values that an earlier run put into the binding are not among them: a binding that has
+        // some is dropped, or rid of them, below. A peer may write meanwhile: ONNX Runtime reads
+        // plain numbers, and what could be used as an index is never bound to memory of a peer (see
+        // `OrtEngine`). Several threads may run one session at a time, each with a binding of its
+        // own: ONNX Runtime documents Run as safe for that (its authors: sessions are stateless),
+        // RunWithBinding is the same call with names and values taken from the binding, and we
+        // register no provider but the CPU's.
         let status = unsafe {
             (ort::api().RunWithBinding)(
                 self.session.ptr().cast_mut(),
@@ -118,14 +125,71 @@ impl Bindings {
                 kept.binding.ptr(),
             )
         };
-        // SAFETY: the status was just given to us by the C API and nobody else owns it.
-        let outcome = unsafe { ort::Error::result_from_status(status) }.map_err(failed);
-        if outcome.is_err() {
-            // A run that failed may have taken values out of the binding: a later one would then
-            // leave our outputs as they were, with another request's answer in them.
+        let left = check(status).and_then(|()| self.left(shapes, outputs));
+        // A run that failed may have taken values out of the binding: a later one would then leave
+        // our outputs as they were, with another request's answer in them. One that left an output
+        // elsewhere has put that memory into the binding, where the next run would write.
+        let stays = match &left {
+            Ok(left) => left.iter().all(|(index, _)| outputs[*index].is_none()),
+            Err(_) => false,
+        };
+        if !stays || self.forget_values(outputs).is_err() {
             self.kept.remove(&self.addresses);
         }
-        outcome
+        left.map_err(failed)
+    }
+
+    /// The outputs of the current request that are not where they were bound.
+    fn left(
+        &self,
+        shapes: &BoundSignature,
+        outputs: &[Option<View<'_>>],
+    ) -> ort::Result<Vec<(usize, Given)>> {
+        let Some(kept) = self.kept.get(&self.addresses) else { return Ok(Vec::new()) };
+        let values = outputs_of(&kept.binding)?;
+        if values.len() != outputs.len() {
+            let told = format!("{} outputs were bound, and {} came", outputs.len(), values.len());
+            return Err(ort::Error::new(told));
+        }
+        let mut left = Vec::new();
+        let all = shapes.outputs.iter().zip(outputs).zip(values).enumerate();
+        for (index, ((tensor, bound), value)) in all {
+            let ours = bound.and_then(|view| view.host()).map(|base| base.addr().get());
+            let is_ours = match ours {
+                // Without elements any address will do.
+                Some(_) if tensor.bytes == 0 => value.shape(tensor.dtype)? == tensor.shape,
+                Some(ours) => value.address()? == ours,
+                None => false,
+            };
+            if !is_ours {
+                left.push((index, value.given(tensor.dtype)?));
+            }
+        }
+        Ok(left)
+    }
+
+    /// Rids the current binding of the memory that the library found for a run: the next one must
+    /// not use it, whatever shape it has then, and it is as large as the answer.
+    fn forget_values(&self, outputs: &[Option<View<'_>>]) -> ort::Result<()> {
+        let Some(kept) = self.kept.get(&self.addresses) else { return Ok(()) };
+        let names = &self.names[self.signature.inputs.len()..];
+        for (_, name) in outputs.iter().zip(names).filter(|(bound, _)| bound.is_none()) {
+            self.bind_open(&kept.binding, name)?;
+        }
+        Ok(())
+    }
+
+    /// Leaves it to the library to find memory for an output.
+    fn bind_open(&self, binding: &IoBinding, name: &CStr) -> ort::Result<()> {
+        // SAFETY: binding and memory information are alive, the name ends in NUL, and the call
+        // keeps none of the pointers.
+        check(unsafe {
+            (ort::api().BindOutputToDevice)(
+                binding.ptr().cast_mut(),
+                name.as_ptr(),
+                self.memory.ptr(),
+            )
+        })
     }
 
     /// Collects the addresses of all views; refuses views that are not what `shapes` says.
@@ -133,14 +197,19 @@ impl Bindings {
         &mut self,
         shapes: &BoundSignature,
         inputs: &[View<'_>],
-        outputs: &[View<'_>],
+        outputs: &[Option<View<'_>>],
     ) -> Result<(), EngineError> {
         self.addresses.clear();
         if shapes.inputs.len() != inputs.len() || shapes.outputs.len() != outputs.len() {
             return Err(EngineError::Shapes("another number of tensors than views".to_owned()));
         }
         let tensors = shapes.inputs.iter().chain(&shapes.outputs);
-        for (tensor, view) in tensors.zip(inputs.iter().chain(outputs)) {
+        let views = inputs.iter().map(Some).chain(outputs.iter().map(Option::as_ref));
+        for (tensor, view) in tensors.zip(views) {
+            let Some(view) = view else {
+                self.addresses.push(NOT_BOUND);
+                continue;
+            };
             let base = view.host().filter(|&base| is_aligned(base, tensor.dtype));
             let base = base.filter(|_| view.bytes() as u64 == tensor.bytes).ok_or_else(|| {
                 EngineError::Shapes(format!("{}: memory that cannot be bound", tensor.name))
@@ -148,7 +217,7 @@ impl Bindings {
             self.addresses.push(base.addr().get());
         }
         // The library writes there.
-        for output in outputs {
+        for output in outputs.iter().flatten() {
             output.check_writable()?;
         }
         Ok(())
@@ -158,28 +227,28 @@ impl Bindings {
         &self,
         shapes: &BoundSignature,
         inputs: &[View<'_>],
-        outputs: &[View<'_>],
+        outputs: &[Option<View<'_>>],
     ) -> ort::Result<IoBinding> {
         let binding = self.session.create_binding()?;
         let (input_names, output_names) = self.names.split_at(inputs.len());
         for ((tensor, view), name) in shapes.inputs.iter().zip(inputs).zip(input_names) {
-            let value = Value::over(&self.memory, tensor, view)?;
+            let value = over(&self.memory, tensor, view)?;
             // SAFETY: binding and value are alive, the name ends in NUL; the call keeps none of
             // the three pointers (it counts a reference to the value's content).
-            let status = unsafe {
-                (ort::api().BindInput)(binding.ptr().cast_mut(), name.as_ptr(), value.0.as_ptr())
-            };
-            // SAFETY: the status was just given to us by the C API and nobody else owns it.
-            unsafe { ort::Error::result_from_status(status) }?;
+            check(unsafe {
+                (ort::api().BindInput)(binding.ptr().cast_mut(), name.as_ptr(), value.as_ptr())
+            })?;
         }
         for ((tensor, view), name) in shapes.outputs.iter().zip(outputs).zip(output_names) {
-            let value = Value::over(&self.memory, tensor, view)?;
-            // SAFETY: as for inputs.
-            let status = unsafe {
-                (ort::api().BindOutput)(binding.ptr().cast_mut(), name.as_ptr(), value.0.as_ptr())
+            let Some(view) = view else {
+                self.bind_open(&binding, name)?;
+                continue;
             };
+            let value = over(&self.memory, tensor, view)?;
             // SAFETY: as for inputs.
-            unsafe { ort::Error::result_from_status(status) }?;
+            check(unsafe {
+                (ort::api().BindOutput)(binding.ptr().cast_mut(), name.as_ptr(), value.as_ptr())
+            })?;
         }
         Ok(binding)
     }
@@ -195,6 +264,9 @@ impl Bindings {
         }
     }
 }
+
+/// Stands for the address of an output that is not bound.
+const NOT_BOUND: usize = 0;
 
 /// Ends what `builder` began with a model in memory. What [`ModelFile::weights`] has is found under
 /// its name; ONNX Runtime copies it, so that nothing of `file` is used afterwards.
@@ -216,7 +288,7 @@ pub(crate) fn commit_from_memory(
         // copies names, addresses and lengths into the options. The bytes are read, and never
         // written, until the session is made, which copies them ("the buffer can be freed after
         // session creation"); `file` is borrowed until then, and the options are dropped here.
-        let status = unsafe {
+        check(unsafe {
             (ort::api().AddExternalInitializersFromMemory)(
                 builder.ptr_mut(),
                 starts.as_ptr(),
@@ -224,9 +296,7 @@ pub(crate) fn commit_from_memory(
                 lengths.as_ptr(),
                 starts.len(),
             )
-        };
-        // SAFETY: the status was just given to us by the C API and nobody else owns it.
-        unsafe { ort::Error::result_from_status(status) }?;
+        })?;
     }
     builder.commit_from_memory(&file.model)
 }
@@ -235,41 +305,33 @@ fn failed(error: ort::Error) -> EngineError {
     EngineError::Run(crate::file::one_line(error.message()))
 }
 
-/// A tensor over memory of ours, for as long as it takes to bind it.
-struct Value(NonNull<OrtValue>);
-
-impl Value {
-    fn over(memory: &MemoryInfo<'_>, tensor: &BoundTensor, view: &View<'_>) -> ort::Result<Value> {
-        let base = view.host().ok_or_else(|| ort::Error::new("not host memory"))?;
-        let shape = tensor.shape.iter().map(|&dim| i64::try_from(dim));
-        let shape = shape.collect::<Result<Vec<i64>, _>>().map_err(ort::Error::wrap)?;
-        let mut value: *mut OrtValue = std::ptr::null_mut();
-        // SAFETY: `base` is the start of `view.bytes()` mapped bytes; the call stores the address
-        // and reads nothing behind it. Shape and length are copied or checked against each other
-        // by the call. `value` is a place of ours for the result.
-        let status = unsafe {
-            (ort::api().CreateTensorWithDataAsOrtValue)(
-                memory.ptr(),
-                base.as_ptr().cast(),
-                view.bytes(),
-                shape.as_ptr(),
-                shape.len(),
-                element_type(tensor.dtype),
-                &raw mut value,
-            )
-        };
-        // SAFETY: the status was just given to us by the C API and nobody else owns it.
-        unsafe { ort::Error::result_from_status(status) }?;
-        NonNull::new(value).map(Value).ok_or_else(|| ort::Error::new("no tensor was made"))
-    }
+/// What a call of the C API says.
+fn check(status: OrtStatusPtr) -> ort::Result<()> {
+    // SAFETY: every caller was just given the status by the C API, and nobody else owns it.
+    unsafe { ort::Error::result_from_status(status) }
 }
 
-impl Drop for Value {
-    fn drop(&mut self) {
-        // SAFETY: the value was made in `over`, is ours and is not used again. Its memory is not:
-        // ONNX Runtime does not free what it was given by address.
-        unsafe { (ort::api().ReleaseValue)(self.0.as_ptr()) };
-    }
+/// A tensor over memory of ours, for as long as it takes to bind it.
+fn over(memory: &MemoryInfo<'_>, tensor: &BoundTensor, view: &View<'_>) -> ort::Result<Value> {
+    let base = view.host().ok_or_else(|| ort::Error::new("not host memory"))?;
+    let shape = tensor.shape.iter().map(|&dim| i64::try_from(dim));
+    let shape = shape.collect::<Result<Vec<i64>, _>>().map_err(ort::Error::wrap)?;
+    let mut value: *mut OrtValue = std::ptr::null_mut();
+    // SAFETY: `base` is the start of `view.bytes()` mapped bytes; the call stores the address
+    // and reads nothing behind it. Shape and length are copied or checked against each other
+    // by the call. `value` is a place of ours for the result.
+    check(unsafe {
+        (ort::api().CreateTensorWithDataAsOrtValue)(
+            memory.ptr(),
+            base.as_ptr().cast(),
+            view.bytes(),
+            shape.as_ptr(),
+            shape.len(),
+            element_type(tensor.dtype),
+            &raw mut value,
+        )
+    })?;
+    Value::own(value).ok_or_else(|| ort::Error::new("no tensor was made"))
 }
 
 pub(crate) fn element_type(dtype: DType) -> ONNXTensorElementDataType {

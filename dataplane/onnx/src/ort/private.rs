@@ -13,6 +13,9 @@ pub(crate) struct Private(Option<Region>);
 /// cost its memory for ever.
 const WASTE_MAX: usize = 2;
 
+/// What room that is to be written holds before, in debug builds.
+const POISON: u8 = 0xA5;
+
 impl Private {
     /// Makes room for `bytes` bytes; what was in it is lost.
     pub(crate) fn reserve(&mut self, bytes: usize) -> Result<(), MemoryError> {
@@ -31,6 +34,11 @@ impl Private {
             Some(region) => region.view().part(0, bytes),
             None => Err(MemoryError::OutOfRange { at: 0, len: bytes, bytes: 0 }),
         }
+    }
+
+    /// Makes what is not written show: no model gives it.
+    pub(crate) fn poison(&self, bytes: usize) -> Result<(), MemoryError> {
+        self.view(bytes)?.copy_in(0, &vec![POISON; bytes])
     }
 
     /// Copies a tensor of `dtype` into the room.

@@ -38,16 +38,15 @@ impl TractEngine {
         TractEngine { model, plan: None }
     }
 
-    fn run(&mut self, job: &Job) -> Result<StageTimes, EngineError> {
+    fn run(&mut self, job: &mut Job) -> Result<StageTimes, EngineError> {
         let mut stages = Stages::start();
-        let binding = &*job.binding;
+        let binding = &*Arc::clone(&job.binding);
         check_binding(self.model.signature(), binding)?;
         let plan = match self.plan.take() {
             Some(plan) if plan.is_for(binding) => plan,
             _ => self.model.plan(binding)?,
         };
         let plan = &**self.plan.insert(plan);
-        plan.check_outputs(binding)?;
         let mut inputs = TVec::new();
         for (index, tensor) in binding.inputs.iter().enumerate() {
             inputs.push(read(tensor, &job.input(index)?)?.into_tvalue());
@@ -55,6 +54,9 @@ impl TractEngine {
         stages.end(Stage::Preprocess);
         let outputs = plan.run(inputs)?;
         stages.end(Stage::Infer);
+        let shape =
+            |value: &TValue| value.shape().iter().map(|&dim| dim as u64).collect::<Vec<_>>();
+        job.place_outputs(outputs.iter().map(shape))?;
         for (index, (tensor, value)) in binding.outputs.iter().zip(&outputs).enumerate() {
             write(tensor, value, &job.output(index)?)?;
         }
@@ -102,8 +104,8 @@ impl Engine for TractEngine {
         1
     }
 
-    fn submit(&mut self, job: Job) -> Option<Finished> {
-        let outcome = self.run(&job);
+    fn submit(&mut self, mut job: Job) -> Option<Finished> {
+        let outcome = self.run(&mut job);
         Some(Finished { job, outcome })
     }
 

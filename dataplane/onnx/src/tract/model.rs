@@ -51,9 +51,14 @@ impl TractModel {
         let ModelFile { model, digests, .. } = ModelFile::read(path, Weights::Inside)?;
         let (proto, graph) = read(&model).map_err(|why| unusable(path, why, EXPORT_AGAIN))?;
         let declared = proto.graph.as_ref().map_or(Ok(Vec::new()), graph::inputs);
-        let inputs = declared.map_err(|why| unusable(path, why, EXPORT_AGAIN))?;
-        let open = inputs.iter().flat_map(|input| &input.dims).any(is_open);
-        let shapes: Vec<(DType, Vec<usize>)> = inputs.iter().map(with_ones).collect();
+        let inputs = declared.map_err(|refused| refused.at(path))?;
+        // First what is refused whatever the library can do: its name is what people need.
+        for output in proto.graph.iter().flat_map(|graph| &graph.output) {
+            graph::dtype("output", output).map_err(|refused| refused.at(path))?;
+        }
+        let shapes = inputs.iter().map(with_ones).collect::<Result<Vec<_>, _>>();
+        let shapes = shapes.map_err(|why| unusable(path, why, TRY_ONNX))?;
+        let open = inputs.iter().filter_map(|input| input.dims.as_ref()).flatten().any(is_open);
         let halves = proto.graph.as_ref().is_some_and(half::has_halves);
         let fix = if halves { half::TRY_ONNX } else { TRY_ONNX };
         let plan = Plan::build(&graph, &shapes).map_err(|why| unusable(path, why, fix))?;
@@ -120,12 +125,15 @@ fn is_open(dim: &DeclaredDim) -> bool {
     !matches!(dim, DeclaredDim::Fixed(_))
 }
 
-fn with_ones(input: &Declared) -> (DType, Vec<usize>) {
+fn with_ones(input: &Declared) -> Result<(DType, Vec<usize>), String> {
     let size = |dim: &DeclaredDim| match dim {
         DeclaredDim::Fixed(size) => usize::try_from(*size).unwrap_or(usize::MAX),
         DeclaredDim::Named(_) | DeclaredDim::Unnamed => 1,
     };
-    (input.dtype, input.dims.iter().map(size).collect())
+    let dims = input.dims.as_ref().ok_or_else(|| {
+        format!("input {:?} declares no shape, which tract needs before it runs", input.name)
+    })?;
+    Ok((input.dtype, dims.iter().map(size).collect()))
 }
 
 fn read(model: &[u8]) -> Result<(ModelProto, InferenceModel), String> {
@@ -150,7 +158,8 @@ fn read(model: &[u8]) -> Result<(ModelProto, InferenceModel), String> {
     }
 }
 
-/// The outputs: as computed where all inputs are fixed, else as declared.
+/// The outputs: as computed where all inputs are fixed, else as declared. What depends on the values
+/// of the inputs is open.
 fn outputs(
     path: &Path,
     proto: &ModelProto,
@@ -162,24 +171,20 @@ fn outputs(
         return Err(unusable(path, "the model has no outputs", EXPORT_AGAIN));
     }
     let output = |(value, computed): (&tract_onnx::pb::ValueInfoProto, &PlanOutput)| {
-        let name = value.name.clone();
-        let Some(shape) = &computed.shape else {
-            let why = format!("the size of output {name:?} depends on the values of the input");
-            let fix = "export the model without that last step, or with an output of fixed size";
-            return Err(unusable(path, why, fix));
+        let declared = graph::dtype("output", value).map_err(|refused| refused.at(path))?;
+        // tract may compute in another type than the file declares; what it gives is what is sent.
+        let dtype = computed.dtype.unwrap_or(declared);
+        let named = |(at, size): (usize, &Option<u64>)| match (size, graph::dims(value)) {
+            (Some(size), _) if !open => DeclaredDim::Fixed(*size),
+            (_, Some(dims)) if dims.len() == computed.shape.len() => match &dims[at] {
+                // Computed to be none, whatever is declared.
+                DeclaredDim::Fixed(_) if size.is_none() => DeclaredDim::Unnamed,
+                declared => declared.clone(),
+            },
+            _ => DeclaredDim::Unnamed,
         };
-        let dtype = computed.dtype.ok_or_else(|| {
-            let why = format!("output {name:?} has elements that cannot be sent");
-            unusable(path, why, "export the model with plain numeric tensors")
-        })?;
-        let computed = || shape.iter().map(|&size| DeclaredDim::Fixed(size)).collect();
-        let unnamed = || shape.iter().map(|_| DeclaredDim::Unnamed).collect();
-        let dims = match graph::dims(value) {
-            _ if !open => computed(),
-            Some(dims) if dims.len() == shape.len() => dims,
-            _ => unnamed(),
-        };
-        Ok(Declared { name, dtype, dims })
+        let dims = computed.shape.iter().enumerate().map(named).collect();
+        Ok(Declared { name: value.name.clone(), dtype, dims: Some(dims) })
     };
     declared.iter().zip(&plan.outputs).map(output).collect()
 }

@@ -9,7 +9,7 @@ use tract_onnx::prelude::{
     DatumType, InferenceFact, InferenceModel, InferenceModelExt, IntoRunnable, TValue, TVec,
     TractError, TractResult, TypedRunnableModel,
 };
-use tract_onnx::tract_hir::internal::format_err;
+use tract_onnx::tract_hir::internal::{DimLike, TDim, format_err};
 
 use super::half;
 use crate::file::{one_line, text_of};
@@ -26,8 +26,8 @@ pub(crate) struct Plan {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct PlanOutput {
     pub(crate) dtype: Option<DType>,
-    /// `None` if the shape depends on the values of the inputs.
-    pub(crate) shape: Option<Vec<u64>>,
+    /// A dimension is `None` if it depends on the values of the inputs.
+    pub(crate) shape: Vec<Option<u64>>,
 }
 
 impl Plan {
@@ -48,8 +48,8 @@ impl Plan {
             let model = half::widened(model)?.into_optimized()?;
             let outputs = model.outputs.iter().zip(types).map(|(&outlet, datum)| {
                 let fact = model.outlet_fact(outlet)?;
-                let shape = fact.shape.as_concrete();
-                let shape = shape.map(|dims| dims.iter().map(|&dim| dim as u64).collect());
+                let size = |dim: &TDim| dim.to_usize().ok().map(|size| size as u64);
+                let shape = fact.shape.iter().map(size).collect();
                 Ok(PlanOutput { dtype: dtype_of(datum), shape })
             });
             let outputs = outputs.collect::<TractResult<Vec<_>>>()?;
@@ -71,26 +71,6 @@ impl Plan {
         };
         self.inputs.len() == binding.inputs.len()
             && self.inputs.iter().zip(&binding.inputs).all(same)
-    }
-
-    /// Refuses a binding that expects other outputs than the plan gives.
-    pub(crate) fn check_outputs(&self, binding: &BoundSignature) -> Result<(), EngineError> {
-        for (own, tensor) in self.outputs.iter().zip(&binding.outputs) {
-            if own.shape.as_ref() != Some(&tensor.shape) {
-                let given = own
-                    .shape
-                    .as_ref()
-                    .map_or("no fixed shape".to_owned(), |shape| format!("shape {shape:?}"));
-                let name = &tensor.name;
-                let what = format!(
-                    "output {name:?} has {given}, the session expects {:?}: open the session with \
-                     the shape that the model gives",
-                    tensor.shape
-                );
-                return Err(EngineError::Shapes(what));
-            }
-        }
-        Ok(())
     }
 
     /// Computes.

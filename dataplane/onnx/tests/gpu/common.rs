@@ -143,6 +143,7 @@ pub(crate) fn again(
         arrival: arrival.into(),
         binding: Arc::clone(binding),
         prepared: None,
+        placed: None,
         memory: MemoryChoice::Auto,
     }
 }

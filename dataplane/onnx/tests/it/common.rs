@@ -100,6 +100,7 @@ pub(crate) fn job(table: &Arc<SlotTable>, binding: &Arc<BoundSignature>, request
         arrival: arrival.into(),
         binding: Arc::clone(binding),
         prepared: None,
+        placed: None,
         memory: MemoryChoice::Auto,
     }
 }

@@ -5,6 +5,7 @@
 
 mod agree;
 mod broken;
+mod cases;
 mod common;
 mod conformance;
 mod external;

@@ -92,6 +92,7 @@ fn job(table: &Arc<SlotTable>, binding: &Arc<BoundSignature>, fill: u8) -> Job {
         arrival: arrival.into(),
         binding: Arc::clone(binding),
         prepared: None,
+        placed: None,
         memory: MemoryChoice::Auto,
     }
 }

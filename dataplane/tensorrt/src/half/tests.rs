@@ -84,7 +84,13 @@ fn answer(path: &Path) -> Vec<f32> {
         seen: now,
         visible: now,
     };
-    let job = Job { arrival: arrival.into(), binding, prepared: None, memory: MemoryChoice::Auto };
+    let job = Job {
+        arrival: arrival.into(),
+        binding,
+        prepared: None,
+        placed: None,
+        memory: MemoryChoice::Auto,
+    };
     let finished = engine.submit(job).expect("done when submit returns");
     finished.outcome.unwrap();
     let mut reply = vec![0; usize::try_from(finished.job.binding.outputs[0].bytes).unwrap()];

@@ -41,6 +41,8 @@ impl Driver {
         }
         self.completions.push_back(Completion {
             request: flight.request,
+            what: flight.what,
+            request_bytes: flight.request_bytes(),
             slot: Some(slot),
             ending: Ending::Replied,
             status: reply.status,
@@ -69,6 +71,8 @@ impl Driver {
             let at = slots.iter().position(|slot| slot.index() == index);
             self.completions.push_back(Completion {
                 request: flight.request,
+                what: flight.what,
+                request_bytes: flight.request_bytes(),
                 slot: at.map(|at| slots.swap_remove(at)),
                 ending: Ending::LinkLost,
                 status: Status::LinkLost,
@@ -101,6 +105,8 @@ impl Driver {
             flight.given_up = true;
             completions.push_back(Completion {
                 request: flight.request,
+                what: flight.what,
+                request_bytes: flight.request_bytes(),
                 slot: None,
                 ending: Ending::DeadlinePassed,
                 status: Status::LinkLost,

@@ -20,6 +20,12 @@ pub(super) struct Flight {
 }
 
 impl Flight {
+    /// Length of its payload.
+    pub(super) fn request_bytes(&self) -> usize {
+        // It fitted a slot.
+        usize::try_from(self.bytes_in).unwrap_or(usize::MAX)
+    }
+
     /// The stages that this end timed, so far.
     pub(super) fn times(&self) -> StageTimes {
         let mut times = StageTimes::NONE;

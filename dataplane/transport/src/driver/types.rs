@@ -1,7 +1,8 @@
 //! What goes into a driver and comes out of it.
 
 use ferry_core::{
-    Generation, OutputShapes, RequestRecord, SessionId, SlotIndex, StageTimes, Status, WaitPolicy,
+    Generation, OutputShapes, Request, RequestRecord, SessionId, SlotIndex, StageTimes, Status,
+    WaitPolicy,
 };
 use ferry_memory::Slot;
 
@@ -58,6 +59,10 @@ pub enum Ending {
 pub struct Completion {
     /// Its number.
     pub request: u64,
+    /// What it was.
+    pub what: Request,
+    /// Length of its payload, in bytes; the slot still has it where it ended with a reply.
+    pub request_bytes: usize,
     /// Its slot; the reply's payload is in it. With [`Ending::LinkLost`] it is dirty (a late write
     /// may still land in it): its table is retired, so that dropping it brings it to nobody. `None`
     /// if a deadline passed, or if the link could not give it back.

@@ -17,7 +17,7 @@ use super::native::{Bound, RunOptions};
 use crate::external::Weights;
 use crate::file::{EXPORT_AGAIN, ModelFile, one_line, unusable};
 use crate::graph;
-use crate::ort::model::{check_outputs, signature_of};
+use crate::ort::model::signature_of;
 use crate::ort::native::commit_from_memory;
 use crate::runtime::{self, Opened, Search};
 
@@ -141,8 +141,12 @@ impl CudaModel {
                 (load(false).map_err(|error| refused(path, &error))?, false)
             }
         };
-        let signature = signature_of(path, &session)?;
-        check_outputs(&file, &signature)?;
+        let signature = signature_of(&file, &session)?;
+        if let Some(output) = signature.open_output() {
+            let why = format!("how large output {output} is shows only when the model has run");
+            let fix = "use device = \"cpu\", or export the model with sizes that its inputs tell";
+            return Err(unusable(path, why, fix));
+        }
         let kernels = Kernels::of(&device)
             .inspect_err(|error| tracing::warn!(%error, "no picture kernel, no mapped memory"))
             .ok();

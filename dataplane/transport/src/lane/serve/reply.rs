@@ -59,7 +59,9 @@ impl Lane {
             body: Body::Reply(Reply { status, times, reply_ns_previous }),
         };
         session.last_reply = Some((request, None));
-        let tail = Tail::with_outputs(outputs.filter(|_| status == Status::Ok));
+        let tail = Tail::with_outputs(
+            outputs.filter(|_| matches!(status, Status::Ok | Status::ReplyTooLarge)),
+        );
         match self.link.submit(Transfer { peer, frame, slot, tail }) {
             Ok(()) => {
                 counters.replies.bump();

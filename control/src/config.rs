@@ -82,7 +82,7 @@ pub const LANES_MAX: u32 = 64;
 impl Default for Config {
     fn default() -> Self {
         Config {
-            listen: "127.0.0.1:7077".into(),
+            listen: ferry_proto::channel::ADDRESS_DEFAULT.into(),
             data_host: None,
             store: "sqlite:ferry.sqlite".into(),
             store_bytes_max: None,

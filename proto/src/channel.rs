@@ -1,5 +1,8 @@
 //! Settings that both ends of the control plane must share.
 
+/// Where `ferryd` listens and `ferry` looks for it, if neither is told.
+pub const ADDRESS_DEFAULT: &str = "127.0.0.1:7077";
+
 /// HTTP/2 stream and connection windows, in bytes. With the default of 64 KiB a 602,112-byte
 /// tensor needs ten round trips of window updates; with 4 MiB it needs none.
 pub const WINDOW_BYTES: u32 = 4 << 20;

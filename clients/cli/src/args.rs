@@ -4,11 +4,14 @@ use std::path::PathBuf;
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 use ferry_client::{SlotPlace, Transport, WaitPolicy};
+use ferry_proto::channel::ADDRESS_DEFAULT;
 
 mod rdma;
+mod shapes;
 mod zoo;
 
 pub(crate) use rdma::RdmaArgs;
+pub(crate) use shapes::ShapeArgs;
 pub(crate) use zoo::{ZooArgs, ZooPrecision, ZooVerb};
 
 /// Exit codes, for `--help`.
@@ -50,13 +53,8 @@ pub(crate) enum Command {
 // Global: taken before a command's own verb and after it.
 #[derive(Clone, Debug, Group)]
 pub(crate) struct Server {
-    /// Address of ferryd's control plane.
-    #[arg(
-        long = "server",
-        global = true,
-        env = "FERRY_SERVER",
-        default_value = "http://127.0.0.1:50051"
-    )]
+    /// Address of ferryd's control plane: HOST:PORT or http://HOST:PORT.
+    #[arg(long = "server", global = true, env = "FERRY_SERVER", default_value = ADDRESS_DEFAULT)]
     pub(crate) url: String,
     /// Key of the tenant, where the server has tenants.
     #[arg(long, global = true, env = "FERRY_KEY", hide_env_values = true)]
@@ -65,10 +63,20 @@ pub(crate) struct Server {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum PictureKind {
-    /// The file as it is; the server decodes it.
+    /// The file as it is (JPEG, PNG or WebP); the server decodes it.
+    #[value(name = "image", alias = "jpeg")]
     Jpeg,
-    /// Pixels; a JPEG file is decoded here first.
+    /// Pixels; an encoded picture is decoded here first, as the server would.
     Raw,
+}
+
+impl From<PictureKind> for ferry_bench::PictureKind {
+    fn from(kind: PictureKind) -> Self {
+        match kind {
+            PictureKind::Jpeg => Self::Jpeg,
+            PictureKind::Raw => Self::Raw,
+        }
+    }
 }
 
 #[derive(Debug, Group)]
@@ -84,16 +92,18 @@ pub(crate) struct InferArgs {
     /// local, shm, tcp, zmq, grpc, …; auto lets the server choose.
     #[arg(long, default_value = "auto", value_parser = transport)]
     pub(crate) transport: Choice,
-    /// A picture: JPEG, or PPM/PGM pixels.
+    /// A picture: JPEG, PNG or WebP, or PPM/PGM pixels.
     #[arg(long, value_name = "FILE", conflicts_with = "inputs")]
     pub(crate) image: Option<PathBuf>,
-    /// How the picture is sent; a JPEG file is sent as it is if not said.
+    /// How the picture is sent; an encoded one is sent as it is if not said.
     #[arg(long, value_name = "KIND", requires = "image")]
     pub(crate) kind: Option<PictureKind>,
-    /// An input tensor; may be given once per input.
+    /// An input tensor; once per input.
     #[arg(long = "input", value_name = "NAME=FILE.npy")]
     pub(crate) inputs: Vec<String>,
-    /// Writes each output as DIR/NAME.npy.
+    #[command(flatten)]
+    pub(crate) shapes: ShapeArgs,
+    /// Writes each output as DIR/NAME.npy; what a file's name may not hold is written as %2F.
     #[arg(long, value_name = "DIR")]
     pub(crate) output: Option<PathBuf>,
     /// How to wait for the reply.
@@ -156,6 +166,8 @@ pub(crate) struct BenchArgs {
     /// Bytes of a reply, for the model `echo`.
     #[arg(long, default_value_t = 4_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) out_bytes: u64,
+    #[command(flatten)]
+    pub(crate) shapes: ShapeArgs,
     #[command(flatten)]
     pub(crate) rdma: RdmaArgs,
     /// Sends this picture instead of tensors.

@@ -1,7 +1,7 @@
 //! The control plane's services, from a synchronous program.
 
-use ferry_client::Channel;
 use ferry_client::blocking::Client;
+use ferry_client::{Channel, v1};
 use ferry_proto::v1::admin_client::AdminClient;
 use ferry_proto::v1::local_client::LocalClient;
 use ferry_proto::v1::models_client::ModelsClient;
@@ -13,6 +13,12 @@ use crate::failure::Failure;
 /// Connects to the server.
 pub(crate) fn connect(server: &Server) -> Result<Client, Failure> {
     Ok(Client::connect_with(&server.url, server.key.as_deref())?)
+}
+
+/// What the server says of a model.
+pub(crate) fn model(client: &Client, name: &str, version: u64) -> Result<v1::Model, Failure> {
+    let get = v1::GetModelRequest { name: name.to_owned(), version };
+    Ok(client.run(models(client).get(get))?.into_inner())
 }
 
 pub(crate) fn models(client: &Client) -> ModelsClient<Channel> {

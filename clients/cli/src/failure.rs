@@ -63,7 +63,9 @@ impl From<Error> for Failure {
             }
             Error::Refused { .. } => Failure::Refused(error.into()),
             Error::Request { .. } => Failure::Requests { failed: 1, first: error_text(&error) },
-            Error::NoTensor { .. } | Error::Size { .. } => Failure::Usage(error.to_string()),
+            Error::Address { .. } | Error::NoTensor { .. } | Error::Size { .. } => {
+                Failure::Usage(error.to_string())
+            }
             _ => Failure::Failed(error.into()),
         }
     }
@@ -78,6 +80,19 @@ impl From<tonic::Status> for Failure {
             Failure::Unreachable(error)
         } else {
             Failure::Refused(error)
+        }
+    }
+}
+
+impl From<ferry_bench::Error> for Failure {
+    fn from(error: ferry_bench::Error) -> Failure {
+        use ferry_bench::Error;
+        match error {
+            Error::Client(error) => error.into(),
+            Error::Call(status) => (*status).into(),
+            Error::Usage(text) => Failure::Usage(text),
+            Error::Requests { failed, first } => Failure::Requests { failed, first },
+            Error::Failed(error) => Failure::Failed(error),
         }
     }
 }

@@ -8,8 +8,8 @@ mod control;
 mod failure;
 mod floor;
 mod npy;
-mod picture;
 mod printer;
+mod shapes;
 
 use std::process::ExitCode;
 

@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use comfy_table::{CellAlignment, Table, presets};
+use ferry_bench::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
@@ -73,6 +74,31 @@ impl Printer {
         let bar = ProgressBar::new(total).with_message(what.to_owned());
         bar.enable_steady_tick(Duration::from_millis(100));
         style.map_or(bar.clone(), |style| bar.with_style(style))
+    }
+
+    /// Shows how far a measurement is.
+    pub(crate) fn progress(&self) -> Bars<'_> {
+        Bars { printer: self, bar: ProgressBar::hidden() }
+    }
+}
+
+/// The bar of a measurement, and of the next one.
+pub(crate) struct Bars<'p> {
+    printer: &'p Printer,
+    bar: ProgressBar,
+}
+
+impl Progress for Bars<'_> {
+    fn begin(&mut self, steps: u64, what: &str) {
+        self.bar = self.printer.bar(steps, what);
+    }
+
+    fn step(&mut self) {
+        self.bar.inc(1);
+    }
+
+    fn end(&mut self) {
+        self.bar.finish_and_clear();
     }
 }
 

@@ -2,14 +2,17 @@
 //! the link, and nothing hops to another one.
 
 mod client;
+mod driven;
 mod room;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use ferry_connect::ImportedBacking;
 use ferry_core::Status;
-use ferry_cuda::ImportedBacking;
+use ferry_core::session::SLOTS_MAX;
 use ferry_memory::SlotTable;
 use ferry_transport::{Completion, Driver, DriverState, Ending, LinkError};
 
@@ -23,6 +26,7 @@ use crate::slot::Slot;
 use room::Room;
 
 pub use client::Client;
+pub(crate) use driven::Lease;
 
 /// How long closing may take before it is left to the session's lease.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
@@ -42,6 +46,12 @@ pub struct Session {
     gone: Arc<AtomicBool>,
     client: Client,
     options: Options,
+    /// Replies to earlier requests that came while another one was waited for, in their order.
+    /// No longer than [`SLOTS_MAX`] when a request is sent, and twice that after a lost link.
+    early: VecDeque<Result<Reply, Error>>,
+    /// Requests whose `infer` gave up: nobody takes their replies. Each holds a slot until then, so
+    /// that there are no more of them than slots.
+    given_up: Vec<u64>,
     /// Requests whose replies had no room.
     room: Room,
     /// When the last slot was handed out.
@@ -59,7 +69,7 @@ struct Ended {
 }
 
 impl Session {
-    fn open(client: Client, options: Options) -> Result<Session, Error> {
+    pub(crate) fn open(client: Client, options: Options) -> Result<Session, Error> {
         let mut agreed = client.run(client.inner.negotiate(&options))?;
         let (Attached { driver, table, device }, gone) =
             match bring_up(&client, &agreed, &options, 1) {
@@ -69,10 +79,20 @@ impl Session {
                 }
                 other => other?,
             };
-        let agreed = Arc::new(agreed);
-        let (driver, used, closed) = (Ok(driver), Instant::now(), false);
-        let room = Room::default();
-        Ok(Session { driver, table, device, agreed, gone, client, options, room, used, closed })
+        Ok(Session {
+            driver: Ok(driver),
+            table,
+            device,
+            agreed: Arc::new(agreed),
+            gone,
+            client,
+            options,
+            early: VecDeque::new(),
+            given_up: Vec::new(),
+            room: Room::default(),
+            used: Instant::now(),
+            closed: false,
+        })
     }
 
     /// What was agreed with the server.
@@ -111,15 +131,23 @@ impl Session {
         }
     }
 
-    /// Sends a request and waits for its reply.
+    /// Sends a request and waits for its reply. Replies to earlier requests that come meanwhile are
+    /// kept for [`next_reply`](Session::next_reply).
     ///
     /// # Errors
-    /// [`Error::Request`] with what the server says, [`Error::LinkLost`], [`Error::Timeout`].
+    /// [`Error::Request`] with what the server says, [`Error::LinkLost`], [`Error::Timeout`]: such
+    /// a request's reply is dropped when it comes.
     pub fn infer(&mut self, slot: Slot) -> Result<Reply, Error> {
         let request = self.submit(slot)?;
         let deadline = Instant::now() + self.options.timeout;
         loop {
-            let done = self.complete(deadline)?;
+            let done = match self.complete(deadline) {
+                Ok(done) => done,
+                Err(error) => {
+                    self.given_up.push(request);
+                    return Err(error);
+                }
+            };
             if done.request == self.number_now(request) {
                 match self.reply_or_hold(done)? {
                     Some(reply) => return Ok(reply),
@@ -129,16 +157,33 @@ impl Session {
                 }
                 continue;
             }
-            // The reply to an earlier request that timed out: its slot is free again.
+            self.keep(done);
+        }
+    }
+
+    /// Keeps a reply for who sent the request, if anybody still waits for it.
+    fn keep(&mut self, done: Completion) {
+        let callers = self.callers_number(done.request);
+        if let Some(at) = self.given_up.iter().position(|&request| request == callers) {
+            self.given_up.swap_remove(at);
+            return;
+        }
+        // What had no room is sent once more, by whoever asks for a reply next.
+        if let Some(reply) = self.reply_or_hold(done).transpose() {
+            self.early.push_back(reply);
         }
     }
 
     /// Sends a request and returns at once with its number. Several may be in flight; take their
-    /// replies with [`next`](Session::next), which come in the order in which they are ready.
+    /// replies with [`next_reply`](Session::next_reply), which come in the order in which they are
+    /// ready.
     ///
     /// # Errors
-    /// [`Error::LinkLost`], [`Error::ForeignSlot`].
+    /// [`Error::LinkLost`], [`Error::ForeignSlot`], [`Error::RepliesWait`].
     pub fn submit(&mut self, slot: Slot) -> Result<u64, Error> {
+        if self.early.len() >= SLOTS_MAX as usize {
+            return Err(Error::RepliesWait(self.early.len()));
+        }
         let fill_ns = u64::try_from(slot.handed_out.elapsed().as_nanos()).ok();
         let bytes = usize::try_from(slot.payload_bytes).unwrap_or(usize::MAX);
         let driver = self.driver.as_mut().map_err(|ended| ended.error())?;
@@ -149,14 +194,18 @@ impl Session {
         })
     }
 
-    /// The next reply of those in flight; `None` if nothing is.
+    /// The next reply to what was submitted; `None` if nothing is in flight. A request that the
+    /// link took with it when it broke has a reply too: [`Error::LinkLost`].
     ///
     /// # Errors
-    /// As [`infer`](Session::infer).
-    #[expect(clippy::should_implement_trait, reason = "it borrows and fails: not an iterator")]
-    pub fn next(&mut self) -> Option<Result<Reply, Error>> {
+    /// [`Error::Request`] with what the server says, [`Error::LinkLost`], [`Error::Timeout`]: the
+    /// reply can still come, and be taken.
+    pub fn next_reply(&mut self) -> Option<Result<Reply, Error>> {
         let deadline = Instant::now() + self.options.timeout;
         loop {
+            if let Some(reply) = self.early.pop_front() {
+                return Some(reply);
+            }
             if self.must_reopen()
                 && let Err(error) = self.reopen()
             {
@@ -166,11 +215,8 @@ impl Session {
             if driver.in_flight() == 0 && !driver.wait(Some(Instant::now())) {
                 return None;
             }
-            let done = self.complete(deadline);
-            match done.and_then(|done| self.reply_or_hold(done)) {
-                // It is sent once more when all that is in flight is done.
-                Ok(None) => {}
-                Ok(Some(reply)) => return Some(Ok(reply)),
+            match self.complete(deadline) {
+                Ok(done) => self.keep(done),
                 Err(error) => return Some(Err(error)),
             }
         }
@@ -190,6 +236,10 @@ impl Session {
             Err(ended) => ended.next_request,
         };
         let why = self.lost();
+        while let Some(done) = self.driver.as_mut().ok().and_then(Driver::take) {
+            self.keep(done);
+        }
+        self.given_up.clear();
         // The old link must be gone before the new one comes.
         self.driver = Err(Ended { why: why.clone(), next_request });
         self.take_up(next_request).map_err(Error::resume(why))
@@ -217,10 +267,8 @@ impl Session {
         self.close_now()
     }
 
-    fn close_now(&mut self) -> Result<RecordCounts, Error> {
-        self.closed = true;
-        // Its last record must be there when what waits is sent.
-        self.driver = Err(Ended { why: None, next_request: 1 });
+    pub(crate) fn close_now(&mut self) -> Result<RecordCounts, Error> {
+        self.end();
         self.close_on_server()
     }
 
@@ -233,6 +281,12 @@ impl Session {
             Ok(closed) => closed.map_err(Error::refused("close the session")),
             Err(_elapsed) => Err(Error::Timeout(CLOSE_WITHIN)),
         }
+    }
+
+    /// Ends the link. Its last record is there from now on, so that it is sent with what waits.
+    fn end(&mut self) {
+        self.closed = true;
+        self.driver = Err(Ended { why: None, next_request: 1 });
     }
 
     /// Why the link carries nothing any more, where nobody asked it to end.
@@ -263,7 +317,7 @@ impl Session {
         if done.ending == Ending::LinkLost {
             return Err(Error::LinkLost(self.lost().unwrap_or(LinkError::Closed)));
         }
-        Reply::from_completion(done, &self.agreed, None)
+        Reply::from_completion(done, &self.agreed)
     }
 }
 
@@ -295,9 +349,16 @@ fn bring_up(
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if !self.closed
-            && let Err(error) = self.close_now()
-        {
+        if self.closed {
+            return;
+        }
+        if let Some(runtime) = self.client.lender() {
+            // It may have ended, and nobody may be kept waiting here.
+            self.end();
+            let keeper = Arc::clone(&self.client.inner.keeper);
+            let agreed = Arc::clone(&self.agreed);
+            runtime.spawn(async move { drop(keeper.close(&agreed).await) });
+        } else if let Err(error) = self.close_now() {
             tracing::debug!(%error, "the session is left to its lease");
         }
     }

@@ -8,9 +8,8 @@ use ferry_proto::v1;
 use ferry_proto::v1::sessions_client::SessionsClient;
 
 use crate::agreed::Agreed;
-use crate::attach;
+use crate::channel::endpoint;
 use crate::error::Error;
-use crate::inline::endpoint;
 use crate::keeper::Keeper;
 use crate::key::{Channel, Key};
 use crate::options::{Has, Options, SessionBuilder};
@@ -30,10 +29,10 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to `server`, such as `http://127.0.0.1:50051`.
+    /// Connects to `server`, such as `127.0.0.1:7077` or `http://127.0.0.1:7077`.
     ///
     /// # Errors
-    /// [`Error::Connect`] if nobody answers there.
+    /// [`Error::Address`] if that is no such address, [`Error::Connect`] if nobody answers there.
     pub async fn connect(server: &str) -> Result<Client, Error> {
         Client::connect_with(server, None).await
     }
@@ -41,7 +40,7 @@ impl Client {
     /// Connects as a tenant, where the server has tenants.
     ///
     /// # Errors
-    /// [`Error::Connect`] if nobody answers there.
+    /// As [`connect`](Client::connect).
     pub async fn connect_with(server: &str, key: Option<&str>) -> Result<Client, Error> {
         let channel = endpoint(server)?
             .connect()
@@ -69,10 +68,10 @@ impl Client {
     pub(crate) async fn negotiate(&self, options: &Options) -> Result<Agreed, Error> {
         let (rdma, cuda) = (options.may_be(Transport::Rdma), options.may_be(Transport::CudaIpc));
         let has = if rdma || cuda {
-            let device = options.rdma.clone();
+            let connect = options.connect.clone();
             let look = move || Has {
-                rdma: rdma && attach::has_rdma(&device),
-                cuda: cuda && attach::has_cuda(),
+                rdma: rdma && ferry_connect::has_rdma(&connect),
+                cuda: cuda && ferry_connect::has_cuda(),
             };
             // Reads the system's tables and may load libraries. A panic in there is no device.
             tokio::task::spawn_blocking(look).await.unwrap_or_default()

@@ -6,7 +6,15 @@ use ferry_transport::LinkError;
 /// Why something did not work.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The address is not one, or nobody answers there.
+    /// The address is not one that this client can talk to. Nothing was sent.
+    #[error("the server's address {server:?}: {why}")]
+    Address {
+        /// The address given.
+        server: String,
+        /// What is wrong with it, and how it should be.
+        why: String,
+    },
+    /// Nobody answers at the address.
     #[error("connect to {server}: is ferryd running there?")]
     Connect {
         /// The address given.
@@ -81,6 +89,9 @@ pub enum Error {
     /// All slots are in flight or hold replies that were not dropped.
     #[error("all {0} slots of the session are in use: take or drop a reply, or open with more")]
     SlotsInUse(u32),
+    /// Too many replies were not taken.
+    #[error("{0} replies wait: take them with `next_reply` before sending more")]
+    RepliesWait(usize),
     /// The slot is of another session, or of this one before it was resumed.
     #[error("the slot is not of this session's present lease: take a new one with `slot()`")]
     ForeignSlot,
@@ -181,7 +192,7 @@ impl From<ferry_transport::SubmitRefusal> for Error {
                 room: format!("at most {bytes_max} bytes"),
             },
             SubmitRefusal::ForeignSlot(_) => Error::ForeignSlot,
-            SubmitRefusal::NotTaken(_) => Error::SlotsInUse(ferry_core::session::SLOTS_MAX),
+            SubmitRefusal::NotTaken(waiting) => Error::RepliesWait(waiting),
         }
     }
 }

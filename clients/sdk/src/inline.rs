@@ -19,34 +19,11 @@ use ferry_transport::{
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinSet};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use crate::agreed::Agreed;
+use crate::channel::endpoint;
 use crate::error::Error;
-
-/// Makes a connection to the server with the windows that tensors need.
-pub(crate) fn endpoint(server: &str) -> Result<Endpoint, Error> {
-    let endpoint = Endpoint::from_shared(server.to_owned());
-    let endpoint = endpoint
-        .map_err(|source| Error::Connect { server: server.to_owned(), source })?
-        .initial_stream_window_size(channel::WINDOW_BYTES)
-        .initial_connection_window_size(channel::WINDOW_BYTES)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(ASK_EVERY)
-        .keep_alive_timeout(ANSWER_WITHIN)
-        .connect_timeout(CONNECT_WITHIN);
-    Ok(endpoint)
-}
-
-/// How often a server that is silent during a call is asked whether it is there. A host that lost
-/// its power says nothing, and TCP alone notices after a quarter of an hour.
-const ASK_EVERY: Duration = Duration::from_secs(5);
-
-/// How long it may take to say so.
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-
-/// How long a connection may take to be made.
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
 /// The client end of the transport `grpc`.
 #[derive(Debug)]

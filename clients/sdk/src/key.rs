@@ -1,13 +1,11 @@
 //! The key of a tenant, beside every call of the control plane.
 
+use ferry_proto::channel::KEY_METADATA;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 
 use crate::error::Error;
-
-/// The name under which the key travels.
-const METADATA: &str = "ferry-key";
 
 /// A channel to the control plane.
 pub type Channel = InterceptedService<tonic::transport::Channel, Key>;
@@ -42,7 +40,7 @@ impl Interceptor for Key {
         mut request: tonic::Request<()>,
     ) -> Result<tonic::Request<()>, tonic::Status> {
         if let Some(key) = &self.0 {
-            request.metadata_mut().insert(METADATA, key.clone());
+            request.metadata_mut().insert(KEY_METADATA, key.clone());
         }
         Ok(request)
     }

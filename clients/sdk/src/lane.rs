@@ -1,135 +1,176 @@
-//! The thread that drives the link of an async session.
+//! The thread of an async session: it owns the blocking session, and drives it for many tasks.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
-use std::sync::{Arc, OnceLock};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::Thread;
+use std::time::Duration;
 
-use crossbeam_queue::ArrayQueue;
+use ferry_connect::ImportedBacking;
+use ferry_core::Status;
 use ferry_core::session::SLOTS_MAX;
-use ferry_transport::{Completion, Driver, DriverState, Ending, LinkError, Waker};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use ferry_memory::SlotTable;
+use ferry_transport::{LinkError, Waker};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::agreed::Agreed;
+use crate::blocking::{Client, Lease, Session};
 use crate::error::Error;
+use crate::options::Options;
+use crate::recorder::RecordCounts;
 use crate::reply::Reply;
 use crate::slot::Slot;
 
 /// Longest sleep with nothing in flight: only a guard, commands end the sleep.
 const IDLE_MAX: Duration = Duration::from_secs(1);
 
-/// The handle to the thread. Dropping it ends the thread once what it has is done with.
-#[derive(Debug)]
-pub(crate) struct Lane {
-    commands: Arc<ArrayQueue<Command>>,
-    waker: Waker,
-    state: Arc<State>,
-    thread: JoinHandle<()>,
-}
+/// Commands that can wait: one for each slot of this lease and of the last one, and one each to
+/// resume and to close.
+const COMMANDS_MAX: usize = 2 * SLOTS_MAX as usize + 2;
 
-#[derive(Debug, Default)]
-struct State {
-    stop: AtomicBool,
+/// One lease, as tasks see it.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(crate) agreed: Arc<Agreed>,
+    pub(crate) table: Arc<SlotTable>,
+    pub(crate) device: Option<Arc<ImportedBacking>>,
+    /// One for each free slot; closed once the lease is over.
+    pub(crate) permits: Arc<Semaphore>,
+    waker: Waker,
+    gone: Arc<AtomicBool>,
     /// Why the link carries nothing any more.
     lost: OnceLock<LinkError>,
-    /// The thread takes no command any more.
-    ended: AtomicBool,
-    /// Known once the thread has ended.
-    next_request: AtomicU64,
 }
 
-#[derive(Debug)]
-struct Command {
-    slot: Slot,
-    answer: oneshot::Sender<Result<Reply, Error>>,
-}
-
-/// A request whose future waits, or has gone.
-struct Waiting {
-    answer: oneshot::Sender<Result<Reply, Error>>,
-    /// Held until the link is done with the slot, even if nobody waits for the answer.
-    permit: Option<OwnedSemaphorePermit>,
-}
-
-impl Lane {
-    pub(crate) fn spawn(driver: Driver, agreed: Arc<Agreed>) -> Result<Lane, Error> {
-        // As many commands as there can be slots: a slot is in one command at most.
-        let commands = Arc::new(ArrayQueue::new(SLOTS_MAX as usize));
-        let waker = driver.waker().ok_or(Error::LinkLost(LinkError::Closed))?;
-        let state = Arc::new(State::default());
-        let work = Work {
-            driver,
-            agreed,
-            commands: Arc::clone(&commands),
-            state: Arc::clone(&state),
-            waiting: HashMap::new(),
-        };
-        let thread = std::thread::Builder::new()
-            .name("ferry-lane".into())
-            .spawn(move || work.run())
-            .map_err(|source| Error::Start { what: "the thread of a session", source })?;
-        Ok(Lane { commands, waker, state, thread })
+impl Live {
+    fn new(lease: Lease) -> Arc<Live> {
+        let Lease { agreed, table, device, gone, waker } = lease;
+        let permits = Arc::new(Semaphore::new(agreed.layout.slots as usize));
+        Arc::new(Live { agreed, table, device, permits, waker, gone, lost: OnceLock::new() })
     }
 
-    /// Hands a request to the thread.
-    pub(crate) fn submit(
-        &self,
-        slot: Slot,
-    ) -> Result<oneshot::Receiver<Result<Reply, Error>>, Error> {
-        let (answer, receiver) = oneshot::channel();
-        if self.lost().is_some() || self.commands.push(Command { slot, answer }).is_err() {
-            return Err(self.lost_error());
-        }
-        self.waker.wake();
-        // The thread says that it has ended and then empties the queue; here it is filled and then
-        // looked at: one of the two sees the other, and nobody waits for an answer in vain.
-        fence(Ordering::SeqCst);
-        if self.state.ended.load(Ordering::SeqCst) {
-            while self.commands.pop().is_some() {}
-        }
-        Ok(receiver)
-    }
-
-    /// Why the link carries nothing any more, where nobody asked it to end.
-    pub(crate) fn lost(&self) -> Option<&LinkError> {
-        self.state.lost.get()
+    /// Whether the lease carries nothing any more. A heartbeat may know it before the link does.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.get().is_some() || self.gone.load(Ordering::Acquire)
     }
 
     /// What a request gets that the link did not take, or did not answer.
     pub(crate) fn lost_error(&self) -> Error {
-        Error::LinkLost(self.lost().cloned().unwrap_or(LinkError::Closed))
+        Error::LinkLost(self.lost.get().cloned().unwrap_or(LinkError::Closed))
     }
 
-    /// Asks the thread to end.
-    pub(crate) fn end(&self) {
-        self.state.stop.store(true, Ordering::Release);
-        self.waker.wake();
+    /// Noted before anybody is told: a task that hears of it and asks for a slot gets one of a new
+    /// lease.
+    fn end(&self, why: LinkError) {
+        self.lost.get_or_init(|| why);
+        self.permits.close();
+    }
+}
+
+/// What the thread is told.
+pub(crate) enum Command {
+    /// Send a request.
+    Infer { slot: Slot, answer: Answer<Reply> },
+    /// Take the session up again, if it was lost.
+    Resume { answer: Answer<()> },
+    /// End the session.
+    Close { answer: Answer<RecordCounts> },
+}
+
+pub(crate) type Answer<T> = oneshot::Sender<Result<T, Error>>;
+
+/// The handle to the thread. Dropping it ends thread and session.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    /// `None` once this is dropped.
+    commands: Option<SyncSender<Command>>,
+    live: Arc<Mutex<Arc<Live>>>,
+    thread: Thread,
+}
+
+impl Lane {
+    /// Opens a session on a thread of its own.
+    pub(crate) async fn start(client: Client, options: Options) -> Result<Lane, Error> {
+        let (commands, receiver) = sync_channel(COMMANDS_MAX);
+        let (opened, opening) = oneshot::channel();
+        let body = move || match open(&client, options) {
+            Ok((session, live)) => {
+                let shared = Arc::new(Mutex::new(Arc::clone(&live)));
+                // Whoever wanted it may be gone: then the session is closed by its drop.
+                if opened.send(Ok(Arc::clone(&shared))).is_ok() {
+                    let waiting = HashMap::new();
+                    Work { session, live, shared, commands: receiver, waiting }.run();
+                }
+            }
+            Err(error) => drop(opened.send(Err(error))),
+        };
+        let failed = |source| Error::Start { what: "the thread of a session", source };
+        let thread = std::thread::Builder::new().name("ferry-lane".into()).spawn(body);
+        let thread = thread.map_err(failed)?.thread().clone();
+        let died = |_died| failed(std::io::Error::other("it ended before the session was open"));
+        let live = opening.await.map_err(died)??;
+        Ok(Lane { commands: Some(commands), live, thread })
     }
 
-    /// Whether the thread has ended: its link is closed and its last record handed over.
-    pub(crate) fn has_ended(&self) -> bool {
-        self.thread.is_finished()
+    /// The present lease.
+    pub(crate) fn live(&self) -> Arc<Live> {
+        Arc::clone(&lock(&self.live))
     }
 
-    /// The number of the next request, once the thread has ended.
-    pub(crate) fn next_request(&self) -> u64 {
-        self.state.next_request.load(Ordering::Acquire).max(1)
+    /// Tells the thread something; its answer.
+    pub(crate) fn tell<T>(
+        &self,
+        command: impl FnOnce(Answer<T>) -> Command,
+    ) -> Result<oneshot::Receiver<Result<T, Error>>, Error> {
+        let (answer, receiver) = oneshot::channel();
+        let commands = self.commands.as_ref();
+        if commands.is_none_or(|it| it.try_send(command(answer)).is_err()) {
+            return Err(self.live().lost_error());
+        }
+        self.wake();
+        Ok(receiver)
+    }
+
+    fn wake(&self) {
+        self.live().waker.wake();
+        // Without a link it is parked.
+        self.thread.unpark();
     }
 }
 
 impl Drop for Lane {
     fn drop(&mut self) {
-        self.end();
+        self.commands = None;
+        self.wake();
     }
+}
+
+fn open(client: &Client, options: Options) -> Result<(Session, Arc<Live>), Error> {
+    let session = Session::open(client.clone(), options)?;
+    let lease = session.lease().ok_or(Error::LinkLost(LinkError::Closed))?;
+    Ok((session, Live::new(lease)))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // Nothing panics while it is held; what it holds is whole either way.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A request whose future waits, or has gone.
+struct Waiting {
+    answer: Answer<Reply>,
+    /// Held until the link is done with the slot, even if nobody waits for the answer.
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 /// What the thread owns.
 struct Work {
-    driver: Driver,
-    agreed: Arc<Agreed>,
-    commands: Arc<ArrayQueue<Command>>,
-    state: Arc<State>,
+    session: Session,
+    live: Arc<Live>,
+    shared: Arc<Mutex<Arc<Live>>>,
+    commands: Receiver<Command>,
     waiting: HashMap<u64, Waiting>,
 }
 
@@ -137,69 +178,80 @@ impl Work {
     fn run(mut self) {
         loop {
             let mut busy = false;
-            while let Some(command) = self.commands.pop() {
-                self.submit(command);
-                busy = true;
+            loop {
+                match self.commands.try_recv() {
+                    Ok(command) => {
+                        if self.obey(command).is_break() {
+                            return;
+                        }
+                        busy = true;
+                    }
+                    Err(TryRecvError::Empty) => break,
+                    // The last handle is gone, and nobody waits for an answer.
+                    Err(TryRecvError::Disconnected) => return,
+                }
             }
-            self.driver.poll();
-            let is_lost = self.note_loss();
-            while let Some(done) = self.driver.take() {
-                self.complete(done);
-                busy = true;
-            }
-            if is_lost {
-                break;
-            }
-            if self.state.stop.load(Ordering::Acquire) && self.commands.is_empty() {
-                break;
-            }
-            if busy { self.driver.busy() } else { self.driver.idle(IDLE_MAX) }
+            busy |= self.look();
+            self.session.pause(busy, IDLE_MAX);
         }
-        // Commands that came too late are answered by the drop of their channel.
-        self.state.ended.store(true, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
-        while self.commands.pop().is_some() {}
-        self.driver.flush();
-        self.state.next_request.store(self.driver.next_request(), Ordering::Release);
     }
 
-    /// Whether the link is lost. Noted before anybody is told: who hears of it and asks for a slot
-    /// gets one of a new lease.
-    fn note_loss(&self) -> bool {
-        let DriverState::Lost(why) = self.driver.state() else { return false };
-        self.state.lost.get_or_init(|| why.clone());
-        true
+    /// Hands out what has come; whether that was anything.
+    fn look(&mut self) -> bool {
+        if let Some(why) = self.session.poll() {
+            self.live.end(why);
+        }
+        let mut busy = false;
+        while let Some((request, reply)) = self.session.take() {
+            busy = true;
+            let Some(Waiting { answer, permit }) = self.waiting.remove(&request) else { continue };
+            // A caller that is gone drops the reply, and with it the slot.
+            drop(answer.send(reply.map(|reply| reply.holding(permit))));
+        }
+        busy
     }
 
-    fn submit(&mut self, command: Command) {
-        let Command { slot, answer } = command;
-        let Slot { inner, handed_out, what, payload_bytes, permit, .. } = slot;
-        let filled = Instant::now().saturating_duration_since(handed_out);
-        let fill_ns = u64::try_from(filled.as_nanos()).ok();
-        let bytes = usize::try_from(payload_bytes).unwrap_or(usize::MAX);
-        match self.driver.submit(inner, bytes, what, fill_ns) {
-            Ok(request) => {
-                self.waiting.insert(request, Waiting { answer, permit });
+    fn obey(&mut self, command: Command) -> ControlFlow<()> {
+        // A caller that is gone does not hear the answer.
+        match command {
+            Command::Infer { slot, answer } => self.submit(slot, answer),
+            Command::Resume { answer } => {
+                let resumed = self.resume();
+                drop(answer.send(resumed));
             }
+            Command::Close { answer } => {
+                self.live.end(LinkError::Bye(Status::SessionEnded));
+                // What is in flight ends with the link.
+                self.waiting.clear();
+                drop(answer.send(self.session.close_now()));
+                return ControlFlow::Break(());
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn submit(&mut self, mut slot: Slot, answer: Answer<Reply>) {
+        let permit = slot.permit.take();
+        match self.session.submit(slot) {
+            Ok(request) => drop(self.waiting.insert(request, Waiting { answer, permit })),
             Err(error) => {
-                // A link that takes nothing any more says so in its next events.
-                self.driver.poll();
-                self.note_loss();
-                // A caller that is gone does not hear it.
-                drop(answer.send(Err(error.why.into())));
+                self.look();
+                drop(answer.send(Err(error)));
             }
         }
     }
 
-    fn complete(&mut self, done: Completion) {
-        let Some(Waiting { answer, permit }) = self.waiting.remove(&done.request) else { return };
-        let reply = if done.ending == Ending::LinkLost {
-            let DriverState::Lost(why) = self.driver.state().clone() else { return };
-            Err(Error::LinkLost(why))
-        } else {
-            Reply::from_completion(done, &self.agreed, permit)
-        };
-        // A caller that is gone drops the reply, and with it the slot.
-        drop(answer.send(reply));
+    fn resume(&mut self) -> Result<(), Error> {
+        self.look();
+        if !self.live.is_lost() {
+            // It was taken up again for somebody else.
+            return Ok(());
+        }
+        self.session.resume()?;
+        let lease = self.session.lease().ok_or(Error::LinkLost(LinkError::Closed))?;
+        self.live.permits.close();
+        self.live = Live::new(lease);
+        *lock(&self.shared) = Arc::clone(&self.live);
+        Ok(())
     }
 }

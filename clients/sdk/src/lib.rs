@@ -4,7 +4,7 @@
 //! use ferry_client::{Transport, blocking::Client};
 //!
 //! # fn main() -> Result<(), ferry_client::Error> {
-//! let client = Client::connect("http://127.0.0.1:50051")?;
+//! let client = Client::connect("127.0.0.1:7077")?;
 //! let mut session = client.session("resnet50").transport(Transport::Shm).open()?;
 //! let mut slot = session.slot()?;
 //! slot.input_f32_mut(0)?.fill(0.5); // in place: this is the memory that the model reads
@@ -48,6 +48,7 @@
 mod agreed;
 mod attach;
 pub mod blocking;
+mod channel;
 mod client;
 mod error;
 mod inline;

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use ferry_core::{SlotPlace, Transport, WaitPolicy};
 use ferry_proto::v1;
-use ferry_rdma::RdmaOptions;
 use ferry_transport::RecordSink;
 
 use crate::error::Error;
@@ -27,7 +26,7 @@ pub struct Options {
     pub(crate) warmup: u64,
     pub(crate) observer: Option<Arc<dyn RecordSink>>,
     pub(crate) timeout: Duration,
-    pub(crate) rdma: RdmaOptions,
+    pub(crate) connect: ferry_connect::Options,
     /// Why choices of the server's did not work: they are not offered again.
     pub(crate) failed: Arc<Failed>,
 }
@@ -85,7 +84,7 @@ impl Options {
             warmup: 0,
             observer: None,
             timeout: TIMEOUT,
-            rdma: RdmaOptions::default(),
+            connect: ferry_connect::Options::default(),
             failed: Arc::default(),
         }
     }
@@ -230,15 +229,17 @@ impl<C> SessionBuilder<'_, C> {
 
     /// The device for the transport `rdma`, as `ibv_devices` shows it. The first with an
     /// active port if not said.
+    #[cfg(feature = "rdma")]
     pub fn rdma_device(mut self, device: &str) -> Self {
-        self.options.rdma.device = Some(device.to_owned());
+        self.options.connect.rdma.device = Some(device.to_owned());
         self
     }
 
     /// Entry of the port's table of addresses for the transport `rdma`. Chosen by rank if
     /// not said.
+    #[cfg(feature = "rdma")]
     pub fn rdma_gid_index(mut self, index: u8) -> Self {
-        self.options.rdma.gid_index = Some(index);
+        self.options.connect.rdma.gid_index = Some(index);
         self
     }
 

@@ -44,13 +44,9 @@ pub(crate) fn wanted(done: &Completion, agreed: &Agreed) -> Option<u64> {
 
 impl Reply {
     /// A completion that is an answer, or the error that it stands for.
-    pub(crate) fn from_completion(
-        done: Completion,
-        agreed: &Arc<Agreed>,
-        permit: Option<OwnedSemaphorePermit>,
-    ) -> Result<Reply, Error> {
+    pub(crate) fn from_completion(done: Completion, agreed: &Arc<Agreed>) -> Result<Reply, Error> {
         let wanted = wanted(&done, agreed);
-        let Completion { request, slot, ending, status, payload_bytes, outputs, times } = done;
+        let Completion { request, slot, ending, status, payload_bytes, outputs, times, .. } = done;
         let slot = match (ending, slot) {
             (Ending::Replied, Some(slot)) => slot,
             _ => return Err(Error::LinkLost(LinkError::Closed)),
@@ -71,7 +67,7 @@ impl Reply {
         });
         let outputs = outputs.transpose().map_err(Error::LinkLost)?;
         let agreed = Arc::clone(agreed);
-        let _permit = permit;
+        let _permit = None;
         let reply = Reply { slot, copied, agreed, request, payload_bytes, outputs, times, _permit };
         if status == Status::Ok {
             return Ok(reply);
@@ -87,6 +83,11 @@ impl Reply {
     pub(crate) fn numbered(mut self, request: Option<u64>) -> Reply {
         self.request = request.unwrap_or(self.request);
         self
+    }
+
+    /// The same, with what stands for its slot while it is held.
+    pub(crate) fn holding(self, permit: Option<OwnedSemaphorePermit>) -> Reply {
+        Reply { _permit: permit, ..self }
     }
 
     /// The request's number within the session.

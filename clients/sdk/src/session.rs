@@ -1,30 +1,27 @@
 //! An async session: many tasks share it, a thread of its own drives the link.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use ferry_core::Status;
-use ferry_cuda::ImportedBacking;
-use ferry_memory::SlotTable;
 use ferry_transport::LinkError;
-use tokio::sync::{RwLock, Semaphore};
+use tokio::runtime::Handle;
+use tokio::sync::Mutex;
 
 use crate::agreed::Agreed;
-use crate::attach::{Attached, attach};
+use crate::blocking;
 use crate::client::Client;
 use crate::error::Error;
-use crate::lane::Lane;
+use crate::lane::{Command, Lane, Live};
 use crate::options::Options;
-use crate::recorder::{RecordCounts, SessionSink};
+use crate::recorder::RecordCounts;
 use crate::reply::Reply;
 use crate::slot::Slot;
 
 /// Leases that a slot is waited for in: the present one, and the one after it.
 const SLOT_TRIES: usize = 2;
 
-/// A session. Clones share it. Dropping the last one leaves the server's part to the lease;
-/// [`close`](Session::close) ends it at once.
+/// A session. Clones share it. Dropping the last one ends it as soon as the runtime gets to it;
+/// [`close`](Session::close) tells how that went.
 #[derive(Clone, Debug)]
 pub struct Session {
     shared: Arc<Shared>,
@@ -32,61 +29,24 @@ pub struct Session {
 
 #[derive(Debug)]
 struct Shared {
-    client: Client,
-    options: Options,
-    /// The present lease. Replaced by a resume, which waits for nobody but other resumes.
-    live: RwLock<Arc<Live>>,
-}
-
-/// One lease.
-#[derive(Debug)]
-struct Live {
-    agreed: Arc<Agreed>,
-    table: Arc<SlotTable>,
-    device: Option<Arc<ImportedBacking>>,
-    permits: Arc<Semaphore>,
     lane: Lane,
-    gone: Arc<AtomicBool>,
-}
-
-impl Live {
-    fn is_lost(&self) -> bool {
-        self.lane.lost().is_some() || self.gone.load(Ordering::Acquire)
-    }
-
-    /// Why the lease carries nothing any more. What no link told, a heartbeat's answer did.
-    fn why_lost(&self) -> LinkError {
-        self.lane.lost().cloned().unwrap_or(LinkError::Bye(Status::SessionEnded))
-    }
-
-    /// Gives out no slot any more, and waits until the thread has handed over its last record.
-    async fn end(&self) {
-        self.permits.close();
-        self.lane.end();
-        while !self.lane.has_ended() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    }
+    timeout: Duration,
+    /// Held by the one task that has the session resumed.
+    resuming: Mutex<()>,
 }
 
 impl Session {
     pub(crate) async fn open(client: Client, options: Options) -> Result<Session, Error> {
-        let agreed = client.negotiate(&options).await?;
-        let transport = agreed.transport;
-        let live = match bring_up(&client, agreed, &options, 1).await {
-            Err(error) if options.failed(transport, &error) => {
-                let agreed = client.negotiate(&options).await?;
-                bring_up(&client, agreed, &options, 1).await?
-            }
-            other => other?,
-        };
-        let live = RwLock::new(Arc::new(live));
-        Ok(Session { shared: Arc::new(Shared { client, options, live }) })
+        let timeout = options.timeout;
+        let client = blocking::Client::lent(client, Handle::current());
+        let lane = Lane::start(client, options).await?;
+        let resuming = Mutex::new(());
+        Ok(Session { shared: Arc::new(Shared { lane, timeout, resuming }) })
     }
 
     /// What was agreed with the server, for the present lease.
-    pub async fn agreed(&self) -> Arc<Agreed> {
-        Arc::clone(&self.shared.live.read().await.agreed)
+    pub fn agreed(&self) -> Arc<Agreed> {
+        Arc::clone(&self.shared.lane.live().agreed)
     }
 
     /// A free slot; waits while all are held: this is the back-pressure. If the link was lost, the
@@ -107,12 +67,8 @@ impl Session {
                 && !live.is_lost()
                 && let Some(inner) = live.table.acquire()
             {
-                return Ok(Slot::new(
-                    inner,
-                    Arc::clone(&live.agreed),
-                    live.device.as_ref(),
-                    Some(permit),
-                ));
+                let (agreed, device) = (Arc::clone(&live.agreed), live.device.as_ref());
+                return Ok(Slot::new(inner, agreed, device, Some(permit)));
             }
         }
         Err(Error::LinkLost(LinkError::Closed))
@@ -126,16 +82,16 @@ impl Session {
     /// # Cancel safety
     /// Dropping the future forgets the answer; the slot comes back when the link is done with it.
     pub async fn infer(&self, slot: Slot) -> Result<Reply, Error> {
-        let live = Arc::clone(&*self.shared.live.read().await);
+        let Shared { lane, timeout, .. } = &*self.shared;
+        let live = lane.live();
         if !Arc::ptr_eq(&live.agreed, &slot.agreed) {
             return Err(Error::ForeignSlot);
         }
-        let answer = live.lane.submit(slot)?;
-        let timeout = self.shared.options.timeout;
-        match tokio::time::timeout(timeout, answer).await {
+        let answer = lane.tell(|answer| Command::Infer { slot, answer })?;
+        match tokio::time::timeout(*timeout, answer).await {
             Ok(Ok(reply)) => reply,
-            Ok(Err(_thread_is_gone)) => Err(live.lane.lost_error()),
-            Err(_elapsed) => Err(Error::Timeout(timeout)),
+            Ok(Err(_dropped)) => Err(live.lost_error()),
+            Err(_elapsed) => Err(Error::Timeout(*timeout)),
         }
     }
 
@@ -145,16 +101,17 @@ impl Session {
     /// # Errors
     /// [`Error::Resume`] says how the link ended, and by its source why nothing could take its
     /// place: [`Error::Refused`], [`Error::Attach`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the session to be resumed all the same.
     pub async fn resume(&self) -> Result<(), Error> {
-        let mut live = self.shared.live.write().await;
-        if !live.is_lost() {
+        let Shared { lane, resuming, .. } = &*self.shared;
+        let _one = resuming.lock().await;
+        if !lane.live().is_lost() {
             return Ok(());
         }
-        let why = live.why_lost();
-        live.end().await;
-        let next = self.shared.next_lease(&live).await.map_err(Error::resume(Some(why)))?;
-        *live = Arc::new(next);
-        Ok(())
+        let answer = lane.tell(|answer| Command::Resume { answer })?;
+        answer.await.unwrap_or_else(|_dropped| Err(lane.live().lost_error()))
     }
 
     /// Ends the session: sends the timings that wait and frees what the server holds. Requests in
@@ -163,71 +120,17 @@ impl Session {
     /// # Errors
     /// [`Error::Refused`] if the server does not answer.
     pub async fn close(self) -> Result<RecordCounts, Error> {
-        let live = self.shared.live.write().await;
-        live.end().await;
-        let closed = self.shared.client.keeper.close(&live.agreed).await;
-        closed.map_err(Error::refused("close the session"))
+        let lane = &self.shared.lane;
+        let answer = lane.tell(|answer| Command::Close { answer })?;
+        answer.await.unwrap_or_else(|_dropped| Err(lane.live().lost_error()))
     }
 
     async fn live(&self) -> Result<Arc<Live>, Error> {
-        let live = Arc::clone(&*self.shared.live.read().await);
+        let live = self.shared.lane.live();
         if !live.is_lost() {
             return Ok(live);
         }
         self.resume().await?;
-        Ok(Arc::clone(&*self.shared.live.read().await))
-    }
-}
-
-impl Shared {
-    async fn next_lease(&self, last: &Live) -> Result<Live, Error> {
-        let Shared { client, options, .. } = self;
-        let agreed = client.resume(&last.agreed, options).await?;
-        let first_request = last.lane.next_request();
-        let transport = agreed.transport;
-        let up = bring_up(client, agreed, options, first_request).await;
-        // Where the server chose it, the next try opens a session without it.
-        up.inspect_err(|error| {
-            options.failed(transport, error);
-        })
-    }
-}
-
-async fn bring_up(
-    client: &Client,
-    agreed: Agreed,
-    options: &Options,
-    first_request: u64,
-) -> Result<Live, Error> {
-    let gone = client.keeper.hold(&agreed);
-    let agreed = Arc::new(agreed);
-    let attaching = {
-        let (server, agreed) = (Arc::clone(&client.server), Arc::clone(&agreed));
-        let (options, control) = (options.clone(), client.clone());
-        let runtime = tokio::runtime::Handle::current();
-        let sink = SessionSink::new(&options, &client.keeper.recorder);
-        // Connecting blocks for as long as the peer takes.
-        tokio::task::spawn_blocking(move || {
-            let tell = |attachment: &_| runtime.block_on(control.tell(&agreed, attachment));
-            attach(&server, &agreed, &options, first_request, sink, &tell)
-        })
-    };
-    let attached = attaching.await.unwrap_or_else(|panicked| {
-        let source = std::io::Error::other(panicked);
-        Err(Error::Start { what: "the data plane", source })
-    });
-    let up = attached.and_then(|Attached { driver, table, device }| {
-        Ok((Lane::spawn(driver, Arc::clone(&agreed))?, table, device))
-    });
-    match up {
-        Ok((lane, table, device)) => {
-            let permits = Arc::new(Semaphore::new(agreed.layout.slots as usize));
-            Ok(Live { agreed, table, device, permits, lane, gone })
-        }
-        Err(error) => {
-            // The server has made the session: free it now, not when its lease ends.
-            drop(client.keeper.close(&agreed).await);
-            Err(error)
-        }
+        Ok(self.shared.lane.live())
     }
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use ferry_connect::ImportedBacking;
 use ferry_core::{BoundTensor, PixelFormat, Placement, Request, RequestKind, TraceId};
-use ferry_cuda::ImportedBacking;
 use ferry_memory::DeviceAddress;
 use tokio::sync::OwnedSemaphorePermit;
 use zerocopy::FromBytes;

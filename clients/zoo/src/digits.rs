@@ -122,7 +122,8 @@ fn info(value: &ValueInfoProto) -> TensorInfo {
 #[cfg(test)]
 mod tests {
     use ferry_vision::{
-        Channels, Decoder, Filter, Layout, Limits, PictureSpec, PixelFormat, Pixels, Preparer,
+        Channels, DecodeOptions, Decoder, Filter, Layout, PictureSpec, PixelFormat, Pixels,
+        Preparer,
     };
 
     use super::*;
@@ -178,7 +179,7 @@ mod tests {
     #[test]
     fn the_demo_shows_its_digit_to_a_server() {
         let mut decoder = Decoder::new();
-        let picture = decoder.decode(DEMO.bytes, &Limits::default()).unwrap();
+        let picture = decoder.decode(DEMO.bytes, &DecodeOptions::default()).unwrap();
         assert_eq!((picture.width(), picture.height()), (64, 64));
         assert_eq!(classify_picture(picture), DEMO.label);
     }

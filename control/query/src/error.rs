@@ -46,6 +46,15 @@ pub enum QueryError {
         /// How many may run.
         limit: usize,
     },
+    /// SQLite would have to write into the folder to read the store.
+    #[error(
+        "the store at {path} has changes in {path}-wal, and its folder may not be written here, \
+         which reading them needs: copy both files into a folder of your own and read them there"
+    )]
+    FolderReadOnly {
+        /// The store's file.
+        path: String,
+    },
     /// The store cannot be opened or read.
     #[error("cannot read the store at {path}: check that it exists and may be read")]
     Unavailable {
@@ -60,14 +69,27 @@ pub enum QueryError {
 impl QueryError {
     /// Sorts what SQLite said while a statement ran into what the caller can do about it.
     pub(crate) fn from_sqlx(error: sqlx::Error) -> QueryError {
-        /// SQLite's primary result code for a write through a read-only connection.
-        const READONLY: i32 = 8;
-        let code = error.as_database_error().and_then(|error| error.code());
-        let primary = code.and_then(|code| code.parse::<i32>().ok()).map(|code| code & 0xff);
-        if primary == Some(READONLY) {
+        if result_code(&error) == Some(READONLY) {
             return QueryError::Writes;
         }
         let message = error.as_database_error().map(|error| error.message().to_owned());
         QueryError::Statement { message: message.unwrap_or_else(|| error.to_string()) }
     }
+}
+
+/// SQLite's result code for a write where it may not.
+const READONLY: i32 = 8;
+
+/// The same where a file that it needs cannot be opened or made.
+const CANTOPEN: i32 = 14;
+
+/// SQLite's primary result code, without what it adds to it.
+fn result_code(error: &sqlx::Error) -> Option<i32> {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.and_then(|code| code.parse::<i32>().ok()).map(|code| code & 0xff)
+}
+
+/// Whether SQLite would have had to make files beside the store, which it may not.
+pub(crate) fn may_not_write_beside(error: &sqlx::Error) -> bool {
+    matches!(result_code(error), Some(READONLY | CANTOPEN))
 }

@@ -1,5 +1,6 @@
 //! Runs one statement on a read-only connection of its own, within limits.
 
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,12 +8,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
-use sqlx::sqlite::SqliteConnection;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, Column, ConnectOptions, Executor, SqlSafeStr, Statement};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 
 use crate::cell::cells;
+use crate::error::may_not_write_beside;
 use crate::{Cell, Location, QueryError, check};
 
 /// Rows that wait between SQLite and a slow caller; more would only hold memory.
@@ -58,15 +60,42 @@ impl Reader {
     ///
     /// # Errors
     ///
-    /// [`QueryError::Unavailable`] where there is no store or it cannot be read.
+    /// [`QueryError::Unavailable`] where there is no store or it cannot be read,
+    /// [`QueryError::FolderReadOnly`] where that takes a folder that can be written.
     pub async fn connect(&self) -> Result<SqliteConnection, QueryError> {
-        let mut options = self.location.connect_options().busy_timeout(BUSY_TIMEOUT);
-        options = match &self.location {
-            Location::File(_) => options.read_only(true),
+        let options = self.location.connect_options().busy_timeout(BUSY_TIMEOUT);
+        match &self.location {
+            Location::File(path) => self.connect_file(options.read_only(true), path).await,
             // Connections to one store in memory share locks; without this a slow reader would
             // make the writer wait.
-            Location::Memory { .. } => options.pragma("read_uncommitted", "ON"),
-        };
+            Location::Memory { .. } => self.open(options.pragma("read_uncommitted", "ON")).await,
+        }
+    }
+
+    /// A store in WAL mode is read through files beside it, which SQLite makes where they are
+    /// missing. Where the folder may not be written, a store that was closed in order can still be
+    /// read: all of it is in its one file, which nobody changes as long as there is no `-wal`.
+    async fn connect_file(
+        &self,
+        options: SqliteConnectOptions,
+        path: &Path,
+    ) -> Result<SqliteConnection, QueryError> {
+        let mut connection = self.open(options.clone()).await?;
+        let looked = sqlx::query("SELECT 1 FROM sqlite_schema LIMIT 1");
+        match looked.fetch_optional(&mut connection).await {
+            Err(error) if may_not_write_beside(&error) => {}
+            // What else is wrong with the file is told by the statement itself.
+            _ => return Ok(connection),
+        }
+        let mut log = path.as_os_str().to_owned();
+        log.push("-wal");
+        if std::fs::metadata(log).is_ok_and(|log| log.len() > 0) {
+            return Err(QueryError::FolderReadOnly { path: path.display().to_string() });
+        }
+        self.open(options.immutable(true)).await
+    }
+
+    async fn open(&self, options: SqliteConnectOptions) -> Result<SqliteConnection, QueryError> {
         options
             .pragma("query_only", "ON")
             .pragma("trusted_schema", "OFF")

@@ -56,9 +56,19 @@ pub(super) fn served_model(served: &Served) -> v1::Model {
         }),
         device: served.device_name(),
         precision: served.precision.map_or("", Precision::name).to_owned(),
+        picture_files: served.metadata.picture.as_ref().map(|(_, picture)| picture_files(picture)),
     };
     model.set_state(v1::model::State::Loaded);
     model
+}
+
+/// How picture files become pixels for this model.
+fn picture_files(picture: &ferry_engine::Picture) -> v1::PictureFiles {
+    let background = picture.decode.background.0;
+    v1::PictureFiles {
+        turned: picture.decode.orientation == ferry_vision::Orientation::Exif,
+        background: background.to_vec().into(),
+    }
 }
 
 pub(super) fn opened(opened: &Opened, lease: std::time::Duration) -> v1::OpenSessionResponse {

@@ -16,7 +16,7 @@ use values::{at_least_1, engine_cache, fence, listen, seconds, tenants};
 #[derive(Clone, Debug, Default, Deserialize, clap::Args)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Settings {
-    /// HOST:PORT of the gRPC control plane; port 0 lets the system choose
+    /// HOST:PORT of the gRPC control plane; port 0 lets the system choose [default: 127.0.0.1:7077]
     #[arg(long, value_name = "HOST:PORT")]
     pub listen: Option<String>,
     /// Host that tcp and zmq bind and announce [default: that of --listen]

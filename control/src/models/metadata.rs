@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use ferry_core::error_text;
 use ferry_engine::{FileBytes, FileDigest, FileError, Picture, RunOn};
-use ferry_vision::{Channels, Filter, Layout, Limits, PictureSpec};
+use ferry_vision::{Background, Channels, DecodeOptions, Filter, Layout, Orientation, PictureSpec};
 use serde::Deserialize;
 
 use super::ShapeLimits;
@@ -120,6 +120,10 @@ struct PictureTable {
     mean: Option<Vec<f32>>,
     #[serde(default)]
     std: Option<Vec<f32>>,
+    #[serde(default)]
+    orientation: OrientationName,
+    #[serde(default)]
+    background: Option<[u8; 3]>,
 }
 
 fn one() -> f32 {
@@ -149,6 +153,14 @@ enum FilterName {
     #[default]
     Bilinear,
     Nearest,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum OrientationName {
+    #[default]
+    Stored,
+    Exif,
 }
 
 impl Metadata {
@@ -276,7 +288,15 @@ impl PictureTable {
             std: each("std", self.std, 1.0)?,
         };
         spec.validate().map_err(|error| format!("picture: {error}"))?;
-        Ok((self.input, Picture { spec, limits: Limits::default() }))
+        let decode = DecodeOptions {
+            orientation: match self.orientation {
+                OrientationName::Stored => Orientation::Stored,
+                OrientationName::Exif => Orientation::Exif,
+            },
+            background: self.background.map(Background).unwrap_or_default(),
+            ..DecodeOptions::default()
+        };
+        Ok((self.input, Picture { spec, decode }))
     }
 }
 

@@ -4,18 +4,19 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use ferry_connect::{ControlPlane, Lease};
 use ferry_control::state::State;
 use ferry_control::{Config, RdmaOptions, Server, bind};
 use ferry_core::frame::VERSION;
 use ferry_core::{
-    Endpoint, Generation, Request, RequestKind, RequestRecord, SessionId, SlotLayout, Status,
-    Token, Transport, WaitPolicy,
+    Attachment, Generation, RegionDescriptor, Request, RequestKind, RequestRecord, SessionId,
+    SlotLayout, Status, Token, Transport, WaitPolicy,
 };
 use ferry_memory::SlotTable;
 use ferry_proto::v1;
 use ferry_proto::v1::sessions_client::SessionsClient;
 use ferry_transport::{
-    Driver, DriverOptions, Link, RecordSink, ShmClient, TcpClient, UnixClock, ZmqClient,
+    ConnectError, Driver, DriverOptions, Link, LinkError, RecordSink, UnixClock,
 };
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -129,24 +130,22 @@ pub(crate) fn link(
     let (endpoint, _) = opened.endpoint.clone().unwrap().parts().unwrap();
     let layout = SlotLayout::from(opened.layout.unwrap());
     let region = v1::RegionDescriptor::read(&opened.regions, layout, None).unwrap();
-    let late = Instant::now() + LONG;
-    fn boxed<L: Link + 'static>(
-        connected: Result<(L, Arc<SlotTable>), impl std::fmt::Display>,
-    ) -> Result<(Box<dyn Link>, Arc<SlotTable>), String> {
-        let (link, table) = connected.map_err(|error| error.to_string())?;
-        Ok((Box::new(link), table))
+    let lease = Lease { session, generation, token, layout, region: &region };
+    let options = ferry_connect::Options::default();
+    let connected = ferry_connect::connect(&endpoint, &lease, &options, &mut NoControlPlane);
+    connected.map(|it| (it.link, it.table)).map_err(|error| error.to_string())
+}
+
+/// The links of these tests need none.
+struct NoControlPlane;
+
+impl ControlPlane for NoControlPlane {
+    fn attach(&mut self, _attachment: &Attachment) -> Result<RegionDescriptor, ConnectError> {
+        Err(LinkError::Closed.into())
     }
-    match endpoint {
-        Endpoint::Shm { .. } => {
-            boxed(ShmClient::connect(&endpoint, session, generation, token, &region, None, late))
-        }
-        Endpoint::Tcp { .. } => {
-            boxed(TcpClient::connect(&endpoint, session, generation, token, layout, late))
-        }
-        Endpoint::Zmq { .. } => {
-            boxed(ZmqClient::connect(&endpoint, session, generation, token, layout, late))
-        }
-        other => panic!("no link for {other:?}"),
+
+    fn link(&mut self) -> Result<Box<dyn Link>, ConnectError> {
+        Err(LinkError::Closed.into())
     }
 }
 

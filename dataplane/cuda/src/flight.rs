@@ -10,6 +10,7 @@ use crate::driver::error::CudaError;
 use crate::driver::graph::Graph;
 use crate::driver::kernel::Kernels;
 use crate::driver::stream::{Event, Priority, Stream};
+#[cfg(feature = "pictures")]
 use crate::picture::PictureStep;
 
 /// Why work could not be started, or failed.
@@ -187,6 +188,7 @@ impl Plan<'_> {
     ///
     /// # Safety
     /// As [`Plan::copy`].
+    #[cfg(feature = "pictures")]
     #[expect(unsafe_code, reason = "the device reads and writes behind the caller's back")]
     pub unsafe fn picture(
         &mut self,

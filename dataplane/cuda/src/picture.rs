@@ -3,8 +3,8 @@
 //!
 //! [`PICTURE_SOURCE`] holds `ferry_picture_f32` and `ferry_picture_f16`, which do in one launch
 //! what [`ferry_vision::Preparer`] does on a CPU, and give the same `f32` to the bit (the same
-//! rounded to binary16): the tests compile them for the CPU and compare. [`COPY_SOURCE`] holds
-//! `ferry_copy`. NVRTC compiles both without headers; `--use_fast_math` must stay off.
+//! rounded to binary16): the tests compile them for the CPU and compare. NVRTC compiles them without
+//! headers; `--use_fast_math` must stay off.
 //!
 //! # What it costs
 //!
@@ -37,23 +37,18 @@ use ferry_vision::{
 };
 use precision::precision;
 
+use crate::copying::{BLOCK, Launch};
+
 /// The CUDA C++ of [`PICTURE_F32`] and [`PICTURE_F16`], one text for NVRTC. Their parameters: the
 /// address of the picture's first byte (any alignment), the address of the tensor's first value
 /// (aligned for its type), and [`PictureArgs`] by value.
 pub const PICTURE_SOURCE: &str =
     concat!(include_str!("kernels/fold.cu"), include_str!("kernels/picture.cu"));
-/// The CUDA C++ of [`COPY`]. Its parameters: the address read, the address written (any alignment
-/// for both; the ranges must not overlap), and the bytes, 64 bits wide.
-pub const COPY_SOURCE: &str = include_str!("kernels/copy.cu");
 /// The kernel that writes `f32`.
 pub const PICTURE_F32: &str = "ferry_picture_f32";
 /// The kernel that writes IEEE binary16.
 pub const PICTURE_F16: &str = "ferry_picture_f16";
-/// The kernel that copies bytes.
-pub const COPY: &str = "ferry_copy";
 
-/// Threads in a block of either kernel, as their launch bounds say.
-const BLOCK: u32 = 256;
 /// What a block may have of shared memory without asking the driver, in bytes: the widest RGB
 /// picture's row exactly.
 const SHARED_BYTES_MAX: u32 = 48 << 10;
@@ -61,11 +56,6 @@ const _: () = assert!(SIDE_MAX * 3 <= SHARED_BYTES_MAX);
 /// Output rows of a block that reads device memory, mapped host memory.
 const ROWS_DEVICE: u32 = 2;
 const ROWS_MAPPED: u32 = 8;
-/// What a thread of the copy has under way, in bytes.
-const COPY_THREAD_BYTES: u64 = 64;
-/// Blocks of a copy: 1 MiB under way, which is more than either way to memory needs, and half of
-/// an H100's multiprocessors are left to others.
-const COPY_BLOCKS_MAX: u32 = 64;
 
 /// Where the picture lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -74,17 +64,6 @@ pub enum SourceMemory {
     Device,
     /// Host memory that the device reads over PCIe.
     Mapped,
-}
-
-/// How a kernel is launched: one-dimensional, both.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Launch {
-    /// Blocks.
-    pub grid: u32,
-    /// Threads of a block.
-    pub block: u32,
-    /// Dynamic shared memory of a block, in bytes: never more than every device has (48 KiB).
-    pub shared_bytes: u32,
 }
 
 /// The picture kernels' third parameter, laid out as the CUDA C++ has it.
@@ -264,14 +243,6 @@ impl PicturePlan {
             }
         }
     }
-}
-
-/// How the copy kernel is launched for so many bytes; `None` where there are none to copy.
-#[must_use]
-pub fn copy_launch(bytes: u64) -> Option<Launch> {
-    let blocks = bytes.div_ceil(u64::from(BLOCK) * COPY_THREAD_BYTES);
-    let grid = u32::try_from(blocks).unwrap_or(u32::MAX).min(COPY_BLOCKS_MAX);
-    (grid > 0).then_some(Launch { grid, block: BLOCK, shared_bytes: 0 })
 }
 
 /// Why no input can be made of a picture.

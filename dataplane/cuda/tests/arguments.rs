@@ -1,8 +1,7 @@
 //! What the kernels are told: bounds, refusals, and what is remembered.
 
-use ferry_cuda::picture::{
-    PictureArgs, PictureError, PicturePlan, PictureStep, SourceMemory, copy_launch,
-};
+use ferry_cuda::copying::copy_launch;
+use ferry_cuda::picture::{PictureArgs, PictureError, PicturePlan, PictureStep, SourceMemory};
 use ferry_vision::{
     Channels, Filter, Layout, Numbers, PictureSpec, PixelFormat, SIDE_MAX, SpecError,
 };

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use ferry_core::WaitPolicy;
-use ferry_vision::{Limits, PictureSpec, SpecError};
+use ferry_vision::{DecodeOptions, PictureSpec, SpecError};
 
 use crate::engine::{Engine, EngineError};
 
@@ -45,7 +45,7 @@ impl Default for PoolOptions {
 pub enum RunOn {
     /// The lane that brought the request, if an instance is free: for models so cheap that waking
     /// a thread (about 19 µs) costs more than they do. The lane serves nobody else meanwhile, so
-    /// JPEG files and large raw pictures go to the instance's own thread all the same.
+    /// picture files and large raw pictures go to the instance's own thread all the same.
     Lane,
     /// The instance's own thread.
     Worker,
@@ -56,8 +56,8 @@ pub enum RunOn {
 pub struct Picture {
     /// What the model wants.
     pub spec: PictureSpec,
-    /// What a JPEG file may claim.
-    pub limits: Limits,
+    /// How files are decoded.
+    pub decode: DecodeOptions,
 }
 
 /// Makes an instance like those that a pool was started with. Called on a worker, which serves

@@ -128,7 +128,7 @@ impl Pictures {
             }
             _ => {
                 let bytes = private(slot, arrival.payload_bytes, &mut self.copy)?;
-                let decoded = self.decoder.decode(bytes, &self.picture.limits);
+                let decoded = self.decoder.decode(bytes, &self.picture.decode);
                 clock.end(Stage::Decode);
                 decoded.map_err(|error| Unfit::new(Status::BadPicture, error_text(&error)))?
             }

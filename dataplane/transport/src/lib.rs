@@ -18,6 +18,7 @@ mod roster;
 pub mod shm;
 pub mod tcp;
 pub mod wait;
+#[cfg(feature = "zmq")]
 pub mod zmq;
 
 pub use admitted::{Admission, Admitted, Refusal};
@@ -37,4 +38,5 @@ pub use outbox::Outbox;
 pub use shm::{ShmClient, ShmListener};
 pub use tcp::{TcpClient, TcpListenerLink, TcpOptions};
 pub use wait::Waiter;
+#[cfg(feature = "zmq")]
 pub use zmq::{ZmqClient, ZmqListenerLink, ZmqOptions};

@@ -1,6 +1,6 @@
-//! JPEG decode, resize and normalise on the CPU.
+//! Picture decode, resize and normalise on the CPU.
 //!
-//! A picture passes two stages. [`Decoder`] turns the bytes of a JPEG file into [`Pixels`];
+//! A picture passes two stages. [`Decoder`] turns the bytes of a JPEG, PNG or WebP file into [`Pixels`];
 //! [`Preparer`] turns pixels, decoded here or sent raw by a client, into the tensor that a model
 //! wants, as its [`PictureSpec`] says. [`Numbers`] says how its values are stored: as 32-bit
 //! floats, or rounded to 16 bits. Each stage owns its buffers, so that one per worker thread
@@ -9,24 +9,29 @@
 //! Pictures come from peers, who may be hostile: every size is checked against [`Limits`] before
 //! memory is taken for it, and a picture that ends early is an error, never a half-grey tensor.
 //!
-//! Not done here: colour profiles are ignored, and so is the orientation that a camera notes in
-//! EXIF; pixels come out as they are stored.
+//! Pixels come out as they are stored, or turned as a camera noted in EXIF: [`Orientation`]. Not
+//! done here: colour profiles are ignored.
 #![forbid(unsafe_code)]
 
+mod blend;
 mod decode;
-mod header;
+mod jpeg;
 mod limits;
 mod normalise;
 mod numbers;
+mod orientation;
 mod pixels;
+mod png;
 mod prepare;
 mod retain;
 mod spec;
+mod webp;
 
-pub use decode::{DecodeError, Decoder};
+pub use decode::{Background, DecodeError, DecodeOptions, Decoder};
 pub use ferry_core::PixelFormat;
 pub use limits::Limits;
 pub use numbers::Numbers;
+pub use orientation::Orientation;
 pub use pixels::{Pixels, PixelsError};
 pub use prepare::{PrepareError, Preparer};
 pub use spec::{Channels, Filter, Layout, PictureSpec, SpecError};

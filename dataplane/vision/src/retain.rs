@@ -7,13 +7,14 @@ pub(crate) const RETAINED_BYTES_MAX: usize = 16 << 20;
 /// The first `len` bytes of `buffer`, grown as needed.
 ///
 /// The contents are whatever the last picture left there.
-pub(crate) fn scratch(buffer: &mut Vec<u8>, len: usize) -> &mut [u8] {
-    if buffer.len() > RETAINED_BYTES_MAX && len <= RETAINED_BYTES_MAX {
+pub(crate) fn scratch<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
+    let retained_max = RETAINED_BYTES_MAX / size_of::<T>();
+    if buffer.len() > retained_max && len <= retained_max {
         *buffer = Vec::new();
     }
     if buffer.len() < len {
         // Nothing of the old contents is wanted: a fresh allocation saves copying them.
-        *buffer = vec![0; len];
+        *buffer = vec![T::default(); len];
     }
     &mut buffer[..len]
 }
@@ -24,7 +25,7 @@ mod tests {
 
     #[test]
     fn a_smaller_picture_reuses_the_buffer() {
-        let mut buffer = Vec::new();
+        let mut buffer: Vec<u8> = Vec::new();
         let first = scratch(&mut buffer, 1000).as_ptr();
         assert_eq!(scratch(&mut buffer, 10).as_ptr(), first);
         assert_eq!(scratch(&mut buffer, 10).len(), 10);
@@ -33,7 +34,7 @@ mod tests {
 
     #[test]
     fn a_huge_picture_does_not_stay() {
-        let mut buffer = Vec::new();
+        let mut buffer: Vec<u8> = Vec::new();
         scratch(&mut buffer, RETAINED_BYTES_MAX + 1);
         scratch(&mut buffer, 10);
         assert_eq!(buffer.capacity(), 10);

@@ -1,11 +1,12 @@
 //! What was measured, for programs and for people.
 
+use ferry_bench::{DERIVED, Distribution, Outcome};
 use ferry_client::Stage;
 use serde_json::{Map, Value, json};
 
-use super::crew::Outcome;
 use crate::failure::Failure;
 use crate::printer::{Printer, human_ns};
+use crate::shapes::text;
 
 /// One JSON object per transport, one per line; or tables.
 pub(crate) fn print(outcomes: &[Outcome], printer: &Printer) -> Result<(), Failure> {
@@ -27,10 +28,15 @@ pub(crate) fn print(outcomes: &[Outcome], printer: &Printer) -> Result<(), Failu
                 ns(0.99),
                 ns(0.999),
                 outcome.load.run_id.to_string(),
+                outcome.lost.map_or_else(|| "?".to_owned(), |lost| lost.to_string()),
             ]
         })
         .collect();
-    let head = ["transport", "requests", "errors", "req/s", "p50", "p90", "p99", "p99.9", "run"];
+    if let Some(outcome) = outcomes.iter().find(|it| !it.outputs.is_empty()).or(outcomes.first()) {
+        printer.out(&format!("{} with {}", outcome.model, shapes(outcome)))?;
+    }
+    let head =
+        ["transport", "requests", "errors", "req/s", "p50", "p90", "p99", "p99.9", "run", "lost"];
     printer.table(&head, &rows)?;
     stages(outcomes, printer)
 }
@@ -40,7 +46,7 @@ fn stages(outcomes: &[Outcome], printer: &Printer) -> Result<(), Failure> {
     let labels: Vec<String> = outcomes.iter().map(|outcome| outcome.load.label()).collect();
     let mut head = vec!["stage (p50)"];
     head.extend(labels.iter().map(String::as_str));
-    let names = Stage::ALL.iter().map(|stage| stage.name()).chain(super::summary::DERIVED);
+    let names = Stage::ALL.iter().map(|stage| stage.name()).chain(DERIVED);
     let mut rows = Vec::new();
     for name in names {
         let cells: Vec<Option<String>> = outcomes
@@ -59,6 +65,18 @@ fn stages(outcomes: &[Outcome], printer: &Printer) -> Result<(), Failure> {
     printer.table(&head, &rows)
 }
 
+/// The shapes that were measured, for people.
+fn shapes(outcome: &Outcome) -> String {
+    let all = |tensors: &[(String, Vec<u64>)]| {
+        let each = tensors.iter().map(|(name, shape)| format!("{name} {}", text(shape)));
+        each.collect::<Vec<_>>().join(", ")
+    };
+    match &*outcome.outputs {
+        [] => all(&outcome.inputs),
+        outputs => format!("{} → {}", all(&outcome.inputs), all(outputs)),
+    }
+}
+
 fn rate(outcome: &Outcome) -> f64 {
     let seconds = outcome.lasted.as_secs_f64();
     if seconds > 0.0 { outcome.requests as f64 / seconds } else { 0.0 }
@@ -70,7 +88,7 @@ pub(crate) fn to_json(outcome: &Outcome) -> Value {
     let stages: Map<String, Value> = outcome
         .summary
         .named()
-        .map(|(name, distribution)| (name.to_owned(), distribution.to_json()))
+        .map(|(name, distribution)| (name.to_owned(), self::distribution(distribution)))
         .collect();
     let recorded = outcome.recorded.map(|counts| {
         json!({
@@ -79,23 +97,46 @@ pub(crate) fn to_json(outcome: &Outcome) -> Value {
             "refused": counts.refused,
         })
     });
+    let shapes = |tensors: &[(String, Vec<u64>)]| {
+        let each = tensors.iter().map(|(name, shape)| json!({ "name": name, "shape": shape }));
+        each.collect::<Vec<_>>()
+    };
     json!({
         "transport": load.transport.name(),
         "memory": load.place.map(|place| place.to_string()),
         "model": outcome.model,
+        "inputs": shapes(&outcome.inputs),
+        "outputs": shapes(&outcome.outputs),
         "clients": load.clients,
         "requests": outcome.requests,
         "errors": outcome.errors,
         "run_id": load.run_id,
         "throughput_rps": rate(outcome),
-        "total_ns": outcome.summary.of(Stage::Total).to_json(),
+        "total_ns": distribution(outcome.summary.of(Stage::Total)),
         "stages": stages,
         "window": load.window,
         "wait": load.wait.name(),
         "warmup": load.warmup,
         "seconds": outcome.lasted.as_secs_f64(),
         "recorded": recorded,
+        "lost": outcome.lost,
         "first_error": outcome.first_error,
         "accounted": outcome.summary.accounted(),
+    })
+}
+
+/// `p50` … `cov`, in nanoseconds; `null` where nothing was measured.
+pub(crate) fn distribution(of: &Distribution) -> Value {
+    if of.count() == 0 {
+        return Value::Null;
+    }
+    json!({
+        "p50": of.quantile(0.5),
+        "p90": of.quantile(0.9),
+        "p99": of.quantile(0.99),
+        "p999": of.quantile(0.999),
+        "max": of.max(),
+        "mean": of.mean(),
+        "cov": of.variation(),
     })
 }

@@ -1,12 +1,12 @@
 //! `ferry doctor`: what works here, and what to do about the rest.
 
+use ferry_bench::OwnServer;
 use ferry_client::v1;
 use serde_json::json;
 
 use crate::args::DoctorArgs;
 use crate::control;
 use crate::failure::Failure;
-use crate::floor::OwnServer;
 use crate::printer::Printer;
 
 /// Asks the server; where none runs, one is started for the question.
@@ -15,7 +15,7 @@ pub(crate) fn run(args: &DoctorArgs, printer: &Printer) -> Result<(), Failure> {
         Ok(client) => (client, None),
         Err(Failure::Unreachable(_)) => {
             printer.say("no server runs there: asking one started for this question");
-            let own = OwnServer::on(&args.rdma)?;
+            let own = OwnServer::on(&args.rdma.device())?;
             (own.connect()?, Some(own))
         }
         Err(other) => return Err(other),

@@ -78,7 +78,8 @@ fn ask_inside(
         ..v1::InferRequest::default()
     };
     let refused = |status| Error::Refused { doing: "ask inside", status: Box::new(status) };
-    let answer = client.run(LocalClient::new(client.channel()).infer(request)).map_err(refused)?;
+    let answer =
+        client.run(LocalClient::new(client.control().channel()).infer(request)).map_err(refused)?;
     let output = |tensor: v1::InlineTensor| {
         let (dtype, bytes) = (tensor.datatype.parse().unwrap(), tensor.contents.to_vec());
         (tensor.name, Tensor { dtype, shape: tensor.shape, bytes })

@@ -78,9 +78,9 @@ fn a_server_killed_mid_request_is_told_to_whoever_waits() {
         session.submit(slot).unwrap();
         server.signal(Signal::KILL);
         server.wait();
-        let told = session.next().expect("the request ends");
+        let told = session.next_reply().expect("the request ends");
         assert!(matches!(told, Err(Error::LinkLost(_))), "{transport}: {told:?}");
-        assert!(session.next().is_none(), "{transport}: once");
+        assert!(session.next_reply().is_none(), "{transport}: once");
     }
 }
 

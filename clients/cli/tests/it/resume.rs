@@ -51,10 +51,10 @@ fn a_blocking_session_whose_link_is_cut_in_flight_serves_the_next_request_in_its
             }
             between.cut();
             for _ in 0..SLOTS {
-                let told = session.next().expect("each request in flight ends");
+                let told = session.next_reply().expect("each request in flight ends");
                 assert!(matches!(told, Err(Error::LinkLost(_))), "{transport}: {told:?}");
             }
-            assert!(session.next().is_none(), "and ends once");
+            assert!(session.next_reply().is_none(), "and ends once");
             let slot = filled(&mut session, 3).unwrap();
             echoes(&session.infer(slot).unwrap(), 3);
         }
@@ -97,9 +97,9 @@ async fn cut_under_tasks(between: &Between, transport: Transport) {
     let asked = client.session("echo").transport(transport).slots(SLOTS).record(false);
     let asked = asked.shape("input", &[64]).shape("output", &[64]).timeout(LONG);
     let session = asked.open().await.unwrap();
-    let id = session.agreed().await.session();
+    let id = session.agreed().session();
     for generation in 1..=CUTS {
-        assert_eq!(session.agreed().await.generation(), generation, "{transport}");
+        assert_eq!(session.agreed().generation(), generation, "{transport}");
         between.mute();
         let mut tasks = Vec::new();
         for value in 0..u8::try_from(SLOTS).unwrap() {
@@ -124,8 +124,8 @@ async fn cut_under_tasks(between: &Between, transport: Transport) {
         }
         assert!(start.elapsed() < LONG, "{transport}: nobody waited for a time limit");
     }
-    assert_eq!(session.agreed().await.session(), id, "{transport}: taken up, not opened anew");
-    assert_eq!(session.agreed().await.generation(), CUTS + 1);
+    assert_eq!(session.agreed().session(), id, "{transport}: taken up, not opened anew");
+    assert_eq!(session.agreed().generation(), CUTS + 1);
     session.close().await.unwrap();
 }
 
@@ -152,17 +152,17 @@ fn a_blocking_session_that_cannot_be_taken_up_again_says_how_its_link_ended_and_
         let slot = filled(&mut session, 1).unwrap();
         let last = session.submit(slot).unwrap();
         between.cut();
-        let told = session.next().expect("the request in flight ends");
+        let told = session.next_reply().expect("the request in flight ends");
         let Err(Error::LinkLost(told)) = told else { panic!("{transport}: {told:?}") };
         between.refuse_resumes(2);
         for _ in 0..2 {
             assert_eq!(tells_both(session.slot().err()), told, "{transport}: not forgotten");
             // Who has no slot cannot be waiting.
-            assert!(session.next().is_none());
+            assert!(session.next_reply().is_none());
         }
         let slot = filled(&mut session, 2).unwrap();
         assert_eq!(session.submit(slot).unwrap(), last + 1, "{transport}: each number once");
-        echoes(&session.next().unwrap().unwrap(), 2);
+        echoes(&session.next_reply().unwrap().unwrap(), 2);
         assert_eq!(session.agreed().generation(), 2, "{transport}: taken up, not opened anew");
         session.close().unwrap();
     }
@@ -188,7 +188,7 @@ fn an_async_session_that_cannot_be_taken_up_again_says_how_its_link_ended_and_wh
         let mut slot = session.slot().await.unwrap();
         slot.input_mut(0).unwrap().fill(3);
         echoes(&session.infer(slot).await.unwrap(), 3);
-        assert_eq!(session.agreed().await.generation(), 2, "taken up, not opened anew");
+        assert_eq!(session.agreed().generation(), 2, "taken up, not opened anew");
         session.close().await.unwrap();
     });
 }

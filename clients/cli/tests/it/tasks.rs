@@ -45,3 +45,22 @@ fn many_tasks_share_few_slots_and_each_gets_its_own_answer() {
     };
     runtime.block_on(async { tokio::time::timeout(WATCHDOG, all).await }).unwrap();
 }
+
+#[test]
+fn a_session_whose_last_handle_is_dropped_ends_at_the_server_too() {
+    let server = Server::start(&[], |_| {});
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let client = runtime.block_on(async {
+        let client = Client::connect(&server.url).await.unwrap();
+        let session = client.session("echo").shape("input", &[8]).shape("output", &[8]);
+        let session = session.open().await.unwrap();
+        drop(session.infer(session.slot().await.unwrap()).await.unwrap());
+        assert_eq!(server.json(&["sessions"]).len(), 1);
+        client
+    });
+    let start = std::time::Instant::now();
+    while !server.json(&["sessions"]).is_empty() {
+        assert!(start.elapsed() < WATCHDOG, "heartbeats keep a session that nobody has");
+    }
+    drop(client);
+}

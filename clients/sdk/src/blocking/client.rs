@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 
 use crate::blocking::Session;
 use crate::error::Error;
@@ -13,14 +13,22 @@ use crate::recorder::RecordCounts;
 #[derive(Clone, Debug)]
 pub struct Client {
     pub(super) inner: crate::Client,
-    runtime: Arc<Runtime>,
+    runtime: Runs,
+}
+
+/// What runs the calls of the control plane.
+#[derive(Clone, Debug)]
+enum Runs {
+    Own(Arc<Runtime>),
+    /// The application's, which may end before a session does.
+    Lent(Handle),
 }
 
 impl Client {
-    /// Connects to `server`, such as `http://127.0.0.1:50051`.
+    /// Connects to `server`, such as `127.0.0.1:7077` or `http://127.0.0.1:7077`.
     ///
     /// # Errors
-    /// [`Error::Connect`] if nobody answers there.
+    /// [`Error::Address`] if that is no such address, [`Error::Connect`] if nobody answers there.
     pub fn connect(server: &str) -> Result<Client, Error> {
         Client::connect_with(server, None)
     }
@@ -28,7 +36,7 @@ impl Client {
     /// Connects as a tenant, where the server has tenants.
     ///
     /// # Errors
-    /// [`Error::Connect`] if nobody answers there.
+    /// As [`connect`](Client::connect).
     pub fn connect_with(server: &str, key: Option<&str>) -> Result<Client, Error> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -37,7 +45,12 @@ impl Client {
             .build()
             .map_err(|source| Error::Start { what: "the control plane's runtime", source })?;
         let inner = runtime.block_on(crate::Client::connect_with(server, key))?;
-        Ok(Client { inner, runtime: Arc::new(runtime) })
+        Ok(Client { inner, runtime: Runs::Own(Arc::new(runtime)) })
+    }
+
+    /// The blocking form of an async client, for a thread of its runtime's.
+    pub(crate) fn lent(inner: crate::Client, runtime: Handle) -> Client {
+        Client { inner, runtime: Runs::Lent(runtime) }
     }
 
     /// Asks for a session with a model.
@@ -47,7 +60,18 @@ impl Client {
 
     /// Runs a future of the async API, for the other services of [`v1`](crate::v1).
     pub fn run<T>(&self, future: impl Future<Output = T>) -> T {
-        self.runtime.block_on(future)
+        match &self.runtime {
+            Runs::Own(runtime) => runtime.block_on(future),
+            Runs::Lent(runtime) => runtime.block_on(future),
+        }
+    }
+
+    /// The runtime that goes on without this client, where it is the application's.
+    pub(super) fn lender(&self) -> Option<Handle> {
+        match &self.runtime {
+            Runs::Own(_) => None,
+            Runs::Lent(runtime) => Some(runtime.clone()),
+        }
     }
 
     /// The async client behind this one.

@@ -100,6 +100,12 @@ impl Session {
         Error::ReplyTooLarge { request, bytes: self.options.reply_bytes_min, text }
     }
 
+    /// The number by which the caller knows what the link knows by this one.
+    pub(super) fn callers_number(&self, request: u64) -> u64 {
+        let again = self.room.again.iter().find(|(now, _)| *now == request);
+        again.map_or(request, |(_, callers)| *callers)
+    }
+
     /// The number by which the link knows a request.
     pub(super) fn number_now(&self, request: u64) -> u64 {
         let again = self.room.again.iter().find(|(_, callers)| *callers == request);

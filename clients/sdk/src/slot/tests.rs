@@ -141,7 +141,7 @@ fn reply(table: &Arc<SlotTable>, status: Status, half: &[u8]) -> Result<Reply, E
         outputs: None,
         times: StageTimes::NONE,
     };
-    Reply::from_completion(done, &agreed(), None)
+    Reply::from_completion(done, &agreed())
 }
 
 #[test]

@@ -59,6 +59,22 @@ fn what_has_no_meaning_is_refused_with_the_file() {
     }
 }
 
+#[test]
+fn pictures_come_as_they_are_stored_unless_told_otherwise() {
+    let decode = |rule: &str| {
+        let text = format!("[picture]\ninput='x'\nwidth=4\nheight=2\n{rule}");
+        read(&text).map(|metadata| metadata.picture.unwrap().1.decode)
+    };
+    let plain = decode("").unwrap();
+    assert_eq!((plain.orientation, plain.background), (Orientation::Stored, Background([255; 3])));
+    assert_eq!(decode("orientation='stored'").unwrap(), plain);
+    let turned = decode("orientation='exif'\nbackground=[0, 1, 2]").unwrap();
+    assert_eq!((turned.orientation, turned.background), (Orientation::Exif, Background([0, 1, 2])));
+    for wrong in ["orientation='upright'", "background=[0, 0]", "background=[0, 0, 256]"] {
+        assert!(decode(wrong).is_err(), "{wrong}");
+    }
+}
+
 /// The keys that a table takes, as the error for another one lists them.
 fn accepted(table: &str) -> BTreeSet<String> {
     let text = format!("{table}zzz = 1");

@@ -5,23 +5,29 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use cudarc::driver::sys;
 use cudarc::nvrtc::sys as nvrtc;
-use ferry_vision::Numbers;
 
 use super::device::Device;
 use super::error::{CudaError, check, not_freed};
 use super::stream::{Handle, Stream};
-use crate::picture::{
-    COPY, COPY_SOURCE, Launch, PICTURE_F16, PICTURE_F32, PICTURE_SOURCE, PictureStep, copy_launch,
-};
+use crate::copying::{COPY, COPY_SOURCE, Launch, copy_launch};
+#[cfg(feature = "pictures")]
+use crate::picture::{PICTURE_F16, PICTURE_F32, PICTURE_SOURCE, PictureStep};
 
 /// The kernels, loaded on one device.
 #[derive(Debug)]
 pub struct Kernels {
-    device: Arc<Device>,
-    modules: [Handle<sys::CUmodule>; 2],
-    picture_f32: Handle<sys::CUfunction>,
-    picture_f16: Handle<sys::CUfunction>,
+    modules: Modules,
     copy: Handle<sys::CUfunction>,
+    #[cfg(feature = "pictures")]
+    pictures: Pictures,
+}
+
+/// The kernels that make a model's input.
+#[cfg(feature = "pictures")]
+#[derive(Debug)]
+struct Pictures {
+    f32: Handle<sys::CUfunction>,
+    f16: Handle<sys::CUfunction>,
 }
 
 /// Why there are no kernels.
@@ -58,7 +64,8 @@ impl Kernels {
         let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
         loaded.retain(|kernels| kernels.strong_count() > 0);
         let known = loaded.iter().filter_map(Weak::upgrade);
-        if let Some(kernels) = known.into_iter().find(|it| Arc::ptr_eq(&it.device, device)) {
+        if let Some(kernels) = known.into_iter().find(|it| Arc::ptr_eq(&it.modules.device, device))
+        {
             return Ok(kernels);
         }
         let kernels = Arc::new(Kernels::load(device)?);
@@ -73,26 +80,21 @@ impl Kernels {
         }
         let (major, minor) = device.attributes().capability;
         let target = format!("--gpu-architecture=sm_{major}{minor}");
-        let pictures = load(device, &compile(PICTURE_SOURCE, &target)?)?;
-        let copies = load(device, &compile(COPY_SOURCE, &target)?)?;
-        let kernels = |[picture_f32, picture_f16, copy]: [_; 3]| Kernels {
-            device: Arc::clone(device),
-            modules: [pictures, copies],
-            picture_f32,
-            picture_f16,
-            copy,
+        let mut modules = Modules { device: Arc::clone(device), loaded: Vec::new() };
+        let copy = modules.load(&compile(COPY_SOURCE, &target)?)?;
+        #[cfg(feature = "pictures")]
+        let pictures = {
+            let pictures = modules.load(&compile(PICTURE_SOURCE, &target)?)?;
+            Pictures {
+                f32: function(&pictures, PICTURE_F32)?,
+                f16: function(&pictures, PICTURE_F16)?,
+            }
         };
-        let found = || {
-            Ok([
-                function(&pictures, PICTURE_F32)?,
-                function(&pictures, PICTURE_F16)?,
-                function(&copies, COPY)?,
-            ])
-        };
-        found().map(kernels).map_err(|error: CudaError| {
-            // Dropped, so that the modules are unloaded.
-            drop(kernels([Handle(std::ptr::null_mut()); 3]));
-            error.into()
+        Ok(Kernels {
+            copy: function(&copy, COPY)?,
+            #[cfg(feature = "pictures")]
+            pictures,
+            modules,
         })
     }
 
@@ -127,6 +129,7 @@ impl Kernels {
     /// From `from` on, [`PictureArgs::source_bytes`](crate::picture::PictureArgs::source_bytes) bytes are mapped for reading, and from `to`
     /// on, [`PictureStep::output_bytes`] for writing, aligned for its numbers, until the work is
     /// done.
+    #[cfg(feature = "pictures")]
     pub(crate) unsafe fn picture(
         &self,
         stream: &Stream,
@@ -134,9 +137,11 @@ impl Kernels {
         from: u64,
         picture: &PictureStep,
     ) -> Result<(), CudaError> {
+        use ferry_vision::Numbers;
+
         let kernel = match picture.numbers {
-            Numbers::F32 => &self.picture_f32,
-            Numbers::F16 => &self.picture_f16,
+            Numbers::F32 => &self.pictures.f32,
+            Numbers::F16 => &self.pictures.f16,
         };
         let args = &picture.args;
         let mut parameters = [pointer(&from), pointer(&to), pointer(args)];
@@ -153,7 +158,7 @@ impl Kernels {
         launch: Launch,
         parameters: &mut [*mut c_void],
     ) -> Result<(), CudaError> {
-        self.device.bind()?;
+        self.modules.device.bind()?;
         // SAFETY: function and stream are alive and of one device; the driver copies the
         // parameters before it returns; the rest is the caller's argument.
         let launched = unsafe {
@@ -180,12 +185,27 @@ fn pointer<T>(value: &T) -> *mut c_void {
     std::ptr::from_ref(value).cast::<c_void>().cast_mut()
 }
 
-impl Drop for Kernels {
+/// Modules that are loaded on a device.
+#[derive(Debug)]
+struct Modules {
+    device: Arc<Device>,
+    loaded: Vec<Handle<sys::CUmodule>>,
+}
+
+impl Modules {
+    fn load(&mut self, image: &[u8]) -> Result<Handle<sys::CUmodule>, CudaError> {
+        let module = load(&self.device, image)?;
+        self.loaded.push(module);
+        Ok(module)
+    }
+}
+
+impl Drop for Modules {
     fn drop(&mut self) {
         if self.device.bind().is_err() {
             return;
         }
-        for module in &self.modules {
+        for module in &self.loaded {
             // SAFETY: loaded once, unloaded once; work that uses it held these kernels.
             let unloaded = unsafe { sys::cuModuleUnload(module.0) };
             if let Err(error) = check("cuModuleUnload", unloaded) {

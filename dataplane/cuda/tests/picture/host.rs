@@ -4,7 +4,8 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use ferry_cuda::picture::{Launch, PictureArgs, copy_launch};
+use ferry_cuda::copying::{Launch, copy_launch};
+use ferry_cuda::picture::PictureArgs;
 use ferry_vision::{PictureSpec, PixelFormat, Pixels, Preparer};
 
 /// Where the source and the output lie.

@@ -39,9 +39,10 @@ pub(crate) fn check(
             exact(bytes, raw_bytes(width, height, format), "the picture's sides and format")
         }
         RequestKind::Jpeg => {
-            let max = picture_fits(model, arrival, binding, picture)?.limits.compressed_bytes_max;
+            let picture = picture_fits(model, arrival, binding, picture)?;
+            let max = picture.decode.limits.compressed_bytes_max;
             if arrival.payload_bytes > max {
-                let text = format!("a JPEG file of {bytes} bytes, above the limit of {max}");
+                let text = format!("a picture file of {bytes} bytes, above the limit of {max}");
                 return Err(Unfit::new(Status::BadPicture, text + ": send a smaller one"));
             }
             Ok(())

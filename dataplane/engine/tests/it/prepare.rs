@@ -6,7 +6,8 @@ use ferry_core::{DType, PixelFormat, RequestKind, Stage, Status};
 use ferry_engine::{Picture, Pool, PoolError, PoolOptions, RunOn};
 use ferry_memory::{Departure, PeerAccess};
 use ferry_vision::{
-    Channels, Decoder, Filter, Layout, Limits, Numbers, PictureSpec, Pixels, Preparer,
+    Background, Channels, DecodeOptions, Decoder, Filter, Layout, Limits, Numbers, Orientation,
+    PictureSpec, Pixels, Preparer,
 };
 use proptest::prelude::*;
 
@@ -27,6 +28,12 @@ const SPEC: PictureSpec = PictureSpec {
 const LIMITS: Limits =
     Limits { compressed_bytes_max: 100_000, side_max: 4096, pixels_max: 1 << 22, scans_max: 32 };
 
+const DECODE: DecodeOptions = DecodeOptions {
+    limits: LIMITS,
+    orientation: Orientation::Stored,
+    background: Background([255; 3]),
+};
+
 const JPEG: &[u8] = include_bytes!("../../../vision/testdata/quarters_420.jpg");
 
 fn pool_of(dtype: DType, picture: Option<Picture>, run: RunOn) -> Pool {
@@ -38,7 +45,7 @@ fn pool(picture: Option<Picture>, run: RunOn) -> Pool {
     pool_of(DType::F32, picture, run)
 }
 
-const PICTURE: Option<Picture> = Some(Picture { spec: SPEC, limits: LIMITS });
+const PICTURE: Option<Picture> = Some(Picture { spec: SPEC, decode: DECODE });
 
 fn client_of(dtype: DType, peer: PeerAccess) -> Client {
     Client::with(1, 200_000, Mirror::new(dtype).bind(1), peer)
@@ -72,7 +79,7 @@ fn a_jpeg_becomes_the_model_s_input() {
         (Numbers::F16, RunOn::Worker, PeerAccess::None),
         (Numbers::F16, RunOn::Lane, PeerAccess::Writes),
     ] {
-        let wanted = reference(decoder.decode(JPEG, &LIMITS).unwrap(), numbers);
+        let wanted = reference(decoder.decode(JPEG, &DECODE).unwrap(), numbers);
         let pool = pool_of(numbers.dtype(), PICTURE, on);
         let mut client = client_of(numbers.dtype(), peer);
         let reply = run(&pool, &mut client, RequestKind::Jpeg, JPEG);
@@ -166,7 +173,7 @@ fn batches_fit_the_session() {
 #[test]
 fn a_picture_table_must_fit_the_model() {
     let start = |dtype, spec| {
-        let picture = Some(Picture { spec, limits: LIMITS });
+        let picture = Some(Picture { spec, decode: DECODE });
         let options = PoolOptions { picture, ..PoolOptions::default() };
         Pool::start("mirror", vec![Box::new(Mirror::new(dtype))], options)
     };

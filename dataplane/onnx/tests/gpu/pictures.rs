@@ -5,7 +5,9 @@ use std::sync::Arc;
 use ferry_core::{HostMemory, MemoryChoice, PixelFormat, RequestKind, Stage, Staged, Why};
 use ferry_engine::{Engine, Finished, Job, Picture};
 use ferry_onnx::{CudaOptions, OrtEngine, OrtOptions};
-use ferry_vision::{Channels, Filter, Layout, Limits, Numbers, PictureSpec, Pixels, Preparer};
+use ferry_vision::{
+    Channels, DecodeOptions, Filter, Layout, Numbers, PictureSpec, Pixels, Preparer,
+};
 use ferry_zoo::Precision;
 
 use crate::common::{
@@ -59,7 +61,7 @@ fn pictures_agree(precision: Precision, error_max: f64) {
     let numbers = Numbers::of(binding.inputs[0].dtype).unwrap();
     assert_eq!(numbers == Numbers::F16, precision == Precision::Fp16);
     let mut engine = model(&path, CudaOptions::default()).instance().unwrap();
-    assert!(engine.prepares(&Picture { spec: SPEC, limits: Limits::default() }));
+    assert!(engine.prepares(&Picture { spec: SPEC, decode: DecodeOptions::default() }));
     let values = |done: &Finished| outputs(&binding, &reply(done)).remove(0);
     for (width, height, format) in [
         (546, 500, PixelFormat::Rgb8),

@@ -3,7 +3,7 @@
 use ferry_client::DType;
 use half::f16;
 
-use super::Output;
+use super::output::Output;
 
 /// Classes shown of an output that looks like a classification.
 const TOP: usize = 5;

@@ -1,0 +1,40 @@
+//! Measures: closed-loop load on a server ([`measure`]), and our links beside bare references
+//! ([`floor`]). Everything measured is a value; nothing is printed here.
+#![forbid(unsafe_code)]
+
+mod crew;
+mod error;
+pub mod floor;
+mod inside;
+mod measure;
+mod member;
+mod own_server;
+mod picture;
+mod rdma;
+mod summary;
+mod work;
+
+pub use crew::{Crew, Load, Outcome, Way, label};
+pub use error::Error;
+pub use measure::{Measured, Plan, measure};
+pub use own_server::OwnServer;
+pub use picture::{Picture, PictureKind, decode_options};
+pub use rdma::RdmaDevice;
+pub use summary::{DERIVED, Distribution, Summary, Tally};
+pub use work::{Shapes, Work, echo_shapes};
+
+/// Hears how far a measurement is. `()` does not listen.
+pub trait Progress {
+    /// So many steps begin.
+    fn begin(&mut self, steps: u64, what: &str);
+    /// One of them is done.
+    fn step(&mut self);
+    /// All are done.
+    fn end(&mut self);
+}
+
+impl Progress for () {
+    fn begin(&mut self, _steps: u64, _what: &str) {}
+    fn step(&mut self) {}
+    fn end(&mut self) {}
+}

@@ -20,11 +20,16 @@ fn found(name: &str, outcome: Result<String, (String, &str)>) -> Found {
 pub(super) fn all(config: &Config) -> Vec<Finding> {
     let runtime = engines::probe(config);
     let gpu = ferry_cuda::survey(&config.cuda_libraries);
+    let tract = if cfg!(feature = "tract") {
+        Found::good("tract", "part of this build")
+    } else {
+        Found::bad("tract", "this build has none", "build ferryd with its feature `tract`")
+    };
     let engines = vec![
         onnxruntime(&runtime),
         onnx_cuda(&runtime, &gpu),
         engines::tensorrt::survey(config),
-        Found::good("tract", "part of this build"),
+        tract,
         Found::good("echo", "part of this build"),
     ];
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);

@@ -16,15 +16,16 @@ const REQUESTS: u64 = 200;
 const ALWAYS: [Stage; 5] =
     [Stage::Receive, Stage::Queue, Stage::Infer, Stage::Outbox, Stage::Server];
 
-/// The parts of the server's time do not overlap, and what they leave is what is unattributed.
+/// The parts of the server's time do not overlap, and leave nothing.
 fn add_up(times: &StageTimes) {
     let server = times.of(Stage::Server).expect("the server's time");
     for stage in ALWAYS {
         assert!(times.of(stage).is_some(), "{stage:?}: {times:?}");
     }
     let parts: u64 = Stage::SERVER_PARTS.iter().filter_map(|&part| times.of(part)).sum();
-    assert!(parts <= server, "parts overlap: {times:?}");
-    assert_eq!(times.unattributed(), Some(server - parts));
+    // Exact, whatever the machine does meanwhile: on a CPU each stage begins where one ended.
+    assert_eq!(parts, server, "a gap, or parts that overlap: {times:?}");
+    assert_eq!(times.unattributed(), Some(0));
 }
 
 /// The stages of the rows that the server stored, by number of request.
@@ -82,6 +83,7 @@ async fn the_stages_of_every_link_are_the_whole_and_server_is_the_same_in_both_r
                 assert_eq!(record.times.of(stage), row.of(stage), "{transport}: {stage:?}");
             }
         }
+        assert!(records.iter().all(|it| it.times.is_accounted() == Some(true)), "{transport}");
     }
     server.stop().await;
 }

@@ -73,6 +73,8 @@ fn no_room_needs_itself_by_way_of_another() {
 #[test]
 fn only_the_services_know_messages_of_the_wire() {
     for (room, code) in rooms() {
+        // Addresses and names of metadata are no messages.
+        let code = code.replace("ferry_proto::channel", "");
         let is_wire = |word: &&str| code.contains(*word);
         let wire = ["v1::", "ferry_proto", "tonic::"].into_iter().filter(is_wire);
         let wire: Vec<_> = match room.as_str() {

@@ -1,6 +1,6 @@
 //! One clock reading at each border between two stages.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ferry_core::{Stage, StageTimes};
 
@@ -39,6 +39,11 @@ impl StageClock {
         self.border = now;
     }
 
+    /// When the last stage ended.
+    pub(crate) fn border(&self) -> Instant {
+        self.border
+    }
+
     /// What was timed.
     pub(crate) fn times(&self) -> StageTimes {
         self.times
@@ -60,6 +65,13 @@ pub(crate) fn merge(times: &mut StageTimes, of_engine: &StageTimes) {
     times.set_staged(of_engine.staged());
 }
 
+/// When a reply was ready whose engine began at `since` and computed on the calling thread: at the
+/// end of its last stage.
+pub(crate) fn ready_at(since: Instant, of_engine: &StageTimes) -> Instant {
+    let ns = OF_ENGINE.iter().filter_map(|&stage| of_engine.of(stage));
+    since + Duration::from_nanos(ns.fold(0, u64::saturating_add))
+}
+
 /// How long a request kept an instance busy, in nanoseconds: its stages without the waiting.
 pub(crate) fn busy_ns(times: &StageTimes) -> u64 {
     let parts = [Stage::Decode].into_iter().chain(OF_ENGINE);
@@ -68,8 +80,6 @@ pub(crate) fn busy_ns(times: &StageTimes) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Instant;
 
 use ferry_core::{StageTimes, Status};
 use ferry_memory::{Arrival, Departure, ReplyTo};
@@ -17,12 +18,14 @@ pub struct ArrivalGuard {
     arrival: Option<Arrival>,
     reply_to: Option<Arc<dyn ReplyTo>>,
     times: StageTimes,
+    since: Instant,
 }
 
 impl ArrivalGuard {
     /// Guards `arrival`: should it be lost, `reply_to` gets the answer, with `times`.
     pub fn new(arrival: Arrival, reply_to: Arc<dyn ReplyTo>, times: StageTimes) -> ArrivalGuard {
-        ArrivalGuard { arrival: Some(arrival), reply_to: Some(reply_to), times }
+        let since = arrival.visible;
+        ArrivalGuard { arrival: Some(arrival), reply_to: Some(reply_to), times, since }
     }
 
     /// Ends the request as [`Arrival::depart`] does.
@@ -40,9 +43,16 @@ impl ArrivalGuard {
         self.into_parts().arrival
     }
 
-    /// Notes the stages that are over.
-    pub(crate) fn set_times(&mut self, times: StageTimes) {
-        self.times = times;
+    /// When the last stage before the engine's ended: an engine that computes on the calling thread
+    /// begins its first stage here, and leaves no gap between its stages. Nobody's time is left
+    /// over then.
+    pub fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// Notes the stages that are over, and when the last one ended.
+    pub(crate) fn set_times(&mut self, times: StageTimes, since: Instant) {
+        (self.times, self.since) = (times, since);
     }
 
     pub(crate) fn into_parts(mut self) -> Guarded {
@@ -50,6 +60,7 @@ impl ArrivalGuard {
             arrival: self.arrival.take().expect(TAKEN),
             reply_to: self.reply_to.take(),
             times: self.times,
+            since: self.since,
         }
     }
 }
@@ -59,6 +70,7 @@ pub(crate) struct Guarded {
     pub(crate) arrival: Arrival,
     pub(crate) reply_to: Option<Arc<dyn ReplyTo>>,
     pub(crate) times: StageTimes,
+    pub(crate) since: Instant,
 }
 
 /// Why the `Option` of a guard that somebody can reach is never `None`.
@@ -67,7 +79,8 @@ const TAKEN: &str = "only `into_parts` and `drop` take the arrival, and both end
 impl From<Arrival> for ArrivalGuard {
     /// An arrival that nobody waits for: lost, it is only dropped. For engines run by hand.
     fn from(arrival: Arrival) -> ArrivalGuard {
-        ArrivalGuard { arrival: Some(arrival), reply_to: None, times: StageTimes::NONE }
+        let (since, times) = (arrival.visible, StageTimes::NONE);
+        ArrivalGuard { arrival: Some(arrival), reply_to: None, times, since }
     }
 }
 

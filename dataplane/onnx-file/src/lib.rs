@@ -5,7 +5,7 @@
 //! the zoo writes files: all of them use these.
 #![forbid(unsafe_code)]
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use prost::Message;
 
 /// `TensorProto.DataType.FLOAT`: IEEE 754 binary32.
@@ -276,12 +276,12 @@ impl AttributeProto {
     }
 }
 
-/// Decodes a file. Weights are not copied.
+/// Decodes a file. Weights are not copied out of [`Bytes`].
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn read(file: &Bytes) -> Result<ModelProto, String> {
-    let model = ModelProto::decode(file.clone()).map_err(|error| error.to_string())?;
+pub fn read(file: impl Buf) -> Result<ModelProto, String> {
+    let model = ModelProto::decode(file).map_err(|error| error.to_string())?;
     match &model.graph {
         Some(graph) if !graph.output.is_empty() => Ok(model),
         _ => Err("no ONNX model: it has no graph with outputs".to_owned()),

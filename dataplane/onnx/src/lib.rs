@@ -4,7 +4,7 @@
 //!
 //! - **onnx**: ONNX Runtime, a native library that is found when the process starts (see
 //!   [`runtime`]). Tensors are read and written where they lie, without a copy.
-//! - **tract**: pure Rust, always there. Tensors are copied in and out; one thread per instance.
+//! - **tract**: pure Rust, part of the build with the feature `tract`. Tensors are copied in and out; one thread per instance.
 //!
 //! `unsafe` is fenced: it stands in one module, which calls ONNX Runtime by its C API.
 #![deny(unsafe_code)]
@@ -18,10 +18,16 @@ mod ort;
 pub mod runtime;
 mod signature;
 mod stages;
+#[cfg(feature = "tract")]
+mod tract;
+#[cfg(not(feature = "tract"))]
+#[path = "no_tract.rs"]
 mod tract;
 
 pub use load::{EngineChoice, Loaded, Model, Options, UnknownEngine, load, open};
 pub use ort::{Completion, CudaEngine, CudaModel, CudaOptions, Precision};
 pub use ort::{OrtEngine, OrtModel, OrtOptions};
 pub use runtime::{Probe, Search, probe};
-pub use tract::{TractEngine, TractModel};
+#[cfg(feature = "tract")]
+pub use tract::TractEngine;
+pub use tract::TractModel;

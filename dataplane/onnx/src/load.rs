@@ -100,6 +100,8 @@ pub fn open(choice: EngineChoice, path: &Path, options: &Options) -> Result<Mode
         EngineChoice::Tract => false,
         EngineChoice::Auto => match runtime::opened(&options.library) {
             Ok(_) => true,
+            // Without tract, opening the file says what is missing.
+            Err(_) if !cfg!(feature = "tract") => true,
             Err(why) => {
                 let why = runtime::missing(&why);
                 tracing::info!(model = %path.display(), why, "no ONNX Runtime: tract is used");

@@ -12,9 +12,9 @@ pub(crate) struct Stages {
 }
 
 impl Stages {
-    /// The first stage begins now.
-    pub(crate) fn start() -> Stages {
-        Stages { border: Instant::now(), times: StageTimes::NONE }
+    /// The first stage began at `start`.
+    pub(crate) fn since(start: Instant) -> Stages {
+        Stages { border: start, times: StageTimes::NONE }
     }
 
     /// `stage` ends now, and the next one begins.

@@ -1,5 +1,6 @@
 //! tract.
 
+mod declared;
 mod engine;
 mod half;
 mod model;

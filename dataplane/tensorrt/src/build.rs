@@ -104,7 +104,8 @@ fn check(options: &BuildOptions) -> Result<(), EngineError> {
 
 /// What the file says, and the bytes that TensorRT shall parse.
 fn prepare(source: &Source, precision: Precision) -> Result<(ModelProto, Bytes), EngineError> {
-    let model = onnx::read(&source.bytes).map_err(|why| source.unusable(why, EXPORT_AGAIN))?;
+    let model =
+        onnx::read(source.bytes.clone()).map_err(|why| source.unusable(why, EXPORT_AGAIN))?;
     let external = model.graph.as_ref().map(|graph| graph.external_weight(onnx::DEPTH_MAX));
     let external = external.unwrap_or(Ok(None));
     if let Some(weight) = external.map_err(|why| source.unusable(why, EXPORT_AGAIN))? {

@@ -1,5 +1,10 @@
 //! PNG and WebP: every kind of pixel, transparency, damage and limits.
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "values of pixels are 0 to 255"
+)]
 
 use ferry_vision::{Background, DecodeError, DecodeOptions, Decoder, Limits, PixelFormat};
 use image_webp::WebPEncoder;

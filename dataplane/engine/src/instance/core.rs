@@ -8,7 +8,7 @@ use ferry_core::{BoundSignature, RequestKind, Signature, Status, error_text};
 use ferry_memory::Region;
 
 use super::{Counters, Ready};
-use crate::clock::{StageClock, busy_ns, merge};
+use crate::clock::{StageClock, busy_ns, merge, ready_at};
 use crate::engine::{Engine, EngineError, Finished, Job};
 use crate::guard::{ArrivalGuard, Guarded};
 use crate::options::{Picture, Rebuild};
@@ -18,6 +18,15 @@ use crate::queue::Work;
 /// Most rebuilds in a row with no request served between them: a model that always panics, or one
 /// that a client can make panic, must not be loaded for ever.
 const REBUILDS_IN_A_ROW_MAX: u32 = 3;
+
+/// Where an engine did its work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ran {
+    /// On the thread that called it.
+    Here,
+    /// On a device, whose clock timed it.
+    Elsewhere,
+}
 
 /// What the thread that runs an instance holds.
 pub(crate) struct Core {
@@ -111,7 +120,7 @@ impl Core {
                 return Some(Ready { departure, reply_to });
             }
         };
-        guard.set_times(clock.times());
+        guard.set_times(clock.times(), clock.border());
         let engine = self.engine.as_mut()?;
         let job = Job { arrival: guard, binding, prepared, memory, placed: None };
         self.in_flight += 1;
@@ -119,7 +128,7 @@ impl Core {
         let submitted = catch_unwind(AssertUnwindSafe(|| engine.submit(job)));
         let ready = match submitted {
             Ok(finished) => {
-                let ready = finished.map(|finished| self.complete(counters, finished));
+                let ready = finished.map(|finished| self.complete(counters, finished, Ran::Here));
                 self.bury();
                 ready
             }
@@ -139,7 +148,7 @@ impl Core {
         let polled = catch_unwind(AssertUnwindSafe(|| engine.poll(&mut finished)));
         let any = !finished.is_empty() || polled.is_err();
         for one in finished.drain(..) {
-            done(self.complete(counters, one));
+            done(self.complete(counters, one, Ran::Elsewhere));
         }
         self.finished = finished;
         self.bury();
@@ -224,13 +233,13 @@ impl Core {
         })
     }
 
-    fn complete(&mut self, counters: &Counters, finished: Finished) -> Ready {
+    fn complete(&mut self, counters: &Counters, finished: Finished, ran: Ran) -> Ready {
         let Finished { job: Job { arrival, binding, prepared, placed, .. }, outcome } = finished;
         self.in_flight = self.in_flight.saturating_sub(1);
         if let Some(region) = prepared {
             self.preparation.give_back(region);
         }
-        let Guarded { arrival, reply_to, mut times } = arrival.into_parts();
+        let Guarded { arrival, reply_to, mut times, since } = arrival.into_parts();
         let mut departure = match outcome {
             Ok(of_engine) => {
                 self.rebuilds = 0;
@@ -239,7 +248,12 @@ impl Core {
                 let room = arrival.slot.reply().bytes();
                 let bytes = placed.as_ref().map_or(binding.reply_bytes(), |placed| placed.bytes());
                 let bytes = usize::try_from(bytes).unwrap_or(room);
-                arrival.depart(bytes.min(room), times)
+                let mut departure = arrival.depart(bytes.min(room), times);
+                if ran == Ran::Here {
+                    // Its stages begin at `since` and leave no gap.
+                    departure.ready = departure.ready.min(ready_at(since, &of_engine));
+                }
+                departure
             }
             Err(error) => {
                 counters.failed.fetch_add(1, Ordering::Relaxed);

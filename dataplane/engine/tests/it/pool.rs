@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 use std::thread::ThreadId;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::common::{Barrier, Client, Pending, before, first_byte, parts_ns, payload, text, until};
 use ferry_core::{RequestKind, Stage, Status, WaitPolicy};
@@ -31,6 +31,23 @@ fn a_lane_runs_a_free_instance_at_once_without_a_queue() {
     let stats = pool.stats();
     assert_eq!((stats.served, stats.queued, stats.in_flight), (1, 0, 0));
     assert!(client.inbox.is_empty(), "answered once");
+}
+
+#[test]
+fn nothing_falls_between_the_stages_of_an_engine_on_the_calling_thread() {
+    for on in [RunOn::Lane, RunOn::Worker] {
+        let pool = Pool::start("echo", vec![Box::new(Echo::new())], options(on, 1)).unwrap();
+        let mut client = Client::new(1, 4, 6);
+        let mut reply = match pool.dispatch(client.tensor(&[1, 2, 3, 4])) {
+            Some(reply) => reply,
+            None => client.inbox.one(),
+        };
+        reply.close(Instant::now(), None);
+        assert!(reply.times.of(Stage::Infer).is_some(), "{:?}", reply.times);
+        assert_eq!(reply.times.unattributed(), Some(0), "{on:?}: {:?}", reply.times);
+        let server = reply.times.of(Stage::Server).unwrap();
+        assert_eq!(parts_ns(&reply.times), server, "no parts overlap: {:?}", reply.times);
+    }
 }
 
 #[test]

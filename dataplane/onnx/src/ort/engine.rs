@@ -88,7 +88,7 @@ impl OrtEngine {
     }
 
     fn run(&mut self, job: &mut Job) -> Result<StageTimes, EngineError> {
-        let mut stages = Stages::start();
+        let mut stages = Stages::since(job.arrival.since());
         let shapes = &job.binding;
         let fit =
             shapes.inputs.len() == self.inputs.len() && shapes.outputs.len() == self.outputs.len();

@@ -39,7 +39,7 @@ impl TractEngine {
     }
 
     fn run(&mut self, job: &mut Job) -> Result<StageTimes, EngineError> {
-        let mut stages = Stages::start();
+        let mut stages = Stages::since(job.arrival.since());
         let binding = &*Arc::clone(&job.binding);
         check_binding(self.model.signature(), binding)?;
         let plan = match self.plan.take() {

@@ -11,11 +11,10 @@ use tract_onnx::prelude::InferenceModel;
 use tract_onnx::tract_hir::internal::format_err;
 
 use super::engine::TractEngine;
-use super::half;
 use super::plan::{Plan, PlanOutput};
+use super::{declared, half};
 use crate::external::Weights;
 use crate::file::{EXPORT_AGAIN, ModelFile, one_line, text_of, unusable};
-use crate::graph;
 use crate::signature::{Declared, DeclaredDim, signature};
 
 /// The version of the library that is built in.
@@ -50,11 +49,11 @@ impl TractModel {
     pub fn open(path: &Path) -> Result<Arc<TractModel>, EngineError> {
         let ModelFile { model, digests, .. } = ModelFile::read(path, Weights::Inside)?;
         let (proto, graph) = read(&model).map_err(|why| unusable(path, why, EXPORT_AGAIN))?;
-        let declared = proto.graph.as_ref().map_or(Ok(Vec::new()), graph::inputs);
+        let declared = proto.graph.as_ref().map_or(Ok(Vec::new()), declared::inputs);
         let inputs = declared.map_err(|refused| refused.at(path))?;
         // First what is refused whatever the library can do: its name is what people need.
         for output in proto.graph.iter().flat_map(|graph| &graph.output) {
-            graph::dtype("output", output).map_err(|refused| refused.at(path))?;
+            declared::dtype("output", output).map_err(|refused| refused.at(path))?;
         }
         let shapes = inputs.iter().map(with_ones).collect::<Result<Vec<_>, _>>();
         let shapes = shapes.map_err(|why| unusable(path, why, TRY_ONNX))?;
@@ -138,7 +137,7 @@ fn with_ones(input: &Declared) -> Result<(DType, Vec<usize>), String> {
 
 fn read(model: &[u8]) -> Result<(ModelProto, InferenceModel), String> {
     let read = || {
-        let mut proto = graph::read(model)?;
+        let mut proto = declared::read(model)?;
         if let Some(graph) = proto.graph.as_mut().filter(|graph| half::has_halves(graph)) {
             half::split_gemms(graph);
         }
@@ -171,10 +170,10 @@ fn outputs(
         return Err(unusable(path, "the model has no outputs", EXPORT_AGAIN));
     }
     let output = |(value, computed): (&tract_onnx::pb::ValueInfoProto, &PlanOutput)| {
-        let declared = graph::dtype("output", value).map_err(|refused| refused.at(path))?;
+        let declared = declared::dtype("output", value).map_err(|refused| refused.at(path))?;
         // tract may compute in another type than the file declares; what it gives is what is sent.
         let dtype = computed.dtype.unwrap_or(declared);
-        let named = |(at, size): (usize, &Option<u64>)| match (size, graph::dims(value)) {
+        let named = |(at, size): (usize, &Option<u64>)| match (size, declared::dims(value)) {
             (Some(size), _) if !open => DeclaredDim::Fixed(*size),
             (_, Some(dims)) if dims.len() == computed.shape.len() => match &dims[at] {
                 // Computed to be none, whatever is declared.

@@ -104,7 +104,7 @@ fn a_model_in_half_precision_gives_nearly_the_same() {
     for name in ["digits", "mobilenetv3-small", "resnet50"] {
         let path = ferry_zoo::write(name, directory.path(), 1, &mut |_| {}).unwrap().model;
         let file = Bytes::from(std::fs::read(&path).unwrap());
-        let converted = convert(ferry_onnx_file::read(&file).unwrap()).unwrap();
+        let converted = convert(ferry_onnx_file::read(file.clone()).unwrap()).unwrap();
         assert!(converted.len() < file.len(), "{} bytes of {}", converted.len(), file.len());
         let half = directory.path().join("half.onnx");
         std::fs::write(&half, converted).unwrap();

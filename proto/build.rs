@@ -13,9 +13,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(&files, ["."])?;
     let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
     std::fs::write(out.join("ferry.v1.bin"), prost::Message::encode_to_vec(&descriptors))?;
+    let mut names = prost_build::Config::new();
+    // The codec looks up by its name what a message may take.
+    names.enable_type_names();
     tonic_prost_build::configure()
         // Payloads are not copied again when a message is decoded.
         .bytes(".")
-        .compile_fds(descriptors)?;
+        .codec_path("crate::codec::BoundedCodec")
+        .compile_fds_with_config(descriptors, names)?;
     Ok(())
 }

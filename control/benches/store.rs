@@ -112,6 +112,7 @@ fn run() -> NewRun {
         libraries_json: "{}".to_owned(),
         warmup: 0,
         notes: String::new(),
+        tenant: None,
     }
 }
 

@@ -3,6 +3,7 @@
 mod admin;
 mod auth;
 mod from_wire;
+mod front;
 mod inference;
 mod local;
 mod models;
@@ -15,9 +16,11 @@ mod to_wire;
 
 pub use admin::AdminService;
 pub use auth::{Access, AuthLayer, METHODS};
+pub(crate) use front::{Incoming, Peers};
 pub use inference::InferenceService;
 pub use local::LocalService;
 pub use models::ModelsService;
-pub use router::{Router, SERVICES, router};
+pub use router::SERVICES;
+pub(crate) use router::router;
 pub use runs::RunsService;
 pub use sessions::SessionsService;

@@ -136,13 +136,14 @@ impl Server {
             libraries_json: libraries_json.clone(),
             warmup: 0,
             notes: String::new(),
+            tenant: None,
         };
         let own_run = store.start_run(&run).await.map_err(refused)?;
         let (recorder, writer) =
             Writer::spawn(Arc::clone(&store), own_run, WriterConfig::default());
         let refusals = Arc::new(Refusals::new(recorder.clone()));
         let Some(models) = load_models(config.clone(), progress, told).await? else {
-            end_run(&*store, own_run, 0).await;
+            end_run(&*store, own_run).await;
             writer.stop().await;
             return Ok(None);
         };
@@ -190,14 +191,15 @@ impl Server {
         if let Err(error) = state.recorder.flush(FLUSH_WAIT).await {
             tracing::error!(%error, "timings may be lost");
         }
-        for (run, lost) in state.runs.take_going_on() {
-            end_run(&*state.store, run, lost).await;
+        for run in state.runs.take_going_on() {
+            end_run(&*state.store, run).await;
         }
-        end_run(&*state.store, state.about.own_run, 0).await;
+        end_run(&*state.store, state.about.own_run).await;
         let health = writer.stop().await;
         tracing::info!(
             rows_written = health.rows_written,
             rows_lost = health.rows_lost,
+            events_lost = health.events_lost,
             "server ended"
         );
     }
@@ -239,6 +241,7 @@ fn assemble(
         refusals,
         runs,
         gate,
+        driving: Arc::new(tokio::sync::Semaphore::new(drive_threads())),
         about: About { findings, ..about },
         runtime: tokio::runtime::Handle::current(),
         restart: tokio::sync::Notify::new(),
@@ -246,8 +249,14 @@ fn assemble(
     }
 }
 
-async fn end_run(store: &dyn TimingStore, run: i64, lost: u64) {
-    let end = RunEnd { finished_unix_ns: unix_ns(), notes: None, lost };
+/// Threads of all drives together: more than a few for each core only take turns.
+fn drive_threads() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    (4 * cores).max(16)
+}
+
+async fn end_run(store: &dyn TimingStore, run: i64) {
+    let end = RunEnd { finished_unix_ns: unix_ns(), notes: None };
     if let Err(error) = store.finish_run(run, &end).await {
         tracing::error!(run, %error, "the run's end is not stored");
     }

@@ -37,6 +37,8 @@ pub struct Config {
     pub cuda_libraries: LibrarySearch,
     /// Lanes of each link.
     pub lanes: LaneCounts,
+    /// Users of this machine that shared memory is given to; `None`: whoever has a token.
+    pub shm_uids: Option<Vec<u32>>,
     /// The RDMA device, and how it is used.
     pub rdma: RdmaOptions,
     /// How long a session lives without a heartbeat.
@@ -49,6 +51,8 @@ pub struct Config {
     pub request_bytes_max: u64,
     /// Most HTTP/2 streams of one connection at a time.
     pub streams_max: u32,
+    /// What strangers and callers may cost the control plane.
+    pub front: Front,
     /// How long a drain waits for what is in flight.
     pub drain: Duration,
     /// How often resources are sampled; zero: never.
@@ -59,6 +63,32 @@ pub struct Config {
     pub operator_key: Option<String>,
     /// The tenants; empty: everybody is `default`.
     pub tenants: Vec<TenantConfig>,
+}
+
+/// What strangers and callers may cost the control plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Front {
+    /// Most connections.
+    pub connections_max: usize,
+    /// Most bytes of messages that are under way, of all calls together.
+    pub calls_bytes_max: u64,
+    /// How long a connection may take to begin HTTP/2.
+    pub begins_within: Duration,
+    /// How long the message of a call may take; long ones get a second more for each 4 MiB.
+    pub body_within: Duration,
+}
+
+impl Default for Front {
+    fn default() -> Self {
+        Front {
+            // One for each client program, and one for each session on grpc.
+            connections_max: 4096,
+            // Eight of the longest messages, or 1,700 of ResNet50's inputs.
+            calls_bytes_max: 1 << 30,
+            begins_within: Duration::from_secs(5),
+            body_within: Duration::from_secs(20),
+        }
+    }
 }
 
 /// How many lanes each link gets. 0: the transport is not offered.
@@ -94,13 +124,15 @@ impl Default for Config {
             engine_cache_bytes_max: 8 << 30,
             cuda_libraries: LibrarySearch::default(),
             lanes: LaneCounts { shm: 2, tcp: 2, zmq: 1, rdma: 1, local: 1 },
+            shm_uids: None,
             rdma: RdmaOptions::default(),
             lease: Duration::from_secs(30),
             queue: 64,
             engine_threads: 1,
             // Room for the largest JPEG file that is decoded.
             request_bytes_max: 64 << 20,
-            streams_max: 1024,
+            streams_max: 256,
+            front: Front::default(),
             drain: Duration::from_secs(30),
             sample_every: Duration::from_secs(1),
             quota: Quota::default(),
@@ -116,6 +148,15 @@ impl Config {
         let all = self.tenants.iter().map(|tenant| tenant.quota.sessions);
         let wanted = if self.tenants.is_empty() { self.quota.sessions } else { all.sum() };
         wanted.min(crate::tenants::SESSIONS_MAX as u64)
+    }
+
+    /// Whether other machines may reach the control plane, and everybody there is an operator.
+    pub fn is_open_to_others(&self) -> bool {
+        let host = self.listen.rsplit_once(':').map_or(self.listen.as_str(), |(host, _)| host);
+        let host = host.trim_matches(['[', ']']);
+        let is_local = host == "localhost"
+            || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+        !is_local && self.tenants.is_empty() && self.operator_key.is_none()
     }
 
     /// The host that data-plane links bind and announce.

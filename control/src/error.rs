@@ -66,6 +66,12 @@ pub enum ApiError {
         /// Whoever is behind.
         older: &'static str,
     },
+    /// A run that is finished.
+    #[error("run {run} is finished already")]
+    Finished {
+        /// The run.
+        run: i64,
+    },
     /// A quota is used up.
     #[error(
         "tenant {tenant}: quota {quota} is {limit} and would be {wanted}; close sessions, or ask \

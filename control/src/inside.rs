@@ -15,10 +15,19 @@ use crate::host::machine::VERSION;
 use crate::serving::inline::{self, InlineReply, InlineRequest};
 use crate::sessions::{Caller, Opened, Place, Sessions};
 use crate::store::Recorder;
-use crate::tenants::Tenant;
+use crate::tenants::{Identity, Tenant};
 
 /// Longest that one request may take.
 const INFER_MAX: Duration = Duration::from_secs(120);
+
+/// For whom the server is its own client.
+#[derive(Clone, Copy, Debug)]
+pub struct Inside<'a> {
+    /// Whose quota it is.
+    pub tenant: &'a Arc<Tenant>,
+    /// Whose runs may be named.
+    pub identity: &'a Identity,
+}
 
 /// Records straight into the store: client and server are one process.
 #[derive(Debug)]
@@ -33,7 +42,7 @@ impl RecordSink for StoreSink {
 /// Opens a session over the local link, as the server's own client.
 async fn open(
     sessions: &Arc<Sessions>,
-    tenant: Arc<Tenant>,
+    who: Inside<'_>,
     mut spec: SessionSpec,
 ) -> Result<Opened, ApiError> {
     let version = u32::from(ferry_core::frame::VERSION);
@@ -41,7 +50,8 @@ async fn open(
     spec.transport = Some(Transport::Local);
     spec.recorded_by = RecordedBy::Client;
     spec.client = format!("ferryd {VERSION}");
-    sessions.open(Caller { tenant, is_inside: true }, spec).await
+    let (tenant, identity) = (Arc::clone(who.tenant), who.identity.clone());
+    sessions.open(Caller { tenant, identity, is_inside: true }, spec).await
 }
 
 /// Connects the client's end of a session that was opened by [`open`].
@@ -79,7 +89,7 @@ fn thread(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), ApiErr
 pub async fn infer(
     sessions: &Arc<Sessions>,
     recorder: &Recorder,
-    tenant: Arc<Tenant>,
+    who: Inside<'_>,
     request: InlineRequest,
 ) -> Result<InlineReply, ApiError> {
     let spec = SessionSpec {
@@ -91,7 +101,7 @@ pub async fn infer(
         ..SessionSpec::default()
     };
     let request = Arc::new(request);
-    let once = || once(sessions, recorder, &tenant, &spec, &request);
+    let once = || once(sessions, recorder, who, &spec, &request);
     match once().await {
         // How large the outputs are was not known: now the model's next session has room.
         Err(ApiError::ReplyTooLarge { .. }) => once().await,
@@ -103,11 +113,11 @@ pub async fn infer(
 async fn once(
     sessions: &Arc<Sessions>,
     recorder: &Recorder,
-    tenant: &Arc<Tenant>,
+    who: Inside<'_>,
     spec: &SessionSpec,
     request: &Arc<InlineRequest>,
 ) -> Result<InlineReply, ApiError> {
-    let opened = Arc::new(open(sessions, Arc::clone(tenant), spec.clone()).await?);
+    let opened = Arc::new(open(sessions, who, spec.clone()).await?);
     // Nobody sends heartbeats for it.
     opened.session.keep(INFER_MAX);
     let (sender, receiver) = oneshot::channel();
@@ -156,9 +166,12 @@ fn infer_in(
         });
     }
     let whole = bytes::Bytes::copy_from_slice(payload);
+    let outputs = inline::outputs(binding, done.outputs.as_deref(), &whole)?;
+    // Who names tensors is answered by name: both would be as long again, and no message may be.
+    let payload = if request.inputs.is_empty() { whole } else { bytes::Bytes::new() };
     Ok(InlineReply {
-        outputs: inline::outputs(binding, done.outputs.as_deref(), &whole)?,
-        payload: whole,
+        outputs,
+        payload,
         times: done.times,
         shapes: done.outputs.clone(),
         served: Arc::clone(&opened.session.served),

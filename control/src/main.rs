@@ -86,6 +86,15 @@ fn main() -> ExitCode {
         Err(error) => return complain(USAGE, &error_text(&error)),
     };
     limits::raise_descriptors(config.sessions_max());
+    if let Err(error) = limits::enough_to_start() {
+        return complain(1, &error);
+    }
+    if config.is_open_to_others() {
+        tracing::warn!(
+            listen = config.listen,
+            "there are no tenants: whoever reaches this address is an operator"
+        );
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return complain(1, &format!("start the threads of the runtime: {error}")),

@@ -1,15 +1,22 @@
-//! Runs that clients started, as far as a server must remember them.
+//! Runs that clients started, as far as a server must remember them: whose each is, and which go on.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::ApiError;
 use crate::store::TimingStore;
+use crate::tenants::Identity;
 
-/// Most runs whose numbers are remembered; further ones are looked up in the store each time.
+/// Most runs whose owners are remembered; those of further ones are looked up each time.
 const KNOWN_MAX: usize = 65_536;
 
-/// The runs that are known to exist, and what their clients lost.
+/// Most runs of one owner that go on at a time: each may be sampled every second.
+pub const UNFINISHED_MAX: usize = 256;
+
+/// A tenant's name; `None` is the operator.
+type Owner = Option<Arc<str>>;
+
+/// The runs that are known to exist.
 #[derive(Debug, Default)]
 pub struct RunBook {
     inner: Mutex<Book>,
@@ -17,11 +24,58 @@ pub struct RunBook {
 
 #[derive(Debug, Default)]
 struct Book {
-    known: HashSet<i64>,
-    /// Timings that clients had to drop, by run, until the run is finished.
-    lost: HashMap<i64, u64>,
-    /// Runs that are not finished: their resources are sampled.
-    going_on: HashSet<i64>,
+    known: HashMap<i64, Owner>,
+    /// Runs that are not finished.
+    going_on: HashMap<i64, Owner>,
+    /// How many each owner has, and is about to have.
+    unfinished: HashMap<Owner, usize>,
+}
+
+impl Book {
+    fn give_back(&mut self, owner: &Owner) {
+        if let Some(count) = self.unfinished.get_mut(owner) {
+            *count = count.saturating_sub(1);
+        }
+    }
+}
+
+/// Room for one more run that goes on. Dropping it gives that back.
+#[derive(Debug)]
+pub struct Place<'b> {
+    book: &'b RunBook,
+    owner: Owner,
+    is_taken: bool,
+}
+
+impl Place<'_> {
+    /// The run was started.
+    pub fn take(mut self, run: i64) {
+        let mut book = self.book.book();
+        if book.known.len() < KNOWN_MAX {
+            book.known.insert(run, self.owner.clone());
+        }
+        book.going_on.insert(run, self.owner.clone());
+        self.is_taken = true;
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if !self.is_taken {
+            self.book.book().give_back(&self.owner);
+        }
+    }
+}
+
+/// Whether `who` may see and use a run of this owner.
+pub fn is_theirs(owner: Option<&str>, who: &Identity) -> bool {
+    who.is_operator() || who.tenant().is_some_and(|tenant| Some(tenant.name()) == owner)
+}
+
+/// One answer for a run that is not there and for somebody else's.
+pub fn no_such_run(run: i64) -> ApiError {
+    let hint = "start one with Runs.Start, or use 0 for the server's own".to_owned();
+    ApiError::NotFound { kind: "run", name: run.to_string(), hint }
 }
 
 impl RunBook {
@@ -29,58 +83,105 @@ impl RunBook {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A run was started.
-    pub fn started(&self, run: i64) {
+    /// Makes room for a run that `who` is about to start.
+    ///
+    /// # Errors
+    /// [`ApiError::Busy`] above [`UNFINISHED_MAX`].
+    pub fn place(&self, who: &Identity) -> Result<Place<'_>, ApiError> {
+        let owner: Owner = who.tenant().map(|tenant| Arc::from(tenant.name()));
         let mut book = self.book();
-        if book.known.len() < KNOWN_MAX {
-            book.known.insert(run);
-            book.going_on.insert(run);
+        let count = book.unfinished.entry(owner.clone()).or_default();
+        if *count >= UNFINISHED_MAX {
+            let whose = owner.as_deref().unwrap_or("the operator");
+            let why = format!(
+                "{whose} has {UNFINISHED_MAX} runs that are not finished: finish some (Runs.Finish)"
+            );
+            return Err(ApiError::Busy(why));
+        }
+        *count += 1;
+        drop(book);
+        Ok(Place { book: self, owner, is_taken: false })
+    }
+
+    /// A run is finished.
+    pub fn finished(&self, run: i64) {
+        let mut book = self.book();
+        if let Some(owner) = book.going_on.remove(&run) {
+            book.give_back(&owner);
         }
     }
 
-    /// A run is finished; how many timings its clients had to drop.
-    pub fn finished(&self, run: i64) -> u64 {
+    /// Every run that goes on; none does afterwards.
+    pub fn take_going_on(&self) -> Vec<i64> {
         let mut book = self.book();
-        book.going_on.remove(&run);
-        book.lost.remove(&run).unwrap_or(0)
+        book.unfinished.clear();
+        book.going_on.drain().map(|(run, _)| run).collect()
     }
 
-    /// Every run that goes on, with what its clients lost; none does afterwards.
-    pub fn take_going_on(&self) -> Vec<(i64, u64)> {
-        let runs = self.going_on();
-        runs.into_iter().map(|run| (run, self.finished(run))).collect()
+    /// Those of `runs` that go on, each once.
+    pub fn going_on(&self, runs: impl Iterator<Item = i64>) -> HashSet<i64> {
+        let book = self.book();
+        runs.filter(|run| book.going_on.contains_key(run)).collect()
     }
 
-    /// Notes timings that a client had to drop.
-    pub fn lost(&self, run: i64, rows: u64) {
-        if rows > 0 {
-            let mut book = self.book();
-            let lost = book.lost.entry(run).or_default();
-            *lost = lost.saturating_add(rows);
-        }
-    }
-
-    /// The runs that go on.
-    pub fn going_on(&self) -> Vec<i64> {
-        self.book().going_on.iter().copied().collect()
-    }
-
-    /// Checks that a client may name `run`: 0, the server's own, or one that exists.
+    /// Checks that `who` may name `run`: 0, the server's own, or one of theirs.
     ///
     /// # Errors
     /// [`ApiError::NotFound`], or what the store says.
-    pub async fn check(&self, store: &Arc<dyn TimingStore>, run: i64) -> Result<(), ApiError> {
-        if run == 0 || self.book().known.contains(&run) {
+    pub async fn check(
+        &self,
+        store: &Arc<dyn TimingStore>,
+        run: i64,
+        who: &Identity,
+    ) -> Result<(), ApiError> {
+        if run == 0 {
             return Ok(());
         }
-        if store.get_run(run).await?.is_none() {
-            let hint = "start one with Runs.Start, or use 0 for the server's own".to_owned();
-            return Err(ApiError::NotFound { kind: "run", name: run.to_string(), hint });
+        let known = self.book().known.get(&run).cloned();
+        let owner = match known {
+            Some(owner) => owner,
+            None => {
+                let found = store.get_run(run).await?.ok_or_else(|| no_such_run(run))?;
+                let owner: Owner = found.new.tenant.map(Arc::from);
+                let mut book = self.book();
+                if book.known.len() < KNOWN_MAX {
+                    book.known.insert(run, owner.clone());
+                }
+                owner
+            }
+        };
+        if is_theirs(owner.as_deref(), who) { Ok(()) } else { Err(no_such_run(run)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tenants::{Quota, TenantConfig, Tenants};
+
+    #[test]
+    fn an_owner_has_so_many_unfinished_runs_and_another_ones_do_not_count() {
+        let tenant = |name: &str| TenantConfig {
+            name: name.into(),
+            key: name.into(),
+            quota: Quota::default(),
+        };
+        let all = [tenant("a"), tenant("b")];
+        let tenants = Tenants::new(&all, Quota::default(), Some("op".into()));
+        let [a, b] = [&b"a"[..], b"b"].map(|key| tenants.identify(Some(key)));
+        let book = RunBook::default();
+        for run in 1..=256 {
+            book.place(&a).unwrap().take(run);
         }
-        let mut book = self.book();
-        if book.known.len() < KNOWN_MAX {
-            book.known.insert(run);
-        }
-        Ok(())
+        assert!(matches!(book.place(&a), Err(ApiError::Busy(_))));
+        drop(book.place(&b).unwrap());
+        assert_eq!(book.going_on([1, 1, 999].into_iter()), HashSet::from([1]));
+        book.finished(7);
+        book.finished(7);
+        drop(book.place(&a).unwrap());
+        book.place(&a).unwrap().take(300);
+        assert!(book.place(&a).is_err());
+        assert!(is_theirs(Some("a"), &a) && !is_theirs(Some("a"), &b) && !is_theirs(None, &a));
+        assert!(is_theirs(Some("a"), &tenants.identify(Some(b"op"))));
     }
 }

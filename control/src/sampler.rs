@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use crate::host::machine::sample;
 use crate::models::Models;
 use crate::runs::RunBook;
-use crate::store::{Event, Recorder, ResourceSample};
+use crate::sessions::Sessions;
+use crate::store::{Recorder, ResourceSample};
 use gpus::{Gpus, in_use};
 
 /// What is sampled, and where it goes.
@@ -17,7 +18,9 @@ use gpus::{Gpus, in_use};
 pub(crate) struct Sampled {
     /// Whose GPUs are sampled.
     pub(crate) models: Arc<Models>,
-    /// The runs that get a copy of each sample.
+    /// Whose runs are sampled.
+    pub(crate) sessions: Arc<Sessions>,
+    /// Which runs go on: each of those with a session gets a copy of each sample.
     pub(crate) runs: Arc<RunBook>,
     /// Where samples go.
     pub(crate) recorder: Recorder,
@@ -33,7 +36,7 @@ pub(crate) async fn keep(sampled: Sampled, every: Duration) {
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut gpus = Some(Gpus::default());
-    let mut first = true;
+    let (mut first, mut missed) = (true, false);
     loop {
         let poll_every = gpus.as_ref().and_then(Gpus::poll_every);
         tokio::select! {
@@ -45,14 +48,19 @@ pub(crate) async fn keep(sampled: Sampled, every: Duration) {
         }
         let start = Instant::now();
         let Some(mut taken) = sample() else {
-            tracing::warn!("no /proc: resources are not sampled");
-            return;
+            // Such as where no descriptor is left for a moment: the next tick may find one.
+            if !std::mem::replace(&mut missed, true) {
+                tracing::warn!("/proc cannot be read: resources are not sampled until it can");
+            }
+            continue;
         };
+        missed = false;
         (gpus, taken) = with_gpus(gpus, &sampled.models, taken).await;
-        for run in std::iter::once(0).chain(sampled.runs.going_on()) {
-            let mut of_run = taken;
-            of_run.run = run;
-            sampled.recorder.event(Event::Sampled(Box::new(of_run)));
+        // Runs without a session take nothing: they may be many, and nobody asks.
+        let sessions = sampled.sessions.all();
+        let runs = sampled.runs.going_on(sessions.iter().map(|session| session.run));
+        for run in std::iter::once(0).chain(runs) {
+            sampled.recorder.sample(ResourceSample { run, ..taken });
         }
         if std::mem::take(&mut first) {
             let cost_us = start.elapsed().as_micros();

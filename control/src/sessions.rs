@@ -26,11 +26,12 @@ use crate::models::Models;
 use crate::runs::RunBook;
 use crate::serving::gate::Gate;
 use crate::serving::lanes::Lanes;
+use crate::serving::routes::Meter;
 use crate::store::{Recorder, TimingStore};
-use crate::tenants::SESSIONS_MAX;
+use crate::tenants::{SESSIONS_MAX, Tenant};
 
 /// Ended sessions that are remembered, so that their clients can bring their last timings. One
-/// costs some 50 bytes; who ends as many within a heartbeat loses the timings of the first ones.
+/// costs some 100 bytes; who ends as many within a heartbeat loses the timings of the first ones.
 const ENDED_MAX: usize = 4096;
 
 /// What the operator bounds sessions by.
@@ -69,7 +70,18 @@ pub struct Sessions {
     parts: Parts,
     live: Mutex<HashMap<SessionId, Arc<Session>>>,
     /// The latest ones that ended, oldest first.
-    ended: Mutex<VecDeque<(SessionId, Token)>>,
+    ended: Mutex<VecDeque<(SessionId, Token, Account)>>,
+}
+
+/// Whose timings a session brings, and of which run.
+#[derive(Clone, Debug)]
+pub struct Account {
+    /// Who opened it.
+    pub tenant: Arc<Tenant>,
+    /// The run of its requests; 0 is the server's own.
+    pub run: i64,
+    /// What it was served.
+    pub meter: Arc<Meter>,
 }
 
 impl Sessions {
@@ -113,7 +125,7 @@ impl Sessions {
         if ended.len() >= ENDED_MAX {
             ended.pop_front();
         }
-        ended.push_back((id, *removed.token()));
+        ended.push_back((id, *removed.token(), removed.account()));
         Some(removed)
     }
 
@@ -122,14 +134,17 @@ impl Sessions {
     ///
     /// # Errors
     /// [`ApiError::Credentials`].
-    pub fn prove_owner(&self, id: SessionId, token: &Token) -> Result<(), ApiError> {
-        let live = self.find(id).map(|session| *session.token());
-        let secret = live.or_else(|| {
+    pub fn prove_owner(&self, id: SessionId, token: &Token) -> Result<Account, ApiError> {
+        let live = self.find(id).map(|session| (*session.token(), session.account()));
+        let known = live.or_else(|| {
             let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-            ended.iter().rev().find(|(known, _)| *known == id).map(|&(_, token)| token)
+            let found = ended.iter().rev().find(|(known, ..)| *known == id);
+            found.map(|(_, token, account)| (*token, account.clone()))
         });
-        let fits = secret.unwrap_or(Token::new([0; Token::BYTES])).matches(token);
-        if secret.is_some() && fits { Ok(()) } else { Err(ApiError::Credentials) }
+        // An unknown session costs the same comparison as a wrong token.
+        let none = Token::new([0; Token::BYTES]);
+        let fits = known.as_ref().map_or(&none, |(secret, _)| secret).matches(token);
+        known.filter(|_| fits).map(|(_, account)| account).ok_or(ApiError::Credentials)
     }
 
     /// A session by its id alone: for operators and for the server itself.

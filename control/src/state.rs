@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ferry_core::Finding;
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::config::Config;
 use crate::error::ApiError;
@@ -45,6 +45,8 @@ pub struct State {
     pub refusals: Arc<Refusals>,
     /// The runs that clients may name.
     pub runs: Arc<RunBook>,
+    /// Threads that drive load inside the server.
+    pub driving: Arc<Semaphore>,
     /// Whether anything new is taken.
     pub gate: Arc<Gate>,
     /// What does not change while it serves.

@@ -2,8 +2,9 @@
 //!
 //! The hot path only puts a record into a bounded queue ([`Recorder::record`]); one [`Writer`]
 //! takes them out in batches and gives them to a [`TimingStore`]. What could not be stored is
-//! counted and shown, never hidden: in [`StoreHealth`] at once, and in `runs.lost` when the store
-//! can be written again. A store that fails never stops serving.
+//! counted and shown, never hidden: in [`StoreHealth`] at once, and in `runs.lost` as soon as a
+//! number can be written, which finds room in a store that is full. A store that fails never stops
+//! serving.
 
 mod error;
 mod health;
@@ -39,14 +40,24 @@ pub trait TimingStore: Send + Sync + fmt::Debug {
     /// Notes that a run began, and gives its id, which is never 0.
     fn start_run<'a>(&'a self, run: &'a NewRun) -> BoxFuture<'a, Result<i64, StoreError>>;
 
-    /// Notes that a run ended. [`StoreError::NoSuchRun`] where there is none of this id.
+    /// Notes that a run ended. [`StoreError::NoSuchRun`] where none of this id goes on.
     fn finish_run<'a>(&'a self, id: i64, end: &'a RunEnd) -> BoxFuture<'a, Result<(), StoreError>>;
 
-    /// The latest runs, newest first, at most `runs_max`.
-    fn list_runs(&self, runs_max: u32) -> BoxFuture<'_, Result<Vec<Run>, StoreError>>;
+    /// The latest runs of a tenant, or of all, newest first, at most `runs_max`.
+    fn list_runs<'a>(
+        &'a self,
+        tenant: Option<&'a str>,
+        runs_max: u32,
+    ) -> BoxFuture<'a, Result<Vec<Run>, StoreError>>;
 
     /// One run; `None` where there is none of this id.
     fn get_run(&self, id: i64) -> BoxFuture<'_, Result<Option<Run>, StoreError>>;
+
+    /// How many requests of each of these runs are stored.
+    fn count_requests<'a>(
+        &'a self,
+        runs: &'a [i64],
+    ) -> BoxFuture<'a, Result<Vec<(i64, u64)>, StoreError>>;
 
     /// Stores a batch wholly or not at all, its events before its requests.
     fn write<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Result<(), StoreError>>;

@@ -179,6 +179,11 @@ impl Tenants {
         self.by_key.iter().map(|(_, tenant)| tenant).chain([&self.everybody])
     }
 
+    /// The tenant of those whom no key tells apart.
+    pub fn everybody(&self) -> &Arc<Tenant> {
+        &self.everybody
+    }
+
     /// Requests of all tenants that are being served, on lanes and in calls.
     pub fn in_flight(&self) -> u64 {
         self.all().map(|tenant| tenant.in_flight()).sum()
@@ -215,6 +220,11 @@ impl Identity {
     /// The tenant that it is.
     pub fn tenant(&self) -> Option<&Arc<Tenant>> {
         self.tenant.as_ref()
+    }
+
+    /// Whether it is somebody: a tenant, or the operator.
+    pub fn is_known(&self) -> bool {
+        self.tenant.is_some() || self.is_operator
     }
 
     /// Whether it may do what an operator does.

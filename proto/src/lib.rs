@@ -11,6 +11,8 @@ pub mod v1 {
 }
 
 pub mod channel;
+pub mod codec;
+pub mod cost;
 mod error;
 mod model;
 mod open;

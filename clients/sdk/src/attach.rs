@@ -12,6 +12,7 @@ use ferry_transport::{
 use crate::agreed::Agreed;
 use crate::error::Error;
 use crate::inline::InlineLink;
+use crate::key::Key;
 use crate::options::Options;
 
 /// Tells the server of this end over the control plane, where a link needs that.
@@ -29,6 +30,7 @@ pub(crate) struct Attached {
 /// The control plane, for the links that need it.
 struct Control<'a> {
     server: &'a str,
+    key: Option<Key>,
     agreed: &'a Agreed,
     tell: &'a Tell<'a>,
 }
@@ -40,7 +42,7 @@ impl ControlPlane for Control<'_> {
     }
 
     fn link(&mut self) -> Result<Box<dyn Link>, ConnectError> {
-        let link = InlineLink::connect(self.server, self.agreed);
+        let link = InlineLink::connect(self.server, self.key.clone(), self.agreed);
         let link = link.map_err(|error| LinkError::os("connect", error_text(&error)))?;
         Ok(Box::new(link))
     }
@@ -62,7 +64,8 @@ pub(crate) fn attach(
         layout: agreed.layout,
         region: &agreed.region,
     };
-    let mut control = Control { server, agreed, tell };
+    let key = options.key.clone();
+    let mut control = Control { server, key, agreed, tell };
     let connected =
         ferry_connect::connect(&agreed.endpoint, &lease, &options.connect, &mut control);
     let Connected { link, table, device } = connected

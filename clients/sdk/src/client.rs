@@ -26,6 +26,7 @@ const TELL_WITHIN: Duration = Duration::from_secs(5);
 pub struct Client {
     pub(crate) server: Arc<str>,
     pub(crate) keeper: Arc<Keeper>,
+    key: Key,
 }
 
 impl Client {
@@ -46,13 +47,18 @@ impl Client {
             .connect()
             .await
             .map_err(|source| Error::Connect { server: server.to_owned(), source })?;
-        let channel = Channel::new(channel, Key::new(key)?);
-        Ok(Client { server: server.into(), keeper: Keeper::start(channel) })
+        let key = Key::new(key)?;
+        let channel = Channel::new(channel, key.clone());
+        Ok(Client { server: server.into(), keeper: Keeper::start(channel), key })
     }
 
     /// Asks for a session with a model.
     pub fn session(&self, model: &str) -> SessionBuilder<'_, Client> {
-        SessionBuilder { client: self, options: Options::new(model) }
+        SessionBuilder { client: self, options: self.options(model) }
+    }
+
+    pub(crate) fn options(&self, model: &str) -> Options {
+        Options { key: Some(self.key.clone()), ..Options::new(model) }
     }
 
     /// The channel of the control plane, for the other services of [`v1`].

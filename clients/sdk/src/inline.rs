@@ -19,11 +19,11 @@ use ferry_transport::{
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinSet};
-use tonic::transport::Channel;
 
 use crate::agreed::Agreed;
 use crate::channel::endpoint;
 use crate::error::Error;
+use crate::key::{Channel, Key};
 
 /// The client end of the transport `grpc`.
 #[derive(Debug)]
@@ -69,7 +69,11 @@ impl Wake for InlineWaker {
 
 impl InlineLink {
     /// Connects to the server and speaks for the session.
-    pub(crate) fn connect(server: &str, agreed: &Agreed) -> Result<InlineLink, Error> {
+    pub(crate) fn connect(
+        server: &str,
+        key: Option<Key>,
+        agreed: &Agreed,
+    ) -> Result<InlineLink, Error> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -78,7 +82,8 @@ impl InlineLink {
         let connection = runtime
             .block_on(server_end.connect())
             .map_err(|source| Error::Connect { server: server.to_owned(), source })?;
-        let client = InferenceClient::new(connection)
+        let key = key.map_or_else(|| Key::new(None), Ok)?;
+        let client = InferenceClient::with_interceptor(connection, key)
             .max_decoding_message_size(channel::MESSAGE_BYTES_MAX)
             .max_encoding_message_size(channel::MESSAGE_BYTES_MAX);
         Ok(InlineLink {

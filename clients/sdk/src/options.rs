@@ -8,6 +8,7 @@ use ferry_proto::v1;
 use ferry_transport::RecordSink;
 
 use crate::error::Error;
+use crate::key::Key;
 
 /// Everything that a session can be asked for. Made by [`SessionBuilder`].
 #[derive(Clone, Debug)]
@@ -29,6 +30,8 @@ pub struct Options {
     pub(crate) connect: ferry_connect::Options,
     /// Why choices of the server's did not work: they are not offered again.
     pub(crate) failed: Arc<Failed>,
+    /// The key of the tenant, for links that are calls of the control plane.
+    pub(crate) key: Option<Key>,
 }
 
 /// Transports that the server chose and that did not work, with the reason.
@@ -86,6 +89,7 @@ impl Options {
             timeout: TIMEOUT,
             connect: ferry_connect::Options::default(),
             failed: Arc::default(),
+            key: None,
         }
     }
 

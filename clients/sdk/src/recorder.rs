@@ -4,8 +4,7 @@
 //! [`SEND_EVERY`]. What finds no room is counted, and the count travels with the next batch.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::key::Channel;
@@ -38,9 +37,10 @@ const SUMMARY_WITHIN: Duration = Duration::from_secs(10);
 pub struct RecordCounts {
     /// The server took them into its own queue.
     pub accepted: u64,
-    /// Found no room, here or at the server, or the connection broke before the server said
-    /// anything about them.
+    /// Found no room, here or at the server.
     pub lost: u64,
+    /// The connection broke before the server said what it took: they may be stored, or not.
+    pub unknown: u64,
     /// The server did not take them: no such session or run.
     pub refused: u64,
 }
@@ -48,8 +48,8 @@ pub struct RecordCounts {
 #[derive(Debug)]
 pub(crate) struct Recorder {
     queue: ArrayQueue<RequestRecord>,
-    /// Lost here, not yet reported to the server.
-    lost: AtomicU64,
+    /// Lost here, by session and run, not yet reported to the server.
+    lost: std::sync::Mutex<HashMap<(SessionId, i64), u64>>,
     wake: Notify,
     sender: Mutex<Sender>,
 }
@@ -66,7 +66,7 @@ struct Sender {
 #[derive(Debug)]
 struct Stream {
     batches: mpsc::Sender<v1::TimingBatch>,
-    /// Rows given to this call: lost if it breaks.
+    /// Rows given to this call: nobody knows of them if it breaks.
     rows: u64,
     answer: JoinHandle<Result<v1::RecordSummary, tonic::Status>>,
 }
@@ -74,7 +74,7 @@ struct Stream {
 impl RecordSink for Recorder {
     fn record(&self, record: RequestRecord) {
         if self.queue.push(record).is_err() {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+            *self.lost().entry((record.session, record.run)).or_default() += 1;
         } else if self.queue.len() == QUEUE_RECORDS / 4 {
             self.wake.notify_one();
         }
@@ -85,10 +85,14 @@ impl Recorder {
     pub(crate) fn new(channel: Channel) -> Recorder {
         Recorder {
             queue: ArrayQueue::new(QUEUE_RECORDS),
-            lost: AtomicU64::new(0),
+            lost: std::sync::Mutex::default(),
             wake: Notify::new(),
             sender: Mutex::new(Sender { channel, stream: None, counts: RecordCounts::default() }),
         }
+    }
+
+    fn lost(&self) -> MutexGuard<'_, HashMap<(SessionId, i64), u64>> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until it is time to send.
@@ -127,10 +131,15 @@ impl Recorder {
             for ((session, run_id), mut batch) in batches {
                 batch.run_id = run_id;
                 batch.session = sessions.get(&session).cloned();
-                batch.lost = self.lost.swap(0, Ordering::Relaxed);
-                sender.counts.lost += batch.lost;
                 sender.send(batch).await;
             }
+        }
+        // Each loss is reported for its own session, or it would count for another run.
+        let lost = std::mem::take(&mut *self.lost());
+        for ((session, run_id), lost) in lost {
+            sender.counts.lost += lost;
+            let session = sessions.get(&session).cloned();
+            sender.send(v1::TimingBatch { session, run_id, lost, ..Default::default() }).await;
         }
     }
 }
@@ -145,7 +154,7 @@ impl Sender {
         let stream = self.stream.get_or_insert_with(|| Stream::open(self.channel.clone()));
         stream.rows += rows;
         if stream.batches.send(batch).await.is_err() {
-            // The call ended early; its answer says why, and the rows count as lost.
+            // The call ended early; its answer says why.
             self.finish().await;
         }
     }
@@ -160,8 +169,8 @@ impl Sender {
                 self.counts.refused += summary.refused;
             }
             broken => {
-                tracing::warn!(rows, ?broken, "timings were not stored");
-                self.counts.lost += rows;
+                tracing::warn!(rows, ?broken, "it is not known whether timings were stored");
+                self.counts.unknown += rows;
             }
         }
     }

@@ -21,6 +21,17 @@ pub enum Cell {
     Blob(Vec<u8>),
 }
 
+impl Cell {
+    /// Bytes of its text or blob; numbers count as none.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Cell::Text(text) => text.len(),
+            Cell::Blob(bytes) => bytes.len(),
+            Cell::Null | Cell::Integer(_) | Cell::Real(_) => 0,
+        }
+    }
+}
+
 impl Serialize for Cell {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
@@ -36,12 +47,18 @@ impl Serialize for Cell {
     }
 }
 
+/// A row may have as many bytes as so many of its longest cells.
+const ROW_CELLS: usize = 4;
+
 /// Copies a row out of SQLite. Text that is not UTF-8 becomes a blob: nothing is altered silently.
 pub(crate) fn cells(row: &SqliteRow, cell_bytes: usize) -> Result<Vec<Cell>, QueryError> {
     let mut cells = Vec::with_capacity(row.len());
+    let mut left = ROW_CELLS.saturating_mul(cell_bytes);
     for index in 0..row.len() {
         let raw = row.try_get_raw(index).map_err(QueryError::from_sqlx)?;
-        cells.push(cell(raw, cell_bytes)?);
+        let cell = cell(raw, cell_bytes.min(left))?;
+        left = left.saturating_sub(cell.bytes());
+        cells.push(cell);
     }
     Ok(cells)
 }

@@ -15,10 +15,10 @@ use tokio::time::Instant;
 
 use crate::cell::cells;
 use crate::error::may_not_write_beside;
-use crate::{Cell, Location, QueryError, check};
+use crate::{Cell, Location, QueryError, bounds, check};
 
 /// Rows that wait between SQLite and a slow caller; more would only hold memory.
-const ROWS_WAITING_MAX: usize = 64;
+const ROWS_WAITING_MAX: usize = 16;
 /// SQLite instructions between two looks at the clock: well below a millisecond.
 const STEPS_PER_CHECK: i32 = 10_000;
 /// How long to wait for a lock that another process holds.
@@ -99,6 +99,11 @@ impl Reader {
         options
             .pragma("query_only", "ON")
             .pragma("trusted_schema", "OFF")
+            // What is sorted goes to a file beyond this, in KiB.
+            .pragma("cache_size", "-8192")
+            .pragma("temp_store", "FILE")
+            // Rows that sqlx holds ready; the longest have megabytes.
+            .row_buffer_size(4)
             .disable_statement_logging()
             .connect()
             .await
@@ -145,6 +150,7 @@ async fn watch(
     permit: OwnedSemaphorePermit,
 ) -> Result<(), QueryError> {
     let mut handle = connection.lock_handle().await.map_err(QueryError::from_sqlx)?;
+    bounds::set(&mut handle);
     handle.set_progress_handler(STEPS_PER_CHECK, move || {
         let _held = &permit;
         !stop.load(Ordering::Relaxed) && Instant::now() < deadline

@@ -140,6 +140,29 @@ async fn rows_and_cells_are_bounded() {
 }
 
 #[tokio::test]
+async fn what_a_query_makes_on_its_way_is_bounded_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let reader = store(dir.path()).await;
+    // Each gives out one number, and would need hundreds of megabytes on its way to it.
+    for sql in [
+        "SELECT length(zeroblob(500000000))",
+        "SELECT length(hex(zeroblob(400000000)))",
+        "SELECT length(replace(hex(zeroblob(2000000)), '0', 'xxxxxxxxxxxxxxxx'))",
+        "WITH RECURSIVE c(x) AS (VALUES (1) UNION ALL SELECT x + 1 FROM c WHERE x < 3000) \
+         SELECT length(group_concat(hex(zeroblob(1000)))) FROM c",
+    ] {
+        let error = all(&reader, sql).await.expect_err(sql);
+        assert!(error.to_string().contains("too big"), "{sql}: {error}");
+    }
+    let wide = format!("SELECT {}", vec!["1"; 300].join(","));
+    assert!(all(&reader, &wide).await.is_err());
+    // A row is as bounded as its cells.
+    let long = format!("SELECT {}", ["zeroblob(1000000)"; 8].join(","));
+    let error = all(&reader, &long).await.expect_err("a long row");
+    assert!(matches!(error, QueryError::CellTooLarge { .. }), "{error}");
+}
+
+#[tokio::test]
 async fn queries_are_bounded_and_a_dropped_one_ends() {
     let dir = tempfile::tempdir().unwrap();
     let reader = store(dir.path()).await;

@@ -42,7 +42,8 @@ pub const METHODS: &[(&str, Access)] = &[
     ("/ferry.v1.Sessions/Close", OfTenant),
     ("/ferry.v1.Inference/Infer", OfTenant),
     ("/ferry.v1.Local/Infer", OfTenant),
-    ("/ferry.v1.Local/Drive", OfTenant),
+    // Load inside the server takes everybody's cores.
+    ("/ferry.v1.Local/Drive", Operator),
     ("/ferry.v1.Models/List", Known),
     ("/ferry.v1.Models/Get", Known),
     ("/ferry.v1.Models/Load", Operator),
@@ -167,6 +168,14 @@ pub(super) fn identity<T>(request: &tonic::Request<T>) -> Result<&Identity, ApiE
 /// [`ApiError::Key`] if no tenant does.
 pub(super) fn tenant<T>(request: &tonic::Request<T>) -> Result<Arc<Tenant>, ApiError> {
     identity(request)?.tenant().cloned().ok_or(ApiError::Key)
+}
+
+/// The name of the tenant that somebody is.
+///
+/// # Errors
+/// [`ApiError::Key`] if it is none.
+pub(super) fn name(who: &Identity) -> Result<&str, ApiError> {
+    who.tenant().map(|tenant| tenant.name()).ok_or(ApiError::Key)
 }
 
 #[cfg(test)]

@@ -11,8 +11,8 @@ use tonic::{Request, Response};
 
 use super::{auth, from_wire, to_wire};
 use crate::error::ApiError;
-use crate::inside;
 use crate::inside::drive::{self, Load, Rows};
+use crate::inside::{self, Inside};
 use crate::state::State;
 
 /// The service.
@@ -27,7 +27,7 @@ impl v1::local_server::Local for LocalService {
         &self,
         request: Request<v1::InferRequest>,
     ) -> Result<Response<v1::InferResponse>, tonic::Status> {
-        let tenant = auth::tenant(&request)?;
+        let (tenant, identity) = (auth::tenant(&request)?, auth::identity(&request)?.clone());
         let request = request.into_inner();
         if request.session.is_some() {
             let why = "the local link opens a session of its own: leave it out";
@@ -35,7 +35,8 @@ impl v1::local_server::Local for LocalService {
         }
         let request = from_wire::inline(request)?;
         let state = &self.0;
-        let reply = inside::infer(&state.sessions, &state.recorder, tenant, request).await?;
+        let who = Inside { tenant: &tenant, identity: &identity };
+        let reply = inside::infer(&state.sessions, &state.recorder, who, request).await?;
         let mut answer = to_wire::inline(&reply);
         answer.payload = reply.payload.clone();
         answer.stages = stages_to_wire(&reply.times);
@@ -47,15 +48,19 @@ impl v1::local_server::Local for LocalService {
         &self,
         request: Request<v1::DriveRequest>,
     ) -> Result<Response<Self::DriveStream>, tonic::Status> {
-        let tenant = auth::tenant(&request)?;
+        let identity = auth::identity(&request)?.clone();
         let load = load(request.into_inner())?;
         let state = &self.0;
+        // The operator has no quota of its own: what it drives is everybody's.
+        let tenant = identity.tenant().unwrap_or(state.tenants.everybody());
         let server = drive::Server {
             sessions: Arc::clone(&state.sessions),
             recorder: state.recorder.clone(),
             runtime: state.runtime.clone(),
+            driving: Arc::clone(&state.driving),
         };
-        let batches = drive::start(&server, tenant, load).await?;
+        let who = Inside { tenant, identity: &identity };
+        let batches = drive::start(&server, who, load).await?;
         let batches = ReceiverStream::new(batches)
             .map(|rows| rows.map(|rows| batch(&rows)).map_err(tonic::Status::from));
         Ok(Response::new(batches.boxed()))

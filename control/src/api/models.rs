@@ -5,10 +5,11 @@ use std::sync::Arc;
 use ferry_proto::v1;
 use tonic::{Request, Response};
 
-use super::to_wire;
+use super::{auth, to_wire};
 use crate::error::ApiError;
 use crate::models::{Loading, Served, check_name};
 use crate::state::State;
+use crate::tenants::Identity;
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -26,17 +27,31 @@ fn joined<T>(joined: Result<T, tokio::task::JoinError>) -> Result<T, ApiError> {
     joined.map_err(|error| ApiError::Internal(error.to_string()))
 }
 
+impl ModelsService {
+    /// A model as `who` is told of it: only the operator learns where the folder is.
+    fn told(&self, who: Result<&Identity, ApiError>, mut model: v1::Model) -> v1::Model {
+        let is_operator = who.is_ok_and(Identity::is_operator);
+        if let (false, Some(folder)) = (is_operator, &self.0.config.models) {
+            let whole = folder.canonicalize().unwrap_or_else(|_gone| folder.clone());
+            for folder in [&whole, folder] {
+                let prefix = format!("{}/", folder.display().to_string().trim_end_matches('/'));
+                model.error = model.error.replace(&prefix, "");
+            }
+        }
+        model
+    }
+}
+
 #[tonic::async_trait]
 impl v1::models_server::Models for ModelsService {
-    async fn list(
-        &self,
-        _request: Request<v1::ListModelsRequest>,
-    ) -> Reply<v1::ListModelsResponse> {
-        let models = self.0.models.list().iter().map(to_wire::model).collect();
+    async fn list(&self, request: Request<v1::ListModelsRequest>) -> Reply<v1::ListModelsResponse> {
+        let told = |listed| self.told(auth::identity(&request), to_wire::model(listed));
+        let models = self.0.models.list().iter().map(told).collect();
         Ok(Response::new(v1::ListModelsResponse { models }))
     }
 
     async fn get(&self, request: Request<v1::GetModelRequest>) -> Reply<v1::Model> {
+        let who = auth::identity(&request)?.clone();
         let v1::GetModelRequest { name, version } = request.into_inner();
         check_name(&name)?;
         let versions = self.0.models.versions(&name, version);
@@ -44,7 +59,7 @@ impl v1::models_server::Models for ModelsService {
         let serving = self.0.models.get(&name, version).map(|served| served.version).ok();
         let chosen = versions.iter().find(|it| Some(it.version) == serving).or(versions.last());
         let chosen = chosen.ok_or_else(|| self.0.models.unknown(&name, version))?;
-        Ok(Response::new(to_wire::model(chosen)))
+        Ok(Response::new(self.told(Ok(&who), to_wire::model(chosen))))
     }
 
     async fn load(&self, request: Request<v1::LoadModelRequest>) -> Reply<v1::LoadModelResponse> {

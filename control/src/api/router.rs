@@ -12,6 +12,7 @@ use ferry_proto::v1::{
 use tonic::server::NamedService;
 use tower_layer::{Identity, Stack};
 
+use super::front::GateLayer;
 use super::{
     AdminService, AuthLayer, InferenceService, LocalService, ModelsService, RunsService,
     SessionsService,
@@ -35,13 +36,14 @@ pub const SERVICES: [&str; 6] = [
 ];
 
 /// The services, behind the check of who calls.
-pub type Router = tonic::transport::server::Router<Stack<AuthLayer, Identity>>;
+pub(crate) type Router =
+    tonic::transport::server::Router<Stack<GateLayer, Stack<AuthLayer, Identity>>>;
 
 /// All services of `state` but the health service.
 ///
 /// # Errors
 /// What the reflection service says of the descriptors.
-pub fn router(state: &Arc<State>) -> anyhow::Result<Router> {
+pub(crate) fn router(state: &Arc<State>) -> anyhow::Result<Router> {
     macro_rules! service {
         ($server:ident, $service:ident) => {
             $server::new($service(Arc::clone(state)))
@@ -61,6 +63,7 @@ pub fn router(state: &Arc<State>) -> anyhow::Result<Router> {
         .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
         .http2_keepalive_timeout(Some(KEEPALIVE_WITHIN))
         .layer(AuthLayer::new(Arc::clone(state)))
+        .layer(GateLayer::new(&state.config.front, &state.refusals))
         .add_service(service!(SessionsServer, SessionsService))
         .add_service(service!(ModelsServer, ModelsService))
         .add_service(service!(AdminServer, AdminService))

@@ -9,12 +9,14 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Streaming};
 
-use super::to_wire;
+use super::{auth, to_wire};
 use crate::error::ApiError;
 use crate::host::clock::unix_ns;
 use crate::host::machine::COMMIT;
+use crate::runs::{is_theirs, no_such_run};
 use crate::state::State;
-use crate::store::{Cell, NewRun, QueryError, QueryLimits, Rows, Run, RunEnd};
+use crate::store::{Cell, NewRun, QueryError, QueryLimits, Rows, Run, RunEnd, StoreError};
+use crate::tenants::Identity;
 
 /// How long the end of a run waits for its rows to be stored.
 const FLUSH_WAIT: Duration = Duration::from_secs(30);
@@ -22,17 +24,23 @@ const FLUSH_WAIT: Duration = Duration::from_secs(30);
 /// Runs of a list whose length is not asked for.
 const LIST_DEFAULT: u32 = 50;
 
-/// Longest list of runs.
-const LIST_MAX: u32 = 10_000;
+/// Longest list of runs: further ones are found by SQL.
+const LIST_MAX: u32 = 1000;
 
-/// Longest text of a run, in bytes: options are a few lines of JSON.
-const TEXT_BYTES_MAX: usize = 64 << 10;
+/// Longest name, kind or note of a run, in bytes.
+const TEXT_BYTES_MAX: usize = 4 << 10;
+
+/// Longest options of a run, in bytes: a few lines of JSON.
+const OPTIONS_BYTES_MAX: usize = 16 << 10;
 
 /// Most rows of a query, whatever the caller allows.
 const ROWS_MAX: u64 = 10_000_000;
 
-/// Rows of one message: some tens of kilobytes.
+/// Rows of one message, where they are short.
 const ROWS_PER_MESSAGE: usize = 256;
+
+/// Bytes of one message's texts and blobs; the row that goes past it is the last.
+const BYTES_PER_MESSAGE: usize = 256 << 10;
 
 /// Messages that wait for a slow caller.
 const MESSAGES_WAITING_MAX: usize = 4;
@@ -43,15 +51,16 @@ pub struct RunsService(pub Arc<State>);
 
 type Reply<T> = Result<Response<T>, tonic::Status>;
 
-fn bounded(field: &'static str, text: String) -> Result<String, ApiError> {
-    if text.len() <= TEXT_BYTES_MAX {
+fn bounded(field: &'static str, text: String, limit: usize) -> Result<String, ApiError> {
+    if text.len() <= limit {
         return Ok(text);
     }
-    Err(ApiError::field(field, format!("{} bytes; at most {TEXT_BYTES_MAX}", text.len())))
+    Err(ApiError::field(field, format!("{} bytes; at most {limit}", text.len())))
 }
 
 fn json_object(field: &'static str, text: String) -> Result<String, ApiError> {
-    let text = if text.is_empty() { "{}".to_owned() } else { bounded(field, text)? };
+    let text = bounded(field, text, OPTIONS_BYTES_MAX)?;
+    let text = if text.is_empty() { "{}".to_owned() } else { text };
     match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&text) {
         Ok(_) => Ok(text),
         Err(error) => Err(ApiError::field(field, format!("not a JSON object: {error}"))),
@@ -59,40 +68,44 @@ fn json_object(field: &'static str, text: String) -> Result<String, ApiError> {
 }
 
 impl RunsService {
-    async fn run(&self, id: i64) -> Result<v1::Run, ApiError> {
-        let run = self.0.store.get_run(id).await?.ok_or_else(|| ApiError::NotFound {
-            kind: "run",
-            name: id.to_string(),
-            hint: "Runs.List shows those there are".into(),
-        })?;
-        let requests = self.requests(&[id]).await?;
-        Ok(to_wire::run(run, requests.first().map_or(0, |&(_, count)| count)))
+    /// A run that `who` may see.
+    async fn find(&self, id: i64, who: &Identity) -> Result<Run, ApiError> {
+        let run = self.0.store.get_run(id).await?;
+        let theirs = run.filter(|run| is_theirs(run.new.tenant.as_deref(), who));
+        theirs.ok_or_else(|| no_such_run(id))
     }
 
-    /// How many requests each of these runs has.
-    async fn requests(&self, runs: &[i64]) -> Result<Vec<(i64, u64)>, ApiError> {
-        let ids: Vec<String> = runs.iter().map(i64::to_string).collect();
-        let sql = format!(
-            "SELECT run_id, count(*) FROM request_rows WHERE run_id IN ({}) GROUP BY run_id",
-            ids.join(",")
-        );
-        let rows = self.0.store.query(&sql, QueryLimits::default()).await?.all().await?;
-        let pair = |row: Vec<Cell>| match row.as_slice() {
-            &[Cell::Integer(run), Cell::Integer(count)] => Some((run, u64::try_from(count).ok()?)),
-            _ => None,
-        };
-        Ok(rows.into_iter().filter_map(pair).collect())
+    async fn with_count(&self, run: Run) -> Result<v1::Run, ApiError> {
+        let counts = self.0.store.count_requests(&[run.id]).await?;
+        Ok(to_wire::run(run, counts.first().map_or(0, |&(_, count)| count)))
     }
 
-    /// The rows of a batch, if its sender owns the session and the run is one.
-    async fn check(&self, batch: &v1::TimingBatch) -> Result<Vec<RequestRecord>, ApiError> {
-        let reference = batch.session.as_ref().ok_or(WireError::Missing("session"))?;
+    /// The rows of a batch and what its client lost, if its sender owns the session, and both are
+    /// of the session's run.
+    fn check(
+        &self,
+        batch: &v1::TimingBatch,
+        reference: &v1::SessionRef,
+        who: &Identity,
+    ) -> Result<(Vec<RequestRecord>, u64), ApiError> {
         let (id, token, _) = reference.parts()?;
-        self.0.sessions.prove_owner(id, &token).inspect_err(|error| {
-            self.0.refusals.note("grpc", "credentials", Some(id), None, error);
-        })?;
-        self.0.runs.check(&self.0.store, batch.run_id).await?;
-        Ok(ferry_proto::rows(batch)?)
+        let refused = |what, error: ApiError| {
+            let tenant = who.tenant().map(|tenant| tenant.name());
+            self.0.refusals.note("grpc", what, Some(id), tenant, &error);
+            error
+        };
+        let account = self.0.sessions.prove_owner(id, &token);
+        let account = account.map_err(|error| refused("credentials", error))?;
+        let is_own = who.tenant().is_some_and(|tenant| Arc::ptr_eq(tenant, &account.tenant));
+        if !is_own {
+            return Err(refused("credentials", ApiError::Credentials));
+        }
+        if batch.run_id != account.run {
+            let why = format!("{}; the session is of run {}", batch.run_id, account.run);
+            return Err(refused("foreign_run", ApiError::field("run_id", why)));
+        }
+        let rows = ferry_proto::rows(batch)?;
+        Ok((rows, account.meter.drop_rows(batch.lost)))
     }
 }
 
@@ -101,58 +114,78 @@ impl v1::runs_server::Runs for RunsService {
     type QueryStream = ReceiverStream<Result<v1::QueryResponse, tonic::Status>>;
 
     async fn start(&self, request: Request<v1::StartRunRequest>) -> Reply<v1::Run> {
+        let who = auth::identity(&request)?.clone();
         let asked = request.into_inner();
         let new = NewRun {
-            name: bounded("name", asked.name)?,
-            kind: bounded("kind", asked.kind)?,
+            name: bounded("name", asked.name, TEXT_BYTES_MAX)?,
+            kind: bounded("kind", asked.kind, TEXT_BYTES_MAX)?,
             started_unix_ns: unix_ns(),
             machine: self.0.about.machine.clone(),
             git_commit: COMMIT.to_owned(),
             options_json: json_object("options_json", asked.options_json)?,
             libraries_json: self.0.about.libraries_json.clone(),
             warmup: asked.warmup,
-            notes: bounded("notes", asked.notes)?,
+            notes: bounded("notes", asked.notes, TEXT_BYTES_MAX)?,
+            tenant: who.tenant().map(|tenant| tenant.name().to_owned()),
         };
+        let place = self.0.runs.place(&who).inspect_err(|error| {
+            self.0.refusals.note("grpc", "quota", None, new.tenant.as_deref(), error);
+        })?;
         let id = self.0.store.start_run(&new).await.map_err(ApiError::from)?;
-        self.0.runs.started(id);
+        place.take(id);
         let run = Run { id, new, finished_unix_ns: None, lost: 0 };
         Ok(Response::new(to_wire::run(run, 0)))
     }
 
     async fn finish(&self, request: Request<v1::FinishRunRequest>) -> Reply<v1::Run> {
+        let who = auth::identity(&request)?.clone();
         let v1::FinishRunRequest { run_id, flush } = request.into_inner();
         if run_id == 0 || run_id == self.0.about.own_run {
             let why = "the server's own run ends with the server".to_owned();
             return Err(ApiError::field("run_id", why).into());
         }
+        let run = self.find(run_id, &who).await?;
+        if run.finished_unix_ns.is_some() {
+            return Err(ApiError::Finished { run: run_id }.into());
+        }
         if flush && let Err(error) = self.0.recorder.flush(FLUSH_WAIT).await {
             // Told by `requests` and `lost` of the answer, and by Admin.Status.
             tracing::warn!(run_id, %error, "rows of the run are not all stored yet");
         }
-        let lost = self.0.runs.finished(run_id);
-        let end = RunEnd { finished_unix_ns: unix_ns(), notes: None, lost };
-        self.0.store.finish_run(run_id, &end).await.map_err(ApiError::from)?;
-        Ok(Response::new(self.run(run_id).await?))
+        let end = RunEnd { finished_unix_ns: unix_ns(), notes: None };
+        match self.0.store.finish_run(run_id, &end).await {
+            Ok(()) => self.0.runs.finished(run_id),
+            // Somebody else was first.
+            Err(StoreError::NoSuchRun { .. }) => {
+                return Err(ApiError::Finished { run: run_id }.into());
+            }
+            Err(error) => return Err(ApiError::from(error).into()),
+        }
+        let run = self.find(run_id, &who).await?;
+        Ok(Response::new(self.with_count(run).await?))
     }
 
     async fn record(
         &self,
         request: Request<Streaming<v1::TimingBatch>>,
     ) -> Reply<v1::RecordSummary> {
+        let who = auth::identity(&request)?.clone();
         let mut batches = request.into_inner();
         let mut summary = v1::RecordSummary::default();
         while let Some(batch) = batches.message().await? {
             let count = batch.request.len() as u64;
-            self.0.runs.lost(batch.run_id, batch.lost.min(u64::from(u32::MAX)));
-            match self.check(&batch).await {
-                Ok(rows) => {
-                    let lost_before = self.0.recorder.health().rows_lost;
-                    rows.into_iter().for_each(|row| self.0.recorder.record(row));
-                    // Others may lose rows at the same moment: the sum of all is exact, in the
-                    // run's `lost`.
-                    let lost = self.0.recorder.health().rows_lost.saturating_sub(lost_before);
-                    summary.lost += lost.min(count);
-                    summary.accepted += count.saturating_sub(lost);
+            let Some(reference) = &batch.session else {
+                let error = ApiError::from(WireError::Missing("session"));
+                self.0.refusals.note("grpc", "no_session", None, None, &error);
+                return Err(error.into());
+            };
+            match self.check(&batch, reference, &who) {
+                Ok((rows, dropped)) => {
+                    self.0.recorder.lose(batch.run_id, dropped);
+                    let taken = rows.into_iter().filter(|&row| self.0.recorder.record(row));
+                    let taken = taken.count() as u64;
+                    summary.accepted += taken;
+                    summary.lost += count.saturating_sub(taken);
                 }
                 Err(error) => {
                     tracing::debug!(%error, rows = count, "timings refused");
@@ -164,21 +197,28 @@ impl v1::runs_server::Runs for RunsService {
     }
 
     async fn list(&self, request: Request<v1::ListRunsRequest>) -> Reply<v1::ListRunsResponse> {
+        let who = auth::identity(&request)?.clone();
         let limit = request.into_inner().limit;
         let limit = if limit == 0 { LIST_DEFAULT } else { limit.min(LIST_MAX) };
-        let runs = self.0.store.list_runs(limit).await.map_err(ApiError::from)?;
+        // The operator sees every run; a tenant its own; who is neither did not get here.
+        let tenant = if who.is_operator() { None } else { Some(auth::name(&who)?) };
+        let store = &self.0.store;
+        let runs = store.list_runs(tenant, limit).await.map_err(ApiError::from)?;
         let ids: Vec<i64> = runs.iter().map(|run| run.id).collect();
-        let counts = self.requests(&ids).await?;
-        let count = |id| counts.iter().find(|(run, _)| *run == id).map_or(0, |&(_, count)| count);
-        let runs = runs.into_iter().map(|run| {
-            let requests = count(run.id);
-            to_wire::run(run, requests)
+        let counts = store.count_requests(&ids).await.map_err(ApiError::from)?;
+        let runs = runs.into_iter().zip(counts).map(|(run, (_, requests))| v1::Run {
+            // Get tells them: a list stays short.
+            options_json: String::new(),
+            notes: String::new(),
+            ..to_wire::run(run, requests)
         });
         Ok(Response::new(v1::ListRunsResponse { runs: runs.collect() }))
     }
 
     async fn get(&self, request: Request<v1::GetRunRequest>) -> Reply<v1::Run> {
-        Ok(Response::new(self.run(request.into_inner().run_id).await?))
+        let who = auth::identity(&request)?.clone();
+        let run = self.find(request.into_inner().run_id, &who).await?;
+        Ok(Response::new(self.with_count(run).await?))
     }
 
     async fn query(&self, request: Request<v1::QueryRequest>) -> Reply<Self::QueryStream> {
@@ -199,9 +239,13 @@ impl v1::runs_server::Runs for RunsService {
 async fn stream(mut rows: Rows, sender: mpsc::Sender<Result<v1::QueryResponse, tonic::Status>>) {
     let columns = rows.columns().to_vec();
     let mut message = v1::QueryResponse { columns, ..v1::QueryResponse::default() };
+    let mut bytes = 0;
     loop {
         match rows.next().await {
-            Some(Ok(cells)) => message.rows.push(to_wire::row(cells)),
+            Some(Ok(cells)) => {
+                bytes += cells.iter().map(Cell::bytes).sum::<usize>();
+                message.rows.push(to_wire::row(cells));
+            }
             Some(Err(QueryError::RowLimit { .. })) => {
                 message.truncated = true;
                 break;
@@ -213,10 +257,11 @@ async fn stream(mut rows: Rows, sender: mpsc::Sender<Result<v1::QueryResponse, t
             }
             None => break,
         }
-        if message.rows.len() >= ROWS_PER_MESSAGE
-            && sender.send(Ok(std::mem::take(&mut message))).await.is_err()
-        {
-            return;
+        if message.rows.len() >= ROWS_PER_MESSAGE || bytes >= BYTES_PER_MESSAGE {
+            bytes = 0;
+            if sender.send(Ok(std::mem::take(&mut message))).await.is_err() {
+                return;
+            }
         }
     }
     drop(sender.send(Ok(message)).await);

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use ferry_core::{SessionSpec, Status};
+use ferry_core::{SessionId, SessionSpec, Status};
 use ferry_proto::{WireError, v1};
 use tokio::runtime::Handle;
 use tonic::{Request, Response};
@@ -49,7 +49,7 @@ impl SessionsService {
             _ => None,
         };
         if let Some((link, what)) = what {
-            let session = Some(ferry_core::SessionId(reference.session_id));
+            let session = Some(SessionId(reference.session_id));
             self.0.refusals.note(link, what, session, None, &error);
         }
         error.into()
@@ -63,7 +63,8 @@ impl v1::sessions_server::Sessions for SessionsService {
         request: Request<v1::OpenSessionRequest>,
     ) -> Reply<v1::OpenSessionResponse> {
         let tenant = auth::tenant(&request)?;
-        let caller = Caller { tenant: Arc::clone(&tenant), is_inside: false };
+        let identity = auth::identity(&request)?.clone();
+        let caller = Caller { tenant: Arc::clone(&tenant), identity, is_inside: false };
         let asked = SessionSpec::try_from(request.into_inner()).map_err(ApiError::from)?;
         let sessions = Arc::clone(&self.0.sessions);
         let opened =
@@ -97,7 +98,14 @@ impl v1::sessions_server::Sessions for SessionsService {
             };
             match proved {
                 Ok(session) => session.keep(self.0.config.lease),
-                Err(_) => gone.push(reference.session_id),
+                Err(error) => {
+                    // One that ended is no attempt at anything.
+                    if self.0.sessions.find(SessionId(reference.session_id)).is_some() {
+                        let id = Some(SessionId(reference.session_id));
+                        self.0.refusals.note("grpc", "credentials", id, None, &error);
+                    }
+                    gone.push(reference.session_id);
+                }
             }
         }
         let draining = self.0.takes_new().is_err();

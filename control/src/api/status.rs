@@ -28,6 +28,7 @@ fn code(error: &ApiError) -> Code {
         | ApiError::Reload { .. }
         | ApiError::Transport { .. }
         | ApiError::Protocol { .. }
+        | ApiError::Finished { .. }
         | ApiError::NotAttachable(_) => Code::FailedPrecondition,
         ApiError::Quota { .. } | ApiError::Busy(_) => Code::ResourceExhausted,
         ApiError::Credentials | ApiError::Key => Code::Unauthenticated,

@@ -161,6 +161,7 @@ pub(super) fn run(run: Run, requests: u64) -> v1::Run {
         notes: new.notes,
         requests,
         lost: run.lost,
+        tenant: new.tenant.unwrap_or_default(),
     }
 }
 

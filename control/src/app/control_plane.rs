@@ -10,11 +10,11 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::api;
+use crate::api::{self, Incoming, Peers};
+use crate::host::limits;
 use crate::state::State;
 
 /// How long calls that stream may go on after the drain.
@@ -44,10 +44,14 @@ impl ControlPlane {
         let (stop, stopped) = oneshot::channel::<()>();
         let router = api::router(state)?.add_service(health_service);
         let listener = listener.try_clone()?;
+        let front = &state.config.front;
+        let connections = limits::connections(front.connections_max);
+        let (bytes, within) = (front.calls_bytes_max, front.begins_within);
+        let peers = Peers::new(connections, bytes, within, &state.refusals);
         let calls = runtime.spawn(async move {
             // Fails only outside of a runtime.
             let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return Ok(()) };
-            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            let incoming = Incoming::new(listener, peers);
             let stopped = async { drop(stopped.await) };
             router.serve_with_incoming_shutdown(incoming, stopped).await
         });

@@ -60,6 +60,7 @@ impl Server {
         let every = state.config.sample_every;
         let sampled = Sampled {
             models: Arc::clone(&state.models),
+            sessions: Arc::clone(&state.sessions),
             runs: Arc::clone(&state.runs),
             recorder: state.recorder.clone(),
         };

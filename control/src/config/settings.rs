@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use ferry_rdma::RdmaOptions;
 use serde::Deserialize;
 
-use super::{Config, LANES_MAX, LaneCounts, LibrarySearch};
+use super::{Config, Front, LANES_MAX, LaneCounts, LibrarySearch};
 use crate::tenants::Quota;
-use values::{at_least_1, engine_cache, fence, listen, seconds, tenants};
+use values::{at_least_1, engine_cache, fence, listen, operator_key, seconds, tenants};
 
 /// One source of options. The same names serve the command line and the file.
 #[derive(Clone, Debug, Default, Deserialize, clap::Args)]
@@ -52,6 +52,10 @@ pub struct Settings {
     /// Threads that serve shared memory; 0 turns it off
     #[arg(long, value_name = "N")]
     pub shm_lanes: Option<u32>,
+    /// Users of this machine that shared memory is given to, by number [default: whoever has a
+    /// session's token]
+    #[arg(long, value_name = "UID[,UID]", value_delimiter = ',')]
+    pub shm_uids: Option<Vec<u32>>,
     /// Threads that serve tcp; 0 turns it off
     #[arg(long, value_name = "N")]
     pub tcp_lanes: Option<u32>,
@@ -89,6 +93,19 @@ pub struct Settings {
     /// Most concurrent calls of one connection
     #[arg(long, value_name = "N")]
     pub streams_max: Option<u32>,
+    /// Most connections of the control plane; lowered to a quarter of the limit of descriptors
+    #[arg(long, value_name = "N")]
+    pub connections_max: Option<usize>,
+    /// Most bytes of messages that are under way in calls, of all connections together; one
+    /// connection may have a quarter of it
+    #[arg(long, value_name = "BYTES")]
+    pub calls_bytes_max: Option<u64>,
+    /// How long a connection may take to begin HTTP/2
+    #[arg(long, value_name = "SECONDS")]
+    pub handshake_seconds: Option<f64>,
+    /// How long the message of a call may take; long ones get a second more for each 4 MiB
+    #[arg(long, value_name = "SECONDS")]
+    pub body_seconds: Option<f64>,
     /// How long a drain waits for what is in flight
     #[arg(long, value_name = "SECONDS")]
     pub drain_seconds: Option<f64>,
@@ -228,6 +245,7 @@ impl Settings {
                 rdma: lanes("rdma-lanes", self.rdma_lanes, file.rdma_lanes, base.lanes.rdma)?,
                 local: lanes("local-lanes", self.local_lanes, file.local_lanes, base.lanes.local)?,
             },
+            shm_uids: self.shm_uids.or(file.shm_uids),
             rdma: RdmaOptions {
                 device: self.rdma_device.or(file.rdma_device),
                 gid_index: self.rdma_gid_index.or(file.rdma_gid_index),
@@ -245,13 +263,35 @@ impl Settings {
                 .or(file.request_bytes_max)
                 .unwrap_or(base.request_bytes_max),
             streams_max: self.streams_max.or(file.streams_max).unwrap_or(base.streams_max).max(1),
+            front: Front {
+                connections_max: at_least_1(
+                    "connections-max",
+                    self.connections_max
+                        .or(file.connections_max)
+                        .unwrap_or(base.front.connections_max),
+                )?,
+                calls_bytes_max: self
+                    .calls_bytes_max
+                    .or(file.calls_bytes_max)
+                    .unwrap_or(base.front.calls_bytes_max),
+                begins_within: seconds(
+                    "handshake-seconds",
+                    self.handshake_seconds.or(file.handshake_seconds),
+                    base.front.begins_within,
+                )?,
+                body_within: seconds(
+                    "body-seconds",
+                    self.body_seconds.or(file.body_seconds),
+                    base.front.body_within,
+                )?,
+            },
             drain: seconds("drain-seconds", self.drain_seconds.or(file.drain_seconds), base.drain)?,
             sample_every: seconds(
                 "sample-seconds",
                 self.sample_seconds.or(file.sample_seconds),
                 base.sample_every,
             )?,
-            operator_key: file.operator_key,
+            operator_key: operator_key(file.operator_key, &file.tenants)?,
             tenants: tenants(file.tenants, &quota)?,
             quota,
         };

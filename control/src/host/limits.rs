@@ -8,6 +8,12 @@ const PER_SESSION: u64 = 4;
 /// Descriptors that the server takes by itself: lanes, store, connections of the control plane.
 const OWN: u64 = 256;
 
+/// With fewer, the server does not get as far as serving.
+const NEEDED: u64 = 128;
+
+/// Of the limit, the part that connections of the control plane may take.
+const CONNECTIONS: u64 = 4;
+
 /// What to do where the limit is too low.
 const FIX: &str = "raise the hard limit before the start (ulimit -Hn 65536, or LimitNOFILE= of \
                    systemd), or lower quota-sessions";
@@ -30,6 +36,27 @@ pub fn raise_descriptors(sessions: u64) {
     if let Err((why, fix)) = descriptors(sessions) {
         tracing::warn!(fix, "{why}");
     }
+}
+
+/// Whether the limit is enough to serve anybody at all.
+///
+/// # Errors
+/// What is needed, and what to do.
+pub fn enough_to_start() -> Result<(), String> {
+    match getrlimit(Resource::Nofile).current {
+        Some(limit) if limit < NEEDED => Err(format!(
+            "{limit} descriptors are too few to serve: at least {NEEDED} are needed, and 4 more \
+             for each session; {FIX}"
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// How many connections the control plane may have: so many, or what the limit has room for.
+pub(crate) fn connections(wanted: usize) -> usize {
+    let room = getrlimit(Resource::Nofile).current.map(|limit| limit / CONNECTIONS);
+    let room = room.and_then(|room| usize::try_from(room).ok()).unwrap_or(usize::MAX);
+    wanted.min(room).max(1)
 }
 
 /// The limit as it is: what it allows, or why it is too low for so many sessions and what to do.

@@ -10,13 +10,12 @@ use ferry_core::{Request, RequestKind, RequestRecord, SessionId, SessionSpec, St
 use ferry_memory::{SlotTable, between_ns};
 use ferry_transport::{Driver, DriverState, RecordSink};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::{connect, open, thread};
+use super::{Inside, connect, open, thread};
 use crate::error::ApiError;
 use crate::sessions::{Opened, Sessions};
 use crate::store::Recorder;
-use crate::tenants::Tenant;
 
 /// Most clients of one drive: each is a thread.
 const CLIENTS_MAX: u32 = 64;
@@ -85,6 +84,24 @@ pub struct Server {
     pub recorder: Recorder,
     /// Ends their sessions after them.
     pub runtime: Handle,
+    /// Threads that all drives together may have.
+    pub driving: Arc<Semaphore>,
+}
+
+impl Server {
+    /// Threads for one drive, of those that all drives may have.
+    ///
+    /// # Errors
+    /// [`ApiError::Busy`] if there are not so many left.
+    fn drivers(&self, threads: u32) -> Result<OwnedSemaphorePermit, ApiError> {
+        let left = self.driving.available_permits();
+        Arc::clone(&self.driving).try_acquire_many_owned(threads).map_err(|_too_many| {
+            ApiError::Busy(format!(
+                "{threads} clients inside the server; there is room for {left}: ask for fewer, or \
+                 wait for other drives"
+            ))
+        })
+    }
 }
 
 /// What every client of one drive does.
@@ -94,6 +111,8 @@ struct Plan {
     deadline: Instant,
     /// Somebody failed, or the caller is gone.
     stop: AtomicBool,
+    /// Its threads, of those that all drives may have.
+    _drivers: OwnedSemaphorePermit,
 }
 
 /// Keeps what comes after the warm-up: for the store, and for the caller.
@@ -148,18 +167,15 @@ fn check(load: &Load) -> Result<(), ApiError> {
 ///
 /// # Errors
 /// [`ApiError`] if the load has no meaning or a session cannot be opened.
-pub async fn start(
-    server: &Server,
-    tenant: Arc<Tenant>,
-    mut load: Load,
-) -> Result<Batches, ApiError> {
+pub async fn start(server: &Server, who: Inside<'_>, mut load: Load) -> Result<Batches, ApiError> {
     load.window = load.window.max(1);
     check(&load)?;
+    let drivers = server.drivers(load.clients)?;
     load.session.slots = load.window;
     load.session.request_bytes_min = load.session.request_bytes_min.max(load.payload.len() as u64);
     let mut sessions = Vec::new();
     for _ in 0..load.clients {
-        match open(&server.sessions, Arc::clone(&tenant), load.session.clone()).await {
+        match open(&server.sessions, who, load.session.clone()).await {
             Ok(opened) => sessions.push(opened),
             Err(error) => {
                 for opened in &sessions {
@@ -177,7 +193,7 @@ pub async fn start(
         load.payload = vec![0; usize::try_from(bytes).unwrap_or(0)].into();
     }
     let deadline = Instant::now() + TIME_MAX;
-    let plan = Arc::new(Plan { load, deadline, stop: AtomicBool::new(false) });
+    let plan = Arc::new(Plan { load, deadline, stop: AtomicBool::new(false), _drivers: drivers });
     let (sender, receiver) = mpsc::channel(BATCHES_WAITING_MAX);
     for opened in sessions {
         start_one(server, &plan, opened, sender.clone());

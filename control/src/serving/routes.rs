@@ -21,6 +21,8 @@ use crate::tenants::Tenant;
 pub struct Meter {
     requests: AtomicU64,
     in_flight: AtomicU64,
+    /// Rows that its client said it had to drop.
+    dropped: AtomicU64,
 }
 
 impl Meter {
@@ -32,6 +34,16 @@ impl Meter {
     /// Requests that are being served.
     pub fn in_flight(&self) -> u64 {
         self.in_flight.load(Ordering::Acquire)
+    }
+
+    /// Notes rows that the client had to drop; how many of them can be: it has no more rows than
+    /// requests.
+    pub fn drop_rows(&self, rows: u64) -> u64 {
+        let requests = self.requests();
+        let more = |before: u64| Some(before.saturating_add(rows).min(requests));
+        let before = self.dropped.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        let before = before.unwrap_or_default();
+        before.saturating_add(rows).min(requests).saturating_sub(before)
     }
 }
 

@@ -19,13 +19,15 @@ use crate::models::{Precision, Served};
 use crate::serving::lanes::Lanes;
 use crate::serving::routes::{Meter, Recording};
 use crate::store::{Connection, Event, SessionRow};
-use crate::tenants::Tenant;
+use crate::tenants::{Identity, Tenant};
 
 /// Who opens a session.
 #[derive(Clone, Debug)]
 pub struct Caller {
     /// Whose quota it is.
     pub tenant: Arc<Tenant>,
+    /// Whose runs it may name.
+    pub identity: Identity,
     /// The server itself: it may use `local`.
     pub is_inside: bool,
 }
@@ -65,7 +67,7 @@ impl Sessions {
     pub async fn open(&self, caller: Caller, spec: SessionSpec) -> Result<Opened, ApiError> {
         let Parts { runs, store, models, gate, carriers, limits, .. } = &self.parts;
         gate.takes_new()?;
-        runs.check(store, spec.run).await?;
+        runs.check(store, spec.run, &caller.identity).await?;
         let served = models.get(&spec.model, spec.version)?;
         let (mut refused, mut reasons) = (Vec::new(), String::new());
         loop {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use ferry_core::{Generation, SessionId, Token};
 use ferry_memory::{Placer, SlotTable};
 
-use super::Agreed;
+use super::{Account, Agreed};
 use crate::models::Served;
 use crate::serving::lanes::Lane;
 use crate::serving::routes::{Meter, Recording, Route};
@@ -67,6 +67,11 @@ pub(super) struct Lease {
 impl Session {
     pub(super) fn token(&self) -> &Token {
         &self.token
+    }
+
+    pub(super) fn account(&self) -> Account {
+        let (tenant, meter) = (Arc::clone(&self.tenant), Arc::clone(&self.meter));
+        Account { tenant, run: self.run, meter }
     }
 
     pub(super) fn lease(&self) -> MutexGuard<'_, Lease> {

@@ -52,8 +52,8 @@ pub enum StoreError {
     /// The store does not accept these rows, and never will.
     #[error("the store refuses the rows")]
     Rejected(#[source] sqlx::Error),
-    /// There is no run of this id.
-    #[error("there is no run {id}: `ferry runs list` shows those there are")]
+    /// No run of this id goes on.
+    #[error("no run {id} goes on: `ferry runs list` shows those there are")]
     NoSuchRun {
         /// The id.
         id: i64,

@@ -1,10 +1,15 @@
-//! Counts lost rows by run, without a lock and in constant memory.
+//! Counts lost rows by run, in bounded memory, and without a lock for those that lose often.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
-/// Runs that are told apart: those that lose rows are a handful. What more runs lose is put down to
-/// the server's own, so that it is still counted.
+/// Runs that are counted without a lock: those that lose rows are a handful.
 const RUNS_MAX: usize = 64;
+
+/// Runs that are counted under a lock, between two looks of the writer. What more runs lose is put
+/// down to the server's own, so that it is still counted; quotas allow no tenant so many.
+const MORE_RUNS_MAX: usize = 1 << 16;
 
 /// Lost rows by run.
 #[derive(Debug)]
@@ -12,6 +17,8 @@ pub(crate) struct Lost {
     own: AtomicU64,
     /// A run, or 0 where the place is free, and its count. A place once taken stays so.
     runs: [(AtomicI64, AtomicU64); RUNS_MAX],
+    /// Runs that found no place.
+    more: Mutex<HashMap<i64, u64>>,
 }
 
 impl Lost {
@@ -19,6 +26,7 @@ impl Lost {
         Lost {
             own: AtomicU64::new(0),
             runs: std::array::from_fn(|_| (AtomicI64::new(0), AtomicU64::new(0))),
+            more: Mutex::default(),
         }
     }
 
@@ -31,6 +39,12 @@ impl Lost {
                     count.fetch_add(rows, Ordering::Relaxed);
                     return;
                 }
+            }
+            let mut more = self.more.lock().unwrap_or_else(PoisonError::into_inner);
+            if more.len() < MORE_RUNS_MAX || more.contains_key(&run) {
+                let count = more.entry(run).or_default();
+                *count = count.saturating_add(rows);
+                return;
             }
         }
         self.own.fetch_add(rows, Ordering::Relaxed);
@@ -48,6 +62,8 @@ impl Lost {
         for (holder, count) in &self.runs {
             put(holder.load(Ordering::Relaxed), count);
         }
+        let mut more = self.more.lock().unwrap_or_else(PoisonError::into_inner);
+        into.extend(more.drain());
     }
 }
 
@@ -64,9 +80,9 @@ mod tests {
         }
         let mut taken = Vec::new();
         lost.take(&mut taken);
-        assert_eq!(taken.len(), RUNS_MAX + 1);
-        assert_eq!(taken.iter().map(|(_, rows)| rows).sum::<u64>(), 600);
-        assert_eq!(taken[1], (1, 3));
+        // Every run has its own, also those that found no place.
+        taken.sort_unstable();
+        assert_eq!(taken, (0..200).map(|run| (run, 3)).collect::<Vec<_>>());
         taken.clear();
         lost.take(&mut taken);
         assert!(taken.is_empty());

@@ -10,18 +10,25 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::health::Counters;
 use super::lost::Lost;
-use super::{Event, StoreHealth};
+use super::{Event, ResourceSample, StoreHealth};
 
 /// What recorder and writer share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) requests: ArrayQueue<RequestRecord>,
     pub(crate) events: ArrayQueue<Event>,
+    /// Apart from the events, which they must never push out.
+    pub(crate) samples: ArrayQueue<ResourceSample>,
     pub(crate) lost: Lost,
     pub(crate) counters: Counters,
 }
 
 impl Shared {
+    /// Whether nothing waits to be stored.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.requests.is_empty() && self.events.is_empty() && self.samples.is_empty()
+    }
+
     /// Counts request rows that are not stored and never will be.
     pub(crate) fn lose(&self, run: i64, rows: u64) {
         self.lost.add(run, rows);
@@ -59,12 +66,30 @@ impl Recorder {
         Recorder { shared, flushes }
     }
 
-    /// Records a finished request. Where the queue is full, the row is lost and counted.
+    /// Records a finished request. Where the queue is full, the row is lost and counted; whether it
+    /// was not.
     ///
     /// A session's [`Event::Opened`] has to be recorded before its first request.
-    pub fn record(&self, record: RequestRecord) {
-        if self.shared.counters.stopped() || self.shared.requests.push(record).is_err() {
+    pub fn record(&self, record: RequestRecord) -> bool {
+        let is_taken = !self.shared.counters.stopped() && self.shared.requests.push(record).is_ok();
+        if !is_taken {
             self.shared.lose(record.run, 1);
+        }
+        is_taken
+    }
+
+    /// Counts rows of a run that were lost before they came here.
+    pub fn lose(&self, run: i64, rows: u64) {
+        if rows > 0 {
+            self.shared.lose(run, rows);
+        }
+    }
+
+    /// Records what was in use. Where the queue is full, the oldest sample is lost and counted.
+    pub fn sample(&self, sample: ResourceSample) {
+        let stopped = self.shared.counters.stopped();
+        if stopped || self.shared.samples.force_push(sample).is_some() {
+            self.shared.counters.events_lost.fetch_add(1, Ordering::Relaxed);
         }
     }
 

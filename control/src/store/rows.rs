@@ -34,6 +34,8 @@ pub struct NewRun {
     pub warmup: u64,
     /// Whatever else explains it.
     pub notes: String,
+    /// Whose it is; `None`: the server's own, or the operator's.
+    pub tenant: Option<String>,
 }
 
 /// How a run ended.
@@ -43,8 +45,6 @@ pub struct RunEnd {
     pub finished_unix_ns: u64,
     /// Replaces the notes, if there are any.
     pub notes: Option<String>,
-    /// Rows that the run knows to be lost before they reached this store.
-    pub lost: u64,
 }
 
 /// A run as stored.
@@ -193,8 +193,6 @@ pub enum Event {
     },
     /// An attempt was refused.
     Refused(Box<Refusal>),
-    /// Resources were sampled.
-    Sampled(Box<ResourceSample>),
     /// A model was loaded.
     Loaded(Box<ModelRow>),
     /// A model was unloaded.
@@ -217,7 +215,9 @@ pub struct Batch {
     pub own_run: i64,
     /// Stored first, in this order.
     pub events: Vec<Event>,
-    /// Stored after them.
+    /// What was in use.
+    pub samples: Vec<ResourceSample>,
+    /// Stored after the events.
     pub requests: Vec<RequestRecord>,
     /// Requests lost, by run.
     pub lost: Vec<(i64, u64)>,
@@ -226,7 +226,10 @@ pub struct Batch {
 impl Batch {
     /// Whether there is nothing in it.
     pub fn is_empty(&self) -> bool {
-        self.events.is_empty() && self.requests.is_empty() && self.lost.is_empty()
+        self.events.is_empty()
+            && self.samples.is_empty()
+            && self.requests.is_empty()
+            && self.lost.is_empty()
     }
 
     /// The run that a record means.

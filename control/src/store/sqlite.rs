@@ -14,7 +14,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use sqlx::Executor;
 use sqlx::sqlite::SqliteConnection;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 
 use super::{Batch, NewRun, Run, RunEnd, StoreError, TimingStore};
 #[cfg(test)]
@@ -39,12 +39,18 @@ impl Default for SqliteConfig {
     }
 }
 
+/// Own statements that read at once.
+const OWN_TURNS: usize = 4;
+
 /// A store in SQLite.
 #[derive(Debug)]
 pub struct SqliteStore {
     location: Location,
     config: SqliteConfig,
     reader: Reader,
+    /// Of the server's own statements that read: apart from the queries of people, which may take
+    /// long, and short enough to be waited for.
+    own_turns: Semaphore,
     insert: Arc<insert::Statements>,
     writing: Mutex<Writing>,
     /// Settings that a test gives each new connection, to make it fail as a disk would.
@@ -73,6 +79,7 @@ impl SqliteStore {
     pub async fn open(location: Location, config: SqliteConfig) -> Result<SqliteStore, StoreError> {
         let store = SqliteStore {
             reader: Reader::new(location.clone(), config.queries_max),
+            own_turns: Semaphore::new(OWN_TURNS),
             insert: Arc::new(insert::Statements::new()),
             writing: Mutex::default(),
             location,
@@ -130,6 +137,7 @@ impl SqliteStore {
     }
 
     async fn transact(&self, open: &mut Open, batch: &Batch) -> Result<(), StoreError> {
+        open.bound(!batch.requests.is_empty() || !batch.events.is_empty()).await?;
         let connection = &mut open.connection;
         connection.execute("BEGIN IMMEDIATE").await?;
         events::insert(connection, batch).await?;
@@ -146,7 +154,10 @@ impl TimingStore for SqliteStore {
         async move {
             let mut writing = self.writing.lock().await;
             let mut open = self.take(&mut writing).await?;
-            let outcome = runs::insert(&mut open.connection, None, run).await;
+            let outcome = match open.bound(true).await {
+                Ok(()) => runs::insert(&mut open.connection, None, run).await,
+                Err(error) => Err(error),
+            };
             let id = Self::settle(&mut writing, open, outcome).await?;
             writing.known.run_started(id, run);
             Ok(id)
@@ -158,7 +169,10 @@ impl TimingStore for SqliteStore {
         async move {
             let mut writing = self.writing.lock().await;
             let mut open = self.take(&mut writing).await?;
-            let outcome = runs::finish(&mut open.connection, id, end).await;
+            let outcome = match open.bound(false).await {
+                Ok(()) => runs::finish(&mut open.connection, id, end).await,
+                Err(error) => Err(error),
+            };
             let found = Self::settle(&mut writing, open, outcome).await?;
             writing.known.run_finished(id);
             if found { Ok(()) } else { Err(StoreError::NoSuchRun { id }) }
@@ -166,16 +180,34 @@ impl TimingStore for SqliteStore {
         .boxed()
     }
 
-    fn list_runs(&self, runs_max: u32) -> BoxFuture<'_, Result<Vec<Run>, StoreError>> {
+    fn list_runs<'a>(
+        &'a self,
+        tenant: Option<&'a str>,
+        runs_max: u32,
+    ) -> BoxFuture<'a, Result<Vec<Run>, StoreError>> {
         async move {
+            let _turn = self.own_turns.acquire().await;
             let mut connection = self.reader.connect().await?;
-            runs::list(&mut connection, runs_max).await
+            runs::list(&mut connection, tenant, runs_max).await
+        }
+        .boxed()
+    }
+
+    fn count_requests<'a>(
+        &'a self,
+        runs: &'a [i64],
+    ) -> BoxFuture<'a, Result<Vec<(i64, u64)>, StoreError>> {
+        async move {
+            let _turn = self.own_turns.acquire().await;
+            let mut connection = self.reader.connect().await?;
+            runs::counts(&mut connection, runs).await
         }
         .boxed()
     }
 
     fn get_run(&self, id: i64) -> BoxFuture<'_, Result<Option<Run>, StoreError>> {
         async move {
+            let _turn = self.own_turns.acquire().await;
             let mut connection = self.reader.connect().await?;
             runs::get(&mut connection, id).await
         }

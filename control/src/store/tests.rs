@@ -35,6 +35,7 @@ pub(super) fn new_run(name: &str, started_unix_ns: u64) -> NewRun {
         libraries_json: "{}".to_owned(),
         warmup: 10,
         notes: "note".to_owned(),
+        tenant: None,
     }
 }
 

@@ -22,6 +22,8 @@ pub struct WriterConfig {
     pub requests_max: usize,
     /// Events that may wait.
     pub events_max: usize,
+    /// Samples that may wait: one for each run with a session, each second.
+    pub samples_max: usize,
     /// Most request rows in one transaction.
     pub batch_rows: usize,
     /// How long rows may wait while few come.
@@ -39,6 +41,7 @@ impl Default for WriterConfig {
         WriterConfig {
             requests_max: 1 << 17,
             events_max: 1 << 13,
+            samples_max: 1 << 11,
             batch_rows: 1 << 14,
             idle: Duration::from_millis(50),
             backoff_min: Duration::from_millis(50),
@@ -47,6 +50,11 @@ impl Default for WriterConfig {
         }
     }
 }
+
+/// How often a batch is given to a store that is full, before its requests are counted as lost: with
+/// the pauses between, a third of a second. Whatever is waited for longer, a bound or a disk, is
+/// waited for by somebody who reads the numbers.
+const FULL_TRIES: u32 = 4;
 
 /// Flushes that may be asked for at once; more wait for their turn.
 const FLUSHES_MAX: usize = 64;
@@ -69,6 +77,7 @@ impl Writer {
         let shared = Arc::new(Shared {
             requests: ArrayQueue::new(config.requests_max),
             events: ArrayQueue::new(config.events_max),
+            samples: ArrayQueue::new(config.samples_max),
             lost: Lost::new(),
             counters: Counters::default(),
         });
@@ -76,7 +85,7 @@ impl Writer {
         let (stop, stopped) = oneshot::channel();
         let batch = Batch { own_run, ..Batch::default() };
         let shared_by_task = Arc::clone(&shared);
-        let task = Task { store, shared: shared_by_task, config, batch, backoff: None };
+        let task = Task { store, shared: shared_by_task, config, batch, backoff: None, full: 0 };
         let task = tokio::spawn(task.run(flushes, stopped));
         (Recorder::new(Arc::clone(&shared), flush_sender), Writer { stop, task, shared })
     }
@@ -102,6 +111,8 @@ struct Task {
     batch: Batch,
     /// How long to pause, while the store fails.
     backoff: Option<Duration>,
+    /// How often in a row the store was full.
+    full: u32,
 }
 
 impl Task {
@@ -138,11 +149,17 @@ impl Task {
         let steps = self.config.requests_max / self.config.batch_rows.max(1) + 2;
         for _ in 0..steps {
             let stored = self.step().await;
-            if self.backoff.is_some() {
+            // What waits for a full store is counted at once: whoever asks wants to know now.
+            if self.full > 0 && self.full < FULL_TRIES {
+                self.full = FULL_TRIES - 1;
+                continue;
+            }
+            let waits = self.full > 0 && !self.shared.requests.is_empty();
+            if self.backoff.is_some() && !waits {
                 let error = self.shared.counters.read(0).last_error;
                 return Err(error.unwrap_or_default());
             }
-            if stored == 0 {
+            if stored == 0 && !waits {
                 break;
             }
         }
@@ -156,31 +173,43 @@ impl Task {
         let flushed = tokio::time::timeout(late, self.flush()).await;
         if !matches!(flushed, Ok(Ok(()))) {
             self.drop_batch();
-            while !(self.shared.requests.is_empty() && self.shared.events.is_empty()) {
+            let left = Arc::clone(&self.shared);
+            while !left.is_empty() {
                 self.take();
                 self.drop_batch();
             }
             let lost = self.shared.counters.read(0).rows_lost;
             tracing::error!(rows_lost = lost, "the store's writer ended before all was stored");
         }
+        if !matches!(tokio::time::timeout(late, self.account()).await, Ok(true)) {
+            tracing::error!("what was lost does not stand in the store");
+        }
         self.store.close().await;
     }
 
     /// Stores one batch; how many rows and events it had. 0 also where it failed.
     async fn step(&mut self) -> usize {
-        if self.batch.is_empty() && !self.take() {
+        // Events may be left from a batch whose requests found no room.
+        if self.batch.requests.is_empty() && !self.take() {
             return 0;
         }
         match self.store.write(&self.batch).await {
             Ok(()) => {
                 let rows = self.batch.requests.len();
-                let all = rows + self.batch.events.len();
+                let all = rows + self.batch.events.len() + self.batch.samples.len();
                 self.clear(rows);
                 self.succeeded();
                 all
             }
             Err(error) if error.may_pass() => {
                 self.failed(&error);
+                if matches!(error, StoreError::Full(_)) {
+                    self.full = self.full.saturating_add(1);
+                    if self.full >= FULL_TRIES {
+                        self.lose_requests();
+                    }
+                    self.account().await;
+                }
                 0
             }
             Err(error) => {
@@ -203,9 +232,40 @@ impl Task {
         let requests = std::iter::from_fn(|| self.shared.requests.pop());
         self.batch.requests.extend(requests.take(self.config.batch_rows));
         let events = std::iter::from_fn(|| self.shared.events.pop());
-        self.batch.events.extend(events.take(self.config.events_max));
-        self.shared.lost.take(&mut self.batch.lost);
+        let room = self.config.events_max.saturating_sub(self.batch.events.len());
+        self.batch.events.extend(events.take(room));
+        if self.batch.samples.is_empty() {
+            let samples = std::iter::from_fn(|| self.shared.samples.pop());
+            self.batch.samples.extend(samples.take(self.config.samples_max));
+        }
+        if self.batch.lost.is_empty() {
+            self.shared.lost.take(&mut self.batch.lost);
+        }
         !self.batch.is_empty()
+    }
+
+    /// Counts the requests of the batch as lost.
+    fn lose_requests(&mut self) {
+        for record in self.batch.requests.drain(..) {
+            self.shared.lose(record.run, 1);
+        }
+    }
+
+    /// Stores what is lost, alone: a few numbers find room where rows do not. Whether it could.
+    async fn account(&mut self) -> bool {
+        if self.batch.lost.is_empty() {
+            self.shared.lost.take(&mut self.batch.lost);
+        }
+        if self.batch.lost.is_empty() {
+            return true;
+        }
+        let lost = std::mem::take(&mut self.batch.lost);
+        let accounts = Batch { own_run: self.batch.own_run, lost, ..Batch::default() };
+        let stored = self.store.write(&accounts).await.is_ok();
+        if !stored {
+            self.batch.lost = accounts.lost;
+        }
+        stored
     }
 
     fn clear(&mut self, rows: usize) {
@@ -213,25 +273,26 @@ impl Task {
         self.shared.counters.rows_written.fetch_add(rows, Ordering::Relaxed);
         self.batch.requests.clear();
         self.batch.events.clear();
+        self.batch.samples.clear();
         self.batch.lost.clear();
     }
 
     /// Counts the batch as lost.
     fn drop_batch(&mut self) {
-        for record in &self.batch.requests {
-            self.shared.lose(record.run, 1);
-        }
+        self.lose_requests();
         for (run, rows) in self.batch.lost.drain(..) {
             // Counted in the total already.
             self.shared.lost.add(run, rows);
         }
-        let events = u64::try_from(self.batch.events.len()).unwrap_or(u64::MAX);
+        let events = self.batch.events.len() + self.batch.samples.len();
+        let events = u64::try_from(events).unwrap_or(u64::MAX);
         self.shared.counters.events_lost.fetch_add(events, Ordering::Relaxed);
         self.clear(0);
     }
 
     fn succeeded(&mut self) {
         self.backoff = None;
+        self.full = 0;
         if self.shared.counters.note(None) {
             let health = self.shared.counters.read(self.shared.requests.len());
             tracing::info!(rows_lost = health.rows_lost, "the store can be written again");

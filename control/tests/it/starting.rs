@@ -295,3 +295,17 @@ fn the_limit_of_descriptors_is_raised_as_far_as_it_goes_and_said_where_that_is_t
         assert!(said.contains(part), "{part}: {said}");
     }
 }
+
+#[test]
+fn too_few_descriptors_are_told_before_it_listens() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -n 20 && exec \"$0\" \"$@\""]);
+    limited.arg(env!("CARGO_BIN_EXE_ferryd")).args(["--listen", "127.0.0.1:0"]);
+    limited.args(["--store", "sqlite:f.db"]).current_dir(folder.path());
+    let output = limited.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(text(&output.stdout[..]), "", "it never listened");
+    let said = text(&output.stderr[..]);
+    assert!(said.contains("20 descriptors") && said.contains("at least 128"), "{said}");
+}

@@ -97,7 +97,9 @@ async fn a_full_store_stops_nobody_loses_by_number_and_goes_on_when_there_is_roo
     let one = client.records.0.lock().unwrap()[0];
     let mut recorded = 10;
     let mut record = |rows: u64| {
-        (0..rows).for_each(|_| recorder.record(one));
+        (0..rows).for_each(|_| {
+            recorder.record(one);
+        });
         recorded += rows;
     };
     let late = Instant::now() + 2 * LONG;

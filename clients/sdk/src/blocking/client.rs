@@ -6,7 +6,7 @@ use tokio::runtime::{Handle, Runtime};
 
 use crate::blocking::Session;
 use crate::error::Error;
-use crate::options::{Options, SessionBuilder};
+use crate::options::SessionBuilder;
 use crate::recorder::RecordCounts;
 
 /// A connection to a server. Clones share it.
@@ -55,7 +55,7 @@ impl Client {
 
     /// Asks for a session with a model.
     pub fn session(&self, model: &str) -> SessionBuilder<'_, Client> {
-        SessionBuilder { client: self, options: Options::new(model) }
+        SessionBuilder { client: self, options: self.inner.options(model) }
     }
 
     /// Runs a future of the async API, for the other services of [`v1`](crate::v1).

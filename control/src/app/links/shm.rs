@@ -16,11 +16,13 @@ use crate::sessions::carrier::{PassedOver, Unfit, Wish};
 /// The link.
 pub(super) struct Shm {
     lanes: u32,
+    /// The users that may connect; `None`: everybody.
+    uids: Option<Vec<u32>>,
 }
 
 impl Shm {
     pub(super) fn new(config: &Config) -> Shm {
-        Shm { lanes: config.lanes.shm }
+        Shm { lanes: config.lanes.shm, uids: config.shm_uids.clone() }
     }
 }
 
@@ -37,7 +39,14 @@ impl LinkFactory for Shm {
         let mut random = [0_u8; 16];
         getrandom::fill(&mut random).map_err(|error| format!("no randomness: {error}"))?;
         let socket = format!("ferry-{:032x}", u128::from_ne_bytes(random));
-        let make: Make = Box::new(move || Ok(Box::new(ShmListener::bind(&socket)?)));
+        let uids = self.uids.clone();
+        let make: Make = Box::new(move || {
+            let listener = ShmListener::bind(&socket)?;
+            Ok(match uids {
+                Some(uids) => Box::new(listener.only(uids)),
+                None => Box::new(listener),
+            })
+        });
         Ok((make, None))
     }
 

@@ -36,6 +36,13 @@ fn values_without_a_meaning_are_named() {
         "lease-seconds = -1.0",
         "shm-lanes = 65",
         "[tenants.a]\nkey = ''",
+        // Whoever sends no key would be the operator; or a tenant; or nobody ever.
+        "operator-key = ''",
+        "operator-key = 'k'\n[tenants.a]\nkey = 'k'",
+        "operator-key = \"k\\n\"",
+        "[tenants.a]\nkey = \"k\\n\"",
+        "connections-max = 0",
+        "body-seconds = -1.0",
         "[tenants.a]\nkey = 'k'\n[tenants.b]\nkey = 'k'",
     ] {
         let error = Settings::default().over(parse(text).unwrap()).unwrap_err();
@@ -107,4 +114,15 @@ fn what_rdma_does_not_have_is_named() {
     assert!(fence.contains("wall") && fence.contains("registration"), "{fence}");
     assert!(wrong("rdma-lanes = 65").contains("0 to 64"));
     assert!(parse("rdma-gid-index = 256").is_err(), "a table has no such entry");
+}
+
+#[test]
+fn who_is_warned_that_everybody_is_an_operator() {
+    let open =
+        |text: &str| Settings::default().over(parse(text).unwrap()).unwrap().is_open_to_others();
+    assert!(open("listen = '0.0.0.0:1'") && open("listen = 'somewhere:1'"));
+    for closed in ["127.0.0.1:1", "localhost:1", "[::1]:1"] {
+        assert!(!open(&format!("listen = '{closed}'")), "{closed}");
+    }
+    assert!(!open("listen = '0.0.0.0:1'\noperator-key = 'k'"));
 }

@@ -50,15 +50,39 @@ pub(super) fn seconds(
     Duration::try_from_secs_f64(given).map_err(|error| bad(name, format!("{given}: {error}")))
 }
 
+/// A key has to be sendable: what is no visible character can never be presented.
+fn key(name: &'static str, whose: &str, key: &str) -> Result<(), ConfigError> {
+    if key.is_empty() {
+        return Err(bad(name, format!("{whose} has an empty key; leave it out, or give one")));
+    }
+    if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let why = format!("the key of {whose} has other characters than visible ASCII");
+        return Err(bad(name, why));
+    }
+    Ok(())
+}
+
+/// The operator's key is nobody else's: whoever has it may do everything.
+pub(super) fn operator_key(
+    own: Option<String>,
+    tenants: &BTreeMap<String, TenantSettings>,
+) -> Result<Option<String>, ConfigError> {
+    let Some(own) = own else { return Ok(None) };
+    key("operator-key", "the operator", &own)?;
+    if let Some((name, _)) = tenants.iter().find(|(_, tenant)| tenant.key == own) {
+        let why = format!("[tenants.{name}] has the same key; give each its own");
+        return Err(bad("operator-key", why));
+    }
+    Ok(Some(own))
+}
+
 pub(super) fn tenants(
     all: BTreeMap<String, TenantSettings>,
     everybody: &Quota,
 ) -> Result<Vec<TenantConfig>, ConfigError> {
     let mut tenants: Vec<TenantConfig> = Vec::with_capacity(all.len());
     for (name, tenant) in all {
-        if tenant.key.is_empty() {
-            return Err(bad("tenants", format!("[tenants.{name}] has an empty key")));
-        }
+        key("tenants", &format!("[tenants.{name}]"), &tenant.key)?;
         if let Some(other) = tenants.iter().find(|other| other.key == tenant.key) {
             let why = format!("{name} and {} have the same key; give each its own", other.name);
             return Err(bad("tenants", why));

@@ -7,7 +7,7 @@ use sqlx::sqlite::SqliteConnection;
 use super::number;
 use crate::store::{Batch, Event, ModelRow, Refusal, ResourceSample, SessionRow, StoreError};
 
-/// Stores the batch's events, in order. Leaves the transaction to the caller.
+/// Stores the batch's events, in order, and its samples. Leaves the transaction to the caller.
 pub(crate) async fn insert(
     connection: &mut SqliteConnection,
     batch: &Batch,
@@ -26,9 +26,6 @@ pub(crate) async fn insert(
                     .await?;
             }
             Event::Refused(refusal) => insert_refusal(connection, refusal).await?,
-            Event::Sampled(sample) => {
-                insert_sample(connection, batch.run(sample.run), sample).await?;
-            }
             Event::Loaded(model) => insert_model(connection, batch.own_run, model).await?,
             Event::Unloaded { name, version, loaded_unix_ns, unix_ns } => {
                 query(
@@ -44,6 +41,9 @@ pub(crate) async fn insert(
                 .await?;
             }
         }
+    }
+    for sample in &batch.samples {
+        insert_sample(connection, batch.run(sample.run), sample).await?;
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use sqlx::sqlite::SqliteConnection;
 use crate::store::StoreError;
 
 /// Number, name, the way up and the way down of each change to the schema.
-const MIGRATIONS: [(i64, &str, &str, &str); 7] = [
+const MIGRATIONS: [(i64, &str, &str, &str); 8] = [
     (
         1,
         "tables",
@@ -50,6 +50,12 @@ const MIGRATIONS: [(i64, &str, &str, &str); 7] = [
         "stages",
         include_str!("../../../../migrations/sqlite/0007_stages.up.sql"),
         include_str!("../../../../migrations/sqlite/0007_stages.down.sql"),
+    ),
+    (
+        8,
+        "run_owner",
+        include_str!("../../../../migrations/sqlite/0008_run_owner.up.sql"),
+        include_str!("../../../../migrations/sqlite/0008_run_owner.down.sql"),
     ),
 ];
 

@@ -1,13 +1,14 @@
 //! Opens the file, notices when it is no longer there, and tells a new one what it has to know.
 
 use std::collections::{BTreeMap, HashMap};
-use std::os::unix::fs::MetadataExt;
+use std::fs::OpenOptions;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use ferry_core::SessionId;
 use ferry_query::Location;
-use sqlx::ConnectOptions;
 use sqlx::sqlite::{SqliteConnection, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{AssertSqlSafe, ConnectOptions, Executor, SqlSafeStr};
 
 use super::{SqliteStore, events, migrations, runs};
 use crate::store::{Batch, Event, NewRun, SessionRow, StoreError};
@@ -21,6 +22,8 @@ const SESSIONS_MAX: usize = 1 << 16;
 const CHECKPOINT_PAGES: &str = "4096";
 /// What a file made by SQLite has by default; one with larger pages is bounded later, by as much.
 const PAGE_BYTES: u64 = 4096;
+/// Pages that rows leave free, of a bounded file: 128 KiB.
+const PAGES_KEPT: u64 = 32;
 /// A log that a long query kept from being reused is cut back to this.
 const LOG_BYTES_MAX: &str = "67108864";
 
@@ -30,6 +33,8 @@ pub(crate) struct Open {
     pub(crate) connection: SqliteConnection,
     /// Device and inode of the file; `None` in memory.
     file: Option<(u64, u64)>,
+    /// Most pages for rows, and in all.
+    pages_max: Option<(u64, u64)>,
 }
 
 impl Open {
@@ -44,12 +49,29 @@ impl Open {
         }
     }
 
+    /// Sets how far the file may grow by what is stored next. The last pages are kept for what
+    /// tells of the rest: ends of runs, and how many of their rows are lost.
+    pub(crate) async fn bound(&mut self, is_for_rows: bool) -> Result<(), StoreError> {
+        let Some((rows, all)) = self.pages_max else { return Ok(()) };
+        let pages = if is_for_rows { rows } else { all };
+        let sql = AssertSqlSafe(format!("PRAGMA max_page_count = {pages}"));
+        self.connection.execute(sql.into_sql_str()).await?;
+        Ok(())
+    }
+
     /// Closes the connection, whatever state it is in, and waits until it is.
     pub(crate) async fn close(self) {
         if let Err(error) = sqlx::Connection::close(self.connection).await {
             tracing::warn!(%error, "the store was not closed cleanly");
         }
     }
+}
+
+/// Makes a file that only its owner reads, where there is none: timings of all tenants stand in it.
+/// SQLite gives its log the same rights. What it cannot make, SQLite says why.
+fn keep_private(path: &Path) {
+    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    drop(made);
 }
 
 fn identity(path: &Path) -> Option<(u64, u64)> {
@@ -75,13 +97,18 @@ impl SqliteStore {
             .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
             .pragma("journal_size_limit", LOG_BYTES_MAX)
             .disable_statement_logging();
-        let options = match self.config.bytes_max {
+        let pages_max = self.config.bytes_max.map(|bytes| {
+            let all = (bytes / PAGE_BYTES).max(1);
+            (all.saturating_sub(PAGES_KEPT.min(all / 4)).max(1), all)
+        });
+        let options = match pages_max {
             // SQLite takes less than there is as "no page more".
-            Some(bytes) => {
-                options.pragma("max_page_count", (bytes / PAGE_BYTES).max(1).to_string())
-            }
+            Some((_, all)) => options.pragma("max_page_count", all.to_string()),
             None => options,
         };
+        if let Some(path) = path {
+            keep_private(path);
+        }
         #[cfg(test)]
         let options = self
             .test_pragmas
@@ -93,7 +120,7 @@ impl SqliteStore {
         let mut connection = options.connect().await?;
         migrations::migrate(&mut connection).await?;
         known.restore(&mut connection, &self.location).await?;
-        Ok(Open { connection, file: path.and_then(identity) })
+        Ok(Open { connection, file: path.and_then(identity), pages_max })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Stores and reads runs.
 
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
-use sqlx::{Row, query};
+use sqlx::{Row, query, query_scalar};
 
 use super::number;
 use crate::store::{Machine, NewRun, Run, RunEnd, StoreError};
@@ -14,8 +14,8 @@ pub(crate) async fn insert(
 ) -> Result<i64, StoreError> {
     let done = query(
         "INSERT INTO runs (id, name, kind, started_unix_ns, cpu_model, cpu_cores, kernel, \
-         git_commit, options, libraries, warmup, notes) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         git_commit, options, libraries, warmup, notes, tenant) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(id)
     .bind(run.name.as_str())
@@ -29,40 +29,61 @@ pub(crate) async fn insert(
     .bind(run.libraries_json.as_str())
     .bind(number(run.warmup))
     .bind(run.notes.as_str())
+    .bind(run.tenant.as_deref())
     .execute(connection)
     .await?;
     Ok(done.last_insert_rowid())
 }
 
-/// Notes the end of a run; whether there is such a run.
+/// Notes the end of a run; whether there is such a run that goes on.
 pub(crate) async fn finish(
     connection: &mut SqliteConnection,
     id: i64,
     end: &RunEnd,
 ) -> Result<bool, StoreError> {
     let done = query(
-        "UPDATE runs SET finished_unix_ns = ?, notes = coalesce(?, notes), lost = lost + ? \
-         WHERE id = ?",
+        "UPDATE runs SET finished_unix_ns = ?, notes = coalesce(?, notes) \
+         WHERE id = ? AND finished_unix_ns IS NULL",
     )
     .bind(number(end.finished_unix_ns))
     .bind(end.notes.as_deref())
-    .bind(number(end.lost))
     .bind(id)
     .execute(connection)
     .await?;
     Ok(done.rows_affected() > 0)
 }
 
-/// The latest runs, newest first.
+/// The latest runs, newest first: of one tenant, or of all.
 pub(crate) async fn list(
     connection: &mut SqliteConnection,
+    tenant: Option<&str>,
     runs_max: u32,
 ) -> Result<Vec<Run>, StoreError> {
-    let rows = query("SELECT * FROM runs ORDER BY started_unix_ns DESC, id DESC LIMIT ?")
-        .bind(i64::from(runs_max))
-        .fetch_all(connection)
-        .await?;
+    let rows = query(
+        "SELECT * FROM runs WHERE ?1 IS NULL OR tenant = ?1 \
+         ORDER BY started_unix_ns DESC, id DESC LIMIT ?2",
+    )
+    .bind(tenant)
+    .bind(i64::from(runs_max))
+    .fetch_all(connection)
+    .await?;
     rows.iter().map(run).collect()
+}
+
+/// How many requests each of these runs has; one number for each.
+pub(crate) async fn counts(
+    connection: &mut SqliteConnection,
+    runs: &[i64],
+) -> Result<Vec<(i64, u64)>, StoreError> {
+    let mut counts = Vec::new();
+    for &run in runs {
+        let count: i64 = query_scalar("SELECT count(*) FROM request_rows WHERE run_id = ?")
+            .bind(run)
+            .fetch_one(&mut *connection)
+            .await?;
+        counts.push((run, count.max(0).cast_unsigned()));
+    }
+    Ok(counts)
 }
 
 /// One run, if there is one of this id.
@@ -92,6 +113,7 @@ fn run(row: &SqliteRow) -> Result<Run, StoreError> {
         libraries_json: row.try_get("libraries")?,
         warmup: unsigned("warmup")?,
         notes: row.try_get("notes")?,
+        tenant: row.try_get("tenant")?,
     };
     Ok(Run {
         id: row.try_get("id")?,

@@ -189,3 +189,57 @@ async fn a_writer_that_stops_while_the_store_fails_counts_what_it_held() {
     assert_eq!(health.state, StoreState::Stopped);
     assert_eq!((health.rows_written, health.rows_lost, health.queue_len), (0, recorded, 0));
 }
+
+/// Rows of a run that are stored, and those that the store itself says are lost.
+async fn accounts(store: &SqliteStore, run: i64) -> (u64, u64) {
+    let sql = format!("SELECT count(*) FROM request_rows WHERE run_id = {run}");
+    let stored = u64::try_from(one(store, &sql).await).unwrap();
+    (stored, store.get_run(run).await.unwrap().unwrap().lost)
+}
+
+#[tokio::test]
+async fn a_full_store_says_by_run_what_it_lost_while_it_is_full_and_afterwards() {
+    const SENT: u64 = 8000;
+    let dir = tempfile::tempdir().unwrap();
+    let location = Location::File(dir.path().join("store.db"));
+    let config = SqliteConfig { bytes_max: Some(600_000), ..SqliteConfig::default() };
+    let store = Arc::new(SqliteStore::open(location, config).await.unwrap());
+    let own = store.start_run(&new_run("serve", 1)).await.unwrap();
+    let bench = store.start_run(&new_run("bench", 2)).await.unwrap();
+    let config = WriterConfig {
+        batch_rows: 500,
+        backoff_min: Duration::from_millis(1),
+        backoff_max: Duration::from_millis(5),
+        ..WriterConfig::default()
+    };
+    let (recorder, writer) = Writer::spawn(store.clone(), own, config);
+    recorder.event(Event::Opened(Box::new(session(1, bench, Transport::Shm))));
+    for request in 0..SENT {
+        recorder.record(record(1, bench, request, 10));
+        if request % 8 == 0 {
+            recorder.record(record(1, 0, request, 10));
+        }
+    }
+    let flushed = recorder.flush(WATCHDOG).await;
+    assert!(matches!(flushed, Err(FlushError::Failing(_))), "{flushed:?}");
+    let health = recorder.health();
+    assert_eq!((health.state, health.queue_len), (StoreState::Failing, 0));
+    let ((stored, lost), (own_stored, own_lost)) =
+        (accounts(&store, bench).await, accounts(&store, own).await);
+    assert!(lost > 0 && own_lost > 0, "{lost} {own_lost}");
+    assert_eq!((stored + lost, own_stored + own_lost), (SENT, SENT / 8));
+    assert_eq!(health.rows_lost, lost + own_lost);
+    // A run ends in a full store too, and what comes later is counted at the end at last.
+    let end = RunEnd { finished_unix_ns: 9, notes: None };
+    store.finish_run(bench, &end).await.unwrap();
+    recorder.record(record(1, bench, SENT, 10));
+    recorder.lose(bench, 2);
+    let health = writer.stop().await;
+    let (stored, lost) = accounts(&store, bench).await;
+    assert_eq!(stored + lost, SENT + 1 + 2, "one row may find room where many do not");
+    assert_eq!(health.rows_lost, lost + own_lost);
+    let run = store.get_run(bench).await.unwrap().unwrap();
+    assert_eq!(run.finished_unix_ns, Some(9));
+    let again = store.finish_run(bench, &end).await;
+    assert!(matches!(again, Err(StoreError::NoSuchRun { .. })), "{again:?}");
+}

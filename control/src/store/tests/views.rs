@@ -124,7 +124,7 @@ async fn two_runs_compare_by_ratio() {
 async fn recent_runs_are_newest_first() {
     let dir = tempfile::tempdir().unwrap();
     let store = filled(dir.path()).await;
-    let end = RunEnd { finished_unix_ns: 3_500_000_000, notes: None, lost: 0 };
+    let end = RunEnd { finished_unix_ns: 3_500_000_000, notes: None };
     store.finish_run(2, &end).await.unwrap();
     let sql = "SELECT run_id, name, started_utc, seconds, finished, requests FROM recent_runs";
     let row = |run, name, start, seconds, finished, requests| {

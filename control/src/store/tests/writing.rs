@@ -30,7 +30,7 @@ async fn everything_arrives_as_recorded() {
         count: 7,
     })));
     let sample = ResourceSample { unix_ns: 4, rss_bytes: 5, ..ResourceSample::default() };
-    recorder.event(Event::Sampled(Box::new(sample)));
+    recorder.sample(sample);
     let of_gpu = ResourceSample {
         run: 42,
         gpu_memory_bytes: Some(6),
@@ -40,7 +40,7 @@ async fn everything_arrives_as_recorded() {
         gpu_energy_uj: Some(10),
         ..sample
     };
-    recorder.event(Event::Sampled(Box::new(of_gpu)));
+    recorder.sample(of_gpu);
     recorder.event(Event::Loaded(Box::new(ModelRow {
         name: "m".into(),
         version: "1".into(),
@@ -221,4 +221,58 @@ async fn what_the_queue_cannot_hold_is_counted_in_its_run() {
     recorder.record(record(1, 0, 1, 1));
     assert_eq!(recorder.health().rows_lost, 13);
     assert_eq!(recorder.flush(WATCHDOG).await, Err(FlushError::Stopped));
+}
+
+#[tokio::test]
+async fn samples_push_out_no_event() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let config = WriterConfig { events_max: 8, samples_max: 4, ..WriterConfig::default() };
+    let (recorder, writer) = Writer::spawn(store.clone(), 1, config);
+    // The runtime has one thread, so the writer cannot run before the flush.
+    for id in 1..=5 {
+        for _ in 0..1000 {
+            recorder.sample(ResourceSample::default());
+        }
+        recorder.event(Event::Opened(Box::new(session(id, 0, Transport::Tcp))));
+    }
+    recorder.flush(WATCHDOG).await.unwrap();
+    assert_eq!(one(&*store, "SELECT count(*) FROM sessions").await, 5);
+    assert_eq!(one(&*store, "SELECT count(*) FROM resource_samples").await, 4);
+    assert_eq!(recorder.health().events_lost, 4996, "and that is told");
+    writer.stop().await;
+}
+
+#[tokio::test]
+async fn own_statements_do_not_wait_for_queries_of_people() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let run = store.start_run(&new_run("bench", 1)).await.unwrap();
+    let endless = "WITH RECURSIVE c(x) AS (VALUES (1) UNION ALL SELECT x + 1 FROM c) \
+                   SELECT max(x) FROM c";
+    let mut slow = Vec::new();
+    for _ in 0..SqliteConfig::default().queries_max {
+        slow.push(store.query(endless, QueryLimits::default()).await.unwrap());
+    }
+    let more = store.query("SELECT 1", QueryLimits::default()).await;
+    assert!(matches!(more, Err(QueryError::Busy { .. })));
+    assert_eq!(store.count_requests(&[run]).await.unwrap(), [(run, 0)]);
+    assert_eq!(store.list_runs(None, 9).await.unwrap().len(), 1);
+    assert_eq!(store.get_run(run).await.unwrap().unwrap().id, run);
+    drop(slow);
+}
+
+#[tokio::test]
+async fn the_file_is_its_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    store.start_run(&new_run("serve", 1)).await.unwrap();
+    let mut files = 0;
+    for entry in std::fs::read_dir(dir.path()).unwrap() {
+        let mode = entry.unwrap().metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{mode:o}");
+        files += 1;
+    }
+    assert!(files >= 2, "the log too");
 }

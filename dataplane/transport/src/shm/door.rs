@@ -33,6 +33,8 @@ pub(super) struct Stranger {
 pub(super) struct Door {
     listening: OwnedFd,
     name: String,
+    /// Users of this machine that may come in; `None`: whoever has a token.
+    users: Option<Vec<u32>>,
     /// Oldest first.
     strangers: VecDeque<Stranger>,
     /// Given up for a moment to take, and close, a connection when descriptors are used up: it
@@ -50,7 +52,20 @@ impl Door {
         rustix::net::listen(&listening, BACKLOG).map_err(refused)?;
         notices.add(&listening, Notice::Door)?;
         let strangers = VecDeque::with_capacity(STRANGERS_MAX);
-        Ok(Door { listening, name: name.to_owned(), strangers, spare: Bell::new().ok() })
+        let (name, spare) = (name.to_owned(), Bell::new().ok());
+        Ok(Door { listening, name, users: None, strangers, spare })
+    }
+
+    /// Lets in nobody but these users from now on.
+    pub(super) fn only(&mut self, users: Vec<u32>) {
+        self.users = Some(users);
+    }
+
+    /// Whether the user at the other end may come in, as the kernel says who it is.
+    pub(super) fn admits(&self, socket: &OwnedFd) -> bool {
+        let Some(users) = &self.users else { return true };
+        let peer = rustix::net::sockopt::socket_peercred(socket.as_fd());
+        peer.is_ok_and(|peer| users.contains(&peer.uid.as_raw()))
     }
 
     /// The abstract name.

@@ -77,6 +77,13 @@ impl ShmListener {
         })
     }
 
+    /// Lets in nobody but these users of the machine, whatever token they have.
+    #[must_use]
+    pub fn only(mut self, users: Vec<u32>) -> ShmListener {
+        self.door.only(users);
+        self
+    }
+
     /// The session is over because its peer is.
     fn lose(&mut self, peer: PeerId, why: LinkError) {
         if let Some(session) = self.retire(peer) {

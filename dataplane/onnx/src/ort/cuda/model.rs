@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ferry_core::{BoundSignature, Signature, error_text};
+use ferry_core::{BoundSignature, Signature, TensorSpec, error_text};
 use ferry_cuda::{Arena, Device, Kernels, Priority, Runner};
 use ferry_engine::{EngineError, FileDigest, check_binding};
 use ort::ep::{ArbitrarilyConfigurableExecutionProvider, CUDA};
@@ -142,6 +142,13 @@ impl CudaModel {
             }
         };
         let signature = signature_of(&file, &session)?;
+        // The library hands out the input itself and leaves the memory bound for the output as it was.
+        let is_input =
+            |output: &&TensorSpec| signature.inputs.iter().any(|input| input.name == output.name);
+        if let Some(output) = signature.outputs.iter().find(is_input) {
+            let why = format!("output {output} is an input of the model");
+            return Err(unusable(path, why, "use device = \"cpu\", or export it without that"));
+        }
         if let Some(output) = signature.open_output() {
             let why = format!("how large output {output} is shows only when the model has run");
             let fix = "use device = \"cpu\", or export the model with sizes that its inputs tell";

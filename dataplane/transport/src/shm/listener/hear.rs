@@ -66,6 +66,10 @@ impl ShmListener {
         }
         let Some(stranger) = self.door.take(peer) else { return };
         let hello = match received {
+            Received::Message(Ok(hello)) if !self.door.admits(&stranger.socket) => {
+                let what = "a user of this machine who is not on the list of those that may";
+                Err(Refusal::Breach { session: hello.session, what })
+            }
             Received::Message(Ok(hello)) => self.check_hello(&hello),
             Received::Message(Err(error)) => Err(Refusal::Frame(error)),
             Received::Nothing | Received::End => {

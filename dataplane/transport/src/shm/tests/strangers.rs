@@ -95,3 +95,20 @@ fn the_silent_are_sent_away_in_time() {
     assert_eq!(session, None);
     assert!(matches!(why, LinkError::Protocol(_)), "{why}");
 }
+
+#[test]
+fn users_who_are_not_on_the_list_are_refused_with_the_right_token() {
+    let own = rustix::process::getuid().as_raw();
+    for (users, admits) in [(vec![own], true), (vec![own + 1], false), (vec![], false)] {
+        let mut server = Server::with_session();
+        server.listener = server.listener.only(users);
+        let socket = server.connect();
+        wire::send(socket.as_fd(), &hello(&admission(1))).unwrap();
+        if admits {
+            server.until(|event| matches!(event, Event::Joined { .. }));
+        } else {
+            let refusal = server.refused();
+            assert!(refusal.to_string().contains("not on the list"), "{refusal}");
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Every call that was let in, on its way to its service: its body is watched, and what it holds is
+//! given back when it is answered.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tonic::body::Body;
+use tonic::codegen::http::{Request, Response};
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::accept::Peer;
+use super::body::{Budgets, Holding, Limits, Watched};
+use super::methods::method;
+use crate::config::Front;
+use crate::serving::refusals::Refusals;
+use crate::tenants::Identity;
+
+/// Watches the bodies of all calls.
+#[derive(Clone, Debug)]
+pub(crate) struct GateLayer(Arc<Limits>);
+
+impl GateLayer {
+    pub(crate) fn new(front: &Front, refusals: &Arc<Refusals>) -> GateLayer {
+        GateLayer(Arc::new(Limits {
+            all: Budgets::new(front.calls_bytes_max),
+            within: front.body_within,
+            refusals: Arc::clone(refusals),
+        }))
+    }
+}
+
+impl<S> Layer<S> for GateLayer {
+    type Service = Gate<S>;
+
+    fn layer(&self, inner: S) -> Gate<S> {
+        Gate { inner, limits: Arc::clone(&self.0) }
+    }
+}
+
+/// See [`GateLayer`].
+#[derive(Clone, Debug)]
+pub(crate) struct Gate<S> {
+    inner: S,
+    limits: Arc<Limits>,
+}
+
+impl<S> Service<Request<Body>> for Gate<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let method = method(request.uri().path());
+        let peer = request.extensions().get::<Arc<Peer>>().cloned();
+        let is_known = request.extensions().get::<Identity>().is_some_and(Identity::is_known);
+        if let (Some(peer), true) = (&peer, is_known) {
+            peer.prove();
+        }
+        let holding = Arc::new(Holding::default());
+        let kept = Arc::clone(&holding);
+        let request =
+            request.map(|body| Body::new(Watched::new(body, method, &self.limits, peer, holding)));
+        let answer = self.inner.call(request);
+        let refusals = Arc::clone(&self.limits.refusals);
+        Box::pin(async move {
+            let answer = answer.await;
+            drop(kept);
+            if let Ok(response) = &answer
+                && response.headers().contains_key(ferry_proto::codec::REFUSED_METADATA)
+            {
+                let why = "a message that would take too much memory";
+                refusals.note("grpc", "message_memory", None, None, &why);
+            }
+            answer
+        })
+    }
+}

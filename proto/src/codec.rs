@@ -1,0 +1,73 @@
+//! Protocol buffers as tonic has them, but a message that would take too much memory is not decoded.
+
+use std::marker::PhantomData;
+
+use bytes::Buf;
+use prost::Name;
+use tonic::Status;
+use tonic::codec::{Codec, DecodeBuf, Decoder};
+use tonic::metadata::MetadataValue;
+use tonic_prost::{ProstDecoder, ProstEncoder};
+
+use crate::cost::{self, TooCostly};
+
+/// gRPC metadata of an answer to a message that was not decoded.
+pub const REFUSED_METADATA: &str = "ferry-refused";
+
+/// The codec of every service of this package.
+#[derive(Debug)]
+pub struct BoundedCodec<T, U>(PhantomData<(T, U)>);
+
+impl<T, U> Default for BoundedCodec<T, U> {
+    fn default() -> Self {
+        BoundedCodec(PhantomData)
+    }
+}
+
+impl<T, U> Codec for BoundedCodec<T, U>
+where
+    T: prost::Message + Send + 'static,
+    U: Name + Default + Send + 'static,
+{
+    type Encode = T;
+    type Decode = U;
+    type Encoder = ProstEncoder<T>;
+    type Decoder = BoundedDecoder<U>;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        ProstEncoder::default()
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        BoundedDecoder(ProstDecoder::default())
+    }
+}
+
+/// Counts, then decodes.
+#[derive(Debug)]
+pub struct BoundedDecoder<U>(ProstDecoder<U>);
+
+impl<U: Name + Default> Decoder for BoundedDecoder<U> {
+    type Item = U;
+    type Error = Status;
+
+    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
+        // One message lies in one piece: what does not would be counted in part.
+        if from.chunk().len() < from.remaining() {
+            return Err(Status::internal("a message in several pieces"));
+        }
+        let message = &from.chunk()[..from.remaining()];
+        cost::check(U::NAME, message).map_err(refused)?;
+        self.0.decode(from)
+    }
+}
+
+fn refused(why: TooCostly) -> Status {
+    let mut status = match why {
+        TooCostly::Memory { .. } => Status::resource_exhausted(why.to_string()),
+        TooCostly::Group { .. } => Status::invalid_argument(why.to_string()),
+    };
+    let mark = MetadataValue::from_static("memory");
+    status.metadata_mut().insert(REFUSED_METADATA, mark);
+    status
+}

@@ -1,0 +1,342 @@
+//! What a message takes in memory once it is decoded, told from its bytes alone.
+//!
+//! Two bytes on the wire can become a hundred in memory: an empty message in a list is an element
+//! of a vector. The sum is taken before anything is allocated, from the compiled descriptors, so
+//! that no message and no field can be forgotten.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use prost::Message as _;
+use prost::encoding::decode_varint;
+use prost_types::field_descriptor_proto::{Label, Type};
+use prost_types::{DescriptorProto, FileDescriptorSet};
+
+use crate::v1::DESCRIPTORS;
+
+/// A vector that grows takes up to twice what it holds.
+const GROWTH: usize = 2;
+
+/// Messages within messages: ours nest three deep.
+const DEPTH_MAX: usize = 8;
+
+static SCHEMA: LazyLock<Schema> = LazyLock::new(Schema::new);
+
+/// Why a message is not decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TooCostly {
+    /// Too many elements in its lists.
+    #[error("{message} would take more than {limit} bytes of memory: its lists are too long")]
+    Memory {
+        /// The message.
+        message: &'static str,
+        /// What it may take.
+        limit: usize,
+    },
+    /// A group, which proto3 does not have.
+    #[error("{message} has a group, which proto3 does not have")]
+    Group {
+        /// The message.
+        message: &'static str,
+    },
+}
+
+/// What a message may take in memory beside its payload, which is not copied; `None` where nobody
+/// has to be afraid of it: answers, which come from the server that the client chose.
+pub fn decoded_max(message: &str) -> Option<usize> {
+    match message {
+        // The largest batch that is taken, with room for stages to come.
+        "TimingBatch" => Some(16 << 20),
+        // 4,096 sessions.
+        "HeartbeatRequest" => Some(1 << 20),
+        // Hundreds of tensors, or the longest texts.
+        name if name.ends_with("Request") => Some(256 << 10),
+        _ => None,
+    }
+}
+
+/// Checks what `wire` would take in memory as a `message` of `ferry.v1`.
+///
+/// Bytes that are no message pass: decoding them stops where this sum did, with an error.
+///
+/// # Errors
+/// [`TooCostly`], before anything was allocated.
+pub fn check(message: &'static str, wire: &[u8]) -> Result<(), TooCostly> {
+    let Some(limit) = decoded_max(message) else { return Ok(()) };
+    let Some(&shape) = SCHEMA.by_name.get(message) else { return Ok(()) };
+    let mut left = limit;
+    SCHEMA.walk(shape, wire, &mut left).map_err(|stop| match stop {
+        Stop::Memory => TooCostly::Memory { message, limit },
+        Stop::Group => TooCostly::Group { message },
+    })
+}
+
+/// Why the sum ended early.
+enum Stop {
+    Memory,
+    Group,
+}
+
+/// Every message of the package.
+#[derive(Debug)]
+struct Schema {
+    by_name: HashMap<String, usize>,
+    shapes: Vec<Shape>,
+}
+
+#[derive(Debug, Default)]
+struct Shape {
+    /// Of one value, without what it points to.
+    bytes: usize,
+    /// By number.
+    fields: Vec<Option<Field>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Field {
+    kind: Kind,
+    repeated: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    /// Elements of so many bytes; on the wire a varint, or as many bytes.
+    Number {
+        bytes: usize,
+        is_varint: bool,
+    },
+    Text,
+    Bytes,
+    Message(usize),
+}
+
+impl Schema {
+    fn new() -> Schema {
+        // Made by this crate's build: they decode, or no test passes.
+        let files = FileDescriptorSet::decode(DESCRIPTORS).unwrap_or_default();
+        let mut all = Vec::new();
+        for file in &files.file {
+            let package = format!(".{}", file.package());
+            for message in &file.message_type {
+                collect(&package, message, &mut all);
+            }
+        }
+        let by_path: HashMap<&str, usize> =
+            all.iter().enumerate().map(|(at, (path, _))| (path.as_str(), at)).collect();
+        let mut shapes: Vec<Shape> = all
+            .iter()
+            .map(|(_, message)| Shape { bytes: 0, fields: fields(message, &by_path) })
+            .collect();
+        for at in 0..shapes.len() {
+            shapes[at].bytes = size(&shapes, at, DEPTH_MAX);
+        }
+        let ours = |(at, (path, _)): (usize, &(String, &DescriptorProto))| {
+            Some((path.strip_prefix(".ferry.v1.")?.to_owned(), at))
+        };
+        let by_name = all.iter().enumerate().filter_map(ours).collect();
+        Schema { by_name, shapes }
+    }
+
+    fn walk(&self, shape: usize, mut wire: &[u8], left: &mut usize) -> Result<(), Stop> {
+        let fields = &self.shapes[shape].fields;
+        while !wire.is_empty() {
+            // Whatever ends the walk early ends decoding at the same byte.
+            let Ok(key) = decode_varint(&mut wire) else { return Ok(()) };
+            let number = usize::try_from(key >> 3).unwrap_or(usize::MAX);
+            let field = fields.get(number).copied().flatten();
+            let fixed = match key & 7 {
+                0 => {
+                    let Ok(_) = decode_varint(&mut wire) else { return Ok(()) };
+                    0
+                }
+                1 => 8,
+                5 => 4,
+                2 => {
+                    let Ok(bytes) = decode_varint(&mut wire) else { return Ok(()) };
+                    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+                    let Some((inside, rest)) = wire.split_at_checked(bytes) else { return Ok(()) };
+                    wire = rest;
+                    if let Some(field) = field {
+                        self.lengthy(field, inside, left)?;
+                    }
+                    continue;
+                }
+                _ => return Err(Stop::Group),
+            };
+            let Some(rest) = wire.get(fixed..) else { return Ok(()) };
+            wire = rest;
+            if let Some(Field { kind: Kind::Number { bytes, .. }, repeated: true }) = field {
+                spend(left, bytes * GROWTH)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A field that says its length.
+    fn lengthy(&self, field: Field, inside: &[u8], left: &mut usize) -> Result<(), Stop> {
+        let element = |bytes: usize| if field.repeated { bytes * GROWTH } else { 0 };
+        match field.kind {
+            Kind::Number { bytes, is_varint } => {
+                let elements = if is_varint {
+                    inside.iter().filter(|&&byte| byte < 0x80).count()
+                } else {
+                    inside.len() / bytes
+                };
+                spend(left, elements.saturating_mul(bytes * GROWTH))
+            }
+            Kind::Text => spend(left, inside.len().saturating_add(element(size_of::<String>()))),
+            // Shared with the message that came.
+            Kind::Bytes => spend(left, element(size_of::<bytes::Bytes>())),
+            Kind::Message(shape) => {
+                spend(left, element(self.shapes[shape].bytes))?;
+                self.walk(shape, inside, left)
+            }
+        }
+    }
+}
+
+fn spend(left: &mut usize, bytes: usize) -> Result<(), Stop> {
+    *left = left.checked_sub(bytes).ok_or(Stop::Memory)?;
+    Ok(())
+}
+
+/// A message and those declared inside it, each with its path.
+fn collect<'m>(
+    within: &str,
+    message: &'m DescriptorProto,
+    all: &mut Vec<(String, &'m DescriptorProto)>,
+) {
+    let path = format!("{within}.{}", message.name());
+    for nested in &message.nested_type {
+        collect(&path, nested, all);
+    }
+    all.push((path, message));
+}
+
+fn fields(message: &DescriptorProto, by_path: &HashMap<&str, usize>) -> Vec<Option<Field>> {
+    let mut fields = Vec::new();
+    for field in &message.field {
+        let kind = match field.r#type() {
+            Type::String => Kind::Text,
+            Type::Bytes => Kind::Bytes,
+            Type::Message | Type::Group => match by_path.get(field.type_name()) {
+                Some(&shape) => Kind::Message(shape),
+                None => continue,
+            },
+            Type::Fixed64 | Type::Sfixed64 | Type::Double => {
+                Kind::Number { bytes: 8, is_varint: false }
+            }
+            Type::Fixed32 | Type::Sfixed32 | Type::Float => {
+                Kind::Number { bytes: 4, is_varint: false }
+            }
+            Type::Bool => Kind::Number { bytes: 1, is_varint: true },
+            Type::Int32 | Type::Uint32 | Type::Sint32 | Type::Enum => {
+                Kind::Number { bytes: 4, is_varint: true }
+            }
+            Type::Int64 | Type::Uint64 | Type::Sint64 => Kind::Number { bytes: 8, is_varint: true },
+        };
+        let number = usize::try_from(field.number()).unwrap_or_default();
+        if fields.len() <= number {
+            fields.resize(number + 1, None);
+        }
+        fields[number] = Some(Field { kind, repeated: field.label() == Label::Repeated });
+    }
+    fields
+}
+
+/// One value of a message, generously.
+fn size(shapes: &[Shape], at: usize, depth: usize) -> usize {
+    let one = |field: &Field| match field.kind {
+        _ if field.repeated => size_of::<Vec<u8>>(),
+        // An optional one has a mark.
+        Kind::Number { .. } => 2 * size_of::<u64>(),
+        Kind::Text => size_of::<String>(),
+        Kind::Bytes => size_of::<bytes::Bytes>(),
+        Kind::Message(_) if depth == 0 => size_of::<usize>(),
+        Kind::Message(inner) => size(shapes, inner, depth - 1) + size_of::<u64>(),
+    };
+    shapes[at].fields.iter().flatten().map(one).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::v1;
+
+    /// `count` times the same field.
+    fn repeated(key: &[u8], count: usize) -> Vec<u8> {
+        key.repeat(count)
+    }
+
+    #[test]
+    fn empty_elements_are_counted_before_they_exist() {
+        // inputs = 5, of no bytes.
+        let wire = repeated(&[0x2a, 0], 4 << 20);
+        let refused = check("InferRequest", &wire);
+        assert!(matches!(refused, Err(TooCostly::Memory { .. })), "{refused:?}");
+        // Open.shapes = 8, Heartbeat.sessions = 1.
+        assert!(check("OpenSessionRequest", &repeated(&[0x42, 0], 1 << 20)).is_err());
+        assert!(check("HeartbeatRequest", &repeated(&[0x0a, 0], 1 << 20)).is_err());
+        // TimingBatch.request = 3, not packed.
+        assert!(check("TimingBatch", &repeated(&[0x18, 1], 4 << 20)).is_err());
+    }
+
+    #[test]
+    fn a_list_inside_a_list_is_counted() {
+        let tensor = v1::InlineTensor { shape: vec![1; 1 << 20], ..Default::default() };
+        let request = v1::InferRequest { inputs: vec![tensor], ..Default::default() };
+        assert!(check("InferRequest", &request.encode_to_vec()).is_err());
+    }
+
+    #[test]
+    fn what_is_usual_passes() {
+        let tensor = |at: usize| v1::InlineTensor {
+            name: format!("past_key_values.{at}.value"),
+            datatype: "FP32".into(),
+            shape: vec![1, 32, 2048, 128],
+            contents: vec![0; 1000].into(),
+        };
+        let inputs = (0..300).map(tensor).collect();
+        let payload = vec![0xff; 8 << 20].into();
+        let request = v1::InferRequest { inputs, payload, ..Default::default() };
+        assert_eq!(check("InferRequest", &request.encode_to_vec()), Ok(()));
+        let reference = v1::SessionRef { session_id: 1, token: vec![1; 32].into(), generation: 1 };
+        let beat = v1::HeartbeatRequest { sessions: vec![reference; 4096] };
+        assert_eq!(check("HeartbeatRequest", &beat.encode_to_vec()), Ok(()));
+        let rows = crate::BATCH_ROWS_MAX;
+        let batch = v1::TimingBatch {
+            request: (0..rows as u64).collect(),
+            started_unix_ns: vec![1 << 60; rows],
+            stages: vec![1_000_000; rows * ferry_core::Stage::COUNT],
+            kind: vec![3; rows],
+            batch: vec![1; rows],
+            priority: vec![0; rows],
+            bytes_in: vec![1 << 20; rows],
+            bytes_out: vec![1 << 20; rows],
+            status: vec![0; rows],
+            staged: vec![0; rows],
+            ..Default::default()
+        };
+        assert_eq!(check("TimingBatch", &batch.encode_to_vec()), Ok(()));
+    }
+
+    #[test]
+    fn groups_are_refused_and_what_is_cut_off_is_left_to_the_decoder() {
+        assert!(matches!(check("StatusRequest", &[0x0b]), Err(TooCostly::Group { .. })));
+        assert_eq!(check("InferRequest", &[0x2a, 200]), Ok(()));
+        assert_eq!(check("InferRequest", &[0xff]), Ok(()));
+    }
+
+    #[test]
+    fn every_request_of_every_method_is_known_and_bounded() {
+        let files = FileDescriptorSet::decode(DESCRIPTORS).unwrap();
+        let services = files.file.iter().flat_map(|file| &file.service);
+        let methods: Vec<_> = services.flat_map(|service| &service.method).collect();
+        assert!(methods.len() > 20, "{}", methods.len());
+        for method in methods {
+            let input = method.input_type().strip_prefix(".ferry.v1.").unwrap();
+            assert!(SCHEMA.by_name.contains_key(input), "{input}");
+            assert!(decoded_max(input).is_some(), "{input} is not bounded");
+        }
+    }
+}

@@ -184,6 +184,11 @@ impl Session {
         if self.early.len() >= SLOTS_MAX as usize {
             return Err(Error::RepliesWait(self.early.len()));
         }
+        // The driver takes the table of the first slot for its own: it must not be that of the last
+        // lease.
+        if !Arc::ptr_eq(&slot.agreed, &self.agreed) {
+            return Err(Error::ForeignSlot);
+        }
         let fill_ns = u64::try_from(slot.handed_out.elapsed().as_nanos()).ok();
         let bytes = usize::try_from(slot.payload_bytes).unwrap_or(usize::MAX);
         let driver = self.driver.as_mut().map_err(|ended| ended.error())?;

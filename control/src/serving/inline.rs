@@ -58,7 +58,7 @@ pub struct InlineRequest {
 pub struct InlineReply {
     /// The outputs, each a part of the payload.
     pub outputs: Vec<InlineTensor>,
-    /// All outputs, one after the other.
+    /// All outputs, one after the other; over the local link empty where inputs were named.
     pub payload: Bytes,
     /// The shapes of the outputs; `None`: exactly those of the model with these inputs.
     pub shapes: Option<Box<OutputShapes>>,
@@ -141,7 +141,7 @@ impl Run<'_> {
         let layout = SlotLayout {
             slots: 1,
             request_bytes: binding.request_bytes().max(request.payload.len() as u64),
-            reply_bytes: served.reply_room(binding, wish)?.max(REPLY_BYTES_MIN),
+            reply_bytes: served.reply_room(binding, &[], wish)?.max(REPLY_BYTES_MIN),
         };
         let busy = |error: MemoryError| ApiError::Busy(error_text(&error));
         // For as long as the call lasts, it counts as a session of one slot.

@@ -93,7 +93,7 @@ impl Offer<'_> {
         let transport = carrier.transport();
         let (placement, memory) = placement(asked, served, transport)?;
         let binding = served.bind(&asked.shapes)?;
-        let reply_bytes = served.reply_room(&binding, asked.reply_bytes_min)?;
+        let reply_bytes = served.reply_room(&binding, &asked.shapes, asked.reply_bytes_min)?;
         let layout = self.layout(asked, &binding, reply_bytes)?;
         carrier.has_room(&layout).map_err(|unfit| unusable(transport, unfit))?;
         Ok(Agreed {

@@ -1,7 +1,7 @@
 //! Every request that was sent has its reply, in whatever way it is waited for.
 
-use ferry_client::Transport;
 use ferry_client::blocking::{Client, Session};
+use ferry_client::{Error, Transport};
 
 use crate::server::Server;
 
@@ -33,4 +33,18 @@ fn a_request_that_is_waited_for_leaves_the_replies_of_earlier_ones() {
         assert_eq!(replies, [(sent[0], 1), (sent[1], 2)], "{transport}");
         session.close().unwrap();
     }
+}
+
+#[test]
+fn a_slot_of_the_last_lease_is_refused_and_those_of_the_present_one_are_taken() {
+    let server = Server::start(&[], |_| {});
+    let client = Client::connect(&server.url).unwrap();
+    let builder = client.session("echo").transport(Transport::Tcp).slots(2);
+    let mut session = builder.shape("input", &[8]).shape("output", &[8]).open().unwrap();
+    let old = session.slot().unwrap();
+    session.resume().unwrap();
+    assert!(matches!(session.submit(old), Err(Error::ForeignSlot)));
+    let mut slot = session.slot().unwrap();
+    slot.input_mut(0).unwrap().fill(5);
+    assert_eq!(session.infer(slot).unwrap().output(0).unwrap(), [5; 8]);
 }

@@ -133,10 +133,10 @@ fn the_view_names_every_kind_and_status_as_core_does() {
         }
         store.write(&batch).await.unwrap();
         assert_eq!(rows(&*store, "SELECT kind, status FROM requests").await, expected);
-        let all = expected.len();
+        let all = i64::try_from(expected.len()).unwrap();
         for stage in Stage::ALL {
             let sql = format!("SELECT count({}_ns) FROM requests", stage.name());
-            let count = if stage == Stage::Total { i64::try_from(all).unwrap() } else { 0 };
+            let count = if stage == Stage::Total { all } else { 0 };
             assert_eq!(one(&*store, &sql).await, count, "{sql}");
         }
     });

@@ -2,21 +2,25 @@
 
 mod admin;
 mod auth;
-mod drive;
+mod from_wire;
 mod front;
-pub(crate) mod inference;
+mod inference;
 mod local;
 mod models;
+mod router;
 mod runs;
 mod sessions;
+mod status;
+mod status_of;
 mod to_wire;
 
 pub use admin::AdminService;
 pub use auth::{Access, AuthLayer, METHODS};
-pub(crate) use front::{GateLayer, Incoming, Peers};
+pub(crate) use front::{Incoming, Peers};
 pub use inference::InferenceService;
 pub use local::LocalService;
 pub use models::ModelsService;
-pub(crate) use models::loaded_event;
+pub use router::SERVICES;
+pub(crate) use router::router;
 pub use runs::RunsService;
 pub use sessions::SessionsService;

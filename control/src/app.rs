@@ -3,7 +3,6 @@
 mod control_plane;
 mod engines;
 mod findings;
-mod gdr;
 mod links;
 mod loading;
 mod serve;
@@ -12,17 +11,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::api::loaded_event;
+use ferry_core::{Area, Finding};
+
 use crate::config::Config;
 use crate::host::clock::unix_ns;
 use crate::host::machine::{self, COMMIT, VERSION};
 use crate::models::{Metadata, Models, Progress, Served, State as ModelState};
-use crate::runs::RunBook;
+use crate::serving::inline::Inline;
 use crate::serving::refusals::Refusals;
-use crate::sessions::{Sessions, Standing};
-use crate::state::State;
+use crate::sessions::{Carriers, Limits, Parts, Sessions};
+use crate::state::{About, State};
 use crate::store::{
-    Location, NewRun, RunEnd, SqliteConfig, SqliteStore, StoreError, TimingStore, Writer,
+    Location, NewRun, Recorder, RunEnd, SqliteConfig, SqliteStore, StoreError, TimingStore, Writer,
     WriterConfig,
 };
 use crate::tenants::Tenants;
@@ -147,33 +147,17 @@ impl Server {
             writer.stop().await;
             return Ok(None);
         };
-        let (lanes, mut findings) = links::start(&config, &refusals)?;
-        findings.extend(gdr::findings(&config, &lanes));
-        findings.extend(findings::all(&config));
-        let state = Arc::new(State {
-            tenants: Tenants::new(&config.tenants, config.quota, config.operator_key.clone()),
-            models,
-            sessions: Sessions::default(),
-            standing: Standing::default(),
-            lanes,
-            store,
-            recorder,
-            refusals,
-            findings,
-            runs: RunBook::default(),
-            driving: Arc::new(tokio::sync::Semaphore::new(drive_threads())),
+        let about = About {
+            findings: Arc::from([]),
             machine,
             libraries_json,
             own_run,
             started: Instant::now(),
-            draining: AtomicBool::new(false),
-            runtime: tokio::runtime::Handle::current(),
-            restart: tokio::sync::Notify::new(),
-            config,
-        });
+        };
+        let state = Arc::new(assemble(config, models, store, recorder, refusals, about));
         for listed in state.models.list() {
             if let ModelState::Loaded(served) = &listed.state {
-                state.recorder.event(loaded_event(served));
+                state.recorder.event(served.loaded_event());
             }
         }
         tracing::info!(version = VERSION, commit = COMMIT, run = own_run, "server built");
@@ -194,7 +178,7 @@ impl Server {
         }
         for session in state.sessions.all() {
             let status = ferry_core::Status::Draining;
-            crate::sessions::end(&state, &session, status, "server ended").await;
+            state.sessions.end(&session, status, "server ended").await;
         }
         for lane in &state.lanes.0 {
             let handle = lane.handle.clone();
@@ -210,7 +194,7 @@ impl Server {
         for run in state.runs.take_going_on() {
             end_run(&*state.store, run).await;
         }
-        end_run(&*state.store, state.own_run).await;
+        end_run(&*state.store, state.about.own_run).await;
         let health = writer.stop().await;
         tracing::info!(
             rows_written = health.rows_written,
@@ -218,6 +202,50 @@ impl Server {
             events_lost = health.events_lost,
             "server ended"
         );
+    }
+}
+
+/// Starts the lanes, and puts everything together.
+fn assemble(
+    config: Config,
+    models: Models,
+    store: Arc<dyn TimingStore>,
+    recorder: Recorder,
+    refusals: Arc<Refusals>,
+    about: About,
+) -> State {
+    let (lanes, (carriers, found)) = links::start(&config, &refusals);
+    let of_lanes = found.into_iter().map(|found| Finding { area: Area::Transport, found });
+    let findings: Arc<[Finding]> = of_lanes.chain(findings::all(&config)).collect();
+    let lanes = Arc::new(lanes);
+    let carriers = Carriers::new(carriers, Arc::clone(&lanes), Arc::clone(&findings));
+    let (models, runs, gate) = (Arc::new(models), Arc::default(), Arc::default());
+    let sessions = Sessions::new(Parts {
+        carriers,
+        lanes: Arc::clone(&lanes),
+        models: Arc::clone(&models),
+        runs: Arc::clone(&runs),
+        store: Arc::clone(&store),
+        recorder: recorder.clone(),
+        gate: Arc::clone(&gate),
+        limits: Limits { lease: config.lease, request_bytes_max: config.request_bytes_max },
+    });
+    State {
+        tenants: Tenants::new(&config.tenants, config.quota, config.operator_key.clone()),
+        sessions: Arc::new(sessions),
+        inline: Inline::new(Arc::clone(&models), recorder.clone()),
+        models,
+        lanes,
+        store,
+        recorder,
+        refusals,
+        runs,
+        gate,
+        driving: Arc::new(tokio::sync::Semaphore::new(drive_threads())),
+        about: About { findings, ..about },
+        runtime: tokio::runtime::Handle::current(),
+        restart: tokio::sync::Notify::new(),
+        config,
     }
 }
 
@@ -241,8 +269,8 @@ fn options_json(config: &Config) -> String {
         "listen": config.listen,
         "data_host": config.data_host(),
         "lanes": {
-            "shm": config.lanes.shm, "tcp": config.lanes.tcp,
-            "zmq": config.lanes.zmq, "local": config.lanes.local,
+            "shm": config.lanes.shm, "tcp": config.lanes.tcp, "zmq": config.lanes.zmq,
+            "rdma": config.lanes.rdma, "local": config.lanes.local,
         },
         "lease_s": config.lease.as_secs_f64(),
         "queue": config.queue,

@@ -147,7 +147,7 @@ impl Config {
     pub fn sessions_max(&self) -> u64 {
         let all = self.tenants.iter().map(|tenant| tenant.quota.sessions);
         let wanted = if self.tenants.is_empty() { self.quota.sessions } else { all.sum() };
-        wanted.min(crate::sessions::SESSIONS_MAX as u64)
+        wanted.min(crate::tenants::SESSIONS_MAX as u64)
     }
 
     /// Whether other machines may reach the control plane, and everybody there is an operator.

@@ -1,24 +1,16 @@
-//! Why a call is refused, and the one table that makes a gRPC status of it.
+//! Why something that was asked for is refused. What protocols make of it is theirs.
 
-use ferry_core::{BindError, OutputShapes, Status, Transport, error_text};
-use ferry_proto::WireError;
-use ferry_proto::channel::{OUTPUT_SHAPES_METADATA, STATUS_METADATA};
-use tonic::Code;
-use tonic::metadata::MetadataValue;
-use tonic_types::{ErrorDetails, StatusExt};
+use ferry_core::{BindError, OutputShapes, Status, Transport};
 
 use crate::store::{QueryError, StoreError};
 
 /// Why a call is refused: one variant per thing that a caller can do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
-    /// A field has no meaning.
-    #[error(transparent)]
-    Wire(#[from] WireError),
     /// Shapes that the model does not take.
     #[error(transparent)]
     Shapes(#[from] BindError),
-    /// A field is outside its bounds.
+    /// A field has no meaning, or is outside its bounds.
     #[error("{field}: {why}")]
     Field {
         /// Its name.
@@ -166,134 +158,5 @@ impl ApiError {
     /// A field outside its bounds.
     pub fn field(field: &'static str, why: impl Into<String>) -> ApiError {
         ApiError::Field { field, why: why.into() }
-    }
-
-    fn code(&self) -> Code {
-        match self {
-            ApiError::Wire(_) | ApiError::Shapes(_) | ApiError::Field { .. } => {
-                Code::InvalidArgument
-            }
-            ApiError::NotFound { .. } => Code::NotFound,
-            ApiError::Model { .. }
-            | ApiError::Reload { .. }
-            | ApiError::Transport { .. }
-            | ApiError::Protocol { .. }
-            | ApiError::Finished { .. }
-            | ApiError::NotAttachable(_) => Code::FailedPrecondition,
-            ApiError::Quota { .. } | ApiError::Busy(_) => Code::ResourceExhausted,
-            ApiError::Credentials | ApiError::Key => Code::Unauthenticated,
-            ApiError::NotOperator | ApiError::NotTenant => Code::PermissionDenied,
-            ApiError::Loading { .. } | ApiError::Draining | ApiError::Lane { .. } => {
-                Code::Unavailable
-            }
-            ApiError::Request { status, .. } => code_of(*status),
-            ApiError::ReplyTooLarge { .. } => code_of(Status::ReplyTooLarge),
-            ApiError::Store(error) => match error {
-                StoreError::NoSuchRun { .. } => Code::NotFound,
-                _ => Code::Unavailable,
-            },
-            ApiError::Query(error) => match error {
-                QueryError::Unavailable { .. } => Code::Unavailable,
-                QueryError::Busy { .. } => Code::ResourceExhausted,
-                QueryError::TimeLimit { .. } => Code::DeadlineExceeded,
-                QueryError::RowLimit { .. } | QueryError::CellTooLarge { .. } => Code::OutOfRange,
-                _ => Code::InvalidArgument,
-            },
-            ApiError::Internal(_) => Code::Internal,
-        }
-    }
-
-    fn details(&self, text: &str) -> ErrorDetails {
-        match self {
-            ApiError::Wire(WireError::Missing(field) | WireError::Invalid { field, .. })
-            | ApiError::Field { field, .. } => {
-                ErrorDetails::with_bad_request_violation(*field, text)
-            }
-            ApiError::Shapes(_) => ErrorDetails::with_bad_request_violation("shapes", text),
-            ApiError::NotFound { kind, name, hint } => {
-                ErrorDetails::with_resource_info(*kind, name, "", hint)
-            }
-            ApiError::Model { name, why } | ApiError::Reload { name, why } => {
-                ErrorDetails::with_precondition_failure_violation("MODEL", name, why)
-            }
-            ApiError::Transport { transport, fix, .. } => {
-                let subject = transport.name();
-                ErrorDetails::with_precondition_failure_violation("TRANSPORT", subject, fix)
-            }
-            ApiError::Protocol { older, .. } => {
-                let fix = format!("update {older}");
-                ErrorDetails::with_precondition_failure_violation("PROTOCOL", "frame", fix)
-            }
-            ApiError::Quota { tenant, quota, .. } => {
-                ErrorDetails::with_quota_failure_violation(format!("{tenant}/{quota}"), text)
-            }
-            _ => ErrorDetails::new(),
-        }
-    }
-}
-
-/// How the outcome of a request is called in gRPC.
-fn code_of(status: Status) -> Code {
-    match status {
-        Status::Ok => Code::Ok,
-        Status::BadRequest | Status::BadPicture => Code::InvalidArgument,
-        Status::Overloaded => Code::ResourceExhausted,
-        Status::Draining => Code::Aborted,
-        Status::LinkLost => Code::Unavailable,
-        Status::EngineFailed => Code::Internal,
-        Status::ReplyTooLarge => Code::OutOfRange,
-        Status::SessionEnded => Code::NotFound,
-        Status::Unsupported => Code::FailedPrecondition,
-    }
-}
-
-impl From<ApiError> for tonic::Status {
-    fn from(error: ApiError) -> tonic::Status {
-        let text = error_text(&error);
-        let details = error.details(&text);
-        let mut made = tonic::Status::with_error_details(error.code(), text, details);
-        let (status, outputs) = match error {
-            ApiError::Request { status, .. } => (status, None),
-            ApiError::ReplyTooLarge { outputs, .. } => (Status::ReplyTooLarge, outputs),
-            _ => return made,
-        };
-        // The exact outcome, where several share a code of gRPC.
-        let metadata = made.metadata_mut();
-        metadata.insert(STATUS_METADATA, MetadataValue::from_static(status.name()));
-        if let Some(outputs) = outputs {
-            let mut bytes = Vec::with_capacity(outputs.encoded_bytes());
-            outputs.encode(&mut bytes);
-            let value = MetadataValue::from_bytes(&bytes);
-            metadata.insert_bin(OUTPUT_SHAPES_METADATA, value);
-        }
-        made
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_quota_is_named_in_text_and_details() {
-        let error = ApiError::Quota { tenant: "t".into(), quota: "slots", limit: 4, wanted: 6 };
-        let status = tonic::Status::from(error);
-        assert_eq!(status.code(), Code::ResourceExhausted);
-        assert!(status.message().contains("slots is 4"), "{}", status.message());
-        let failure = status.get_details_quota_failure().unwrap();
-        assert_eq!(failure.violations[0].subject, "t/slots");
-    }
-
-    #[test]
-    fn a_transport_that_is_not_here_says_what_to_do() {
-        let error = ApiError::Transport {
-            transport: Transport::Rdma,
-            why: "not in this build".into(),
-            fix: "use tcp".into(),
-        };
-        let status = tonic::Status::from(error);
-        assert_eq!(status.code(), Code::FailedPrecondition);
-        let failure = status.get_details_precondition_failure().unwrap();
-        assert_eq!(failure.violations[0].description, "use tcp");
     }
 }

@@ -1,7 +1,6 @@
-//! The process and its machine: clock, environment, limits, what it uses.
+//! The process and its machine: clock, environment, limits, what both have used.
 
 pub(crate) mod clock;
 pub mod environment;
 pub mod limits;
 pub mod machine;
-pub(crate) mod resources;

@@ -1,8 +1,11 @@
 //! From a request that arrived to the model of its session.
 
+pub(crate) mod call;
+pub mod gate;
 pub(crate) mod handler;
-pub(crate) mod inline;
+pub mod inline;
 pub mod lanes;
 pub(crate) mod payload;
 pub mod refusals;
 pub mod routes;
+mod standing;

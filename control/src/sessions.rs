@@ -1,41 +1,73 @@
 //! Sessions: leases on a model, a transport and a set of slots.
 
-mod device;
+mod agree;
+pub mod carrier;
+mod carriers;
 mod expiry;
-mod gdr;
-mod negotiate;
 mod open;
 mod resume;
+mod retire;
 mod session;
-mod standing;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use ferry_core::{Generation, SessionId, Token};
+use ferry_core::{Generation, SessionId, Token, Transport};
 
-pub use expiry::{grace as grace_leases, keep as keep_leases};
-pub(crate) use gdr::gdr_finding;
-pub use negotiate::{Agreed, Offer, REPLY_BYTES_MIN, SLOTS_DEFAULT};
-pub use open::{Caller, Opened, end, open};
-pub use resume::{attach, resume};
+pub use agree::{Agreed, SLOTS_DEFAULT};
+pub use carrier::Carrier;
+pub use carriers::Carriers;
+pub use open::{Caller, Opened};
 pub use session::{Place, Session};
-pub use standing::Standing;
 
 use crate::error::ApiError;
+use crate::models::Models;
+use crate::runs::RunBook;
+use crate::serving::gate::Gate;
+use crate::serving::lanes::Lanes;
 use crate::serving::routes::Meter;
-use crate::tenants::Tenant;
-
-/// Most sessions of a server, whoever has them: each costs some kilobytes beside its slots.
-pub const SESSIONS_MAX: usize = 65_536;
+use crate::store::{Recorder, TimingStore};
+use crate::tenants::{SESSIONS_MAX, Tenant};
 
 /// Ended sessions that are remembered, so that their clients can bring their last timings. One
 /// costs some 100 bytes; who ends as many within a heartbeat loses the timings of the first ones.
 const ENDED_MAX: usize = 4096;
 
-/// Every live session.
-#[derive(Debug, Default)]
+/// What the operator bounds sessions by.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// How long a session lives without a heartbeat.
+    pub lease: Duration,
+    /// Largest request half beyond the tensors, in bytes.
+    pub request_bytes_max: u64,
+}
+
+/// What sessions are made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// The transports that they may have.
+    pub carriers: Carriers,
+    /// Where their requests come in.
+    pub lanes: Arc<Lanes>,
+    /// What they are sessions with.
+    pub models: Arc<Models>,
+    /// The runs that they may name.
+    pub runs: Arc<RunBook>,
+    /// Where runs are looked up.
+    pub store: Arc<dyn TimingStore>,
+    /// Where their begin and end go, and requests that the server records.
+    pub recorder: Recorder,
+    /// Whether new ones are taken.
+    pub gate: Arc<Gate>,
+    /// Their bounds.
+    pub limits: Limits,
+}
+
+/// Every live session, and the way into one and out of it.
+#[derive(Debug)]
 pub struct Sessions {
+    parts: Parts,
     live: Mutex<HashMap<SessionId, Arc<Session>>>,
     /// The latest ones that ended, oldest first.
     ended: Mutex<VecDeque<(SessionId, Token, Account)>>,
@@ -53,6 +85,21 @@ pub struct Account {
 }
 
 impl Sessions {
+    /// None yet.
+    pub fn new(parts: Parts) -> Sessions {
+        Sessions { parts, live: Mutex::default(), ended: Mutex::default() }
+    }
+
+    /// How long a session lives without a heartbeat.
+    pub fn lease(&self) -> Duration {
+        self.parts.limits.lease
+    }
+
+    /// The transports that a client can open a session with.
+    pub fn transports(&self) -> Vec<Transport> {
+        self.parts.carriers.transports()
+    }
+
     fn live(&self) -> MutexGuard<'_, HashMap<SessionId, Arc<Session>>> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -61,7 +108,7 @@ impl Sessions {
     ///
     /// # Errors
     /// [`ApiError::Busy`] above [`SESSIONS_MAX`].
-    pub fn add(&self, session: Arc<Session>) -> Result<(), ApiError> {
+    fn add(&self, session: Arc<Session>) -> Result<(), ApiError> {
         let mut live = self.live();
         if live.len() >= SESSIONS_MAX {
             let why = format!("the server has its {SESSIONS_MAX} sessions; close some");
@@ -72,7 +119,7 @@ impl Sessions {
     }
 
     /// Forgets a session; `None` if somebody else did.
-    pub fn remove(&self, id: SessionId) -> Option<Arc<Session>> {
+    fn remove(&self, id: SessionId) -> Option<Arc<Session>> {
         let removed = self.live().remove(&id)?;
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         if ended.len() >= ENDED_MAX {

@@ -1,22 +1,21 @@
-//! What all services share.
+//! What all services share: handles, each to a part that owns what it needs.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use ferry_core::Transport;
-use ferry_proto::v1;
-
+use ferry_core::Finding;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, Semaphore};
 
 use crate::config::Config;
 use crate::error::ApiError;
 use crate::models::Models;
 use crate::runs::RunBook;
+use crate::serving::gate::Gate;
+use crate::serving::inline::Inline;
 use crate::serving::lanes::Lanes;
 use crate::serving::refusals::Refusals;
-use crate::sessions::{Sessions, Standing};
+use crate::sessions::Sessions;
 use crate::store::{Machine, Recorder, TimingStore};
 use crate::tenants::Tenants;
 
@@ -29,13 +28,13 @@ pub struct State {
     /// What it was built from.
     pub config: Config,
     /// The models.
-    pub models: Models,
+    pub models: Arc<Models>,
     /// The live sessions.
-    pub sessions: Sessions,
-    /// What requests without a session are stored under.
-    pub standing: Standing,
+    pub sessions: Arc<Sessions>,
+    /// Serves requests without a session.
+    pub inline: Inline,
     /// The lanes.
-    pub lanes: Lanes,
+    pub lanes: Arc<Lanes>,
     /// Who may use it.
     pub tenants: Tenants,
     /// Where runs and timings go.
@@ -44,12 +43,25 @@ pub struct State {
     pub recorder: Recorder,
     /// What was tried and not allowed.
     pub refusals: Arc<Refusals>,
-    /// What was found on this machine.
-    pub findings: Vec<v1::Finding>,
     /// The runs that clients may name.
-    pub runs: RunBook,
+    pub runs: Arc<RunBook>,
     /// Threads that drive load inside the server.
     pub driving: Arc<Semaphore>,
+    /// Whether anything new is taken.
+    pub gate: Arc<Gate>,
+    /// What does not change while it serves.
+    pub about: About,
+    /// Where work runs that is finished even if the control plane is restarted meanwhile.
+    pub runtime: Handle,
+    /// To be notified when the control plane is to be restarted.
+    pub restart: Notify,
+}
+
+/// What is known of a server from its start on.
+#[derive(Debug)]
+pub struct About {
+    /// What was found on this machine.
+    pub findings: Arc<[Finding]>,
     /// The machine, for runs.
     pub machine: Machine,
     /// Versions of the native libraries, a JSON object.
@@ -58,12 +70,6 @@ pub struct State {
     pub own_run: i64,
     /// When it was built.
     pub started: Instant,
-    /// Nothing new is taken.
-    pub draining: AtomicBool,
-    /// Where work runs that is finished even if the control plane is restarted meanwhile.
-    pub runtime: Handle,
-    /// To be notified when the control plane is to be restarted.
-    pub restart: Notify,
 }
 
 impl State {
@@ -72,33 +78,7 @@ impl State {
     /// # Errors
     /// [`ApiError::Draining`] if not.
     pub fn takes_new(&self) -> Result<(), ApiError> {
-        if self.draining.load(Ordering::SeqCst) { Err(ApiError::Draining) } else { Ok(()) }
-    }
-
-    /// The transports that a client can open a session with.
-    pub fn transports(&self) -> Vec<Transport> {
-        let lives = |it: &Transport| self.lanes.best(*it).is_some() || *it == Transport::Grpc;
-        // Carried by another transport's lanes, and usable where what else they need was found.
-        let usable = |it: &Transport| {
-            let is_it =
-                |finding: &&v1::Finding| finding.area == "transport" && finding.name == it.name();
-            !it.is_device() || self.findings.iter().find(is_it).is_some_and(|it| it.usable)
-        };
-        Transport::ALL.into_iter().filter(lives).filter(usable).collect()
-    }
-
-    /// Threads for one drive, of those that all drives may have.
-    ///
-    /// # Errors
-    /// [`ApiError::Busy`] if there are not so many left.
-    pub fn drivers(&self, threads: u32) -> Result<OwnedSemaphorePermit, ApiError> {
-        let left = self.driving.available_permits();
-        Arc::clone(&self.driving).try_acquire_many_owned(threads).map_err(|_too_many| {
-            ApiError::Busy(format!(
-                "{threads} clients inside the server; there is room for {left}: ask for fewer, or \
-                 wait for other drives"
-            ))
-        })
+        self.gate.takes_new()
     }
 
     /// Requests that are being served, on lanes and in calls.
@@ -108,8 +88,8 @@ impl State {
 
     /// Refuses what is new, and waits for at most `at_most` for what is in flight; how much of
     /// that is left.
-    pub async fn drain(self: &Arc<Self>, at_most: Duration) -> u64 {
-        if !self.draining.swap(true, Ordering::SeqCst) {
+    pub async fn drain(&self, at_most: Duration) -> u64 {
+        if self.gate.close() {
             tracing::info!("draining: sessions and requests that are new are refused");
         }
         for lane in &self.lanes.0 {

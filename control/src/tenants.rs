@@ -7,6 +7,9 @@ use subtle::ConstantTimeEq;
 
 use crate::error::ApiError;
 
+/// Most sessions of a server, whoever has them: each costs some kilobytes beside its slots.
+pub const SESSIONS_MAX: usize = 65_536;
+
 /// The most that one tenant may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota {
@@ -55,11 +58,15 @@ pub struct Tenant {
     in_flight: AtomicU64,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Held {
-    sessions: u64,
-    slots: u64,
-    bytes: u64,
+/// What a tenant's sessions hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// How many there are.
+    pub sessions: u64,
+    /// Their slots.
+    pub slots: u64,
+    /// Memory of their slots on this server.
+    pub bytes: u64,
 }
 
 /// What a session holds of its tenant's quota. Dropping it gives that back.
@@ -80,6 +87,16 @@ impl Tenant {
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What it holds.
+    pub fn held(&self) -> Held {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its requests that are being served.
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight.load(Ordering::Acquire)
     }
 
     /// What it may hold.
@@ -157,6 +174,11 @@ impl Tenants {
         Tenants { by_key, everybody: Tenant::new("default", quota), operator_key }
     }
 
+    /// Each of them, and `default`.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Tenant>> {
+        self.by_key.iter().map(|(_, tenant)| tenant).chain([&self.everybody])
+    }
+
     /// The tenant of those whom no key tells apart.
     pub fn everybody(&self) -> &Arc<Tenant> {
         &self.everybody
@@ -164,8 +186,7 @@ impl Tenants {
 
     /// Requests of all tenants that are being served, on lanes and in calls.
     pub fn in_flight(&self) -> u64 {
-        let all = self.by_key.iter().map(|(_, tenant)| tenant).chain([&self.everybody]);
-        all.map(|tenant| tenant.in_flight.load(Ordering::Acquire)).sum()
+        self.all().map(|tenant| tenant.in_flight()).sum()
     }
 
     /// Whose key this is. Every key is compared whole, so that the time tells nothing. Without

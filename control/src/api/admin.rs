@@ -1,19 +1,17 @@
 //! `ferry.v1.Admin`.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ferry_core::{SessionId, Status};
 use ferry_proto::v1;
 use tonic::{Request, Response};
 
-use super::to_wire;
+use super::{status_of, to_wire};
 use crate::error::ApiError;
 use crate::host::machine::{COMMIT, VERSION};
-use crate::sessions::end;
+use crate::metrics;
 use crate::state::State;
-use crate::store::{StoreHealth, StoreState};
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -24,56 +22,19 @@ type Reply<T> = Result<Response<T>, tonic::Status>;
 /// Longest wait of a drain.
 const DRAIN_MAX: Duration = Duration::from_secs(3600);
 
-fn store(state: &State) -> v1::StoreStatus {
-    let health: StoreHealth = state.recorder.health();
-    v1::StoreStatus {
-        url: state.config.store.clone(),
-        state: match health.state {
-            StoreState::Good => "ok",
-            StoreState::Failing => "failing",
-            StoreState::Stopped => "stopped",
-        }
-        .to_owned(),
-        rows_written: health.rows_written,
-        rows_lost: health.rows_lost,
-        rows_queued: health.queue_len as u64,
-        events_lost: health.events_lost,
-        last_error: health.last_error.unwrap_or_default(),
-    }
-}
-
-fn lanes(state: &State) -> Vec<v1::LaneStatus> {
-    let lane = |lane: &Arc<crate::serving::lanes::Lane>| {
-        let stats = lane.handle.stats();
-        v1::LaneStatus {
-            name: lane.name.clone(),
-            sessions: lane.sessions.load(Ordering::Relaxed),
-            arrivals: stats.arrivals,
-            replies: stats.replies,
-            refusals: stats.refusals,
-            alive: lane.handle.ended().is_none(),
-        }
-    };
-    state.lanes.0.iter().map(lane).collect()
-}
-
 #[tonic::async_trait]
 impl v1::admin_server::Admin for AdminService {
     async fn status(&self, _request: Request<v1::StatusRequest>) -> Reply<v1::StatusResponse> {
         let state = &self.0;
-        let transports = state.transports().into_iter();
+        let mut status = status_of::status(metrics::gather(state));
+        if let Some(store) = &mut status.store {
+            store.url = state.config.store.clone();
+        }
         Ok(Response::new(v1::StatusResponse {
             version: VERSION.to_owned(),
             commit: COMMIT.to_owned(),
-            uptime: Some(to_wire::duration(state.started.elapsed())),
-            draining: state.takes_new().is_err(),
-            sessions: state.sessions.count() as u64,
-            requests_in_flight: state.in_flight(),
-            store: Some(store(state)),
-            lanes: lanes(state),
-            transports: transports.map(|it| v1::Transport::from(it).into()).collect(),
-            refusals: state.refusals.total(),
-            run_id: state.own_run,
+            run_id: state.about.own_run,
+            ..status
         }))
     }
 
@@ -97,11 +58,11 @@ impl v1::admin_server::Admin for AdminService {
             name: id.to_string(),
             hint: "Admin.ListSessions shows those there are".into(),
         })?;
-        let state = Arc::clone(&self.0);
+        let sessions = Arc::clone(&self.0.sessions);
         let ended = self
             .0
             .runtime
-            .spawn(async move { end(&state, &session, Status::SessionEnded, "evicted").await });
+            .spawn(async move { sessions.end(&session, Status::SessionEnded, "evicted").await });
         ended.await.map_err(|error| ApiError::Internal(error.to_string()))?;
         Ok(Response::new(v1::EvictSessionResponse {}))
     }
@@ -118,6 +79,8 @@ impl v1::admin_server::Admin for AdminService {
     }
 
     async fn devices(&self, _request: Request<v1::DevicesRequest>) -> Reply<v1::DevicesResponse> {
-        Ok(Response::new(v1::DevicesResponse { findings: self.0.findings.clone() }))
+        Ok(Response::new(v1::DevicesResponse {
+            findings: self.0.about.findings.iter().map(Into::into).collect(),
+        }))
     }
 }

@@ -1,26 +1,15 @@
 //! `ferry.v1.Models`.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use ferry_core::Status;
 use ferry_proto::v1;
 use tonic::{Request, Response};
 
 use super::{auth, to_wire};
 use crate::error::ApiError;
-use crate::host::clock::unix_ns;
-use crate::models::{Loading, Precision, Served, check_name};
-use crate::sessions::end;
+use crate::models::{Loading, Served, check_name};
 use crate::state::State;
-use crate::store::{Event, ModelRow};
 use crate::tenants::Identity;
-
-/// How long a model that is unloaded may take over what it has in flight.
-const RETIRE_WAIT: Duration = Duration::from_secs(30);
-
-/// How often one looks whether its last replies went to their lanes.
-const RETIRE_LOOK: Duration = Duration::from_millis(2);
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -28,48 +17,10 @@ pub struct ModelsService(pub Arc<State>);
 
 type Reply<T> = Result<Response<T>, tonic::Status>;
 
-/// A model that was loaded, for the store.
-pub(crate) fn loaded_event(served: &Served) -> Event {
-    Event::Loaded(Box::new(ModelRow {
-        name: served.name.clone(),
-        version: served.version.to_string(),
-        engine: served.engine.to_owned(),
-        device: served.device_name(),
-        precision: served.precision.map(Precision::name),
-        sha256: served.sha256.clone(),
-        loaded_unix_ns: served.loaded_unix_ns,
-    }))
-}
-
-/// Ends a model that is not listed any more: finishes what is in flight, then its sessions.
-async fn retire(state: Arc<State>, served: Arc<Served>) {
-    let pool = Arc::clone(&served);
-    let finished = tokio::task::spawn_blocking(move || pool.pool.shutdown(RETIRE_WAIT)).await;
-    match finished {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(model = served.label(), %error, "unloaded by force"),
-        Err(error) => tracing::error!(model = served.label(), %error, "unloading panicked"),
-    }
-    let sessions = state.sessions.all();
-    let own = sessions.iter().filter(|session| Arc::ptr_eq(&session.served, &served));
-    for session in own {
-        // The pool is empty; the last replies may still be on their way to the lane.
-        let looks = RETIRE_WAIT.as_millis() / RETIRE_LOOK.as_millis();
-        for _ in 0..looks {
-            if session.meter.in_flight() == 0 {
-                break;
-            }
-            tokio::time::sleep(RETIRE_LOOK).await;
-        }
-        end(&state, session, Status::SessionEnded, "model unloaded").await;
-    }
-    state.recorder.event(Event::Unloaded {
-        name: served.name.clone(),
-        version: served.version.to_string(),
-        loaded_unix_ns: served.loaded_unix_ns,
-        unix_ns: unix_ns(),
-    });
-    tracing::info!(model = served.label(), "model unloaded");
+/// Ends a model, whatever becomes of the call.
+fn retire(state: &State, served: Arc<Served>) -> impl Future<Output = ()> + Send + 'static {
+    let sessions = Arc::clone(&state.sessions);
+    async move { sessions.retire(served).await }
 }
 
 fn joined<T>(joined: Result<T, tokio::task::JoinError>) -> Result<T, ApiError> {
@@ -118,13 +69,13 @@ impl v1::models_server::Models for ModelsService {
         let loaded = tokio::task::spawn_blocking(move || {
             let loading = state.models.load(&name, version)?;
             if loading.is_new {
-                state.recorder.event(loaded_event(&loading.served));
+                state.recorder.event(loading.served.loaded_event());
             }
             Ok::<_, ApiError>(loading)
         });
         let Loading { served, is_new, changed, retired } = joined(loaded.await)??;
         if let Some(retired) = retired {
-            self.0.runtime.spawn(retire(Arc::clone(&self.0), retired));
+            self.0.runtime.spawn(retire(&self.0, retired));
         }
         let model = Some(to_wire::served_model(&served));
         Ok(Response::new(v1::LoadModelResponse { model, loaded: is_new, changed }))
@@ -137,7 +88,7 @@ impl v1::models_server::Models for ModelsService {
         let v1::UnloadModelRequest { name, version } = request.into_inner();
         for served in self.0.models.unload(&name, version)? {
             // To the end, even if the caller goes away.
-            joined(self.0.runtime.spawn(retire(Arc::clone(&self.0), served)).await)?;
+            joined(self.0.runtime.spawn(retire(&self.0, served)).await)?;
         }
         Ok(Response::new(v1::UnloadModelResponse {}))
     }

@@ -120,10 +120,10 @@ impl v1::runs_server::Runs for RunsService {
             name: bounded("name", asked.name, TEXT_BYTES_MAX)?,
             kind: bounded("kind", asked.kind, TEXT_BYTES_MAX)?,
             started_unix_ns: unix_ns(),
-            machine: self.0.machine.clone(),
+            machine: self.0.about.machine.clone(),
             git_commit: COMMIT.to_owned(),
             options_json: json_object("options_json", asked.options_json)?,
-            libraries_json: self.0.libraries_json.clone(),
+            libraries_json: self.0.about.libraries_json.clone(),
             warmup: asked.warmup,
             notes: bounded("notes", asked.notes, TEXT_BYTES_MAX)?,
             tenant: who.tenant().map(|tenant| tenant.name().to_owned()),
@@ -140,7 +140,7 @@ impl v1::runs_server::Runs for RunsService {
     async fn finish(&self, request: Request<v1::FinishRunRequest>) -> Reply<v1::Run> {
         let who = auth::identity(&request)?.clone();
         let v1::FinishRunRequest { run_id, flush } = request.into_inner();
-        if run_id == 0 || run_id == self.0.own_run {
+        if run_id == 0 || run_id == self.0.about.own_run {
             let why = "the server's own run ends with the server".to_owned();
             return Err(ApiError::field("run_id", why).into());
         }

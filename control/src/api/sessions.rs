@@ -3,14 +3,14 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use ferry_core::{SessionId, Status};
+use ferry_core::{SessionId, SessionSpec, Status};
 use ferry_proto::{WireError, v1};
 use tokio::runtime::Handle;
 use tonic::{Request, Response};
 
 use super::{auth, to_wire};
 use crate::error::ApiError;
-use crate::sessions::{Caller, Opened, attach, end, open, resume};
+use crate::sessions::{Caller, Opened};
 use crate::state::State;
 
 /// Most sessions of one heartbeat.
@@ -45,7 +45,7 @@ impl SessionsService {
         let what = match &error {
             ApiError::Credentials => Some(("grpc", "credentials")),
             ApiError::NotAttachable(_) => Some(("rdma", "attach")),
-            ApiError::Wire(_) | ApiError::Field { .. } => Some(("grpc", "attach")),
+            ApiError::Field { .. } => Some(("grpc", "attach")),
             _ => None,
         };
         if let Some((link, what)) = what {
@@ -65,8 +65,10 @@ impl v1::sessions_server::Sessions for SessionsService {
         let tenant = auth::tenant(&request)?;
         let identity = auth::identity(&request)?.clone();
         let caller = Caller { tenant: Arc::clone(&tenant), identity, is_inside: false };
-        let (state, asked) = (Arc::clone(&self.0), request.into_inner());
-        let opened = whole(&self.0.runtime, async move { open(&state, caller, asked).await }).await;
+        let asked = SessionSpec::try_from(request.into_inner()).map_err(ApiError::from)?;
+        let sessions = Arc::clone(&self.0.sessions);
+        let opened =
+            whole(&self.0.runtime, async move { sessions.open(caller, asked).await }).await;
         match opened {
             Ok(opened) => Ok(self.opened(&opened)),
             Err(error) => {
@@ -117,9 +119,9 @@ impl v1::sessions_server::Sessions for SessionsService {
         let request = request.into_inner();
         let reference = reference(request.session.as_ref())?.clone();
         let (id, token, generation) = reference.parts()?;
-        let state = Arc::clone(&self.0);
+        let sessions = Arc::clone(&self.0.sessions);
         let resumed =
-            whole(&self.0.runtime, async move { resume(&state, id, &token, generation).await })
+            whole(&self.0.runtime, async move { sessions.resume(id, &token, generation).await })
                 .await;
         match resumed {
             Ok(opened) => Ok(self.opened(&opened)),
@@ -136,9 +138,9 @@ impl v1::sessions_server::Sessions for SessionsService {
         let (id, token, generation) = reference.parts()?;
         let attachment = request.attachment();
         let attachment = attachment.map_err(|error| self.refuse(&reference, error.into()))?;
-        let state = Arc::clone(&self.0);
+        let sessions = Arc::clone(&self.0.sessions);
         let attached = whole(&self.0.runtime, async move {
-            attach(&state, id, &token, generation, attachment).await
+            sessions.attach(id, &token, generation, attachment).await
         })
         .await;
         match attached {
@@ -156,9 +158,9 @@ impl v1::sessions_server::Sessions for SessionsService {
         let (id, token, generation) = reference.parts()?;
         let session = self.0.sessions.prove(id, &token, generation);
         let session = session.map_err(|error| self.refuse(reference, error))?;
-        let state = Arc::clone(&self.0);
+        let sessions = Arc::clone(&self.0.sessions);
         whole(&self.0.runtime, async move {
-            end(&state, &session, Status::SessionEnded, "closed").await;
+            sessions.end(&session, Status::SessionEnded, "closed").await;
             Ok(())
         })
         .await?;

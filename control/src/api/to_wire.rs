@@ -1,9 +1,10 @@
 //! What this crate knows, as messages.
 
 use ferry_core::{Endpoint, RegionDescriptor};
-use ferry_proto::v1;
+use ferry_proto::{output_shapes_to_wire, server_times_to_wire, v1};
 
 use crate::models::{Listed, Metadata, Precision, Served, State};
+use crate::serving::inline::{InlineReply, InlineTensor};
 use crate::sessions::{Opened, Session};
 use crate::store::{Cell, Run};
 
@@ -74,7 +75,7 @@ pub(super) fn opened(opened: &Opened, lease: std::time::Duration) -> v1::OpenSes
     let session = &opened.session;
     let (agreed, served) = (&session.agreed, &session.served);
     v1::OpenSessionResponse {
-        session: Some(opened.reference()),
+        session: Some(v1::SessionRef::new(session.id, opened.token(), session.generation())),
         protocol: u32::from(agreed.protocol),
         transport: v1::Transport::from(agreed.transport).into(),
         transport_reason: agreed.reason.clone(),
@@ -98,6 +99,25 @@ pub(super) fn attached(region: &RegionDescriptor) -> v1::AttachSessionResponse {
     v1::AttachSessionResponse {
         endpoint: v1::Endpoint::of(&Endpoint::Rdma, region),
         regions: v1::RegionDescriptor::of(region),
+    }
+}
+
+/// The reply to a request without a session.
+pub(super) fn inline(reply: &InlineReply) -> v1::InferResponse {
+    let output = |it: &InlineTensor| v1::InlineTensor {
+        name: it.name.clone(),
+        datatype: it.dtype.name().to_owned(),
+        shape: it.shape.clone(),
+        contents: it.contents.clone(),
+    };
+    v1::InferResponse {
+        outputs: reply.outputs.iter().map(output).collect(),
+        output_shapes: output_shapes_to_wire(reply.shapes.as_deref()),
+        server_times: server_times_to_wire(&reply.times),
+        model: reply.served.name.clone(),
+        version: reply.served.version,
+        engine: reply.served.engine.to_owned(),
+        ..v1::InferResponse::default()
     }
 }
 

@@ -1,91 +1,69 @@
 //! What was looked for on this machine, beside the lanes.
 
-use ferry_core::Found;
+use ferry_core::{Area, Finding, Found};
 use ferry_cuda::libraries::FAMILIES;
 use ferry_onnx::Probe;
-use ferry_proto::v1;
 
 use super::engines;
 use crate::config::Config;
 use crate::host::limits;
 
-pub(super) fn finding(
-    area: &str,
-    name: &str,
-    outcome: Result<String, (String, &str)>,
-) -> v1::Finding {
-    let (usable, detail, fix) = match outcome {
-        Ok(detail) => (true, detail, ""),
-        Err((why, fix)) => (false, why, fix),
-    };
-    let (area, name, fix) = (area.to_owned(), name.to_owned(), fix.to_owned());
-    v1::Finding { area, name, usable, detail, fix }
-}
-
-fn found(area: &str, Found { name, usable, detail, fix }: Found) -> v1::Finding {
-    v1::Finding { area: area.to_owned(), name, usable, detail, fix }
-}
-
-/// Everything but the lanes.
-pub(super) fn all(config: &Config) -> Vec<v1::Finding> {
-    let runtime = engines::probe(config);
-    let gpu = ferry_cuda::survey(&config.cuda_libraries);
-    let mut all = vec![onnxruntime(&runtime), onnx_cuda(&runtime, &gpu)];
-    all.push(found("engine", engines::tensorrt::survey(config)));
-    let tract = match cfg!(feature = "tract") {
-        true => Ok("part of this build".into()),
-        false => Err(("this build has none".into(), "build ferryd with its feature `tract`")),
-    };
-    all.push(finding("engine", "tract", tract));
-    all.push(finding("engine", "echo", Ok("part of this build".into())));
-    all.push(finding("transport", "grpc", Ok("the control plane itself".into())));
-    all.push(cuda_ipc(config));
-    all.extend(gpu.into_iter().map(|it| found("gpu", it)));
-    all.extend(ferry_rdma::survey(&config.rdma).into_iter().map(|it| found("rdma", it)));
-    all.push(memfd());
-    all.push(eventfd());
-    all.push(futex());
-    all.push(finding("limit", "descriptors", limits::descriptors(config.sessions_max())));
-    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
-    all.push(finding("limit", "cores", Ok(format!("{cores} that this process may use"))));
-    all
-}
-
-/// Whether a device's memory can hold slots. Whether a session's can is told when it is opened: its
-/// model has to run on one, and its client to see it.
-fn cuda_ipc(config: &Config) -> v1::Finding {
-    let outcome = match ferry_cuda::probe() {
-        Err(missing) => Err((format!("no CUDA: {}", missing.why), missing.fix)),
-        Ok(_) if config.lanes.shm == 0 => {
-            Err(("its doorbell needs a lane of shm".into(), "start with --shm-lanes 1".into()))
-        }
-        Ok(driver) => Ok(format!(
-            "for models on a GPU, of which there are {} (CUDA {}); its doorbell is shm's",
-            driver.devices(),
-            driver.version()
-        )),
-    };
-    match &outcome {
-        Ok(_) => finding("transport", "cuda-ipc", outcome.map_err(|(why, _)| (why, ""))),
-        Err((why, fix)) => finding("transport", "cuda-ipc", Err((why.clone(), fix))),
+/// What came of a look: what is there, or what is not and what to do.
+fn found(name: &str, outcome: Result<String, (String, &str)>) -> Found {
+    match outcome {
+        Ok(detail) => Found::good(name, detail),
+        Err((why, fix)) => Found::bad(name, why, fix),
     }
 }
 
-fn onnxruntime(runtime: &Probe) -> v1::Finding {
+/// Everything but the lanes.
+pub(super) fn all(config: &Config) -> Vec<Finding> {
+    let runtime = engines::probe(config);
+    let gpu = ferry_cuda::survey(&config.cuda_libraries);
+    let tract = if cfg!(feature = "tract") {
+        Found::good("tract", "part of this build")
+    } else {
+        Found::bad("tract", "this build has none", "build ferryd with its feature `tract`")
+    };
+    let engines = vec![
+        onnxruntime(&runtime),
+        onnx_cuda(&runtime, &gpu),
+        engines::tensorrt::survey(config),
+        tract,
+        Found::good("echo", "part of this build"),
+    ];
+    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    let limits = vec![
+        memfd(),
+        eventfd(),
+        futex(),
+        found("descriptors", limits::descriptors(config.sessions_max())),
+        Found::good("cores", format!("{cores} that this process may use")),
+    ];
+    let rdma = ferry_rdma::survey(&config.rdma);
+    let all =
+        [(Area::Engine, engines), (Area::Gpu, gpu), (Area::Rdma, rdma), (Area::Limit, limits)];
+    let of = |(area, found): (Area, Vec<Found>)| {
+        found.into_iter().map(move |found| Finding { area, found })
+    };
+    all.into_iter().flat_map(of).collect()
+}
+
+fn onnxruntime(runtime: &Probe) -> Found {
     match runtime {
         Probe::Found { path, version } => {
-            finding("engine", "onnx", Ok(format!("ONNX Runtime {version} in {}", path.display())))
+            found("onnx", Ok(format!("ONNX Runtime {version} in {}", path.display())))
         }
-        Probe::Missing { why, fix } => finding("engine", "onnx", Err((why.clone(), fix))),
+        Probe::Missing { why, fix } => found("onnx", Err((why.clone(), fix))),
     }
 }
 
 /// Whether ONNX models can run on a GPU: the driver, ONNX Runtime, its provider and what that
 /// needs, in this order, since each is of no use without those before it.
-fn onnx_cuda(runtime: &Probe, gpu: &[Found]) -> v1::Finding {
+fn onnx_cuda(runtime: &Probe, gpu: &[Found]) -> Found {
     const PROVIDER: &str = "libonnxruntime_providers_cuda.so";
     let name = "onnx-cuda";
-    let refused = |why: String, fix: &str| finding("engine", name, Err((why, fix)));
+    let refused = |why: String, fix: &str| found(name, Err((why, fix)));
     let missing = |it: &&Found| !it.usable && !it.name.contains(' ');
     if let Some(driver) = gpu.iter().filter(missing).find(|it| it.name == "driver") {
         return refused(driver.detail.clone(), &driver.fix);
@@ -116,33 +94,33 @@ fn onnx_cuda(runtime: &Probe, gpu: &[Found]) -> v1::Finding {
     if devices.is_empty() {
         return refused("no GPU can be used".into(), "see the area gpu");
     }
-    finding("engine", name, Ok(format!("ONNX Runtime {version} on {}", devices.join(", "))))
+    found(name, Ok(format!("ONNX Runtime {version} on {}", devices.join(", "))))
 }
 
-fn memfd() -> v1::Finding {
+fn memfd() -> Found {
     let outcome = match rustix::fs::memfd_create("ferry-probe", rustix::fs::MemfdFlags::CLOEXEC) {
         Ok(_) => Ok("anonymous shared memory can be made".into()),
         Err(error) => Err((error.to_string(), "shm needs a system that allows memfd_create")),
     };
-    finding("limit", "memfd", outcome)
+    found("memfd", outcome)
 }
 
-fn eventfd() -> v1::Finding {
+fn eventfd() -> Found {
     let outcome = match rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC) {
         Ok(_) => Ok("threads can be woken by a descriptor".into()),
         Err(error) => Err((error.to_string(), "raise the limit of descriptors (ulimit -n)")),
     };
-    finding("limit", "eventfd", outcome)
+    found("eventfd", outcome)
 }
 
-fn futex() -> v1::Finding {
+fn futex() -> Found {
     let word = std::sync::atomic::AtomicU32::new(0);
     let woken = rustix::thread::futex::wake(&word, rustix::thread::futex::Flags::empty(), 1);
     let outcome = match woken {
         Ok(_) => Ok("threads of two processes can wait for one word".into()),
         Err(error) => Err((error.to_string(), "clients of shm have to use the wait policy spin")),
     };
-    finding("limit", "futex", outcome)
+    found("futex", outcome)
 }
 
 #[cfg(test)]

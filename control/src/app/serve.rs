@@ -8,8 +8,7 @@ use tokio::net::TcpListener;
 use super::control_plane::ControlPlane;
 use super::{BuildError, Server};
 use crate::config::Config;
-use crate::host::resources;
-use crate::sessions;
+use crate::sampler::{self, Sampled};
 use crate::state::State;
 
 /// Takes the control plane's address.
@@ -56,9 +55,16 @@ impl Server {
         shutdown: impl Future<Output = ()> + Send,
     ) -> anyhow::Result<()> {
         let state = Arc::clone(&self.state);
-        let leases = tokio::spawn(sessions::keep_leases(Arc::clone(&state)));
+        let leases = tokio::spawn(Arc::clone(&state.sessions).keep_leases());
+        let refusals = tokio::spawn(Arc::clone(&state.refusals).keep_telling());
         let every = state.config.sample_every;
-        let samples = tokio::spawn(resources::keep(Arc::clone(&state), every));
+        let sampled = Sampled {
+            models: Arc::clone(&state.models),
+            sessions: Arc::clone(&state.sessions),
+            runs: Arc::clone(&state.runs),
+            recorder: state.recorder.clone(),
+        };
+        let samples = tokio::spawn(sampler::keep(sampled, every));
         let listener = listener.into_std()?;
         let mut plane = ControlPlane::start(&state, &listener).await?;
         let mut shutdown = std::pin::pin!(shutdown);
@@ -69,7 +75,7 @@ impl Server {
                 () = state.restart.notified() => {
                     tracing::warn!("the control plane is restarted; the data plane goes on");
                     // No lease runs out because nobody could keep it.
-                    sessions::grace_leases(&state);
+                    state.sessions.grace_leases();
                     drop(plane);
                     plane = ControlPlane::start(&state, &listener).await?;
                 }
@@ -80,8 +86,9 @@ impl Server {
         if ended_early.is_none() {
             plane.end().await;
         }
-        state.standing.close(&state.recorder);
+        state.inline.close();
         leases.abort();
+        refusals.abort();
         samples.abort();
         drop(state);
         self.end().await;

@@ -13,6 +13,7 @@ use super::shapes::check_dims;
 use super::{DimSizes, EngineLoader, Instances, LoadSpec, Metadata, Precision, Rooms, Source};
 use crate::error::ApiError;
 use crate::host::clock::unix_ns;
+use crate::store::{Event, ModelRow};
 
 /// A model that is loaded.
 #[derive(Debug)]
@@ -97,6 +98,19 @@ impl Served {
             Some(device) => format!("cuda:{}", device.ordinal()),
             None => "cpu".to_owned(),
         }
+    }
+
+    /// That it was loaded, for the store.
+    pub fn loaded_event(&self) -> Event {
+        Event::Loaded(Box::new(ModelRow {
+            name: self.name.clone(),
+            version: self.version.to_string(),
+            engine: self.engine.to_owned(),
+            device: self.device_name(),
+            precision: self.precision.map(Precision::name),
+            sha256: self.sha256.clone(),
+            loaded_unix_ns: self.loaded_unix_ns,
+        }))
     }
 
     /// Name and version, for people.

@@ -1,118 +1,191 @@
-//! A request without a session: a model and its inputs by name, all in one call.
+//! A request without a session: a model and its inputs by name, whatever protocol brought them.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
+use bytes::Bytes;
 use ferry_core::{
-    BoundSignature, BoundTensor, DType, Generation, MemoryChoice, OutputShapes, Part, SlotLayout,
-    error_text, payload_bytes,
+    BoundSignature, BoundTensor, DType, Generation, MemoryChoice, NamedShapes, OutputShapes, Part,
+    Request, SessionId, SlotLayout, StageTimes, error_text, payload_bytes,
 };
 use ferry_memory::{MemoryError, Slot, SlotTable};
-use ferry_proto::{WireError, server_times_to_wire, v1};
 use ferry_transport::UnixClock;
 
-use crate::api::inference::{answer, arrival, serve};
+use super::call::{Call, answer, serve};
+use super::routes::{Meter, Recording, Route};
+use super::standing::Standing;
 use crate::error::ApiError;
-use crate::models::Served;
-use crate::serving::routes::{Meter, Recording, Route};
-use crate::sessions::REPLY_BYTES_MIN;
-use crate::state::State;
+use crate::models::{Models, Served};
+use crate::store::Recorder;
 use crate::tenants::Tenant;
 
-/// Serves one request. Its timings are in the reply, and in the store under a standing session.
-pub(crate) async fn infer(
-    state: &State,
-    tenant: Arc<Tenant>,
-    request: &v1::InferRequest,
-    seen: Instant,
-) -> Result<v1::InferResponse, ApiError> {
-    let served = state.models.get(&request.model, request.version)?;
-    let binding = Arc::new(bind(&served, request)?);
-    let mut run = Run { state, tenant, served: &served, binding, request, seen };
-    match run.once(0).await {
-        // How large the outputs are was not known: now it is.
-        Err(ApiError::ReplyTooLarge { outputs: Some(outputs), .. }) => {
-            let parts = run.binding.parts(&outputs).unwrap_or_default();
-            run.seen = Instant::now();
-            run.once(payload_bytes(&parts)).await
+/// Shortest reply half of a slot, in bytes: the texts of errors fit. Halves are whole pages.
+pub const REPLY_BYTES_MIN: u64 = 4096;
+
+/// A tensor that lies in a message.
+#[derive(Clone, Debug)]
+pub struct InlineTensor {
+    /// Its name.
+    pub name: String,
+    /// Its elements.
+    pub dtype: DType,
+    /// Its shape.
+    pub shape: Vec<u64>,
+    /// Its bytes.
+    pub contents: Bytes,
+}
+
+/// What is to be served.
+#[derive(Clone, Debug)]
+pub struct InlineRequest {
+    /// The model.
+    pub model: String,
+    /// Its version; 0 is the latest that serves.
+    pub version: u64,
+    /// What the request is.
+    pub what: Request,
+    /// The inputs by name; none: the payload holds them.
+    pub inputs: Vec<InlineTensor>,
+    /// A picture, or all inputs one after the other.
+    pub payload: Bytes,
+    /// Sizes of open dimensions beside those that the inputs show.
+    pub shapes: NamedShapes,
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct InlineReply {
+    /// The outputs, each a part of the payload.
+    pub outputs: Vec<InlineTensor>,
+    /// All outputs, one after the other; over the local link empty where inputs were named.
+    pub payload: Bytes,
+    /// The shapes of the outputs; `None`: exactly those of the model with these inputs.
+    pub shapes: Option<Box<OutputShapes>>,
+    /// The durations that are known.
+    pub times: StageTimes,
+    /// The model that served it.
+    pub served: Arc<Served>,
+    /// The session that it is stored under.
+    pub session: SessionId,
+}
+
+impl InlineRequest {
+    /// The shapes that are given, and those that the inputs show.
+    pub fn all_shapes(&self) -> NamedShapes {
+        let inputs = self.inputs.iter().map(|it| (it.name.clone(), it.shape.clone()));
+        self.shapes.iter().cloned().chain(inputs).collect()
+    }
+}
+
+/// Serves requests without a session.
+#[derive(Debug)]
+pub struct Inline {
+    models: Arc<Models>,
+    recorder: Recorder,
+    standing: Standing,
+}
+
+impl Inline {
+    /// Serves with `models`, and records what it serves.
+    pub fn new(models: Arc<Models>, recorder: Recorder) -> Inline {
+        Inline { models, recorder, standing: Standing::default() }
+    }
+
+    /// Serves one request, whose call began at `seen`. Its timings are in the reply, and in the
+    /// store under a standing session.
+    ///
+    /// # Errors
+    /// [`ApiError`] says what does not fit, or how the request ended.
+    pub async fn infer(
+        &self,
+        tenant: Arc<Tenant>,
+        request: &InlineRequest,
+        seen: Instant,
+    ) -> Result<InlineReply, ApiError> {
+        let served = self.models.get(&request.model, request.version)?;
+        let binding = Arc::new(served.bind(&request.all_shapes())?);
+        let mut run = Run { inline: self, tenant, served, binding, request, seen };
+        match run.once(0).await {
+            // How large the outputs are was not known: now it is.
+            Err(ApiError::ReplyTooLarge { outputs: Some(outputs), .. }) => {
+                let parts = run.binding.parts(&outputs).unwrap_or_default();
+                run.seen = Instant::now();
+                run.once(payload_bytes(&parts)).await
+            }
+            other => other,
         }
-        other => other,
+    }
+
+    /// Notes the end of the standing sessions: the server's.
+    pub fn close(&self) {
+        self.standing.close(&self.recorder);
     }
 }
 
 /// One request and what it needs.
 struct Run<'a> {
-    state: &'a State,
+    inline: &'a Inline,
     tenant: Arc<Tenant>,
-    served: &'a Arc<Served>,
+    served: Arc<Served>,
     binding: Arc<BoundSignature>,
-    request: &'a v1::InferRequest,
+    request: &'a InlineRequest,
     seen: Instant,
 }
 
 impl Run<'_> {
     /// Runs it in a slot of its own with room for a reply of at least `wish` bytes.
-    async fn once(&self, wish: u64) -> Result<v1::InferResponse, ApiError> {
-        let Run { state, tenant, served, binding, request, seen } = self;
+    async fn once(&self, wish: u64) -> Result<InlineReply, ApiError> {
+        let Run { inline: Inline { recorder, standing, .. }, tenant, served, .. } = self;
+        let Run { binding, request, seen, .. } = self;
         let layout = SlotLayout {
             slots: 1,
             request_bytes: binding.request_bytes().max(request.payload.len() as u64),
             reply_bytes: served.reply_room(binding, &[], wish)?.max(REPLY_BYTES_MIN),
         };
-        // For as long as the call lasts, it counts as a session of one slot.
         let busy = |error: MemoryError| ApiError::Busy(error_text(&error));
+        // For as long as the call lasts, it counts as a session of one slot.
         let bytes = SlotTable::bytes(&layout).map_err(busy)?;
         let _held = tenant.reserve(1, bytes as u64)?;
         let table = SlotTable::private(layout).map_err(busy)?;
         let full = || ApiError::Internal("a new table is full".into());
         let mut slot = table.acquire().ok_or_else(full)?;
         let payload_bytes = place(&mut slot, binding, request)?;
-        let (session, number) = state.standing.number(tenant, served, &state.recorder)?;
-        let recording =
-            Recording { recorder: state.recorder.clone(), run: 0, clock: UnixClock::read() };
+        let (session, number) = standing.number(tenant, served, recorder)?;
+        let recording = Recording { recorder: recorder.clone(), run: 0, clock: UnixClock::read() };
+        let generation = Generation::FIRST;
         let route = Arc::new(Route {
             served: Arc::downgrade(served),
             binding: Arc::clone(binding),
             memory: MemoryChoice::Auto,
-            generation: Generation::FIRST,
+            generation,
             tenant: Arc::clone(tenant),
             meter: Arc::new(Meter::default()),
             recording: Some(recording),
             largest: AtomicU64::new(0),
         });
-        let generation = Generation::FIRST;
-        let mut arrival = arrival(slot, session, generation, request, payload_bytes, *seen)?;
-        arrival.request = number;
-        let mut departure = serve(&route, arrival).await?;
-        let whole = answer(&route, &mut departure)?;
-        Ok(v1::InferResponse {
-            outputs: outputs(binding, departure.outputs.as_deref(), &whole)?,
-            server_times: server_times_to_wire(&departure.times),
-            model: served.name.clone(),
-            version: served.version,
-            engine: served.engine.to_owned(),
-            ..v1::InferResponse::default()
+        let call = Call { session, generation, request: number, what: request.what, seen: *seen };
+        let mut departure = serve(&route, call.arrival(slot, payload_bytes)).await?;
+        let payload = answer(&route, &mut departure)?;
+        Ok(InlineReply {
+            outputs: outputs(binding, departure.outputs.as_deref(), &payload)?,
+            payload,
+            times: departure.times,
+            shapes: departure.outputs,
+            served: Arc::clone(served),
+            session,
         })
     }
 }
 
-/// Chooses the open dimensions: by the inputs themselves, and by the shapes that are given.
-pub(crate) fn bind(
-    served: &Served,
-    request: &v1::InferRequest,
-) -> Result<BoundSignature, ApiError> {
-    let given = request.shapes.iter().map(|it| (it.name.clone(), it.shape.clone()));
-    let inputs = request.inputs.iter().map(|it| (it.name.clone(), it.shape.clone()));
-    let shapes: Vec<(String, Vec<u64>)> = given.chain(inputs).collect();
-    served.bind(&shapes)
-}
-
 /// Copies the inputs to their places, or the payload as it is; how many bytes that makes.
+///
+/// # Errors
+/// [`ApiError::Field`] names the input that is missing, twice there, or of another size.
 pub(crate) fn place(
     slot: &mut Slot,
     binding: &BoundSignature,
-    request: &v1::InferRequest,
+    request: &InlineRequest,
 ) -> Result<usize, ApiError> {
     let mut copied = |at: usize, bytes: &[u8]| {
         let copied = slot.request_mut().copy_in(at, bytes);
@@ -123,31 +196,37 @@ pub(crate) fn place(
         return Ok(request.payload.len());
     }
     for wanted in &binding.inputs {
-        let mut all = request.inputs.iter().filter(|it| it.name == wanted.name);
-        let (Some(input), None) = (all.next(), all.next()) else {
-            let why = format!("the model wants {:?} exactly once", wanted.name);
-            return Err(ApiError::field("inputs", why));
-        };
-        let dtype: DType =
-            input.datatype.parse().map_err(|why| WireError::invalid("inputs.datatype", why))?;
-        if dtype != wanted.dtype || input.contents.len() as u64 != wanted.bytes {
-            let why = format!(
-                "{:?} is {} of {} bytes; the model wants {} {:?}, {} bytes",
-                input.name,
-                dtype,
-                input.contents.len(),
-                wanted.dtype,
-                wanted.shape,
-                wanted.bytes
-            );
-            return Err(ApiError::field("inputs", why));
-        }
+        let input = input(wanted, &request.inputs)?;
         let at = usize::try_from(wanted.offset)
             .map_err(|error| ApiError::Internal(error.to_string()))?;
         copied(at, &input.contents)?;
     }
     let bytes = binding.request_bytes();
     usize::try_from(bytes).map_err(|error| ApiError::Internal(error.to_string()))
+}
+
+fn input<'a>(
+    wanted: &BoundTensor,
+    inputs: &'a [InlineTensor],
+) -> Result<&'a InlineTensor, ApiError> {
+    let mut all = inputs.iter().filter(|it| it.name == wanted.name);
+    let (Some(input), None) = (all.next(), all.next()) else {
+        let why = format!("the model wants {:?} exactly once", wanted.name);
+        return Err(ApiError::field("inputs", why));
+    };
+    if input.dtype == wanted.dtype && input.contents.len() as u64 == wanted.bytes {
+        return Ok(input);
+    }
+    let why = format!(
+        "{:?} is {} of {} bytes; the model wants {} {:?}, {} bytes",
+        input.name,
+        input.dtype,
+        input.contents.len(),
+        wanted.dtype,
+        wanted.shape,
+        wanted.bytes
+    );
+    Err(ApiError::field("inputs", why))
 }
 
 /// The outputs, each a part of the payload that is not copied again. `shapes` are theirs, where they
@@ -158,8 +237,8 @@ pub(crate) fn place(
 pub(crate) fn outputs(
     binding: &BoundSignature,
     shapes: Option<&OutputShapes>,
-    whole: &bytes::Bytes,
-) -> Result<Vec<v1::InlineTensor>, ApiError> {
+    whole: &Bytes,
+) -> Result<Vec<InlineTensor>, ApiError> {
     let agreed = || OutputShapes::of(binding.outputs.iter().map(|tensor| &tensor.shape));
     let shapes = match shapes {
         Some(shapes) => shapes.clone(),
@@ -170,12 +249,12 @@ pub(crate) fn outputs(
     let one = |((tensor, shape), part): ((&BoundTensor, &[u64]), &Part)| {
         let from = usize::try_from(part.offset).ok()?;
         let to = usize::try_from(part.end()).ok().filter(|&to| to <= whole.len())?;
-        Some(v1::InlineTensor {
+        Some(InlineTensor {
             name: tensor.name.clone(),
-            datatype: tensor.dtype.name().to_owned(),
+            dtype: tensor.dtype,
             shape: shape.to_vec(),
             // The places of tensors without elements may lie behind the end.
-            contents: if part.bytes == 0 { bytes::Bytes::new() } else { whole.slice(from..to) },
+            contents: if part.bytes == 0 { Bytes::new() } else { whole.slice(from..to) },
         })
     };
     let made = all.map(one).collect::<Option<Vec<_>>>();

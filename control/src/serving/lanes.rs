@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ferry_core::{
-    Attachment, Endpoint, Generation, RegionDescriptor, SessionId, SlotLayout, Status, Token,
-    Transport, error_text,
+    Attachment, Endpoint, Generation, LinkKind, RegionDescriptor, SessionId, Status, Token,
+    error_text,
 };
-use ferry_memory::{MemoryError, SlotTable};
+use ferry_memory::SlotTable;
 use ferry_transport::{Admission, AdmitError, LaneHandle, Link};
 
 use crate::error::ApiError;
@@ -27,22 +27,17 @@ pub trait Door: Send + Sync + std::fmt::Debug {
     ) -> Result<(Box<dyn Link>, Arc<SlotTable>), ApiError>;
 }
 
-/// How much memory the slots of a session take on a transport, in bytes.
-pub type Measure = fn(Transport, &SlotLayout) -> Result<usize, MemoryError>;
-
 /// A running lane.
 #[derive(Debug)]
 pub struct Lane {
     /// Its thread's name.
     pub name: String,
     /// What it serves.
-    pub transport: Transport,
+    pub link: LinkKind,
     /// Where clients are told to reach it.
     pub endpoint: Endpoint,
     /// The thread.
     pub handle: LaneHandle,
-    /// What its link makes of a session's slots.
-    pub measure: Measure,
     /// What its handler knows.
     pub routes: Arc<Routes>,
     /// The way in for clients inside the server; only `local` has one.
@@ -52,6 +47,11 @@ pub struct Lane {
 }
 
 impl Lane {
+    /// Sessions on it.
+    pub fn sessions_now(&self) -> u64 {
+        self.sessions.load(Ordering::Relaxed)
+    }
+
     /// Brings a lease of a session onto the lane.
     ///
     /// # Errors
@@ -126,30 +126,12 @@ impl Lane {
 pub struct Lanes(pub Vec<Arc<Lane>>);
 
 impl Lanes {
-    /// The lane of a transport that has the fewest sessions and lives.
-    pub fn best(&self, transport: Transport) -> Option<&Arc<Lane>> {
-        self.of(transport)
-            .filter(|lane| lane.handle.ended().is_none())
-            .min_by_key(|lane| lane.sessions.load(Ordering::Relaxed))
-    }
-
-    /// The lanes of a transport. Those of shm carry the doorbell of cuda-ipc, those of rdma gdr.
-    pub fn of(&self, transport: Transport) -> impl Iterator<Item = &Arc<Lane>> {
-        let carrier = match transport {
-            Transport::CudaIpc => Transport::Shm,
-            Transport::Gdr => Transport::Rdma,
-            other => other,
-        };
-        self.0.iter().filter(move |lane| lane.transport == carrier)
-    }
-
-    /// Memory of a session's slots on a transport, in bytes: links lay them out in their own ways.
-    ///
-    /// # Errors
-    /// [`MemoryError::Layout`] if there are none, or more than this machine can address.
-    pub fn bytes(&self, transport: Transport, layout: &SlotLayout) -> Result<usize, MemoryError> {
-        let measure = self.of(transport).next().map(|lane| lane.measure);
-        measure.map_or_else(|| SlotTable::bytes(layout), |measure| measure(transport, layout))
+    /// The lane of a link that has the fewest sessions and lives.
+    pub fn best(&self, link: LinkKind) -> Option<&Arc<Lane>> {
+        self.0
+            .iter()
+            .filter(|lane| lane.link == link && lane.handle.ended().is_none())
+            .min_by_key(|lane| lane.sessions_now())
     }
 
     /// Requests that are with any lane's handler.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ferry_core::SessionId;
@@ -22,10 +22,22 @@ pub struct Refusals {
     kinds: Mutex<HashMap<(&'static str, &'static str), Kind>>,
 }
 
+/// How many attempts of one kind were refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RefusalCount {
+    /// Where: a link by name.
+    pub link: &'static str,
+    /// The kind.
+    pub what: &'static str,
+    /// How many since the start.
+    pub count: u64,
+}
+
 /// One kind on one link.
 #[derive(Debug)]
 struct Kind {
     told: Option<Instant>,
+    count: u64,
     untold: u64,
     /// The last one, for the row that tells of all.
     session: Option<SessionId>,
@@ -43,6 +55,17 @@ impl Refusals {
         self.total.load(Ordering::Relaxed)
     }
 
+    /// How many there were of each kind, in no order.
+    pub fn counts(&self) -> Vec<RefusalCount> {
+        let kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = |(&(link, what), kind): (&(&'static str, &'static str), &Kind)| RefusalCount {
+            link,
+            what,
+            count: kind.count,
+        };
+        kinds.iter().map(count).collect()
+    }
+
     /// Counts one, and tells it unless its kind was told a moment ago.
     pub fn note(
         &self,
@@ -56,15 +79,26 @@ impl Refusals {
         let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
         let kind = kinds.entry((link, what)).or_insert(Kind {
             told: None,
+            count: 0,
             untold: 0,
             session: None,
             tenant: None,
         });
+        kind.count += 1;
         kind.untold += 1;
         (kind.session, kind.tenant) = (session, tenant.map(str::to_owned));
         if kind.told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
             tracing::warn!(link, what, count = kind.untold, %why, "refused");
             self.tell(link, what, kind);
+        }
+    }
+
+    /// Tells what was only counted, again and again. Never ends; whoever started it aborts it.
+    pub async fn keep_telling(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(TELL_EVERY);
+        loop {
+            ticks.tick().await;
+            self.flush();
         }
     }
 

@@ -1,23 +1,23 @@
-//! Opens, resumes and ends sessions.
+//! Opens and ends sessions.
 
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use ferry_core::{
-    Endpoint, Generation, RegionDescriptor, SessionId, Status, Token, Transport, error_text,
+    Endpoint, Generation, RecordedBy, RegionDescriptor, SessionId, SessionSpec, Slots, Status,
+    Token, error_text,
 };
 use ferry_memory::SlotTable;
-use ferry_proto::v1;
 use ferry_transport::{Admission, UnixClock};
 
-use super::device::placer;
+use super::agree::Offer;
 use super::session::Lease;
-use super::{Agreed, Offer, Place, Session};
+use super::{Agreed, Parts, Place, Session, Sessions};
 use crate::error::ApiError;
 use crate::host::clock::unix_ns;
 use crate::models::{Precision, Served};
+use crate::serving::lanes::Lanes;
 use crate::serving::routes::{Meter, Recording};
-use crate::state::State;
 use crate::store::{Connection, Event, SessionRow};
 use crate::tenants::{Identity, Tenant};
 
@@ -44,12 +44,6 @@ pub struct Opened {
 }
 
 impl Opened {
-    /// The session's name, secret and lease, as its client presents them.
-    pub fn reference(&self) -> v1::SessionRef {
-        let session = &self.session;
-        v1::SessionRef::new(session.id, session.token(), session.generation())
-    }
-
     /// The session's secret.
     pub fn token(&self) -> &Token {
         self.session.token()
@@ -63,113 +57,139 @@ fn random<const N: usize>() -> Result<[u8; N], ApiError> {
     Ok(bytes)
 }
 
-/// Opens a session. A transport that the server chose and whose lane then refuses the session, such as
-/// rdma while its device is away, is followed by the next best; one that was named is not.
-///
-/// # Errors
-/// [`ApiError`] says what does not fit, and what would.
-pub async fn open(
-    state: &Arc<State>,
-    caller: Caller,
-    asked: v1::OpenSessionRequest,
-) -> Result<Opened, ApiError> {
-    state.takes_new()?;
-    if asked.client_records && asked.unrecorded {
-        let why = "not with client_records: either the client records the requests, or nobody";
-        return Err(ApiError::field("unrecorded", why));
-    }
-    state.runs.check(&state.store, asked.run_id, &caller.identity).await?;
-    let served = state.models.get(&asked.model, asked.version)?;
-    let mut transports = state.transports();
-    let mut refused = String::new();
-    loop {
-        let offer = Offer {
-            transports: &transports,
-            findings: &state.findings,
-            request_bytes_max: state.config.request_bytes_max,
-            is_inside: caller.is_inside,
-        };
-        let mut agreed = offer.agree(&asked, &served)?;
-        agreed.reason.push_str(&refused);
-        let transport = agreed.transport;
-        let opened = start(state, &caller, &asked, &served, agreed).await;
-        match opened {
-            Err(error @ ApiError::Lane { .. }) if asked.transport() == v1::Transport::Auto => {
-                // One less each time, and gRPC has no lane that could refuse.
-                transports.retain(|it| *it != transport);
-                tracing::warn!(%transport, %error, "auto chose a lane that refuses: the next one");
-                refused.push_str(&format!(" ({transport} was refused: {error})"));
+impl Sessions {
+    /// Opens a session. A transport that the server chose and whose lane then refuses the session,
+    /// such as rdma while its device is away, is followed by the next best; one that was named is
+    /// not.
+    ///
+    /// # Errors
+    /// [`ApiError`] says what does not fit, and what would.
+    pub async fn open(&self, caller: Caller, spec: SessionSpec) -> Result<Opened, ApiError> {
+        let Parts { runs, store, models, gate, carriers, limits, .. } = &self.parts;
+        gate.takes_new()?;
+        runs.check(store, spec.run, &caller.identity).await?;
+        let served = models.get(&spec.model, spec.version)?;
+        let (mut refused, mut reasons) = (Vec::new(), String::new());
+        loop {
+            let offer = Offer {
+                carriers,
+                refused: &refused,
+                request_bytes_max: limits.request_bytes_max,
+                is_inside: caller.is_inside,
+            };
+            let mut agreed = offer.agree(&spec, &served)?;
+            agreed.reason.push_str(&reasons);
+            let transport = agreed.transport;
+            match self.start(&caller, &spec, &served, agreed).await {
+                Err(error @ ApiError::Lane { .. }) if spec.transport.is_none() => {
+                    // One less each time, and gRPC has no lane that could refuse.
+                    refused.push(transport);
+                    tracing::warn!(%transport, %error, "auto chose a lane that refuses: the next");
+                    reasons.push_str(&format!(" ({transport} was refused: {error})"));
+                }
+                other => return other,
             }
-            other => return other,
         }
     }
+
+    async fn start(
+        &self,
+        caller: &Caller,
+        spec: &SessionSpec,
+        served: &Arc<Served>,
+        agreed: Agreed,
+    ) -> Result<Opened, ApiError> {
+        let session = self.make(caller, spec, served, agreed)?;
+        let (endpoint, region) = admit(&session).await?;
+        if let Err(error) = self.add(Arc::clone(&session)) {
+            take_off(&session, Status::SessionEnded).await;
+            return Err(error);
+        }
+        self.parts.recorder.event(Event::Opened(Box::new(row(&session))));
+        // A drain that began meanwhile has seen the session or is seen here.
+        if let Err(error) = self.parts.gate.takes_new() {
+            self.end(&session, Status::Draining, "draining").await;
+            return Err(error);
+        }
+        tracing::info!(
+            session = %session.id, model = session.served.label(),
+            transport = %session.agreed.transport, tenant = session.tenant.name(),
+            client = session.client, "session opened"
+        );
+        Ok(Opened { session, endpoint, region })
+    }
+
+    /// A session that no lane knows yet.
+    fn make(
+        &self,
+        caller: &Caller,
+        spec: &SessionSpec,
+        served: &Arc<Served>,
+        agreed: Agreed,
+    ) -> Result<Arc<Session>, ApiError> {
+        let Parts { lanes, recorder, limits, .. } = &self.parts;
+        let memory = agreed.carrier.bytes(&agreed.layout).map_err(|error| {
+            let why = format!("{}; ask for fewer or smaller ones", error_text(&error));
+            ApiError::field("slots", why)
+        })?;
+        let memory_bytes = memory as u64;
+        let held = caller.tenant.reserve(u64::from(agreed.layout.slots), memory_bytes)?;
+        let recording = (spec.recorded_by == RecordedBy::Server).then(|| Recording {
+            recorder: recorder.clone(),
+            run: spec.run,
+            clock: UnixClock::read(),
+        });
+        Ok(Arc::new(Session {
+            // Zero is no session.
+            id: SessionId(u64::from_ne_bytes(random()?).max(1)),
+            token: Token::new(random()?),
+            place: place(lanes, &agreed)?,
+            _held: held,
+            tenant: Arc::clone(&caller.tenant),
+            served: Arc::clone(served),
+            agreed,
+            memory_bytes,
+            run: spec.run,
+            client: spec.client.clone(),
+            opened: Instant::now(),
+            meter: Arc::new(Meter::default()),
+            recording,
+            lease: Mutex::new(Lease {
+                generation: Generation::FIRST,
+                expires: Instant::now() + limits.lease,
+                over: false,
+            }),
+            turn: tokio::sync::Mutex::new(()),
+        }))
+    }
+
+    /// Ends a session: its client is told `status`, its memory goes. `false` if it was over
+    /// already.
+    pub async fn end(&self, session: &Arc<Session>, status: Status, reason: &'static str) -> bool {
+        let _turn = session.turn.lock().await;
+        if std::mem::replace(&mut session.lease().over, true) {
+            return false;
+        }
+        take_off(session, status).await;
+        self.forget(session, reason);
+        true
+    }
+
+    pub(super) fn forget(&self, session: &Session, reason: &'static str) {
+        self.remove(session.id);
+        self.parts.recorder.event(Event::Closed { id: session.id, unix_ns: unix_ns(), reason });
+        tracing::info!(
+            session = %session.id, reason, requests = session.meter.requests(), "session ended"
+        );
+    }
 }
 
-async fn start(
-    state: &Arc<State>,
-    caller: &Caller,
-    asked: &v1::OpenSessionRequest,
-    served: &Arc<Served>,
-    agreed: Agreed,
-) -> Result<Opened, ApiError> {
-    let memory = state.lanes.bytes(agreed.transport, &agreed.layout).map_err(|error| {
-        ApiError::field("slots", format!("{}; ask for fewer or smaller ones", error_text(&error)))
-    })?;
-    let memory_bytes = memory as u64;
-    let held = caller.tenant.reserve(u64::from(agreed.layout.slots), memory_bytes)?;
-    // Zero is no session.
-    let id = SessionId(u64::from_ne_bytes(random()?).max(1));
-    let recorder = &state.recorder;
-    let recording = (!asked.client_records && !asked.unrecorded).then(|| Recording {
-        recorder: recorder.clone(),
-        run: asked.run_id,
-        clock: UnixClock::read(),
-    });
-    let session = Arc::new(Session {
-        id,
-        token: Token::new(random()?),
-        place: place(state, &agreed)?,
-        _held: held,
-        tenant: Arc::clone(&caller.tenant),
-        served: Arc::clone(served),
-        agreed,
-        memory_bytes,
-        run: asked.run_id,
-        client: asked.client.clone(),
-        opened: Instant::now(),
-        meter: Arc::new(Meter::default()),
-        recording,
-        lease: Mutex::new(Lease {
-            generation: Generation::FIRST,
-            expires: Instant::now() + state.config.lease,
-            over: false,
-        }),
-        turn: tokio::sync::Mutex::new(()),
-    });
-    let (endpoint, region) = admit(&session).await?;
-    if let Err(error) = state.sessions.add(Arc::clone(&session)) {
-        take_off(&session, Status::SessionEnded).await;
-        return Err(error);
-    }
-    recorder.event(Event::Opened(Box::new(row(&session))));
-    // A drain that began meanwhile has seen the session or is seen here.
-    if let Err(error) = state.takes_new() {
-        end(state, &session, Status::Draining, "draining").await;
-        return Err(error);
-    }
-    tracing::info!(
-        session = %id, model = session.served.label(), transport = %session.agreed.transport,
-        tenant = session.tenant.name(), client = session.client, "session opened"
-    );
-    Ok(Opened { session, endpoint, region })
-}
-
-fn place(state: &State, agreed: &Agreed) -> Result<Place, ApiError> {
-    if agreed.transport == Transport::Grpc {
+fn place(lanes: &Lanes, agreed: &Agreed) -> Result<Place, ApiError> {
+    if agreed.transport.facts().slots == Slots::Message {
         let table = SlotTable::private(agreed.layout);
         return Ok(Place::Inline(Mutex::new(table.map_err(|e| ApiError::Busy(error_text(&e)))?)));
     }
-    let lane = state.lanes.best(agreed.transport).ok_or_else(|| ApiError::Transport {
+    let lane = lanes.best(agreed.transport.link()).ok_or_else(|| ApiError::Transport {
         transport: agreed.transport,
         why: "its lane has just died".into(),
         fix: "see the server's log; auto chooses another".into(),
@@ -187,7 +207,7 @@ pub(super) async fn admit(session: &Session) -> Result<(Endpoint, RegionDescript
         token: session.token,
         layout: session.agreed.layout,
         wait: session.agreed.wait,
-        placer: placer(session),
+        placer: session.placer(),
     };
     let region = lane.admit(admission, session.route()).await?;
     Ok((lane.endpoint.clone(), region))
@@ -202,30 +222,6 @@ pub(super) async fn take_off(session: &Session, status: Status) {
             }
         }
     }
-}
-
-/// Ends a session: its client is told `status`, its memory goes. `false` if it was over already.
-pub async fn end(
-    state: &State,
-    session: &Arc<Session>,
-    status: Status,
-    reason: &'static str,
-) -> bool {
-    let _turn = session.turn.lock().await;
-    if std::mem::replace(&mut session.lease().over, true) {
-        return false;
-    }
-    take_off(session, status).await;
-    forget(state, session, reason);
-    true
-}
-
-pub(super) fn forget(state: &State, session: &Session, reason: &'static str) {
-    state.sessions.remove(session.id);
-    state.recorder.event(Event::Closed { id: session.id, unix_ns: unix_ns(), reason });
-    tracing::info!(
-        session = %session.id, reason, requests = session.meter.requests(), "session ended"
-    );
 }
 
 fn row(session: &Session) -> SessionRow {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ferry_core::{Generation, SessionId, Token};
-use ferry_memory::SlotTable;
+use ferry_memory::{Placer, SlotTable};
 
 use super::{Account, Agreed};
 use crate::models::Served;
@@ -101,6 +101,12 @@ impl Session {
                 Some(Arc::clone(&table.lock().unwrap_or_else(PoisonError::into_inner)))
             }
         }
+    }
+
+    /// Where its slots are made; `None`: in ordinary memory.
+    pub(super) fn placer(&self) -> Option<Arc<dyn Placer>> {
+        let Agreed { carrier, placement, memory, .. } = &self.agreed;
+        carrier.placer(self.served.device.as_ref()?, *placement, *memory)
     }
 
     /// Where the requests of the live lease go.

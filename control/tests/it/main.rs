@@ -29,3 +29,4 @@ mod store;
 #[cfg(feature = "tensorrt")]
 mod tensorrt;
 mod transports;
+mod walls;

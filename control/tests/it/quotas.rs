@@ -11,11 +11,11 @@ use crate::common::{Running, ask};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_refusal_names_the_quota_and_what_ends_makes_room() {
-    let quota = Quota { sessions: 3, slots: 4, bytes: 100_000, in_flight: 100 };
+    let quota = Quota { sessions: 3, slots: 4, bytes: 300_000, in_flight: 100 };
     let server = Running::start(|config| config.quota = quota).await;
     let slots = v1::OpenSessionRequest { slots: 5, ..ask(Transport::Tcp, 64, 64) };
-    let bytes = ask(Transport::Tcp, 60_000, 64);
-    for (asked, name, value) in [(slots, "slots", "4"), (bytes, "bytes", "100000")] {
+    let bytes = ask(Transport::Tcp, 200_000, 64);
+    for (asked, name, value) in [(slots, "slots", "4"), (bytes, "bytes", "300000")] {
         let status = server.open(asked).await.unwrap_err();
         assert_eq!(status.code(), Code::ResourceExhausted);
         let failure = status.get_details_quota_failure().unwrap();

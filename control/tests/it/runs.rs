@@ -140,7 +140,7 @@ async fn runs_that_make_no_sense_are_refused() {
     assert_eq!(runs.start(bad).await.unwrap_err().code(), Code::InvalidArgument);
     let get = runs.get(v1::GetRunRequest { run_id: 4711 }).await.unwrap_err();
     assert_eq!(get.code(), Code::NotFound);
-    let own = v1::FinishRunRequest { run_id: server.state.own_run, flush: false };
+    let own = v1::FinishRunRequest { run_id: server.state.about.own_run, flush: false };
     assert_eq!(runs.finish(own).await.unwrap_err().code(), Code::InvalidArgument);
     let none = v1::FinishRunRequest { run_id: 4711, flush: false };
     assert_eq!(runs.finish(none).await.unwrap_err().code(), Code::NotFound);

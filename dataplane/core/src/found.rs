@@ -28,3 +28,40 @@ impl Found {
         Found { name: name.into(), usable: false, detail: detail.into(), fix: fix.into() }
     }
 }
+
+/// What kind of thing was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Area {
+    /// A transport that sessions can be opened with.
+    Transport,
+    /// What runs models.
+    Engine,
+    /// GPUs, their driver and libraries.
+    Gpu,
+    /// Devices for RDMA.
+    Rdma,
+    /// What the system allows.
+    Limit,
+}
+
+impl Area {
+    /// The name for people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Area::Transport => "transport",
+            Area::Engine => "engine",
+            Area::Gpu => "gpu",
+            Area::Rdma => "rdma",
+            Area::Limit => "limit",
+        }
+    }
+}
+
+/// Something that was looked at, and what kind of thing it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The kind.
+    pub area: Area,
+    /// What was found.
+    pub found: Found,
+}

@@ -13,6 +13,7 @@ pub mod record;
 pub mod session;
 pub mod shapes;
 pub mod signature;
+pub mod spec;
 pub mod stage;
 pub mod status;
 pub mod tail;
@@ -24,7 +25,7 @@ pub use endpoint::{
     RegionDescriptor, Retry,
 };
 pub use error_text::{error_text, without_middle};
-pub use found::Found;
+pub use found::{Area, Finding, Found};
 pub use frame::{
     Body, FRAME_BYTES, FRAME_ROOM_BYTES, Frame, FrameError, Head, PixelFormat, Reply, Request,
     RequestKind,
@@ -35,8 +36,9 @@ pub use record::{KindName, RequestRecord};
 pub use session::{Generation, SessionId, SlotIndex, SlotLayout, Token, TraceId};
 pub use shapes::{OutputShapes, ShapesError};
 pub use signature::{BindError, BoundSignature, BoundTensor, Signature};
+pub use spec::{NamedShapes, PlacementWish, RecordedBy, SessionSpec};
 pub use stage::{ServerTimes, Stage, StageTimes};
 pub use status::Status;
 pub use tail::{Hop, Hops, TAIL_BYTES_MAX, Tail, TailError};
 pub use tensor::{DType, Dim, TensorSpec};
-pub use transport::{LinkKind, Transport, WaitPolicy};
+pub use transport::{LinkKind, Slots, Transport, TransportFacts, WaitPolicy};

@@ -32,20 +32,58 @@ pub enum Transport {
     Shm,
     /// Shared-memory doorbell, tensors in GPU memory.
     CudaIpc,
+    /// RDMA into GPU memory.
+    Gdr,
+    /// RDMA into host memory.
+    Rdma,
     /// Plain TCP.
     Tcp,
     /// ZeroMQ ROUTER/DEALER.
     Zmq,
     /// Inline in gRPC.
     Grpc,
-    /// RDMA into host memory.
-    Rdma,
-    /// RDMA into GPU memory.
-    Gdr,
+}
+
+/// Where the tensors of a transport lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slots {
+    /// In memory of the host.
+    Host,
+    /// In memory of the device that runs the model.
+    Device,
+    /// In either, as the client asks.
+    Either,
+    /// In the message of a call, wherever that lies.
+    Message,
+}
+
+/// What is known of a transport. One row for each: nothing else has to know their names.
+#[derive(Clone, Copy, Debug)]
+pub struct TransportFacts {
+    /// The name on the command line and in SQL.
+    pub name: &'static str,
+    /// The link half.
+    pub link: LinkKind,
+    /// The placement half.
+    pub slots: Slots,
+    /// Its clients tell the server of their end before a byte can flow (`Sessions.Attach`).
+    pub needs_attach: bool,
+    /// The place in the order in which AUTO tries them; `None`: only by name.
+    pub rank: Option<u8>,
+}
+
+const fn facts(
+    name: &'static str,
+    link: LinkKind,
+    slots: Slots,
+    rank: Option<u8>,
+) -> TransportFacts {
+    let needs_attach = matches!(link, LinkKind::Rdma);
+    TransportFacts { name, link, slots, needs_attach, rank }
 }
 
 impl Transport {
-    /// Every transport, fastest first where hosts have it.
+    /// Every transport, in the order of their declaration.
     pub const ALL: [Transport; 8] = [
         Transport::Local,
         Transport::Shm,
@@ -57,35 +95,36 @@ impl Transport {
         Transport::Grpc,
     ];
 
+    /// The rows, in the same order.
+    const FACTS: [TransportFacts; 8] = [
+        facts("local", LinkKind::Local, Slots::Either, None),
+        facts("shm", LinkKind::Shm, Slots::Host, Some(1)),
+        facts("cuda-ipc", LinkKind::Shm, Slots::Device, Some(0)),
+        facts("gdr", LinkKind::Rdma, Slots::Device, Some(2)),
+        facts("rdma", LinkKind::Rdma, Slots::Host, Some(3)),
+        facts("tcp", LinkKind::Tcp, Slots::Host, Some(4)),
+        facts("zmq", LinkKind::Zmq, Slots::Host, Some(5)),
+        facts("grpc", LinkKind::Grpc, Slots::Message, Some(6)),
+    ];
+
+    /// What is known of it.
+    pub const fn facts(self) -> &'static TransportFacts {
+        &Transport::FACTS[self as usize]
+    }
+
     /// The name on the command line and in SQL.
     pub const fn name(self) -> &'static str {
-        match self {
-            Transport::Local => "local",
-            Transport::Shm => "shm",
-            Transport::CudaIpc => "cuda-ipc",
-            Transport::Tcp => "tcp",
-            Transport::Zmq => "zmq",
-            Transport::Grpc => "grpc",
-            Transport::Rdma => "rdma",
-            Transport::Gdr => "gdr",
-        }
+        self.facts().name
     }
 
     /// The link half.
     pub const fn link(self) -> LinkKind {
-        match self {
-            Transport::Local => LinkKind::Local,
-            Transport::Shm | Transport::CudaIpc => LinkKind::Shm,
-            Transport::Tcp => LinkKind::Tcp,
-            Transport::Zmq => LinkKind::Zmq,
-            Transport::Grpc => LinkKind::Grpc,
-            Transport::Rdma | Transport::Gdr => LinkKind::Rdma,
-        }
+        self.facts().link
     }
 
-    /// Whether tensors land in device memory.
+    /// Whether tensors always lie in device memory.
     pub const fn is_device(self) -> bool {
-        matches!(self, Transport::CudaIpc | Transport::Gdr)
+        matches!(self.facts().slots, Slots::Device)
     }
 }
 
@@ -191,6 +230,19 @@ impl FromStr for WaitPolicy {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_transport_has_its_own_row() {
+        for (at, transport) in Transport::ALL.into_iter().enumerate() {
+            assert_eq!(transport as usize, at, "{transport}");
+        }
+        let mut ranks: Vec<u8> = Transport::FACTS.iter().filter_map(|it| it.rank).collect();
+        ranks.sort_unstable();
+        ranks.dedup();
+        assert_eq!(ranks.len(), Transport::ALL.len() - 1, "local alone has none");
+        assert_eq!(Transport::Gdr.name(), "gdr");
+        assert_eq!(Transport::CudaIpc.link(), LinkKind::Shm);
+    }
 
     #[test]
     fn names_parse_back_and_others_are_told_the_choice() {

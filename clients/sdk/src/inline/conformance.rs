@@ -116,8 +116,8 @@ impl Service {
             self.0.happened(Event::Refused(Refusal::Credentials(session)));
             return Err(tonic::Status::unauthenticated("no such session"));
         };
-        let slot: Slot = table.acquire().ok_or(tonic::Status::resource_exhausted("no slot"))?;
-        slot.request().copy_in(0, &call.payload).expect("the link sends what fits");
+        let mut slot: Slot = table.acquire().ok_or(tonic::Status::resource_exhausted("no slot"))?;
+        slot.request_mut().copy_in(0, &call.payload).expect("the link sends what fits");
         let what = call.info.as_ref().expect("the link says what it is");
         let what = Request::try_from(what).expect("well formed");
         let frame = Frame {

@@ -7,14 +7,29 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::host::machine::sample;
-use crate::state::State;
-use crate::store::ResourceSample;
+use crate::models::Models;
+use crate::runs::RunBook;
+use crate::sessions::Sessions;
+use crate::store::{Recorder, ResourceSample};
 use gpus::{Gpus, in_use};
+
+/// What is sampled, and where it goes.
+#[derive(Debug)]
+pub(crate) struct Sampled {
+    /// Whose GPUs are sampled.
+    pub(crate) models: Arc<Models>,
+    /// Whose runs are sampled.
+    pub(crate) sessions: Arc<Sessions>,
+    /// Which runs go on: each of those with a session gets a copy of each sample.
+    pub(crate) runs: Arc<RunBook>,
+    /// Where samples go.
+    pub(crate) recorder: Recorder,
+}
 
 /// Samples until it is aborted. What sampling itself costs is measured and logged at the first
 /// sample, and when a GPU joins: it is two reads of `/proc`, some 100 µs each second by default,
 /// and some calls of NVML where models run on a GPU.
-pub(crate) async fn keep(state: Arc<State>, every: Duration) {
+pub(crate) async fn keep(sampled: Sampled, every: Duration) {
     if every.is_zero() {
         return;
     }
@@ -40,12 +55,12 @@ pub(crate) async fn keep(state: Arc<State>, every: Duration) {
             continue;
         };
         missed = false;
-        (gpus, taken) = with_gpus(gpus, &state, taken).await;
+        (gpus, taken) = with_gpus(gpus, &sampled.models, taken).await;
         // Runs without a session take nothing: they may be many, and nobody asks.
-        let sessions = state.sessions.all();
-        let runs = state.runs.going_on(sessions.iter().map(|session| session.run));
+        let sessions = sampled.sessions.all();
+        let runs = sampled.runs.going_on(sessions.iter().map(|session| session.run));
         for run in std::iter::once(0).chain(runs) {
-            state.recorder.sample(ResourceSample { run, ..taken });
+            sampled.recorder.sample(ResourceSample { run, ..taken });
         }
         if std::mem::take(&mut first) {
             let cost_us = start.elapsed().as_micros();
@@ -65,10 +80,10 @@ async fn after(time: Option<Duration>) {
 /// Adds what the GPUs of the models use.
 async fn with_gpus(
     gpus: Option<Gpus>,
-    state: &State,
+    models: &Models,
     taken: ResourceSample,
 ) -> (Option<Gpus>, ResourceSample) {
-    let devices = in_use(&state.models);
+    let devices = in_use(models);
     if devices.is_empty() && gpus.as_ref().is_none_or(Gpus::is_empty) {
         return (gpus, taken);
     }

@@ -16,7 +16,7 @@ use crate::tenants::Tenant;
 /// The standing sessions. There are as many as tenants times versions that were loaded, which are
 /// the operator's to choose.
 #[derive(Debug, Default)]
-pub struct Standing(Mutex<HashMap<Key, Arc<One>>>);
+pub(super) struct Standing(Mutex<HashMap<Key, Arc<One>>>);
 
 type Key = (String, String, u64);
 
@@ -31,7 +31,7 @@ impl Standing {
     ///
     /// # Errors
     /// [`ApiError::Internal`] if the machine has no randomness.
-    pub fn number(
+    pub(super) fn number(
         &self,
         tenant: &Tenant,
         served: &Served,
@@ -58,7 +58,7 @@ impl Standing {
     }
 
     /// Notes the end of all: the server's.
-    pub fn close(&self, recorder: &Recorder) {
+    pub(super) fn close(&self, recorder: &Recorder) {
         for (_, one) in self.0.lock().unwrap_or_else(PoisonError::into_inner).drain() {
             recorder.event(Event::Closed { id: one.id, unix_ns: unix_ns(), reason: "server_end" });
         }

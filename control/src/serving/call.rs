@@ -1,0 +1,108 @@
+//! A request that came inside a call: from its slot to its reply.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use bytes::Bytes;
+use ferry_core::{Generation, Request, SessionId, Status};
+use ferry_memory::{Arrival, Departure, PeerId, ReplyTo, Slot};
+use tokio::sync::oneshot;
+
+use super::routes::Route;
+use crate::error::ApiError;
+
+/// What is known of a request beside its payload.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Call {
+    pub(crate) session: SessionId,
+    pub(crate) generation: Generation,
+    pub(crate) request: u64,
+    pub(crate) what: Request,
+    /// When its call began.
+    pub(crate) seen: Instant,
+}
+
+impl Call {
+    /// The request in its slot.
+    pub(crate) fn arrival(self, slot: Slot, payload_bytes: usize) -> Arrival {
+        let Call { session, generation, request, what, seen } = self;
+        Arrival {
+            peer: PeerId(0),
+            session,
+            generation,
+            request,
+            what,
+            payload_bytes,
+            slot,
+            seen,
+            visible: Instant::now(),
+        }
+    }
+}
+
+/// The way back of one reply that comes from another thread.
+#[derive(Debug)]
+struct Waiting {
+    route: Arc<Route>,
+    caller: Mutex<Option<oneshot::Sender<Departure>>>,
+}
+
+impl ReplyTo for Waiting {
+    fn depart(&self, departure: Departure) {
+        self.route.end();
+        let caller = self.caller.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let unheard = match caller {
+            Some(caller) => caller.send(departure).err(),
+            None => Some(departure),
+        };
+        if let Some(mut departure) = unheard {
+            // The caller went away. It ran all the same.
+            close(&self.route, &mut departure);
+        }
+    }
+}
+
+/// Serves a request that lies in its slot, on this thread where the model allows.
+pub(crate) async fn serve(route: &Arc<Route>, arrival: Arrival) -> Result<Departure, ApiError> {
+    let arrival = match route.begin(arrival) {
+        Ok(let_in) => let_in,
+        Err(departure) => return Ok(departure),
+    };
+    let (sender, receiver) = oneshot::channel();
+    let caller = Mutex::new(Some(sender));
+    let waiting = Arc::new(Waiting { route: Arc::clone(route), caller });
+    if let Some(departure) = route.dispatch(arrival, waiting) {
+        route.end();
+        return Ok(departure);
+    }
+    let lost = |_| ApiError::Internal("the request was lost: see the server's log".into());
+    receiver.await.map_err(lost)
+}
+
+/// Closes the accounts of a request whose reply is made, and records it where the server does.
+fn close(route: &Route, departure: &mut Departure) {
+    departure.close(Instant::now(), None);
+    route.record(departure);
+}
+
+/// The reply's payload, or the error that it is. Closes the accounts: what is left to do is to send.
+pub(crate) fn answer(route: &Route, departure: &mut Departure) -> Result<Bytes, ApiError> {
+    let payload = payload_of(departure);
+    close(route, departure);
+    payload
+}
+
+fn payload_of(departure: &Departure) -> Result<Bytes, ApiError> {
+    let all = departure.slot.reply_bytes().unwrap_or_default();
+    let bytes = all.get(..departure.payload_bytes).unwrap_or_default();
+    if departure.status == Status::Ok {
+        return Ok(Bytes::copy_from_slice(bytes));
+    }
+    let text = String::from_utf8_lossy(bytes).into_owned();
+    Err(match departure.status {
+        Status::ReplyTooLarge => {
+            ApiError::ReplyTooLarge { outputs: departure.outputs.clone(), text }
+        }
+        status => ApiError::Request { status, text },
+    })
+}

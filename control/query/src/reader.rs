@@ -80,12 +80,18 @@ impl Reader {
         options: SqliteConnectOptions,
         path: &Path,
     ) -> Result<SqliteConnection, QueryError> {
-        let mut connection = self.open(options.clone()).await?;
-        let looked = sqlx::query("SELECT 1 FROM sqlite_schema LIMIT 1");
-        match looked.fetch_optional(&mut connection).await {
-            Err(error) if may_not_write_beside(&error) => {}
-            // What else is wrong with the file is told by the statement itself.
-            _ => return Ok(connection),
+        // Whichever reads the file first is told: opening, or a look.
+        match self.open(options.clone()).await {
+            Err(QueryError::Unavailable { source, .. }) if may_not_write_beside(&source) => {}
+            Err(error) => return Err(error),
+            Ok(mut connection) => {
+                let looked = sqlx::query("SELECT 1 FROM sqlite_schema LIMIT 1");
+                match looked.fetch_optional(&mut connection).await {
+                    Err(error) if may_not_write_beside(&error) => {}
+                    // What else is wrong with the file is told by the statement itself.
+                    _ => return Ok(connection),
+                }
+            }
         }
         let mut log = path.as_os_str().to_owned();
         log.push("-wal");

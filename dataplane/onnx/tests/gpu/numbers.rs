@@ -11,6 +11,10 @@ use crate::common::{
     table, zoo,
 };
 
+/// Of the zoo, those with a `Resize`: it makes indices of floats, so that no peer's memory is used in
+/// place; the engine copies the input first, also on its own device.
+const ALWAYS_COPIED: [&str; 2] = ["deeplabv3-resnet50", "yolov4"];
+
 fn agrees(name: &str) {
     let directory = tempfile::tempdir().unwrap();
     let path = zoo(directory.path(), name);
@@ -41,7 +45,8 @@ fn agrees(name: &str) {
                     times.of(Stage::CopyOut)
                 );
                 assert!(error <= 1e-3, "{name} at {at:?}: {error}");
-                assert_eq!(times.of(Stage::CopyIn).is_some(), at != At::Device);
+                let copied = at != At::Device || ALWAYS_COPIED.contains(&name);
+                assert_eq!(times.of(Stage::CopyIn).is_some(), copied);
             }
         }
         eprintln!(

@@ -18,8 +18,9 @@ use crate::reply::Reply;
 use crate::slot::Slot;
 
 /// Leases that a slot is waited for in, and a request moves to: the present one, and those after it
-/// if the link is lost or replies have no room meanwhile.
-const LEASES_TRIED: usize = 4;
+/// if the link is lost or replies have no room meanwhile. Each that is outgrown is followed by one
+/// with twice the room, up to a growth of 1 MiB at a time.
+const LEASES_TRIED: usize = 16;
 
 /// A session. Clones share it. Dropping the last one ends it as soon as the runtime gets to it;
 /// [`close`](Session::close) tells how that went.
@@ -51,7 +52,7 @@ impl Session {
     }
 
     /// A free slot; waits while all are held: this is the back-pressure. If the link was lost, the
-    /// session is resumed first.
+    /// session is resumed first. If a reply had no room, the session is opened again first.
     ///
     /// # Errors
     /// [`Error::Resume`] if the link was lost and the session cannot be taken up again.

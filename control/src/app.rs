@@ -44,7 +44,7 @@ const LAST_REPLIES_LOOK: Duration = Duration::from_millis(5);
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// The address is taken, not of this machine, or not allowed.
-    #[error("cannot listen on {address}: {source}; {fix}")]
+    #[error("cannot listen on {address}; {fix}")]
     Listen {
         /// The address.
         address: String,
@@ -69,7 +69,7 @@ pub enum BuildError {
     #[error("--cuda-libraries: {0}")]
     CudaLibraries(String),
     /// The model folder cannot be read.
-    #[error("--models {folder}: {source}; create the folder or name another")]
+    #[error("--models {folder}: create the folder or name another")]
     Models {
         /// The folder.
         folder: String,

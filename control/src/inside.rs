@@ -54,9 +54,11 @@ async fn open(
     sessions.open(Caller { tenant, identity, is_inside: true }, spec).await
 }
 
-/// Connects the client's end of a session that was opened by [`open`].
+/// Connects the client's end of a session that was opened by [`open`]. Its requests are numbered
+/// from `first_request` on.
 fn connect(
     opened: &Opened,
+    first_request: u64,
     sink: Arc<dyn RecordSink>,
 ) -> Result<(Driver, Arc<SlotTable>), ApiError> {
     let session = &opened.session;
@@ -69,7 +71,7 @@ fn connect(
         generation: session.generation(),
         run: session.run,
         wait: session.agreed.wait,
-        first_request: 1,
+        first_request,
         clock: UnixClock::read(),
     };
     Ok((Driver::new(link, options, sink), table))
@@ -143,7 +145,7 @@ fn infer_in(
     request: &InlineRequest,
     recorder: Recorder,
 ) -> Result<InlineReply, ApiError> {
-    let (mut driver, table) = connect(opened, Arc::new(StoreSink(recorder)))?;
+    let (mut driver, table) = connect(opened, 1, Arc::new(StoreSink(recorder)))?;
     let internal = |why: &str| ApiError::Internal(why.to_owned());
     let filling = Instant::now();
     let mut slot = table.acquire().ok_or_else(|| internal("a new session has no free slot"))?;

@@ -60,7 +60,7 @@ pub struct Outcome {
     pub model: String,
     /// Every input.
     pub inputs: Shapes,
-    /// Every output; none where no session said them.
+    /// Every output, as the first reply had it; none over `local`, where no reply comes this far.
     pub outputs: Shapes,
     /// Requests that were answered.
     pub requests: u64,
@@ -141,7 +141,7 @@ impl Crew {
         let (answers, done) = sync_channel(1);
         let tally = Arc::new(Tally::new());
         let member = Member::open(&self.client, &self.outcome.load, &self.work, &tally)?;
-        (self.outcome.inputs, self.outcome.outputs) = member.shapes();
+        self.outcome.inputs = member.inputs();
         let thread = std::thread::Builder::new()
             .name(format!("bench-{number}"))
             .spawn(move || member.serve(&rounds, &answers))
@@ -176,6 +176,9 @@ impl Crew {
         for round in rounds {
             self.outcome.requests += round.done;
             self.outcome.errors += round.errors;
+            if self.outcome.outputs.is_empty() {
+                self.outcome.outputs = round.outputs;
+            }
             if self.outcome.first_error.is_none() {
                 self.outcome.first_error = round.first_error;
             }

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
 use ferry_client::blocking::{Client, Session};
-use ferry_client::{BoundTensor, Error};
+use ferry_client::{BoundTensor, Error, Reply};
 use ferry_core::error_text;
 
 use crate::crew::Load;
@@ -27,6 +27,8 @@ pub(crate) struct Round {
     pub(crate) done: u64,
     pub(crate) errors: u64,
     pub(crate) first_error: Option<String>,
+    /// Name and shape of the outputs of the client's first reply; none where there was no reply.
+    pub(crate) outputs: Shapes,
 }
 
 /// What the thread owns.
@@ -35,6 +37,8 @@ pub(crate) struct Member {
     work: Arc<Work>,
     source: Vec<Vec<u8>>,
     window: u32,
+    /// Of the first reply.
+    outputs: Shapes,
 }
 
 impl Member {
@@ -64,16 +68,14 @@ impl Member {
         let mut slot = session.slot()?;
         let source = work.source(&mut slot, inputs)?;
         drop(slot);
-        Ok(Member { session, work: Arc::clone(work), source, window: load.window })
+        let (work, window) = (Arc::clone(work), load.window);
+        Ok(Member { session, work, source, window, outputs: Shapes::new() })
     }
 
-    /// Name and shape of the inputs and of the outputs that the session agreed on.
-    pub(crate) fn shapes(&self) -> (Shapes, Shapes) {
-        let all = |tensors: &[BoundTensor]| {
-            tensors.iter().map(|tensor| (tensor.name.clone(), tensor.shape.clone())).collect()
-        };
-        let signature = &self.session.agreed().signature;
-        (all(&signature.inputs), all(&signature.outputs))
+    /// Name and shape of the inputs that the session agreed on.
+    pub(crate) fn inputs(&self) -> Shapes {
+        let inputs = self.session.agreed().signature.inputs.iter();
+        inputs.map(|tensor| (tensor.name.clone(), tensor.shape.clone())).collect()
     }
 
     /// Serves rounds until there are none; the first one is the warm-up.
@@ -91,7 +93,14 @@ impl Member {
 
     fn round(&mut self, requests: u64) -> Round {
         let started = Instant::now();
-        let mut round = Round { started, ended: started, done: 0, errors: 0, first_error: None };
+        let mut round = Round {
+            started,
+            ended: started,
+            done: 0,
+            errors: 0,
+            first_error: None,
+            outputs: Shapes::new(),
+        };
         let (mut sent, mut in_a_row, mut last_good) = (0, 0, started);
         while round.done + round.errors < requests
             && in_a_row < ERRORS_IN_A_ROW_MAX
@@ -112,13 +121,27 @@ impl Member {
             }
         }
         round.ended = Instant::now();
+        round.outputs.clone_from(&self.outputs);
         round
+    }
+
+    /// What the model made of it is known by the first reply.
+    fn look(&mut self, reply: &Reply) {
+        if self.outputs.is_empty() {
+            let outputs = self.session.agreed().signature.outputs.iter().enumerate();
+            let shape =
+                |index, tensor: &BoundTensor| reply.shape(index).unwrap_or(&tensor.shape).to_vec();
+            self.outputs =
+                outputs.map(|(at, tensor)| (tensor.name.clone(), shape(at, tensor))).collect();
+        }
     }
 
     fn one(&mut self) -> Result<(), Error> {
         let mut slot = self.session.slot()?;
         self.work.fill(&mut slot, &self.source)?;
-        self.session.infer(slot).map(drop)
+        let reply = self.session.infer(slot)?;
+        self.look(&reply);
+        Ok(())
     }
 
     /// Keeps the window full, and takes one reply.
@@ -131,7 +154,10 @@ impl Member {
             self.session.submit(slot)?;
         }
         match self.session.next_reply() {
-            Some(reply) => reply.map(drop),
+            Some(reply) => {
+                self.look(&reply?);
+                Ok(())
+            }
             None => Err(Error::LinkLost(ferry_client::LinkError::Closed)),
         }
     }

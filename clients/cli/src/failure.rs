@@ -2,6 +2,7 @@
 
 use ferry_client::Error;
 use ferry_core::error_text;
+use ferry_proto::channel::STATUS_METADATA;
 
 /// A failed command.
 #[derive(Debug)]
@@ -62,7 +63,9 @@ impl From<Error> for Failure {
                 Failure::Unreachable(error.into())
             }
             Error::Refused { .. } => Failure::Refused(error.into()),
-            Error::Request { .. } => Failure::Requests { failed: 1, first: error_text(&error) },
+            Error::Request { .. } | Error::ReplyTooLarge { .. } => {
+                Failure::Requests { failed: 1, first: error_text(&error) }
+            }
             Error::Address { .. } | Error::NoTensor { .. } | Error::Size { .. } => {
                 Failure::Usage(error.to_string())
             }
@@ -76,7 +79,10 @@ const UNAVAILABLE: tonic::Code = tonic::Code::Unavailable;
 impl From<tonic::Status> for Failure {
     fn from(status: tonic::Status) -> Failure {
         let error = anyhow::anyhow!("{} ({:?})", status.message(), status.code());
-        if status.code() == UNAVAILABLE {
+        if status.metadata().contains_key(STATUS_METADATA) {
+            // How a request ended, inside the server.
+            Failure::Requests { failed: 1, first: status.message().to_owned() }
+        } else if status.code() == UNAVAILABLE {
             Failure::Unreachable(error)
         } else {
             Failure::Refused(error)

@@ -11,9 +11,11 @@ mod npy;
 mod printer;
 mod shapes;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tracing_subscriber::EnvFilter;
 
 use args::{Args, Command};
 use failure::Failure;
@@ -22,6 +24,7 @@ use printer::Printer;
 fn main() -> ExitCode {
     let args = Args::parse();
     let printer = Printer::new(args.json);
+    log();
     match run(args.command, &printer) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -29,6 +32,18 @@ fn main() -> ExitCode {
             ExitCode::from(failure.code())
         }
     }
+}
+
+/// What the SDK does by itself is told on stderr: a session that was opened again with more room, a
+/// transport that did not work.
+fn log() {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_env_filter(EnvFilter::new("warn,ferry_client=info"))
+        .without_time()
+        .with_target(false)
+        .init();
 }
 
 fn run(command: Command, printer: &Printer) -> Result<(), Failure> {

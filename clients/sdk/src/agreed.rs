@@ -10,7 +10,8 @@ use ferry_proto::{WireError, v1};
 
 use crate::error::Error;
 
-/// The outcome of the negotiation: nothing of it changes while the session lives.
+/// What was negotiated for one lease of a session. Nothing of it changes: a session that is resumed,
+/// or opened again with more room, goes on under another.
 #[derive(Clone, Debug)]
 pub struct Agreed {
     pub(crate) session: SessionId,
@@ -24,7 +25,8 @@ pub struct Agreed {
     pub transport_reason: String,
     /// Number and sizes of the slots.
     pub layout: SlotLayout,
-    /// Inputs and outputs, every dimension known.
+    /// Inputs and outputs, every dimension known; of an output that is open, what is expected. The
+    /// shapes that it has are those of the [`Reply`](crate::Reply::shape).
     pub signature: BoundSignature,
     /// The session dies if nobody heartbeats for this long.
     pub lease: Duration,
@@ -46,7 +48,7 @@ pub struct Agreed {
 }
 
 impl Agreed {
-    /// The session's public name.
+    /// The session's public name; another one after it was opened again with more room.
     pub fn session(&self) -> SessionId {
         self.session
     }

@@ -3,6 +3,7 @@
 
 mod client;
 mod driven;
+mod replies;
 mod room;
 
 use std::collections::VecDeque;
@@ -14,15 +15,15 @@ use ferry_connect::ImportedBacking;
 use ferry_core::Status;
 use ferry_core::session::SLOTS_MAX;
 use ferry_memory::SlotTable;
-use ferry_transport::{Completion, Driver, DriverState, Ending, LinkError};
+use ferry_transport::{Driver, DriverState, LinkError};
 
 use crate::agreed::Agreed;
 use crate::attach::{Attached, attach};
 use crate::error::Error;
 use crate::options::Options;
 use crate::recorder::{RecordCounts, SessionSink};
-use crate::reply::Reply;
 use crate::slot::Slot;
+use replies::Answer;
 use room::Room;
 
 pub use client::Client;
@@ -47,12 +48,13 @@ pub struct Session {
     client: Client,
     options: Options,
     /// Replies to earlier requests that came while another one was waited for, in their order.
-    /// No longer than [`SLOTS_MAX`] when a request is sent, and twice that after a lost link.
-    early: VecDeque<Result<Reply, Error>>,
+    /// No longer than [`SLOTS_MAX`] when the application sends a request, and twice that after a
+    /// lease that ended.
+    early: VecDeque<Answer>,
     /// Requests whose `infer` gave up: nobody takes their replies. Each holds a slot until then, so
     /// that there are no more of them than slots.
     given_up: Vec<u64>,
-    /// Requests whose replies had no room.
+    /// Requests whose replies had no room, and the lease that they had.
     room: Room,
     /// When the last slot was handed out.
     used: Instant,
@@ -70,20 +72,13 @@ struct Ended {
 
 impl Session {
     pub(crate) fn open(client: Client, options: Options) -> Result<Session, Error> {
-        let mut agreed = client.run(client.inner.negotiate(&options))?;
-        let (Attached { driver, table, device }, gone) =
-            match bring_up(&client, &agreed, &options, 1) {
-                Err(error) if options.failed(agreed.transport, &error) => {
-                    agreed = client.run(client.inner.negotiate(&options))?;
-                    bring_up(&client, &agreed, &options, 1)?
-                }
-                other => other?,
-            };
+        let Up { agreed, attached: Attached { driver, table, device }, gone } =
+            begin(&client, &options, 1)?;
         Ok(Session {
             driver: Ok(driver),
             table,
             device,
-            agreed: Arc::new(agreed),
+            agreed,
             gone,
             client,
             options,
@@ -95,16 +90,19 @@ impl Session {
         })
     }
 
-    /// What was agreed with the server.
+    /// What was agreed with the server, for the present lease.
     pub fn agreed(&self) -> &Agreed {
         &self.agreed
     }
 
-    /// A free slot. If the link was lost, the session is resumed first.
+    /// A free slot. If the link was lost, the session is resumed first. If a reply had no room,
+    /// the replies to all requests in flight are waited for and kept for
+    /// [`next_reply`](Session::next_reply), and the session is opened again with that room.
     ///
     /// # Errors
     /// [`Error::SlotsInUse`] if there is none: take or drop a reply. [`Error::Resume`] if the link
-    /// was lost and the session cannot be taken up again.
+    /// was lost and the session cannot be taken up again. [`Error::Timeout`] if a reply that must
+    /// come first does not.
     pub fn slot(&mut self) -> Result<Slot, Error> {
         let now = Instant::now();
         if now.saturating_duration_since(self.used) >= QUIET
@@ -113,9 +111,21 @@ impl Session {
             driver.poll();
         }
         self.used = now;
-        if self.driver.is_err() || self.lost().is_some() {
-            self.resume()?;
+        self.revive()?;
+        if self.is_outgrown() {
+            self.make_room()?;
+            self.revive()?;
         }
+        self.acquire()
+    }
+
+    /// Takes the session up again if there is need.
+    fn revive(&mut self) -> Result<(), Error> {
+        let is_over = self.driver.is_err() || self.lost().is_some();
+        if is_over { self.resume() } else { Ok(()) }
+    }
+
+    fn acquire(&self) -> Result<Slot, Error> {
         let inner = self.table.acquire().ok_or(Error::SlotsInUse(self.agreed.layout.slots))?;
         Ok(Slot::new(inner, Arc::clone(&self.agreed), self.device.as_ref(), None))
     }
@@ -131,100 +141,33 @@ impl Session {
         }
     }
 
-    /// Sends a request and waits for its reply. Replies to earlier requests that come meanwhile are
-    /// kept for [`next_reply`](Session::next_reply).
-    ///
-    /// # Errors
-    /// [`Error::Request`] with what the server says, [`Error::LinkLost`], [`Error::Timeout`]: such
-    /// a request's reply is dropped when it comes.
-    pub fn infer(&mut self, slot: Slot) -> Result<Reply, Error> {
-        let request = self.submit(slot)?;
-        let deadline = Instant::now() + self.options.timeout;
-        loop {
-            let done = match self.complete(deadline) {
-                Ok(done) => done,
-                Err(error) => {
-                    self.given_up.push(request);
-                    return Err(error);
-                }
-            };
-            if done.request == self.number_now(request) {
-                match self.reply_or_hold(done)? {
-                    Some(reply) => return Ok(reply),
-                    None if self.must_reopen() => self.reopen()?,
-                    // What else is in flight goes with the link.
-                    None => return Err(self.room_refused(request)),
-                }
-                continue;
-            }
-            self.keep(done);
-        }
-    }
-
-    /// Keeps a reply for who sent the request, if anybody still waits for it.
-    fn keep(&mut self, done: Completion) {
-        let callers = self.callers_number(done.request);
-        if let Some(at) = self.given_up.iter().position(|&request| request == callers) {
-            self.given_up.swap_remove(at);
-            return;
-        }
-        // What had no room is sent once more, by whoever asks for a reply next.
-        if let Some(reply) = self.reply_or_hold(done).transpose() {
-            self.early.push_back(reply);
-        }
-    }
-
     /// Sends a request and returns at once with its number. Several may be in flight; take their
     /// replies with [`next_reply`](Session::next_reply), which come in the order in which they are
     /// ready.
     ///
     /// # Errors
-    /// [`Error::LinkLost`], [`Error::ForeignSlot`], [`Error::RepliesWait`].
+    /// [`Error::LinkLost`], [`Error::ForeignSlot`], [`Error::RepliesWait`]. [`Error::SlotsInUse`] if
+    /// the session was opened again with more room since the slot was taken, and slots that were
+    /// taken meanwhile leave none for it. The slot is given up in any case.
     pub fn submit(&mut self, slot: Slot) -> Result<u64, Error> {
         if self.early.len() >= SLOTS_MAX as usize {
             return Err(Error::RepliesWait(self.early.len()));
         }
-        // The driver takes the table of the first slot for its own: it must not be that of the last
-        // lease.
-        if !Arc::ptr_eq(&slot.agreed, &self.agreed) {
-            return Err(Error::ForeignSlot);
-        }
+        let slot = self.of_this_lease(slot)?;
+        self.send(slot)
+    }
+
+    /// Sends a request in a slot of the present lease: the driver takes the table of the first slot
+    /// for its own.
+    fn send(&mut self, slot: Slot) -> Result<u64, Error> {
         let fill_ns = u64::try_from(slot.handed_out.elapsed().as_nanos()).ok();
-        let bytes = usize::try_from(slot.payload_bytes).unwrap_or(usize::MAX);
+        let bytes = slot.payload_len();
         let driver = self.driver.as_mut().map_err(|ended| ended.error())?;
         driver.submit(slot.inner, bytes, slot.what, fill_ns).map_err(|error| {
             // A link that takes nothing any more says so in its next events.
             driver.poll();
             error.why.into()
         })
-    }
-
-    /// The next reply to what was submitted; `None` if nothing is in flight. A request that the
-    /// link took with it when it broke has a reply too: [`Error::LinkLost`].
-    ///
-    /// # Errors
-    /// [`Error::Request`] with what the server says, [`Error::LinkLost`], [`Error::Timeout`]: the
-    /// reply can still come, and be taken.
-    pub fn next_reply(&mut self) -> Option<Result<Reply, Error>> {
-        let deadline = Instant::now() + self.options.timeout;
-        loop {
-            if let Some(reply) = self.early.pop_front() {
-                return Some(reply);
-            }
-            if self.must_reopen()
-                && let Err(error) = self.reopen()
-            {
-                return Some(Err(error));
-            }
-            let driver = self.driver.as_mut().ok()?;
-            if driver.in_flight() == 0 && !driver.wait(Some(Instant::now())) {
-                return None;
-            }
-            match self.complete(deadline) {
-                Ok(done) => self.keep(done),
-                Err(error) => return Some(Err(error)),
-            }
-        }
     }
 
     /// Takes the session up again after its link was lost: a new lease, new slots. Where the
@@ -241,9 +184,11 @@ impl Session {
             Err(ended) => ended.next_request,
         };
         let why = self.lost();
-        while let Some(done) = self.driver.as_mut().ok().and_then(Driver::take) {
-            self.keep(done);
+        if let Ok(driver) = &mut self.driver {
+            // A request that is still in flight has a reply too.
+            driver.end(why.clone().unwrap_or(LinkError::Closed));
         }
+        self.keep_what_came();
         self.given_up.clear();
         // The old link must be gone before the new one comes.
         self.driver = Err(Ended { why: why.clone(), next_request });
@@ -252,15 +197,22 @@ impl Session {
 
     fn take_up(&mut self, first_request: u64) -> Result<(), Error> {
         let agreed = self.client.run(self.client.inner.resume(&self.agreed, &self.options))?;
-        let up = bring_up(&self.client, &agreed, &self.options, first_request);
+        let transport = agreed.transport;
+        let up = bring_up(&self.client, agreed, &self.options, first_request);
         // Where the server chose it, the next try opens a session without it.
-        let (Attached { driver, table, device }, gone) = up.inspect_err(|error| {
-            self.options.failed(agreed.transport, error);
+        let up = up.inspect_err(|error| {
+            self.options.failed(transport, error);
         })?;
-        (self.driver, self.table, self.gone) = (Ok(driver), table, gone);
-        self.device = device;
-        self.agreed = Arc::new(agreed);
+        self.adopt(up);
         Ok(())
+    }
+
+    /// Goes on with another lease.
+    fn adopt(&mut self, up: Up) {
+        let Attached { driver, table, device } = up.attached;
+        (self.driver, self.table, self.device) = (Ok(driver), table, device);
+        (self.agreed, self.gone) = (up.agreed, up.gone);
+        self.room.forget();
     }
 
     /// Ends the session: sends the timings that wait and frees what the server holds. Dropping
@@ -306,24 +258,6 @@ impl Session {
             }
         }
     }
-
-    fn complete(&mut self, deadline: Instant) -> Result<Completion, Error> {
-        let driver = self.driver.as_mut().map_err(|ended| ended.error())?;
-        if driver.wait(Some(deadline)) {
-            return driver.take().ok_or(Error::LinkLost(LinkError::Closed));
-        }
-        match driver.state() {
-            DriverState::Lost(why) => Err(Error::LinkLost(why.clone())),
-            DriverState::Live => Err(Error::Timeout(self.options.timeout)),
-        }
-    }
-
-    fn reply(&self, done: Completion) -> Result<Reply, Error> {
-        if done.ending == Ending::LinkLost {
-            return Err(Error::LinkLost(self.lost().unwrap_or(LinkError::Closed)));
-        }
-        Reply::from_completion(done, &self.agreed)
-    }
 }
 
 impl Ended {
@@ -332,21 +266,41 @@ impl Ended {
     }
 }
 
+/// A lease whose link is connected.
+struct Up {
+    agreed: Arc<Agreed>,
+    attached: Attached,
+    gone: Arc<AtomicBool>,
+}
+
+/// Opens a session; where a transport of the server's choice does not work, without that.
+fn begin(client: &Client, options: &Options, first_request: u64) -> Result<Up, Error> {
+    let agree = || client.run(client.inner.negotiate(options));
+    let agreed = agree()?;
+    let transport = agreed.transport;
+    match bring_up(client, agreed, options, first_request) {
+        Err(error) if options.failed(transport, &error) => {
+            bring_up(client, agree()?, options, first_request)
+        }
+        other => other,
+    }
+}
+
 fn bring_up(
     client: &Client,
-    agreed: &Agreed,
+    agreed: Agreed,
     options: &Options,
     first_request: u64,
-) -> Result<(Attached, Arc<AtomicBool>), Error> {
+) -> Result<Up, Error> {
     let keeper = &client.inner.keeper;
-    let gone = keeper.hold(agreed);
+    let gone = keeper.hold(&agreed);
     let sink = SessionSink::new(options, &keeper.recorder);
-    let tell = |attachment: &_| client.run(client.inner.tell(agreed, attachment));
-    match attach(&client.inner.server, agreed, options, first_request, sink, &tell) {
-        Ok(attached) => Ok((attached, gone)),
+    let tell = |attachment: &_| client.run(client.inner.tell(&agreed, attachment));
+    match attach(&client.inner.server, &agreed, options, first_request, sink, &tell) {
+        Ok(attached) => Ok(Up { agreed: Arc::new(agreed), attached, gone }),
         Err(error) => {
             // The server has made the session: free it now, not when its lease ends.
-            drop(client.run(keeper.close(agreed)));
+            drop(client.run(keeper.close(&agreed)));
             Err(error)
         }
     }

@@ -73,18 +73,19 @@ pub enum Error {
         text: String,
     },
     /// The model ran, and its outputs do not fit the session's slots. Only where the session could
-    /// not be opened again with more room by itself: other requests were in flight or slots held.
-    #[error("request {request} has no room for its reply of {bytes} bytes: {text}")]
+    /// not be opened again with that room by itself, or where the reply to the request that was sent
+    /// once more is larger still.
+    #[error("the session has no room for the reply of {bytes} bytes to request {request}: {text}")]
     ReplyTooLarge {
         /// The request's number.
         request: u64,
         /// What the outputs take: see [`reply_bytes`](crate::SessionBuilder::reply_bytes).
         bytes: u64,
-        /// What the server says about it.
+        /// Why there is none.
         text: String,
     },
-    /// The reply has not come in time. The slot stays in flight until it does.
-    #[error("no reply within {0:?}; the request is still in flight")]
+    /// The answer has not come in time. A request's slot stays in flight until it does.
+    #[error("no answer within {0:?}; a request that was sent is still in flight")]
     Timeout(std::time::Duration),
     /// All slots are in flight or hold replies that were not dropped.
     #[error("all {0} slots of the session are in use: take or drop a reply, or open with more")]
@@ -106,13 +107,13 @@ pub enum Error {
         known: String,
     },
     /// The data does not fit.
-    #[error("{what}: {given} given, {room} wanted")]
+    #[error("{what}: {given} given, but {room}")]
     Size {
         /// What does not fit.
         what: &'static str,
         /// What was given.
         given: String,
-        /// What would fit.
+        /// What would fit, as a clause.
         room: String,
     },
     /// Memory of a device cannot be borrowed as a slice.
@@ -189,7 +190,7 @@ impl From<ferry_transport::SubmitRefusal> for Error {
             SubmitRefusal::TooLong { bytes, bytes_max } => Error::Size {
                 what: "request",
                 given: format!("{bytes} bytes"),
-                room: format!("at most {bytes_max} bytes"),
+                room: format!("the slot has room for {bytes_max}"),
             },
             SubmitRefusal::ForeignSlot(_) => Error::ForeignSlot,
             SubmitRefusal::NotTaken(waiting) => Error::RepliesWait(waiting),

@@ -20,7 +20,7 @@ impl Key {
         let mut value: MetadataValue<Ascii> = key.parse().map_err(|_not_ascii| Error::Size {
             what: "key of the tenant",
             given: "other characters".into(),
-            room: "visible ASCII".into(),
+            room: "only visible ASCII can be sent".into(),
         })?;
         value.set_sensitive(true);
         Ok(Key(Some(value)))

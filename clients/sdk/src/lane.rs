@@ -38,6 +38,8 @@ pub(crate) struct Live {
     pub(crate) device: Option<Arc<ImportedBacking>>,
     /// One for each free slot; closed once the lease is over.
     pub(crate) permits: Arc<Semaphore>,
+    /// The lease before, if that had too little room.
+    outgrown: Option<Arc<Agreed>>,
     waker: Waker,
     gone: Arc<AtomicBool>,
     /// Why the link carries nothing any more.
@@ -46,9 +48,20 @@ pub(crate) struct Live {
 
 impl Live {
     fn new(lease: Lease) -> Arc<Live> {
-        let Lease { agreed, table, device, gone, waker } = lease;
+        let Lease { agreed, table, device, gone, waker, outgrown } = lease;
         let permits = Arc::new(Semaphore::new(agreed.layout.slots as usize));
-        Arc::new(Live { agreed, table, device, permits, waker, gone, lost: OnceLock::new() })
+        let lost = OnceLock::new();
+        Arc::new(Live { agreed, table, device, permits, outgrown, waker, gone, lost })
+    }
+
+    /// Whether the slot is of this lease.
+    pub(crate) fn has(&self, slot: &Slot) -> bool {
+        Arc::ptr_eq(&self.agreed, &slot.agreed)
+    }
+
+    /// Whether the slot is of the lease before, which had too little room.
+    pub(crate) fn has_outgrown(&self, slot: &Slot) -> bool {
+        self.outgrown.as_ref().is_some_and(|outgrown| Arc::ptr_eq(outgrown, &slot.agreed))
     }
 
     /// Whether the lease carries nothing any more. A heartbeat may know it before the link does.
@@ -72,11 +85,20 @@ impl Live {
 /// What the thread is told.
 pub(crate) enum Command {
     /// Send a request.
-    Infer { slot: Slot, answer: Answer<Reply> },
+    Infer { slot: Slot, answer: Answer<Asked> },
     /// Take the session up again, if it was lost.
     Resume { answer: Answer<()> },
     /// End the session.
     Close { answer: Answer<RecordCounts> },
+}
+
+/// What became of a request that the thread was told to send.
+pub(crate) enum Asked {
+    /// Its reply.
+    Answered(Reply),
+    /// It was not sent: the session was opened again with more room since the slot was handed out.
+    /// The request goes into a slot of the present lease.
+    Outgrown(Slot),
 }
 
 pub(crate) type Answer<T> = oneshot::Sender<Result<T, Error>>;
@@ -160,7 +182,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 /// A request whose future waits, or has gone.
 struct Waiting {
-    answer: Answer<Reply>,
+    answer: Answer<Asked>,
     /// Held until the link is done with the slot, even if nobody waits for the answer.
     permit: Option<OwnedSemaphorePermit>,
 }
@@ -204,11 +226,47 @@ impl Work {
         let mut busy = false;
         while let Some((request, reply)) = self.session.take() {
             busy = true;
-            let Some(Waiting { answer, permit }) = self.waiting.remove(&request) else { continue };
+            let waiting = self.waiting.remove(&request);
+            busy |= self.go_on();
+            let Some(Waiting { answer, permit }) = waiting else { continue };
+            let permit = self.given_back(permit);
             // A caller that is gone drops the reply, and with it the slot.
-            drop(answer.send(reply.map(|reply| reply.holding(permit))));
+            drop(answer.send(reply.map(|reply| Asked::Answered(reply.holding(permit)))));
         }
-        busy
+        if self.session.is_outgrown() {
+            // No slot is handed out until the session has been opened again: what is in flight
+            // comes to an end.
+            self.live.permits.forget_permits(SLOTS_MAX as usize);
+        }
+        self.go_on() | busy
+    }
+
+    /// What the holder of a reply gives back to those that wait for a slot: nothing if they wait
+    /// for one of the next lease.
+    fn given_back(&self, permit: Option<OwnedSemaphorePermit>) -> Option<OwnedSemaphorePermit> {
+        if self.session.is_outgrown() {
+            permit.into_iter().for_each(OwnedSemaphorePermit::forget);
+            return None;
+        }
+        permit
+    }
+
+    /// Gives tasks the lease that the session went on to, if it did.
+    fn go_on(&mut self) -> bool {
+        if self.session.is_under(&self.live.agreed) {
+            return false;
+        }
+        let Some(lease) = self.session.lease() else { return false };
+        let live = Live::new(lease);
+        // What was sent once more has a slot of it.
+        for waiting in self.waiting.values_mut() {
+            waiting.permit = Arc::clone(&live.permits).try_acquire_owned().ok();
+        }
+        let before = std::mem::replace(&mut self.live, live);
+        *lock(&self.shared) = Arc::clone(&self.live);
+        // Whoever waited for a slot finds the new lease.
+        before.permits.close();
+        true
     }
 
     fn obey(&mut self, command: Command) -> ControlFlow<()> {
@@ -230,7 +288,12 @@ impl Work {
         ControlFlow::Continue(())
     }
 
-    fn submit(&mut self, mut slot: Slot, answer: Answer<Reply>) {
+    fn submit(&mut self, mut slot: Slot, answer: Answer<Asked>) {
+        if self.session.has_outgrown(&slot.agreed) {
+            // A caller that is gone gives the slot back.
+            drop(answer.send(Ok(Asked::Outgrown(slot))));
+            return;
+        }
         let permit = slot.permit.take();
         match self.session.submit(slot) {
             Ok(request) => drop(self.waiting.insert(request, Waiting { answer, permit })),
@@ -247,11 +310,10 @@ impl Work {
             // It was taken up again for somebody else.
             return Ok(());
         }
-        self.session.resume()?;
-        let lease = self.session.lease().ok_or(Error::LinkLost(LinkError::Closed))?;
-        self.live.permits.close();
-        self.live = Live::new(lease);
-        *lock(&self.shared) = Arc::clone(&self.live);
-        Ok(())
+        let resumed = self.session.resume();
+        // What the old link took with it is told now.
+        self.look();
+        resumed?;
+        if self.live.is_lost() { Err(self.live.lost_error()) } else { Ok(()) }
     }
 }

@@ -198,8 +198,9 @@ impl<C> SessionBuilder<'_, C> {
     }
 
     /// Makes room for replies of this many bytes where only the model knows how large they are. If
-    /// not said, the server expects what it has seen, and the session is opened again by itself
-    /// where that is too little.
+    /// not said, the server makes room for what it has seen and more. Where a reply has no room
+    /// either way, the session is opened again with that room by itself, and the request is sent
+    /// once more.
     pub fn reply_bytes(mut self, bytes: u64) -> Self {
         self.options.reply_bytes_min = bytes;
         self
@@ -218,7 +219,8 @@ impl<C> SessionBuilder<'_, C> {
         self
     }
 
-    /// The first `requests` requests are neither reported nor observed; none if not said.
+    /// The first `requests` requests are neither reported nor observed; none if not said. A request
+    /// that is sent once more counts once.
     pub fn warmup(mut self, requests: u64) -> Self {
         self.options.warmup = requests;
         self
@@ -247,7 +249,7 @@ impl<C> SessionBuilder<'_, C> {
         self
     }
 
-    /// How long a request may take before `infer` gives up waiting; 60 s if not said.
+    /// How long a reply is waited for; 60 s if not said.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.options.timeout = timeout;
         self

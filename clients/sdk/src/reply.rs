@@ -79,23 +79,19 @@ impl Reply {
         })
     }
 
-    /// With the number that its request had first, if it was sent twice.
-    pub(crate) fn numbered(mut self, request: Option<u64>) -> Reply {
-        self.request = request.unwrap_or(self.request);
-        self
-    }
-
     /// The same, with what stands for its slot while it is held.
     pub(crate) fn holding(self, permit: Option<OwnedSemaphorePermit>) -> Reply {
         Reply { _permit: permit, ..self }
     }
 
-    /// The request's number within the session.
+    /// The request's number within the session, as [`submit`](crate::blocking::Session::submit) gave
+    /// it.
     pub fn request(&self) -> u64 {
         self.request
     }
 
-    /// Everything that came back: the outputs, laid out as the session agreed.
+    /// Everything that came back: the outputs, one behind the other. Where
+    /// [`output_shapes`](Reply::output_shapes) says nothing, they lie as the session agreed.
     pub fn payload(&self) -> &[u8] {
         let in_place = || self.slot.reply_bytes().unwrap_or_default();
         let whole = self.copied.as_deref().map_or_else(in_place, <[u64]>::as_bytes);
@@ -138,7 +134,7 @@ impl Reply {
         place.and_then(|place| self.payload().get(place)).ok_or_else(|| Error::Size {
             what: "reply",
             given: format!("{} bytes", self.payload_bytes),
-            room: format!("{end} bytes for output {index}"),
+            room: format!("output {index} ends at {end}"),
         })
     }
 
@@ -154,7 +150,7 @@ impl Reply {
         <[f32]>::ref_from_bytes(bytes).map_err(|_misaligned| Error::Size {
             what: "output as 32-bit floats",
             given: format!("{} bytes", bytes.len()),
-            room: "a multiple of 4".into(),
+            room: "that is no multiple of 4".into(),
         })
     }
 

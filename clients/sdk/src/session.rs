@@ -11,14 +11,16 @@ use crate::agreed::Agreed;
 use crate::blocking;
 use crate::client::Client;
 use crate::error::Error;
-use crate::lane::{Command, Lane, Live};
+use crate::lane::{Asked, Command, Lane, Live};
 use crate::options::Options;
 use crate::recorder::RecordCounts;
 use crate::reply::Reply;
 use crate::slot::Slot;
 
-/// Leases that a slot is waited for in: the present one, and the one after it.
-const SLOT_TRIES: usize = 2;
+/// Leases that a slot is waited for in, and a request moves to: the present one, and those after it
+/// if the link is lost or replies have no room meanwhile. Each that is outgrown is followed by one
+/// with twice the room, up to a growth of 1 MiB at a time.
+const LEASES_TRIED: usize = 16;
 
 /// A session. Clones share it. Dropping the last one ends it as soon as the runtime gets to it;
 /// [`close`](Session::close) tells how that went.
@@ -50,7 +52,7 @@ impl Session {
     }
 
     /// A free slot; waits while all are held: this is the back-pressure. If the link was lost, the
-    /// session is resumed first.
+    /// session is resumed first. If a reply had no room, the session is opened again first.
     ///
     /// # Errors
     /// [`Error::Resume`] if the link was lost and the session cannot be taken up again.
@@ -58,41 +60,59 @@ impl Session {
     /// # Cancel safety
     /// Dropping the future takes no slot.
     pub async fn slot(&self) -> Result<Slot, Error> {
-        for _ in 0..SLOT_TRIES {
+        for _ in 0..LEASES_TRIED {
             let live = self.live().await?;
             let permit = Arc::clone(&live.permits).acquire_owned().await;
-            // A permit stands for a free slot: it is given back after the slot. Whoever waited
-            // for one while the link was lost is given one of the next lease.
-            if let Ok(permit) = permit
-                && !live.is_lost()
+            // Closed: the lease is over, and there is another, or none.
+            let Ok(permit) = permit else { continue };
+            if !live.is_lost()
                 && let Some(inner) = live.table.acquire()
             {
                 let (agreed, device) = (Arc::clone(&live.agreed), live.device.as_ref());
+                // Given back after the slot that it stands for.
                 return Ok(Slot::new(inner, agreed, device, Some(permit)));
             }
+            // The lease has just ended, and with it what this stands for: whoever is given it next
+            // would find no slot either.
+            permit.forget();
         }
         Err(Error::LinkLost(LinkError::Closed))
     }
 
-    /// Sends a request and waits for its reply.
+    /// Sends a request and waits for its reply. If the reply has no room, those to all requests in
+    /// flight are waited for too, the session is opened again with that room, and the request is
+    /// sent once more. Slots that other tasks hold meanwhile can be sent as before.
     ///
     /// # Errors
-    /// [`Error::Request`] with what the server says, [`Error::LinkLost`], [`Error::Timeout`].
+    /// [`Error::Request`] with what the server says, [`Error::ReplyTooLarge`], [`Error::LinkLost`],
+    /// [`Error::ForeignSlot`], [`Error::Timeout`].
     ///
     /// # Cancel safety
     /// Dropping the future forgets the answer; the slot comes back when the link is done with it.
     pub async fn infer(&self, slot: Slot) -> Result<Reply, Error> {
-        let Shared { lane, timeout, .. } = &*self.shared;
-        let live = lane.live();
-        if !Arc::ptr_eq(&live.agreed, &slot.agreed) {
-            return Err(Error::ForeignSlot);
+        let timeout = self.shared.timeout;
+        let asked = tokio::time::timeout(timeout, self.ask(slot)).await;
+        asked.unwrap_or(Err(Error::Timeout(timeout)))
+    }
+
+    async fn ask(&self, mut slot: Slot) -> Result<Reply, Error> {
+        let lane = &self.shared.lane;
+        for _ in 0..LEASES_TRIED {
+            let live = lane.live();
+            if live.has_outgrown(&slot) {
+                slot = slot.moved_to(self.slot().await?)?;
+            } else if !live.has(&slot) {
+                return Err(Error::ForeignSlot);
+            }
+            let answer = lane.tell(|answer| Command::Infer { slot, answer })?;
+            slot = match answer.await {
+                Ok(Ok(Asked::Answered(reply))) => return Ok(reply),
+                Ok(Ok(Asked::Outgrown(slot))) => slot,
+                Ok(Err(error)) => return Err(error),
+                Err(_dropped) => return Err(live.lost_error()),
+            };
         }
-        let answer = lane.tell(|answer| Command::Infer { slot, answer })?;
-        match tokio::time::timeout(*timeout, answer).await {
-            Ok(Ok(reply)) => reply,
-            Ok(Err(_dropped)) => Err(live.lost_error()),
-            Err(_elapsed) => Err(Error::Timeout(*timeout)),
-        }
+        Err(Error::ForeignSlot)
     }
 
     /// Takes the session up again after its link was lost; see

@@ -77,7 +77,7 @@ impl Slot {
             return Err(Error::Size {
                 what: "input",
                 given: format!("{} bytes", bytes.len()),
-                room: format!("{} bytes", end - at),
+                room: format!("it has {}", end - at),
             });
         }
         self.write(at, bytes)
@@ -128,7 +128,7 @@ impl Slot {
             return Ok(());
         }
         let given = format!("{bytes} bytes at {at}");
-        Err(Error::Size { what, given, room: format!("no more than {room} bytes of tensors") })
+        Err(Error::Size { what, given, room: format!("the tensors have {room}") })
     }
 
     fn range(&self, index: usize) -> Result<(usize, usize), Error> {
@@ -154,7 +154,7 @@ impl Slot {
         <[f32]>::mut_from_bytes(bytes).map_err(|_misaligned| Error::Size {
             what: "input as 32-bit floats",
             given: format!("{given} bytes"),
-            room: "a multiple of 4".into(),
+            room: "that is no multiple of 4".into(),
         })
     }
 
@@ -168,14 +168,14 @@ impl Slot {
         found.ok_or_else(|| none("input", name, inputs))
     }
 
-    /// Makes this the request with a JPEG file, which the server decodes.
+    /// Makes this the request with a picture file (JPEG, PNG or WebP), which the server decodes.
     ///
     /// # Errors
     /// [`Error::Size`] if the slot is too small: open the session with
     /// [`request_bytes`](crate::SessionBuilder::request_bytes). [`Error::Memory`] with what a
     /// device says.
     pub fn set_jpeg(&mut self, file: &[u8]) -> Result<(), Error> {
-        self.copy_whole("JPEG file", file)?;
+        self.copy_whole("picture file", file)?;
         self.what.kind = RequestKind::Jpeg;
         Ok(())
     }
@@ -196,7 +196,7 @@ impl Slot {
             return Err(Error::Size {
                 what: "pixels",
                 given: format!("{} bytes", pixels.len()),
-                room: format!("{wanted} bytes ({width} × {height} × {})", format.bytes()),
+                room: format!("{width} × {height} × {} are {wanted}", format.bytes()),
             });
         }
         self.copy_whole("pixels", pixels)?;
@@ -225,11 +225,23 @@ impl Slot {
         self.what.trace = trace;
     }
 
-    /// With a request that was sent before.
+    /// With a request that another slot had.
     pub(crate) fn refilled(mut self, what: Request, payload: &[u8]) -> Result<Slot, Error> {
         self.copy_whole("request", payload)?;
         self.what = what;
         Ok(self)
+    }
+
+    /// Its request in a slot of another lease.
+    pub(crate) fn moved_to(self, other: Slot) -> Result<Slot, Error> {
+        let mut payload = vec![0; self.payload_len()];
+        let read = self.inner.request().copy_out(0, &mut payload);
+        read.map_err(Error::memory("read the request that moves to another slot"))?;
+        Ok(Slot { handed_out: self.handed_out, ..other.refilled(self.what, &payload)? })
+    }
+
+    pub(crate) fn payload_len(&self) -> usize {
+        usize::try_from(self.payload_bytes).unwrap_or(usize::MAX)
     }
 
     /// Copies to where the slot lies, the way that suits who reads it next.
@@ -249,7 +261,9 @@ impl Slot {
             return Err(Error::Size {
                 what,
                 given: format!("{} bytes", from.len()),
-                room: format!("at most {room} bytes; open with more `request_bytes`"),
+                room: format!(
+                    "the slot has room for {room}: open the session with more `request_bytes`"
+                ),
             });
         }
         self.copy_in(0, from)?;
@@ -277,8 +291,8 @@ pub(crate) fn is_f32(tensor: &BoundTensor) -> Result<(), Error> {
     if tensor.dtype == ferry_core::DType::F32 {
         return Ok(());
     }
-    let room = format!("{} has {}", tensor.name, tensor.dtype);
-    Err(Error::Size { what: "tensor as 32-bit floats", given: "FP32".into(), room })
+    let (given, room) = (format!("{:?}", tensor.name), format!("it has {}", tensor.dtype));
+    Err(Error::Size { what: "tensor as 32-bit floats", given, room })
 }
 
 #[cfg(test)]

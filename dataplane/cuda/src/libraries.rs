@@ -120,7 +120,7 @@ impl FoundFamily {
 #[derive(Debug, thiserror::Error)]
 pub enum LibrariesError {
     /// It cannot be read.
-    #[error("{}: {source}; name a folder that is there", folder.display())]
+    #[error("{}: name a folder that is there", folder.display())]
     Unreadable {
         /// The folder.
         folder: PathBuf,

@@ -237,6 +237,14 @@ impl Driver {
         self.completions.pop_front()
     }
 
+    /// Ends the link from this side. What is in flight completes as lost; nothing changes where the
+    /// link was over already.
+    pub fn end(&mut self, why: LinkError) {
+        if self.link.is_some() {
+            self.give_up(why, Vec::new());
+        }
+    }
+
     /// Hands the last record to the sink without its `reply` stage. For the end of a session or a
     /// long pause; dropping the driver does it too.
     pub fn flush(&mut self) {

@@ -83,9 +83,15 @@ fn a_port_in_use_and_a_store_that_cannot_be_are_named() {
     let (code, said) = fails(&["--listen", address, "--store", "sqlite::memory:"]);
     assert_eq!(code, Some(1));
     assert!(said.contains(address) && said.contains("--listen"), "{said}");
+    assert_eq!(said.matches("in use").count(), 1, "the reason, once: {said}");
     let (code, said) = fails(&["--listen", "127.0.0.1:0", "--store", "sqlite:/no/such/folder/x"]);
     assert_eq!(code, Some(1));
     assert!(said.contains("/no/such/folder"), "{said}");
+    let store = ["--listen", "127.0.0.1:0", "--store", "sqlite::memory:"];
+    let (code, said) = fails(&[&store[..], &["--models", "/no/such/models"]].concat());
+    assert_eq!(code, Some(1));
+    assert!(said.contains("--models /no/such/models: create the folder"), "{said}");
+    assert_eq!(said.matches("No such file").count(), 1, "the reason, once: {said}");
     let (code, _) = fails(&["--listen", "nonsense"]);
     assert_eq!(code, Some(64));
 }

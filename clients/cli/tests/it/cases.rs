@@ -27,7 +27,7 @@ fn server(engine: &str) -> Server {
 }
 
 /// Where `fetch-onnxruntime` puts the library.
-fn onnxruntime() -> String {
+pub(crate) fn onnxruntime() -> String {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
     format!("{root}/.cache/onnxruntime/1.30.0/libonnxruntime.so")
 }

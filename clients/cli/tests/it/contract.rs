@@ -5,7 +5,7 @@ use std::fs;
 use ferry_zoo::digits::demo_jpeg;
 use serde_json::Value;
 
-use crate::server::{Server, run, text};
+use crate::server::{Server, npy, run, text};
 
 const TRANSPORTS: [&str; 5] = ["local", "shm", "tcp", "zmq", "grpc"];
 const STAGES: [&str; 7] = ["p50", "p90", "p99", "p999", "max", "mean", "cov"];
@@ -38,11 +38,7 @@ fn tensors_go_in_and_come_out_the_same_over_every_transport() {
     let server = Server::start(&[], |_| {});
     let input = server.path("x.npy");
     let values: Vec<u8> = (0..64_u8).flat_map(|i| (f32::from(i) / 64.0).to_le_bytes()).collect();
-    let mut file = b"\x93NUMPY\x01\x00".to_vec();
-    let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 1, 8, 8), }\n";
-    file.extend(u16::try_from(header.len()).unwrap().to_le_bytes());
-    file.extend(header.as_bytes());
-    file.extend(values);
+    let file = npy("<f4", "(1, 1, 8, 8)", &values);
     fs::write(&input, file).unwrap();
     let named = format!("input={}", input.display());
     let mut answers = Vec::new();

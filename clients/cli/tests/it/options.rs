@@ -7,7 +7,7 @@ use ferry_proto::channel::ADDRESS_DEFAULT;
 use ferry_zoo::Precision;
 use serde_json::Value;
 
-use crate::server::{Server, ferryd, run, text};
+use crate::server::{Server, ferryd, npy, run, text};
 
 /// Nobody listens there: an answer means that the option of the command line was heard.
 const NOBODY: &str = "http://127.0.0.1:1";
@@ -76,9 +76,7 @@ fn a_server_needs_no_scheme_and_no_other_one_is_taken_for_plain_text() {
 fn one_input_has_one_file() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("a.npy");
-    let mut bytes = b"\x93NUMPY\x01\x00\x3a\x00".to_vec();
-    bytes.extend(b"{'descr': '|u1', 'fortran_order': False, 'shape': (1,), }\n\x07");
-    std::fs::write(&file, bytes).unwrap();
+    std::fs::write(&file, npy("|u1", "(1,)", &[7])).unwrap();
     let input = format!("x={}", file.display());
     let twice = ["infer", "--model", "any", "--input", &input, "--input", &input];
     let refused = run(&twice, Some(NOBODY));

@@ -47,14 +47,18 @@ impl Server {
     pub(crate) fn on(listen: &str, options: &[&str], folder: tempfile::TempDir) -> Server {
         let store = format!("sqlite:{}", folder.path().join("runs.db").display());
         let models = folder.path().join("models");
-        let mut command = ferryd(&["--listen", listen, "--log", "error", "--store", &store]);
+        let log = std::fs::File::create(folder.path().join("log")).unwrap();
+        let mut command = ferryd(&["--listen", listen, "--store", &store]);
+        if !options.contains(&"--log") {
+            command.args(["--log", "error"]);
+        }
         let mut child = command
             .arg("--models")
             .arg(models)
             // A device of this machine must not change what tests see.
             .args(["--rdma-lanes", "0"])
             .args(options)
-            .stderr(Stdio::null())
+            .stderr(log)
             .spawn()
             .unwrap();
         let mut line = String::new();
@@ -121,6 +125,16 @@ impl Drop for Server {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// A tensor's file as NumPy writes it: its type and shape in Python's words, and its elements.
+pub(crate) fn npy(descr: &str, shape: &str, elements: &[u8]) -> Vec<u8> {
+    let header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}\n");
+    let mut file = b"\x93NUMPY\x01\x00".to_vec();
+    file.extend(u16::try_from(header.len()).unwrap().to_le_bytes());
+    file.extend(header.as_bytes());
+    file.extend(elements);
+    file
 }
 
 /// Runs `ferry`.

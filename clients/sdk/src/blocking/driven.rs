@@ -22,6 +22,8 @@ pub(crate) struct Lease {
     pub(crate) gone: Arc<AtomicBool>,
     /// Ends a sleep of the thread that waits for the link.
     pub(crate) waker: Waker,
+    /// The lease before, if that had too little room.
+    pub(crate) outgrown: Option<Arc<Agreed>>,
 }
 
 impl Session {
@@ -33,6 +35,7 @@ impl Session {
             device: self.device.clone(),
             gone: Arc::clone(&self.gone),
             waker: self.driver.as_ref().ok()?.waker()?,
+            outgrown: self.outgrown().cloned(),
         })
     }
 
@@ -48,10 +51,14 @@ impl Session {
         }
     }
 
-    /// An answer that has come, and the number of its request.
+    /// An answer that has come, and the number of its request. Where replies had no room and all
+    /// others have come, the session is opened again first.
     pub(crate) fn take(&mut self) -> Option<(u64, Result<Reply, Error>)> {
-        let done = self.driver.as_mut().ok()?.take()?;
-        Some((done.request, self.reply(done)))
+        self.keep_what_came();
+        if self.early.is_empty() && self.must_reopen() {
+            self.reopen();
+        }
+        self.early.pop_front()
     }
 
     /// Waits as the session's policy says; where there is no link, until the thread is unparked.

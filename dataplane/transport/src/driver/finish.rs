@@ -145,9 +145,7 @@ impl Driver {
 impl Drop for Driver {
     /// What is still in flight is recorded as lost: nobody will hear of it.
     fn drop(&mut self) {
-        if self.link.is_some() {
-            self.give_up(LinkError::Closed, Vec::new());
-        }
+        self.end(LinkError::Closed);
         self.flush();
     }
 }

@@ -151,6 +151,27 @@ fn shapes_of_outputs_come_with_their_reply() {
     }
 }
 
+#[test]
+fn a_link_that_is_ended_from_this_side_completes_what_is_in_flight() {
+    let (link, mut client) = scripted();
+    let sent = [client.send(1, 8), client.send(2, 8)];
+    link.arrive_answer();
+    client.driver.poll();
+    client.driver.end(LinkError::Full);
+    client.driver.end(LinkError::Closed);
+    assert_eq!(*client.driver.state(), DriverState::Lost(LinkError::Full), "the first reason");
+    for (request, ending) in sent.into_iter().zip([Ending::Replied, Ending::LinkLost]) {
+        let done = client.next();
+        assert_eq!((done.request, done.ending), (request, ending));
+    }
+    assert!(client.driver.take().is_none(), "each once");
+    assert_eq!(client.driver.in_flight(), 0);
+    assert!(client.table.acquire().is_none(), "a slot of the ended lease was given out");
+    drop(client.driver);
+    let statuses: Vec<_> = client.kept.all().iter().map(|it| it.status).collect();
+    assert_eq!(statuses, [Status::Ok, Status::LinkLost]);
+}
+
 /// Lets a request be answered by a reply that `forge` spoilt.
 fn forged(forge: impl Fn(&mut Frame)) {
     let (link, mut client) = scripted();

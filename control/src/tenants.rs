@@ -222,6 +222,11 @@ impl Identity {
         self.tenant.as_ref()
     }
 
+    /// The name of the tenant that it is.
+    pub fn name(&self) -> Option<&str> {
+        self.tenant.as_deref().map(Tenant::name)
+    }
+
     /// Whether it is somebody: a tenant, or the operator.
     pub fn is_known(&self) -> bool {
         self.tenant.is_some() || self.is_operator

@@ -176,9 +176,7 @@ impl Error {
 
     /// Whether the session is not known to the server (any more): open a new one.
     pub(crate) fn session_is_gone(&self) -> bool {
-        use tonic::Code;
-        let gone = [Code::Unauthenticated, Code::NotFound];
-        matches!(self, Error::Refused { status, .. } if gone.contains(&status.code()))
+        matches!(self, Error::Refused { status, .. } if status.code() == tonic::Code::NotFound)
     }
 }
 

@@ -162,8 +162,8 @@ impl InlineLink {
                     (Reply { status: end, times, reply_ns_previous: None }, outputs, text)
                 }
                 // The server answers alike for a session that ended, one that never was, another
-                // lease and a wrong token. A key that it no longer knows is told to who opens again.
-                None if status.code() == tonic::Code::Unauthenticated => {
+                // lease and a wrong token. A key that it does not know is another answer.
+                None if status.code() == tonic::Code::NotFound => {
                     return self.give_up(LinkError::Bye(Status::SessionEnded), slot, events);
                 }
                 None => return self.give_up(LinkError::os("call Infer", status), slot, events),

@@ -220,3 +220,6 @@ impl RecordSink for SessionSink {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

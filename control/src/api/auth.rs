@@ -14,7 +14,6 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::error::ApiError;
-use crate::serving::refusals::Refusals;
 use crate::state::State;
 use crate::tenants::{Identity, Tenant};
 
@@ -144,13 +143,13 @@ fn admit(state: &State, path: &str, headers: &http::HeaderMap) -> Result<Identit
     };
     let key = headers.get(KEY_METADATA).map(http::HeaderValue::as_bytes);
     let identity = state.tenants.identify(key);
-    access.check(&identity).map_err(|(what, error)| refuse(&state.refusals, what, error))?;
-    Ok(identity)
-}
-
-fn refuse(refusals: &Refusals, what: &'static str, error: ApiError) -> tonic::Status {
-    refusals.note("grpc", what, None, None, &error);
-    error.into()
+    match access.check(&identity) {
+        Ok(()) => Ok(identity),
+        Err((what, error)) => {
+            state.refusals.note("grpc", what, None, identity.name(), &error);
+            Err(error.into())
+        }
+    }
 }
 
 /// Who makes a call.

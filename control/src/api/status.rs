@@ -23,7 +23,8 @@ impl From<WireError> for ApiError {
 fn code(error: &ApiError) -> Code {
     match error {
         ApiError::Shapes(_) | ApiError::Field { .. } => Code::InvalidArgument,
-        ApiError::NotFound { .. } => Code::NotFound,
+        // A key that is nobody's must be told apart from a session that is not (or no more) there.
+        ApiError::NotFound { .. } | ApiError::Credentials => Code::NotFound,
         ApiError::Model { .. }
         | ApiError::Reload { .. }
         | ApiError::Transport { .. }
@@ -31,7 +32,7 @@ fn code(error: &ApiError) -> Code {
         | ApiError::Finished { .. }
         | ApiError::NotAttachable(_) => Code::FailedPrecondition,
         ApiError::Quota { .. } | ApiError::Busy(_) => Code::ResourceExhausted,
-        ApiError::Credentials | ApiError::Key => Code::Unauthenticated,
+        ApiError::Key => Code::Unauthenticated,
         ApiError::NotOperator | ApiError::NotTenant => Code::PermissionDenied,
         ApiError::Loading { .. } | ApiError::Draining | ApiError::Lane { .. } => Code::Unavailable,
         ApiError::Request { status, .. } => code_of(*status),

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 
@@ -96,9 +97,18 @@ impl Server {
     }
 }
 
+/// How long requests may take whose runs were ended: their answers are short.
+const CUT_WAIT: Duration = Duration::from_secs(5);
+
 async fn drain(state: &Arc<State>) {
     let left = state.drain(state.config.drain).await;
+    if left == 0 {
+        return;
+    }
+    tracing::warn!(left, "the drain ended before the requests in flight did: their runs are ended");
+    state.models.cut();
+    let left = state.drain(CUT_WAIT).await;
     if left > 0 {
-        tracing::warn!(left, "the drain ended before the requests in flight did");
+        tracing::warn!(left, "requests in flight whose engine cannot end a run are given up");
     }
 }

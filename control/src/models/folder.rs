@@ -13,6 +13,9 @@ pub const NAME_BYTES_MAX: usize = 128;
 /// Most models of one folder: a folder with more is most likely not a model folder.
 const SOURCES_MAX: usize = 4096;
 
+/// Most of what is passed over that is told one by one: nobody reads more lines of a log.
+const PASSED_OVER_MAX: usize = 256;
+
 /// How the file of a version is called.
 const MODEL_FILE: &str = "model.onnx";
 
@@ -45,8 +48,10 @@ pub(super) struct PassedOver {
 pub(super) struct Scan {
     /// Every model, by name and version.
     pub(super) sources: Vec<Source>,
-    /// What is not served.
+    /// What is not served, as far as it is told.
     pub(super) passed_over: Vec<PassedOver>,
+    /// How many more are not served.
+    pub(super) more: usize,
 }
 
 /// Checks that a name can be one of a model: it never becomes part of a path, and is shown to
@@ -79,14 +84,13 @@ fn allowed() -> String {
 /// What the system says if the folder cannot be read.
 pub(super) fn scan(folder: &Path) -> std::io::Result<Scan> {
     let mut scan = Scan::default();
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
+    for path in std::fs::read_dir(folder)?.flatten().map(|entry| entry.path()) {
         if path.is_dir() {
             scan.folder(&path);
         } else if is_onnx(&path) {
             scan.file(path);
         }
-        if scan.sources.len().max(scan.passed_over.len()) > SOURCES_MAX {
+        if scan.sources.len() > SOURCES_MAX {
             let why = format!("more than {SOURCES_MAX} models: is it the right folder?");
             return Err(std::io::Error::other(why));
         }
@@ -101,7 +105,7 @@ fn is_onnx(path: &Path) -> bool {
 }
 
 /// Whether a name is taken, even by what cannot be read.
-fn is_there(path: &Path) -> bool {
+pub(super) fn is_there(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }
 
@@ -112,6 +116,10 @@ fn last(path: &Path) -> String {
 
 impl Scan {
     fn pass(&mut self, name: impl Into<String>, path: &Path, why: impl Into<String>) {
+        if self.passed_over.len() >= PASSED_OVER_MAX {
+            self.more += 1;
+            return;
+        }
         let (name, path, why) = (name.into(), path.to_owned(), why.into());
         self.passed_over.push(PassedOver { name, path, why });
     }
@@ -133,10 +141,20 @@ impl Scan {
     /// `NAME/VERSION/model.onnx`.
     fn folder(&mut self, folder: &Path) {
         let name = last(folder);
-        // A folder of another purpose, such as `.git`.
-        if name.starts_with('.') {
-            return;
+        if !name.starts_with('.') {
+            return self.versions(name, folder);
         }
+        // Most are of another purpose, such as `.git`.
+        let mut inside = Scan::default();
+        inside.versions(name.clone(), folder);
+        if inside.passed_over.iter().any(|it| is_onnx(&it.path)) {
+            let why = "its name starts with a dot: rename it to serve what is in it";
+            self.pass(&name, folder, why);
+        }
+    }
+
+    /// The versions in a folder.
+    fn versions(&mut self, name: String, folder: &Path) {
         let entries = match std::fs::read_dir(folder) {
             Ok(entries) => entries,
             Err(error) => return self.pass(&name, folder, format!("it cannot be read: {error}")),
@@ -144,7 +162,7 @@ impl Scan {
         let metadata = folder.join("model.toml");
         let metadata = is_there(&metadata).then_some(metadata);
         for path in entries.flatten().map(|entry| entry.path()) {
-            if self.sources.len().max(self.passed_over.len()) > SOURCES_MAX {
+            if self.sources.len() > SOURCES_MAX {
                 return;
             }
             if path.is_dir() {

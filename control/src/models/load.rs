@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ferry_core::{BoundSignature, BoundTensor, Signature, error_text};
 use ferry_cuda::Device;
-use ferry_engine::{FileDigest, Picture, Pool, PoolOptions};
+use ferry_engine::{FileDigest, Picture, Pool, PoolOptions, RUN_AT_MOST};
 use ferry_vision::Numbers;
 
 use super::changes::changes;
@@ -134,9 +134,21 @@ impl Served {
             let first = engines.first().map(|engine| &engine.signature().inputs);
             check_picture_input(first.map_or(&[][..], Vec::as_slice), input)?;
         }
+        let can_be_ended = engines.iter().all(|engine| engine.interrupt().is_some());
+        if metadata.run_at_most.is_some() && !can_be_ended {
+            let device = device.as_ref().map_or("the CPU", |_| "a GPU");
+            tracing::warn!(
+                model = name,
+                version,
+                engine,
+                device,
+                "run_seconds_max does not hold: this engine cannot end a run under way"
+            );
+        }
         let options = PoolOptions {
             queue: metadata.queue,
             run: metadata.run,
+            run_at_most: metadata.run_at_most.unwrap_or(RUN_AT_MOST),
             picture: metadata.picture.as_ref().map(|&(_, picture): &(String, Picture)| picture),
             rebuild,
             ..PoolOptions::default()

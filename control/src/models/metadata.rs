@@ -4,6 +4,7 @@ mod device;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ferry_core::error_text;
 use ferry_engine::{FileBytes, FileDigest, FileError, Picture, RunOn};
@@ -19,6 +20,9 @@ const INSTANCES_MAX: usize = 256;
 
 /// Most threads of one instance.
 const THREADS_MAX: usize = 1024;
+
+/// Bounds of `run_seconds_max`: a timer is not much finer, and a day is for ever.
+const RUN_SECONDS: std::ops::RangeInclusive<f64> = 0.001..=86_400.0;
 
 /// Longest TOML of a model that is read, in bytes: far more than anybody writes.
 const TOML_BYTES_MAX: u64 = 1 << 20;
@@ -47,6 +51,8 @@ pub struct Metadata {
     pub queue: usize,
     /// Which thread runs it.
     pub run: RunOn,
+    /// Longest run, where the file says it.
+    pub run_at_most: Option<Duration>,
     /// How large sessions may make what its file leaves open.
     pub shapes: ShapeLimits,
     /// The largest shapes of outputs whose sizes are known only when the model has run.
@@ -88,6 +94,7 @@ struct File {
     threads: Option<usize>,
     queue: Option<usize>,
     run: Run,
+    run_seconds_max: Option<f64>,
     max_batch: Option<u64>,
     max_elements: Option<u64>,
     labels: Option<String>,
@@ -176,6 +183,7 @@ impl Metadata {
             threads,
             queue,
             run: RunOn::Worker,
+            run_at_most: None,
             shapes: ShapeLimits::default(),
             outputs: BTreeMap::new(),
             labels: Vec::new(),
@@ -230,6 +238,7 @@ impl Metadata {
                 Run::Worker => RunOn::Worker,
                 Run::Lane => RunOn::Lane,
             },
+            run_at_most: file.run_seconds_max.map(run_at_most).transpose().map_err(meaning)?,
             shapes: ShapeLimits {
                 batch_max: open("max_batch", file.max_batch, base.shapes.batch_max)?,
                 elements_max: open("max_elements", file.max_elements, base.shapes.elements_max)?,
@@ -240,6 +249,17 @@ impl Metadata {
             files,
         })
     }
+}
+
+fn run_at_most(seconds: f64) -> Result<Duration, String> {
+    let why = || {
+        format!(
+            "run_seconds_max = {seconds}; allowed are {} to {}",
+            *RUN_SECONDS.start(),
+            *RUN_SECONDS.end()
+        )
+    };
+    RUN_SECONDS.contains(&seconds).then(|| Duration::from_secs_f64(seconds)).ok_or_else(why)
 }
 
 fn read_text(

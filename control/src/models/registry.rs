@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::folder::{PassedOver, Scan, scan};
+use super::folder::{PassedOver, Scan, is_there, scan};
 use super::{EngineLoader, Metadata, Progress, Served, Source, check_name};
 use crate::error::ApiError;
 
@@ -27,6 +27,15 @@ struct Entry {
     state: State,
     /// `None` for a built-in model.
     source: Option<Source>,
+}
+
+impl Entry {
+    /// Whether there is nothing to load any more. What was loaded serves on without its file, and
+    /// why a file could not be loaded stays to be read.
+    fn is_gone(&self) -> bool {
+        let file = self.source.as_ref().map(|source| &source.file);
+        matches!(self.state, State::Available) && file.is_some_and(|it| !is_there(it))
+    }
 }
 
 /// What a model does.
@@ -107,9 +116,12 @@ impl Models {
     /// # Errors
     /// What the system says if the folder cannot be read.
     pub fn load_all(&self, stop: &AtomicBool, progress: &Progress) -> std::io::Result<()> {
-        let Scan { sources, passed_over } = self.scan()?;
+        let Scan { sources, passed_over, more } = self.scan()?;
         for PassedOver { path, why, .. } in passed_over {
             tracing::warn!(path = %path.display(), why, "not served");
+        }
+        if more > 0 {
+            tracing::warn!(more, "more files that look like models are not served");
         }
         progress.begin(sources.len());
         for source in sources {
@@ -127,7 +139,7 @@ impl Models {
 
     fn scan(&self) -> std::io::Result<Scan> {
         let Some(folder) = &self.folder else { return Ok(Scan::default()) };
-        let Scan { sources, mut passed_over } = scan(folder)?;
+        let Scan { sources, mut passed_over, more } = scan(folder)?;
         let mut entries = self.entries();
         let is_built_in = |name: &str, entries: &Entries| {
             entries.iter().any(|(key, it)| key.0 == name && it.source.is_none())
@@ -145,7 +157,7 @@ impl Models {
                 .entry(key)
                 .or_insert_with(|| Entry { state: State::Available, source: Some(source.clone()) });
         }
-        Ok(Scan { sources, passed_over })
+        Ok(Scan { sources, passed_over, more })
     }
 
     /// Loads a model from the folder, or loads it again if one of its files changed; version 0 is
@@ -159,7 +171,7 @@ impl Models {
         if built_in {
             return Ok(Loading::unchanged(self.get(name, version)?));
         }
-        let Scan { sources, passed_over } = self.scan().map_err(|error| ApiError::Model {
+        let Scan { sources, passed_over, .. } = self.scan().map_err(|error| ApiError::Model {
             name: name.to_owned(),
             why: format!("the model folder cannot be read: {error}"),
         })?;
@@ -265,7 +277,17 @@ impl Models {
             version: *version,
             state: entry.state.seen(),
         };
-        self.entries().iter().filter(|(key, _)| is(key)).map(list).collect()
+        let there = |(key, entry): &(&(String, u64), &Entry)| is(key) && !entry.is_gone();
+        self.entries().iter().filter(there).map(list).collect()
+    }
+
+    /// Ends the runs of all models, where their engines can: the server ends.
+    pub fn cut(&self) {
+        for entry in self.entries().values() {
+            if let State::Loaded(served) = &entry.state {
+                served.pool.cut();
+            }
+        }
     }
 
     /// Takes a model out of service, version 0 all its versions; those that served have to be

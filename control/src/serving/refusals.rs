@@ -19,8 +19,12 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 pub struct Refusals {
     recorder: Recorder,
     total: AtomicU64,
-    kinds: Mutex<HashMap<(&'static str, &'static str), Kind>>,
+    /// Tenants are as many as the configuration has, so that this is bounded.
+    kinds: Mutex<HashMap<Key, Kind>>,
 }
+
+/// Link and kind, and the tenant, so that nobody's attempts are told as another's.
+type Key = (&'static str, &'static str, Option<String>);
 
 /// How many attempts of one kind were refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +45,6 @@ struct Kind {
     untold: u64,
     /// The last one, for the row that tells of all.
     session: Option<SessionId>,
-    tenant: Option<String>,
 }
 
 impl Refusals {
@@ -58,12 +61,12 @@ impl Refusals {
     /// How many there were of each kind, in no order.
     pub fn counts(&self) -> Vec<RefusalCount> {
         let kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = |(&(link, what), kind): (&(&'static str, &'static str), &Kind)| RefusalCount {
-            link,
-            what,
-            count: kind.count,
-        };
-        kinds.iter().map(count).collect()
+        let mut counts = HashMap::new();
+        for ((link, what, _), kind) in kinds.iter() {
+            *counts.entry((*link, *what)).or_insert(0) += kind.count;
+        }
+        let count = |((link, what), count)| RefusalCount { link, what, count };
+        counts.into_iter().map(count).collect()
     }
 
     /// Counts one, and tells it unless its kind was told a moment ago.
@@ -77,19 +80,18 @@ impl Refusals {
     ) {
         self.total.fetch_add(1, Ordering::Relaxed);
         let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
-        let kind = kinds.entry((link, what)).or_insert(Kind {
+        let kind = kinds.entry((link, what, tenant.map(str::to_owned))).or_insert(Kind {
             told: None,
             count: 0,
             untold: 0,
             session: None,
-            tenant: None,
         });
         kind.count += 1;
         kind.untold += 1;
-        (kind.session, kind.tenant) = (session, tenant.map(str::to_owned));
+        kind.session = session;
         if kind.told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
             tracing::warn!(link, what, count = kind.untold, %why, "refused");
-            self.tell(link, what, kind);
+            self.tell(link, what, tenant, kind);
         }
     }
 
@@ -105,18 +107,18 @@ impl Refusals {
     /// Tells those that were only counted so far.
     pub fn flush(&self) {
         let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
-        for ((link, what), kind) in kinds.iter_mut().filter(|(_, kind)| kind.untold > 0) {
+        for ((link, what, tenant), kind) in kinds.iter_mut().filter(|(_, kind)| kind.untold > 0) {
             tracing::warn!(link, what, count = kind.untold, "refused");
-            self.tell(link, what, kind);
+            self.tell(link, what, tenant.as_deref(), kind);
         }
     }
 
-    fn tell(&self, link: &'static str, what: &'static str, kind: &mut Kind) {
+    fn tell(&self, link: &'static str, what: &'static str, tenant: Option<&str>, kind: &mut Kind) {
         kind.told = Some(Instant::now());
         self.recorder.event(Event::Refused(Box::new(Refusal {
             unix_ns: unix_ns(),
             session: kind.session,
-            tenant: kind.tenant.clone(),
+            tenant: tenant.map(str::to_owned),
             link,
             what,
             count: std::mem::take(&mut kind.untold),

@@ -49,7 +49,7 @@ async fn only_who_owns_the_live_lease_can_attach() {
     server.sessions().resume(resume).await.unwrap();
     answers.push(server.refused(request(&good)).await);
     for answer in &answers {
-        assert_eq!(answer.code(), Code::Unauthenticated);
+        assert_eq!(answer.code(), Code::NotFound);
         assert_eq!(answer.message(), answers[0].message(), "no answer tells what was wrong");
     }
     assert_eq!(server.state.refusals.total(), 4);

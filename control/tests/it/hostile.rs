@@ -87,16 +87,14 @@ async fn serves(ferryd: &Ferryd) {
     AdminClient::new(channel).status(keyed("operator", v1::StatusRequest {})).await.unwrap();
 }
 
-/// Ends the server in order; the kinds of refusals that stand in its store.
+/// Ends the server in order; the kinds of refusals that stand in its store, and whose they were.
 async fn refused(mut ferryd: Ferryd, folder: &Path) -> Vec<String> {
     ferryd.signal(rustix::process::Signal::TERM);
     assert_eq!(tokio::task::block_in_place(|| ferryd.wait()).code(), Some(0));
     let url = format!("sqlite:{}", folder.join("f.db").display());
     let mut store = SqliteConnectOptions::from_str(&url).unwrap().connect().await.unwrap();
-    let kinds = sqlx::query_scalar("SELECT DISTINCT what FROM refusals ORDER BY what")
-        .fetch_all(&mut store)
-        .await
-        .unwrap();
+    let sql = "SELECT DISTINCT what || ' of ' || coalesce(tenant, 'nobody') FROM refusals";
+    let kinds = sqlx::query_scalar(sql).fetch_all(&mut store).await.unwrap();
     store.close().await.unwrap();
     kinds
 }
@@ -143,7 +141,7 @@ async fn lists_of_millions_are_refused_before_memory_is_spent_on_them() {
     assert!(grown < 400 << 10, "{grown} KiB for messages of 80 MB");
     serves(&ferryd).await;
     let kinds = refused(ferryd, folder.path()).await;
-    for kind in ["message_bytes", "message_memory", "wrong_key"] {
+    for kind in ["message_bytes of a", "message_memory of a", "wrong_key of nobody"] {
         assert!(kinds.iter().any(|it| it == kind), "{kind}: {kinds:?}");
     }
 }
@@ -189,7 +187,10 @@ async fn messages_that_are_announced_and_never_end_hold_little_and_not_for_long(
     }
     drop(peers);
     let kinds = refused(ferryd, folder.path()).await;
-    for kind in ["calls_bytes", "message_bytes", "slow_body", "wrong_key"] {
+    assert!(kinds.iter().any(|it| it.starts_with("calls_bytes of")), "{kinds:?}");
+    for kind in
+        ["message_bytes of a", "message_bytes of b", "slow_body of a", "wrong_key of nobody"]
+    {
         assert!(kinds.iter().any(|it| it == kind), "{kind}: {kinds:?}");
     }
 }
@@ -216,7 +217,7 @@ async fn silent_connections_lock_nobody_out_and_are_gone_soon() {
     until("they are sent away", || descriptors(&ferryd) <= before + 2).await;
     drop(few);
     let kinds = refused(ferryd, folder.path()).await;
-    for kind in ["handshake", "strangers"] {
+    for kind in ["handshake of nobody", "strangers of nobody"] {
         assert!(kinds.iter().any(|it| it == kind), "{kind}: {kinds:?}");
     }
 }
@@ -253,7 +254,7 @@ async fn a_moment_without_descriptors_is_survived_and_told() {
     }
     store.close().await.unwrap();
     let kinds = refused(ferryd, folder.path()).await;
-    assert!(kinds.iter().any(|it| it == "accept"), "{kinds:?}");
+    assert!(kinds.iter().any(|it| it == "accept of nobody"), "{kinds:?}");
 }
 
 fn unix_ns() -> i64 {

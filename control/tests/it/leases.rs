@@ -54,7 +54,7 @@ async fn the_token_of_an_expired_session_is_good_for_nothing() {
         tokio::task::block_in_place(|| link(&opened, token)).expect_err("its link is closed");
         let resume = v1::ResumeSessionRequest { session: opened.session };
         let refused = server.sessions().resume(resume).await.unwrap_err();
-        assert_eq!(refused.code(), Code::Unauthenticated);
+        assert_eq!(refused.code(), Code::NotFound);
         assert!(refused.message().contains("open another"), "{}", refused.message());
     }
     server.stop().await;
@@ -98,7 +98,7 @@ async fn resume_begins_a_new_lease_and_fences_the_old_one() {
         })
         .await;
         let again = server.sessions().resume(resume).await.unwrap_err();
-        assert_eq!(again.code(), Code::Unauthenticated, "the old generation is no proof");
+        assert_eq!(again.code(), Code::NotFound, "the old generation is no proof");
         assert_eq!(new.infer(&[3; 64]).1, vec![3; 64], "and has changed nothing");
     }
     server.stop().await;
@@ -113,7 +113,7 @@ async fn close_and_evict_end_a_session_at_once() {
         let close = v1::CloseSessionRequest { session: Some(client.reference.clone()) };
         server.sessions().close(close.clone()).await.unwrap();
         let twice = server.sessions().close(close).await.unwrap_err();
-        assert_eq!(twice.code(), Code::Unauthenticated);
+        assert_eq!(twice.code(), Code::NotFound);
 
         let mut other = server.client(ask(transport, 64, 64)).await;
         let session_id = other.reference.session_id;

@@ -8,6 +8,7 @@ mod auth;
 mod binary;
 mod common;
 mod docs;
+mod endless;
 mod gpu;
 mod half;
 mod hostile;

@@ -108,6 +108,15 @@ async fn unload_ends_sessions_and_load_brings_the_model_back() {
     assert_eq!(first.model.unwrap().sha256, again.model.unwrap().sha256);
     assert_eq!(server.state.sessions.count(), 1, "a file that did not change is not loaded again");
     assert_eq!(Client::connect(&kept).infer(&tensor).0, Status::Ok);
+
+    // A model that serves needs no file; one that does not is not there without it.
+    std::fs::remove_file(folder.path().join("digits.onnx")).unwrap();
+    let get = || v1::GetModelRequest { name: name(), version: 0 };
+    models.get(get()).await.unwrap();
+    models.unload(v1::UnloadModelRequest { name: name(), version: 0 }).await.unwrap();
+    assert_eq!(models.get(get()).await.unwrap_err().code(), Code::NotFound);
+    let listed = models.list(v1::ListModelsRequest {}).await.unwrap().into_inner().models;
+    assert!(listed.iter().all(|it| it.name != "digits"), "{listed:?}");
     server.stop().await;
 }
 

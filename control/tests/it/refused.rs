@@ -108,7 +108,7 @@ async fn unknown_sessions_and_wrong_tokens_are_answered_alike() {
         answers.push(inference.infer(request).await.unwrap_err());
     }
     for answer in &answers {
-        assert_eq!(answer.code(), Code::Unauthenticated);
+        assert_eq!(answer.code(), Code::NotFound);
         assert_eq!(answer.message(), answers[0].message());
     }
     assert_eq!(server.state.refusals.total(), 9);

@@ -226,3 +226,19 @@ pub fn a_failed_job_comes_back_whole(make: Make<'_>) {
     drop(finished);
     assert_eq!(bench.table.free_slots(), bench.table.layout().slots, "a slot was kept");
 }
+
+/// An engine that can be interrupted fails while it is, and serves on when it is not any more.
+pub fn an_interrupted_engine_fails_until_it_is_resumed(make: Make<'_>) {
+    let mut bench = Bench::new(make);
+    let Some(interrupt) = bench.under.engine.interrupt() else { return };
+    for round in 0..3 {
+        interrupt.interrupt();
+        for request in 0..2 {
+            let job = bench.whole(round * 10 + request);
+            assert!(bench.run(job).outcome.is_err(), "it ran although it was interrupted");
+        }
+        interrupt.resume();
+        let job = bench.whole(round * 10 + 9);
+        outputs(&bench.run(job));
+    }
+}

@@ -15,6 +15,7 @@ pub mod engine;
 pub mod far;
 pub mod lent;
 pub mod link;
+pub mod turns;
 
 pub use link::{ClientEnd, Connect, ServerEnd};
 
@@ -138,6 +139,7 @@ macro_rules! engine_suite {
             depth_many_jobs_are_in_flight
             a_payload_of_the_wrong_length_is_an_error
             a_failed_job_comes_back_whole
+            an_interrupted_engine_fails_until_it_is_resumed
         }
     };
 }

@@ -37,12 +37,28 @@ pub trait Engine: Send {
         None
     }
 
+    /// How another thread ends a run that takes too long; `None` where nothing can, and where
+    /// [`submit`](Engine::submit) only starts a run.
+    fn interrupt(&self) -> Option<Arc<dyn Interrupt>> {
+        None
+    }
+
     /// Starts a job, or runs it: a job that is done is returned, one that is in flight comes back
     /// from [`poll`](Engine::poll). At most [`depth`](Engine::depth) jobs may be in flight.
     fn submit(&mut self, job: Job) -> Option<Finished>;
 
     /// Appends the pending jobs that are finished. Never waits.
     fn poll(&mut self, finished: &mut Vec<Finished>);
+}
+
+/// Ends a run of an engine from another thread.
+pub trait Interrupt: Send + Sync + std::fmt::Debug {
+    /// Makes the run that the engine is in fail soon, and every later one at once. A run that is
+    /// over all the same may still succeed.
+    fn interrupt(&self);
+
+    /// From now on runs go on to their end again.
+    fn resume(&self);
 }
 
 /// A request, ready for the model: moved into flight, and back with the answer.

@@ -2,12 +2,14 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::Duration;
 
 use ferry_memory::{Departure, ReplyTo};
 
 use crate::engine::Engine;
 use crate::options::Picture;
 use crate::prepare::Preparation;
+use crate::runs::Runs;
 
 mod core;
 
@@ -21,6 +23,8 @@ pub(crate) struct Instance {
     /// Tells its worker to look at it: a lane left a job in flight, or the engine broke.
     pub(crate) attention: AtomicBool,
     pub(crate) counters: Counters,
+    /// The run that its engine is in.
+    pub(crate) runs: Arc<Runs>,
 }
 
 /// Plain counters, each written by whoever holds the core; readers want no order among them.
@@ -53,8 +57,10 @@ impl Instance {
         engine: Box<dyn Engine>,
         preparation: Preparation,
         picture: Option<Picture>,
+        run_at_most: Duration,
     ) -> Instance {
-        let core = Core::new(label.clone(), engine, preparation, picture);
+        let runs = Arc::new(Runs::new(run_at_most));
+        let core = Core::new(label.clone(), engine, preparation, picture, Arc::clone(&runs));
         let counters = Counters {
             alive: AtomicBool::new(true),
             in_flight: AtomicUsize::new(0),
@@ -62,7 +68,8 @@ impl Instance {
             failed: AtomicU64::new(0),
             busy_ns: AtomicU64::new(0),
         };
-        Instance { label, core: Mutex::new(core), attention: AtomicBool::new(false), counters }
+        let attention = AtomicBool::new(false);
+        Instance { label, core: Mutex::new(core), attention, counters, runs }
     }
 
     /// Waits for the thread that runs it.

@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ferry_core::WaitPolicy;
 use ferry_vision::{DecodeOptions, PictureSpec, SpecError};
 
 use crate::engine::{Engine, EngineError};
+use crate::runs::RUN_AT_MOST;
 
 /// Most requests that one level of a queue may be told to hold: 65,536 requests of some 150 bytes
 /// are 10 MiB, and whoever waits behind as many has long given up.
@@ -20,6 +22,8 @@ pub struct PoolOptions {
     pub queue: usize,
     /// Which thread runs the model.
     pub run: RunOn,
+    /// Longest run of the model, where its engine can be interrupted.
+    pub run_at_most: Duration,
     /// How a worker waits for work. It sleeps at last under every policy.
     pub wait: WaitPolicy,
     /// What the model wants of a picture; without it pictures are not served.
@@ -33,6 +37,7 @@ impl Default for PoolOptions {
         PoolOptions {
             queue: 64,
             run: RunOn::Worker,
+            run_at_most: RUN_AT_MOST,
             wait: WaitPolicy::Adaptive,
             picture: None,
             rebuild: None,

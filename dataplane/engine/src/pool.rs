@@ -22,6 +22,9 @@ use crate::worker;
 /// whoever needs another bound calls [`Pool::shutdown`] first.
 pub const DROP_WAIT: Duration = Duration::from_secs(5);
 
+/// How long runs that were interrupted may take to end: one operator of the model.
+const CUT_WAIT: Duration = Duration::from_secs(5);
+
 /// One loaded model, served by its instances.
 #[derive(Debug)]
 pub struct Pool {
@@ -45,7 +48,8 @@ impl Pool {
             let preparation = Preparation::new(options.picture)?;
             // The system shows 15 bytes of a thread's name, so the number comes first.
             let label = format!("{i}:{}", model.replace('\0', ""));
-            Ok(Instance::new(label, engine, preparation, options.picture))
+            let picture = options.picture;
+            Ok(Instance::new(label, engine, preparation, picture, options.run_at_most))
         });
         let instances = instances.collect::<Result<Vec<_>, PoolError>>()?;
         let shared = Arc::new(Shared::new(model, signature, instances, options));
@@ -58,13 +62,28 @@ impl Pool {
                 return Err(PoolError::Thread(error));
             }
         }
+        if pool.shared.instances.iter().any(|instance| instance.runs.is_watched()) {
+            let label = format!("w:{}", model.replace('\0', ""));
+            let keep = |shared: &Shared| {
+                shared.watch.keep(&shared.instances, shared.options.run_at_most);
+            };
+            pool.spawn_as(label, keep).map_err(PoolError::Thread)?;
+        }
         Ok(pool)
     }
 
     fn spawn(&self, i: usize) -> std::io::Result<()> {
+        let label = self.shared.instances[i].label.clone();
+        self.spawn_as(label, move |shared| worker::run(shared, &shared.instances[i]))
+    }
+
+    fn spawn_as(
+        &self,
+        label: String,
+        run: impl FnOnce(&Shared) + Send + 'static,
+    ) -> std::io::Result<()> {
         let shared = Arc::clone(&self.shared);
-        let builder = std::thread::Builder::new().name(self.shared.instances[i].label.clone());
-        let thread = builder.spawn(move || worker::run(&shared, &shared.instances[i]))?;
+        let thread = std::thread::Builder::new().name(label).spawn(move || run(&shared))?;
         self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         Ok(())
     }
@@ -108,20 +127,29 @@ impl Pool {
         self.shared.queue.drain();
     }
 
-    /// Drains, waits for at most `at_most`, and ends the threads. What still waits then is
-    /// answered with [`Draining`](ferry_core::Status::Draining); what is in an engine that hangs is answered when the
-    /// engine comes back. May be called again.
+    /// Drains; interrupts what runs, where the engine can be interrupted, and answers what waits
+    /// with [`Draining`](ferry_core::Status::Draining).
+    pub fn cut(&self) {
+        self.shared.cut();
+    }
+
+    /// Drains, waits for at most `at_most`, and ends the threads. What still runs or waits then is
+    /// [`cut`](Pool::cut), which may take some seconds more; what is in an engine that hangs and
+    /// cannot be interrupted is answered when the engine comes back. May be called again.
     ///
     /// # Errors
     /// [`PoolError::Stuck`] if workers are still in their engines.
     pub fn shutdown(&self, at_most: Duration) -> Result<(), PoolError> {
         self.drain();
-        let stuck = self.shared.wait_for_workers(at_most);
+        let mut stuck = self.shared.wait_for_workers(at_most);
         if stuck > 0 {
             self.shared.abandon();
-            for work in self.shared.queue.empty() {
-                self.shared.refuse_queued(work);
+            if self.shared.cut() {
+                stuck = self.shared.wait_for_workers(CUT_WAIT);
             }
+        }
+        self.shared.watch.end();
+        if stuck > 0 {
             return Err(PoolError::Stuck(stuck));
         }
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);

@@ -11,6 +11,7 @@ use crate::instance::Instance;
 use crate::options::{PoolOptions, Rebuild, RunOn};
 use crate::prepare::Unfit;
 use crate::queue::{Gate, Queue, Refused, Work};
+use crate::runs::Watch;
 
 /// Most bytes of raw pixels that are resized on a lane. More takes longer than waking a worker, and
 /// so does decoding any JPEG file: a few of its bytes can order millions of pixels, and meanwhile
@@ -28,6 +29,7 @@ pub(crate) struct Shared {
     pub(crate) refused: AtomicU64,
     /// Requests that failed before they reached an instance.
     pub(crate) failed: AtomicU64,
+    pub(crate) watch: Watch,
     abandoned: AtomicBool,
     working: Mutex<usize>,
     signed_off: Condvar,
@@ -49,6 +51,7 @@ impl Shared {
             options,
             refused: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            watch: Watch::default(),
             abandoned: AtomicBool::new(false),
             working: Mutex::new(workers),
             signed_off: Condvar::new(),
@@ -85,6 +88,16 @@ impl Shared {
         let reply_to = Arc::clone(&work.reply_to);
         let gate = self.queue.gate();
         reply_to.depart(self.refuse(work, Refused::Closed(gate)));
+    }
+
+    /// Interrupts what runs and can be, and answers what waits; whether anything can be.
+    pub(crate) fn cut(&self) -> bool {
+        self.queue.drain();
+        for work in self.queue.empty() {
+            self.refuse_queued(work);
+        }
+        self.instances.iter().for_each(|instance| instance.runs.close());
+        self.instances.iter().any(|instance| instance.runs.is_watched())
     }
 
     /// A worker ends.

@@ -169,6 +169,21 @@ pub enum DecodeError {
         /// [`Limits::scans_max`].
         max: u32,
     },
+    /// The passes over a progressive picture would cost more than the limit.
+    #[error(
+        "a progressive JPEG file of {width} x {height} with {scans} scans or more, above the limit \
+         of {max} pixels x scans: save it with fewer scans or baseline, or scale it down"
+    )]
+    TooManyScanPixels {
+        /// Pixels in a row.
+        width: u32,
+        /// Rows.
+        height: u32,
+        /// Scans up to the one that breaks the limit.
+        scans: u32,
+        /// [`Limits::scan_pixels_max`].
+        max: u64,
+    },
     /// The file ends before the picture does.
     #[error("the file ends before its picture does: send all of it")]
     Truncated,

@@ -19,6 +19,9 @@ pub struct Limits {
     /// The most scans in one JPEG file. Each scan of a progressive file is a pass over the whole
     /// picture that a few bytes can order; encoders write about ten.
     pub scans_max: u32,
+    /// The most pixels × scans of a progressive JPEG file: what all its passes may cost together.
+    /// The default gives the largest picture 16 scans, and pictures of half its size all 32.
+    pub scan_pixels_max: u64,
 }
 
 impl Default for Limits {
@@ -28,6 +31,7 @@ impl Default for Limits {
             side_max: SIDE_MAX,
             pixels_max: 64 << 20,
             scans_max: 32,
+            scan_pixels_max: 1 << 30,
         }
     }
 }

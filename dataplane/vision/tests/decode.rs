@@ -136,6 +136,7 @@ fn each_limit_is_kept() {
         side_max: 40,
         pixels_max: 40 * 24,
         scans_max: 10,
+        scan_pixels_max: 40 * 24 * 10,
     };
     let error = |limits| Decoder::new().decode(PROGRESSIVE, &with(limits)).unwrap_err();
     assert!(Decoder::new().decode(PROGRESSIVE, &with(fits)).is_ok());
@@ -147,6 +148,35 @@ fn each_limit_is_kept() {
     assert!(matches!(error(pixels), DecodeError::TooManyPixels { pixels_max: 959, .. }));
     let scans = Limits { scans_max: 9, ..fits };
     assert!(matches!(error(scans), DecodeError::TooManyScans { max: 9 }));
+    let passes = Limits { scan_pixels_max: 40 * 24 * 10 - 1, ..fits };
+    let passes = error(passes);
+    assert!(matches!(passes, DecodeError::TooManyScanPixels { scans: 10, max: 9599, .. }));
+    assert!(passes.to_string().contains("9599 pixels x scans"), "{passes}");
+}
+
+/// The progressive file as one of 8000 x 8000, long enough for that, its last scan `more` times
+/// more. It has 10 scans, as libjpeg-turbo makes them.
+fn large_with_scans(more: usize) -> Vec<u8> {
+    let comment = [&[0xff, 0xfe, 0xff, 0xff][..], &[0; 65533]].concat();
+    let large = with_frame(PROGRESSIVE, 5, &[0x1f, 0x40, 0x1f, 0x40]);
+    let last = large.windows(2).rposition(|pair| pair == [0xff, 0xda]).unwrap();
+    let end = large.len() - 2;
+    let mut file = [&large[..2], &comment, &large[2..end]].concat();
+    file.extend(large[last..end].repeat(more));
+    file.extend([0xff, 0xd9]);
+    file
+}
+
+#[test]
+fn passes_over_a_large_picture_are_bounded_and_those_of_usual_files_are_not() {
+    let mut decoder = Decoder::new();
+    let untouched = format!("{decoder:?}");
+    let error = decoder.decode(&large_with_scans(10), &DecodeOptions::default()).unwrap_err();
+    assert!(matches!(error, DecodeError::TooManyScanPixels { scans: 17, .. }), "{error:?}");
+    assert_eq!(format!("{decoder:?}"), untouched, "memory was taken for a refused picture");
+    // What it lacks to be a picture is found by decoding it.
+    let error = decoder.decode(&large_with_scans(0), &DecodeOptions::default()).unwrap_err();
+    assert!(!matches!(error, DecodeError::TooManyScanPixels { .. }), "{error:?}");
 }
 
 #[test]

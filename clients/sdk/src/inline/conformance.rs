@@ -114,7 +114,7 @@ impl Service {
         let proved = self.0.counter().prove(session, &token, generation);
         let Some(table) = proved else {
             self.0.happened(Event::Refused(Refusal::Credentials(session)));
-            return Err(tonic::Status::unauthenticated("no such session"));
+            return Err(tonic::Status::not_found("no such session"));
         };
         let mut slot: Slot = table.acquire().ok_or(tonic::Status::resource_exhausted("no slot"))?;
         slot.request_mut().copy_in(0, &call.payload).expect("the link sends what fits");
@@ -147,9 +147,7 @@ impl Inference for Service {
         call: tonic::Request<v1::InferRequest>,
     ) -> Result<tonic::Response<v1::InferResponse>, tonic::Status> {
         let answer = self.arrive(call.get_ref())?.await;
-        answer
-            .map(tonic::Response::new)
-            .map_err(|_evicted| tonic::Status::unauthenticated("evicted"))
+        answer.map(tonic::Response::new).map_err(|_evicted| tonic::Status::not_found("evicted"))
     }
 }
 

@@ -15,6 +15,7 @@ use super::accept::Peer;
 use super::budget::{Budget, Held};
 use super::methods::Method;
 use crate::serving::refusals::Refusals;
+use crate::tenants::Tenant;
 
 /// One byte that says whether a message is compressed, and four of its length.
 const PREFIX_BYTES: usize = 5;
@@ -64,12 +65,21 @@ pub(crate) struct Limits {
     pub(crate) refusals: Arc<Refusals>,
 }
 
+/// Who makes a call.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    /// The connection that it came by.
+    pub(crate) peer: Option<Arc<Peer>>,
+    /// The tenant whose key it had.
+    pub(crate) tenant: Option<Arc<Tenant>>,
+}
+
 /// A body that is watched.
 pub(crate) struct Watched<B> {
     body: B,
     method: Method,
     limits: Arc<Limits>,
-    peer: Option<Arc<Peer>>,
+    caller: Caller,
     holding: Arc<Holding>,
     /// Of the prefix, as far as it is there.
     prefix: [u8; PREFIX_BYTES],
@@ -87,7 +97,7 @@ impl<B> Watched<B> {
         body: B,
         method: Method,
         limits: &Arc<Limits>,
-        peer: Option<Arc<Peer>>,
+        caller: Caller,
         holding: Arc<Holding>,
     ) -> Watched<B> {
         let deadline = (!method.is_stream).then(|| Box::pin(tokio::time::sleep(limits.within)));
@@ -95,7 +105,7 @@ impl<B> Watched<B> {
             body,
             method,
             limits: Arc::clone(limits),
-            peer,
+            caller,
             holding,
             prefix: [0; PREFIX_BYTES],
             prefix_bytes: 0,
@@ -147,7 +157,7 @@ impl<B> Watched<B> {
         // A stream's last message is read when the next one begins.
         self.holding.set(None);
         let bytes = u64::from(bytes);
-        let held = self.limits.all.take(bytes).zip(match &self.peer {
+        let held = self.limits.all.take(bytes).zip(match &self.caller.peer {
             Some(peer) => peer.budgets.take(bytes),
             None => self.limits.all.take(0),
         });
@@ -176,7 +186,8 @@ impl<B> Watched<B> {
     }
 
     fn refuse(&self, what: &'static str, status: Status) -> Status {
-        self.limits.refusals.note("grpc", what, None, None, &status.message());
+        let tenant = self.caller.tenant.as_deref().map(Tenant::name);
+        self.limits.refusals.note("grpc", what, None, tenant, &status.message());
         status
     }
 

@@ -13,11 +13,11 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::accept::Peer;
-use super::body::{Budgets, Holding, Limits, Watched};
+use super::body::{Budgets, Caller, Holding, Limits, Watched};
 use super::methods::method;
 use crate::config::Front;
 use crate::serving::refusals::Refusals;
-use crate::tenants::Identity;
+use crate::tenants::{Identity, Tenant};
 
 /// Watches the bodies of all calls.
 #[derive(Clone, Debug)]
@@ -64,14 +64,16 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let method = method(request.uri().path());
         let peer = request.extensions().get::<Arc<Peer>>().cloned();
-        let is_known = request.extensions().get::<Identity>().is_some_and(Identity::is_known);
-        if let (Some(peer), true) = (&peer, is_known) {
+        let identity = request.extensions().get::<Identity>();
+        if let (Some(peer), true) = (&peer, identity.is_some_and(Identity::is_known)) {
             peer.prove();
         }
+        let tenant = identity.and_then(Identity::tenant).cloned();
+        let caller = Caller { peer, tenant: tenant.clone() };
         let holding = Arc::new(Holding::default());
         let kept = Arc::clone(&holding);
-        let request =
-            request.map(|body| Body::new(Watched::new(body, method, &self.limits, peer, holding)));
+        let request = request
+            .map(|body| Body::new(Watched::new(body, method, &self.limits, caller, holding)));
         let answer = self.inner.call(request);
         let refusals = Arc::clone(&self.limits.refusals);
         Box::pin(async move {
@@ -81,7 +83,8 @@ where
                 && response.headers().contains_key(ferry_proto::codec::REFUSED_METADATA)
             {
                 let why = "a message that would take too much memory";
-                refusals.note("grpc", "message_memory", None, None, &why);
+                let tenant = tenant.as_deref().map(Tenant::name);
+                refusals.note("grpc", "message_memory", None, tenant, &why);
             }
             answer
         })

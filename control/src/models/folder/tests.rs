@@ -24,8 +24,8 @@ fn scan_of(files: &[&str]) -> (tempfile::TempDir, Scan) {
 #[test]
 fn both_shapes_of_folder_are_found() {
     let all = ["a.onnx", "a.toml", "b/2/model.onnx", "b/10/model.onnx", "b/model.toml"];
-    let (dir, Scan { sources, passed_over }) =
-        scan_of(&[&all[..], &["b/10/model.toml", "c.txt", ".git/1/model.onnx"]].concat());
+    let others = ["b/10/model.toml", "c.txt", ".git/1/config", ".hidden"];
+    let (dir, Scan { sources, passed_over, .. }) = scan_of(&[&all[..], &others].concat());
     let names: Vec<_> = sources.iter().map(|it| (it.name.as_str(), it.version)).collect();
     assert_eq!(names, [("a", 1), ("b", 2), ("b", 10)]);
     assert_eq!(sources[0].file, dir.path().join("a.onnx"));
@@ -38,6 +38,8 @@ fn both_shapes_of_folder_are_found() {
 fn what_is_passed_over_has_a_reason() {
     let expected = [
         (".d.onnx", "start with no dot"),
+        (".hidden/1/model.onnx", "starts with a dot: rename it"),
+        (".other/net.onnx", "starts with a dot: rename it"),
         ("UPPER.ONNX", "rename it to UPPER.onnx"),
         ("a/1/model.onnx", "another file is a version 1"),
         ("b/0/model.onnx", "versions are numbers from 1"),
@@ -49,7 +51,7 @@ fn what_is_passed_over_has_a_reason() {
         ("nover/model.onnx", "move it to nover/1/model.onnx"),
     ];
     let files: Vec<_> = expected.iter().map(|it| it.0).chain(["a.onnx"]).collect();
-    let (dir, Scan { sources, passed_over }) = scan_of(&files);
+    let (dir, Scan { sources, passed_over, .. }) = scan_of(&files);
     assert_eq!(sources.len(), 1, "{sources:?}");
     let mut told: Vec<_> = passed_over
         .iter()
@@ -60,4 +62,16 @@ fn what_is_passed_over_has_a_reason() {
     for ((path, why), (file, part)) in told.into_iter().zip(expected) {
         assert!(file.starts_with(path) && why.contains(part), "{file}: {path}: {why}");
     }
+}
+
+#[test]
+fn files_that_cannot_be_models_do_not_stop_the_others() {
+    let mut files: Vec<_> = (0..5000).map(|i| format!("no {i}.onnx")).collect();
+    files.push("a.onnx".to_owned());
+    let files: Vec<_> = files.iter().map(String::as_str).collect();
+    let (_dir, Scan { sources, passed_over, more }) = scan_of(&files);
+    assert_eq!(
+        (sources.len(), passed_over.len(), more),
+        (1, PASSED_OVER_MAX, 5000 - PASSED_OVER_MAX)
+    );
 }

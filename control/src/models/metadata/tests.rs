@@ -22,6 +22,17 @@ fn what_the_file_does_not_say_is_the_servers() {
 }
 
 #[test]
+fn the_time_of_a_run_is_in_seconds_and_may_be_a_fraction() {
+    for (text, expected) in [
+        ("", None),
+        ("run_seconds_max = 0.5", Some(Duration::from_millis(500))),
+        ("run_seconds_max = 30", Some(Duration::from_secs(30))),
+    ] {
+        assert_eq!(read(text).unwrap().run_at_most, expected, "{text}");
+    }
+}
+
+#[test]
 fn tensorrt_is_told_precision_contexts_and_sizes() {
     let text = "engine = 'tensorrt'\ndevice = 'cuda:1'\n[gpu]\nprecision = 'fp16'\nstreams = 3\n\
                 [dims]\nn = { max = 8 }\nheight = { min = 64, typical = 224, max = 512 }";
@@ -40,6 +51,9 @@ fn what_has_no_meaning_is_refused_with_the_file() {
         "engine = 'torch'",
         "instances = 0",
         "queue = 1000000",
+        "run_seconds_max = 0",
+        "run_seconds_max = nan",
+        "run_seconds_max = 86401",
         "max_batch = 0",
         "max_elements = -1",
         "engine = 'tensorrt'\n[gpu]\nprecision = 'int8'",

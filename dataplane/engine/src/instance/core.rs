@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use ferry_core::{BoundSignature, RequestKind, Signature, Status, error_text};
@@ -14,6 +15,7 @@ use crate::guard::{ArrivalGuard, Guarded};
 use crate::options::{Picture, Rebuild};
 use crate::prepare::{Preparation, Unfit};
 use crate::queue::Work;
+use crate::runs::{Cut, Runs};
 
 /// Most rebuilds in a row with no request served between them: a model that always panics, or one
 /// that a client can make panic, must not be loaded for ever.
@@ -22,8 +24,8 @@ const REBUILDS_IN_A_ROW_MAX: u32 = 3;
 /// Where an engine did its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ran {
-    /// On the thread that called it.
-    Here,
+    /// On the thread that called it, until it was done or interrupted.
+    Here(Option<Cut>),
     /// On a device, whose clock timed it.
     Elsewhere,
 }
@@ -45,6 +47,7 @@ pub(crate) struct Core {
     finished: Vec<Finished>,
     /// The engine's device is gone: it takes nothing more, and is dropped with its last job.
     lost: bool,
+    runs: Arc<Runs>,
 }
 
 impl std::fmt::Debug for Core {
@@ -62,8 +65,10 @@ impl Core {
         mut engine: Box<dyn Engine>,
         mut preparation: Preparation,
         picture: Option<Picture>,
+        runs: Arc<Runs>,
     ) -> Core {
         preparation.place_with(engine.placer());
+        runs.watch(engine.interrupt());
         Core {
             label,
             depth: engine.depth().max(1),
@@ -76,6 +81,7 @@ impl Core {
             closed: false,
             finished: Vec::new(),
             lost: false,
+            runs,
         }
     }
 
@@ -125,10 +131,12 @@ impl Core {
         let job = Job { arrival: guard, binding, prepared, memory, placed: None };
         self.in_flight += 1;
         counters.in_flight.store(self.in_flight, Ordering::Relaxed);
-        let submitted = catch_unwind(AssertUnwindSafe(|| engine.submit(job)));
+        let submit = || catch_unwind(AssertUnwindSafe(|| engine.submit(job)));
+        let (submitted, cut) = self.runs.watched(submit);
         let ready = match submitted {
             Ok(finished) => {
-                let ready = finished.map(|finished| self.complete(counters, finished, Ran::Here));
+                let ran = Ran::Here(cut);
+                let ready = finished.map(|finished| self.complete(counters, finished, ran));
                 self.bury();
                 ready
             }
@@ -197,6 +205,7 @@ impl Core {
                 self.depth = engine.depth().max(1);
                 self.raw_by_engine = self.picture.is_some_and(|it| engine.prepares(&it));
                 self.preparation.place_with(engine.placer());
+                self.runs.watch(engine.interrupt());
                 self.engine = Some(engine);
                 tracing::warn!(instance = %self.label, "engine rebuilt");
                 return true;
@@ -249,7 +258,7 @@ impl Core {
                 let bytes = placed.as_ref().map_or(binding.reply_bytes(), |placed| placed.bytes());
                 let bytes = usize::try_from(bytes).unwrap_or(room);
                 let mut departure = arrival.depart(bytes.min(room), times);
-                if ran == Ran::Here {
+                if matches!(ran, Ran::Here(_)) {
                     // Its stages begin at `since` and leave no gap.
                     departure.ready = departure.ready.min(ready_at(since, &of_engine));
                 }
@@ -261,11 +270,17 @@ impl Core {
                     tracing::error!(instance = %self.label, %error, "engine given up");
                     self.lost = true;
                 }
-                let status = match error {
-                    EngineError::ReplyTooLarge(_) => Status::ReplyTooLarge,
-                    _ => Status::EngineFailed,
+                let (status, text) = match (&error, ran) {
+                    (_, Ran::Here(Some(cut))) => {
+                        tracing::warn!(instance = %self.label, ?cut, %error, "run interrupted");
+                        cut.answer()
+                    }
+                    (EngineError::ReplyTooLarge(_), _) => {
+                        (Status::ReplyTooLarge, error_text(&error))
+                    }
+                    _ => (Status::EngineFailed, error_text(&error)),
                 };
-                arrival.fail(status, &error_text(&error), times)
+                arrival.fail(status, &text, times)
             }
         };
         departure.outputs = placed.map(|placed| Box::new(placed.shapes));

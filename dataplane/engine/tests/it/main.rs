@@ -8,3 +8,4 @@ mod endings;
 mod mirror;
 mod pool;
 mod prepare;
+mod runs;

@@ -25,8 +25,13 @@ const SPEC: PictureSpec = PictureSpec {
     std: [0.229, 0.224, 0.225],
 };
 
-const LIMITS: Limits =
-    Limits { compressed_bytes_max: 100_000, side_max: 4096, pixels_max: 1 << 22, scans_max: 32 };
+const LIMITS: Limits = Limits {
+    compressed_bytes_max: 100_000,
+    side_max: 4096,
+    pixels_max: 1 << 22,
+    scans_max: 32,
+    scan_pixels_max: 1 << 27,
+};
 
 const DECODE: DecodeOptions = DecodeOptions {
     limits: LIMITS,

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ferry_core::{BoundSignature, BoundTensor, DType, Signature, Stage, StageTimes};
-use ferry_engine::{Engine, EngineError, Finished, Job, check_binding};
+use ferry_engine::{Engine, EngineError, Finished, Interrupt, Job, check_binding};
 use ferry_memory::View;
-use ort::session::Session;
+use ort::session::{RunOptions, Session};
 
 use super::model::{OrtModel, OrtOptions};
 use super::native::given::Given;
@@ -63,6 +63,31 @@ impl InPlace {
             _ => self.private,
         };
         harmless && usable_in_place(view, dtype)
+    }
+}
+
+/// Ends runs between two operators, those of a loop's body among them: ONNX Runtime does not look
+/// in the middle of one.
+struct Terminate(Arc<RunOptions>);
+
+impl std::fmt::Debug for Terminate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Terminate(…)")
+    }
+}
+
+impl Interrupt for Terminate {
+    fn interrupt(&self) {
+        // It only sets a flag: the library has no reason to refuse.
+        if let Err(error) = self.0.terminate() {
+            tracing::error!(%error, "a run cannot be ended");
+        }
+    }
+
+    fn resume(&self) {
+        if let Err(error) = self.0.unterminate() {
+            tracing::error!(%error, "an instance cannot run again: load the model again");
+        }
     }
 }
 
@@ -285,6 +310,10 @@ impl Engine for OrtEngine {
 
     fn depth(&self) -> usize {
         1
+    }
+
+    fn interrupt(&self) -> Option<Arc<dyn Interrupt>> {
+        Some(Arc::new(Terminate(Arc::clone(self.bindings.run_options()))))
     }
 
     fn submit(&mut self, mut job: Job) -> Option<Finished> {

@@ -17,7 +17,7 @@ use ferry_memory::View;
 use ort::AsPointer;
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::builder::SessionBuilder;
-use ort::session::{IoBinding, Session};
+use ort::session::{IoBinding, RunOptions, Session};
 use ort::sys::{ONNXTensorElementDataType, OrtApiBase, OrtStatusPtr, OrtValue};
 
 use self::given::{Given, Value, outputs_of};
@@ -38,6 +38,8 @@ pub(crate) struct Bindings {
     signature: Signature,
     names: Vec<CString>,
     memory: MemoryInfo<'static>,
+    /// Of every run; another thread ends runs by it.
+    run_options: Arc<RunOptions>,
     kept: HashMap<Vec<usize>, Kept>,
     /// The addresses of the current request; kept for its room.
     addresses: Vec<usize>,
@@ -74,8 +76,15 @@ impl Bindings {
         let names = names.collect::<ort::Result<Vec<_>>>()?;
         let memory =
             MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::Default)?;
+        let run_options = Arc::new(RunOptions::new()?);
         let (kept, addresses) = (HashMap::new(), Vec::new());
-        Ok(Bindings { session, signature, names, memory, kept, addresses, runs: 0 })
+        let runs = 0;
+        Ok(Bindings { session, signature, names, memory, run_options, kept, addresses, runs })
+    }
+
+    /// The options that every run has.
+    pub(crate) fn run_options(&self) -> &Arc<RunOptions> {
+        &self.run_options
     }
 
     /// Runs the model on `inputs` into `outputs`, one for each tensor of `shapes`, in its order.
@@ -124,10 +133,12 @@ impl Bindings {
         // one session at a time, each with a binding of its own: ONNX Runtime documents Run as
         // safe for that (its authors: sessions are stateless), RunWithBinding is the same call with
         // names and values taken from the binding, and we register no provider but the CPU's.
+        // The options are alive (we hold them too). All that another thread does with them is to
+        // set and clear their terminate flag, which ONNX Runtime documents as made for that.
         let status = unsafe {
             (ort::api().RunWithBinding)(
                 self.session.ptr().cast_mut(),
-                std::ptr::null(),
+                self.run_options.ptr(),
                 kept.binding.ptr(),
             )
         };

@@ -8,6 +8,7 @@ mod broken;
 mod cases;
 mod common;
 mod conformance;
+mod endless;
 mod external;
 mod half;
 mod log;

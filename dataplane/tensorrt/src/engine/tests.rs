@@ -48,6 +48,7 @@ fn keeps_the_promises(contexts: usize) {
     promises::depth_many_jobs_are_in_flight(&make);
     promises::a_payload_of_the_wrong_length_is_an_error(&make);
     promises::a_failed_job_comes_back_whole(&make);
+    promises::an_interrupted_engine_fails_until_it_is_resumed(&make);
 }
 
 #[test]

@@ -61,11 +61,26 @@ pub(super) fn read(jpeg: &[u8], limits: &Limits) -> Result<Header, DecodeError> 
                 if scans > limits.scans_max {
                     return Err(DecodeError::TooManyScans { max: limits.scans_max });
                 }
+                if let Some(header) = header {
+                    check_passes(&header, scans, limits)?;
+                }
             }
             _ => {}
         }
     }
     Err(DecodeError::corrupt("more than 1024 segments"))
+}
+
+/// Holds what the passes over a progressive picture cost so far against the limits.
+fn check_passes(header: &Header, scans: u32, limits: &Limits) -> Result<(), DecodeError> {
+    let Header { width, height, progressive, .. } = *header;
+    let pixels = u64::from(width) * u64::from(height);
+    let max = limits.scan_pixels_max;
+    if progressive && pixels.saturating_mul(u64::from(scans)) > max {
+        let (width, height) = (u32::from(width), u32::from(height));
+        return Err(DecodeError::TooManyScanPixels { width, height, scans, max });
+    }
+    Ok(())
 }
 
 /// The next marker's code and what follows it.

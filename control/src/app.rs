@@ -44,13 +44,14 @@ const LAST_REPLIES_LOOK: Duration = Duration::from_millis(5);
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// The address is taken, not of this machine, or not allowed.
-    #[error("cannot listen on {address}: {source}; {fix}")]
+    #[error("cannot listen on {address}; {fix}")]
     Listen {
         /// The address.
         address: String,
         /// What to do.
         fix: &'static str,
         /// What the system said.
+        #[source]
         source: std::io::Error,
     },
     /// The store's URL has no meaning.
@@ -69,11 +70,12 @@ pub enum BuildError {
     #[error("--cuda-libraries: {0}")]
     CudaLibraries(String),
     /// The model folder cannot be read.
-    #[error("--models {folder}: {source}; create the folder or name another")]
+    #[error("--models {folder}: create the folder, or name another")]
     Models {
         /// The folder.
         folder: String,
         /// What the system said.
+        #[source]
         source: std::io::Error,
     },
     /// The built-in model does not start.
@@ -268,10 +270,7 @@ fn options_json(config: &Config) -> String {
     serde_json::json!({
         "listen": config.listen,
         "data_host": config.data_host(),
-        "lanes": {
-            "shm": config.lanes.shm, "tcp": config.lanes.tcp, "zmq": config.lanes.zmq,
-            "rdma": config.lanes.rdma, "local": config.lanes.local,
-        },
+        "lanes": links::lanes(config),
         "lease_s": config.lease.as_secs_f64(),
         "queue": config.queue,
         "engine_threads": config.engine_threads,

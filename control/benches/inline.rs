@@ -80,7 +80,7 @@ async fn ours() -> (InferenceClient<Channel>, v1::SessionRef) {
         protocol_min: ferry_core::frame::VERSION.into(),
         protocol_max: ferry_core::frame::VERSION.into(),
         model: "echo".into(),
-        transport: v1::Transport::Grpc.into(),
+        transport: "grpc".into(),
         shapes: vec![shape("input", BYTES_IN), shape("output", BYTES_OUT)],
         ..Default::default()
     };

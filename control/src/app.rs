@@ -51,6 +51,7 @@ pub enum BuildError {
         /// What to do.
         fix: &'static str,
         /// What the system said.
+        #[source]
         source: std::io::Error,
     },
     /// The store's URL has no meaning.
@@ -74,6 +75,7 @@ pub enum BuildError {
         /// The folder.
         folder: String,
         /// What the system said.
+        #[source]
         source: std::io::Error,
     },
     /// The built-in model does not start.
@@ -268,10 +270,7 @@ fn options_json(config: &Config) -> String {
     serde_json::json!({
         "listen": config.listen,
         "data_host": config.data_host(),
-        "lanes": {
-            "shm": config.lanes.shm, "tcp": config.lanes.tcp, "zmq": config.lanes.zmq,
-            "rdma": config.lanes.rdma, "local": config.lanes.local,
-        },
+        "lanes": links::lanes(config),
         "lease_s": config.lease.as_secs_f64(),
         "queue": config.queue,
         "engine_threads": config.engine_threads,

@@ -1,5 +1,6 @@
 //! What an operator may set: on the command line, in a TOML file with the same names, or not.
 
+mod lanes;
 mod settings;
 
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ pub use ferry_rdma::RdmaOptions;
 
 use crate::tenants::{Quota, TenantConfig};
 
+pub use lanes::{LANES_MAX, LaneCounts};
 pub use settings::{ConfigError, Settings};
 
 /// Everything that the server is built from, parsed and checked.
@@ -35,7 +37,7 @@ pub struct Config {
     pub engine_cache_bytes_max: u64,
     /// Where the CUDA libraries are looked for.
     pub cuda_libraries: LibrarySearch,
-    /// Lanes of each link.
+    /// Lanes of the links that are to have another number than their default.
     pub lanes: LaneCounts,
     /// Users of this machine that shared memory is given to; `None`: whoever has a token.
     pub shm_uids: Option<Vec<u32>>,
@@ -91,24 +93,6 @@ impl Default for Front {
     }
 }
 
-/// How many lanes each link gets. 0: the transport is not offered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LaneCounts {
-    /// Shared memory.
-    pub shm: u32,
-    /// Plain TCP.
-    pub tcp: u32,
-    /// ZeroMQ.
-    pub zmq: u32,
-    /// RDMA.
-    pub rdma: u32,
-    /// In process.
-    pub local: u32,
-}
-
-/// Most lanes of one link: each is a thread, and more than cores only take turns.
-pub const LANES_MAX: u32 = 64;
-
 impl Default for Config {
     fn default() -> Self {
         Config {
@@ -123,7 +107,7 @@ impl Default for Config {
             // Fifty of large vision models, or hundreds of small ones.
             engine_cache_bytes_max: 8 << 30,
             cuda_libraries: LibrarySearch::default(),
-            lanes: LaneCounts { shm: 2, tcp: 2, zmq: 1, rdma: 1, local: 1 },
+            lanes: LaneCounts::default(),
             shm_uids: None,
             rdma: RdmaOptions::default(),
             lease: Duration::from_secs(30),

@@ -3,43 +3,11 @@
 use bytes::Bytes;
 use ferry_core::{
     BoundSignature, BoundTensor, Dim, HostMemory, MemoryChoice, OutputShapes, PixelFormat, Request,
-    RequestKind, Signature, SlotPlace, TensorSpec, TraceId, Transport, WaitPolicy,
+    RequestKind, Signature, SlotPlace, TensorSpec, TraceId, WaitPolicy,
 };
 
 use crate::error::WireError;
 use crate::v1;
-
-impl From<Transport> for v1::Transport {
-    fn from(transport: Transport) -> Self {
-        match transport {
-            Transport::Local => v1::Transport::Local,
-            Transport::Shm => v1::Transport::Shm,
-            Transport::CudaIpc => v1::Transport::CudaIpc,
-            Transport::Tcp => v1::Transport::Tcp,
-            Transport::Zmq => v1::Transport::Zmq,
-            Transport::Grpc => v1::Transport::Grpc,
-            Transport::Rdma => v1::Transport::Rdma,
-            Transport::Gdr => v1::Transport::Gdr,
-        }
-    }
-}
-
-impl v1::Transport {
-    /// The transport; `None` stands for AUTO.
-    pub fn named(self) -> Option<Transport> {
-        match self {
-            v1::Transport::Auto => None,
-            v1::Transport::Local => Some(Transport::Local),
-            v1::Transport::Shm => Some(Transport::Shm),
-            v1::Transport::CudaIpc => Some(Transport::CudaIpc),
-            v1::Transport::Tcp => Some(Transport::Tcp),
-            v1::Transport::Zmq => Some(Transport::Zmq),
-            v1::Transport::Grpc => Some(Transport::Grpc),
-            v1::Transport::Rdma => Some(Transport::Rdma),
-            v1::Transport::Gdr => Some(Transport::Gdr),
-        }
-    }
-}
 
 impl From<WaitPolicy> for v1::WaitPolicy {
     fn from(policy: WaitPolicy) -> Self {

@@ -12,10 +12,10 @@ pub fn named_shapes(shapes: Vec<v1::TensorShape>) -> NamedShapes {
     shapes.into_iter().map(|it| (it.name, it.shape)).collect()
 }
 
-/// A transport by its number; `None` stands for AUTO.
-fn transport(number: i32) -> Result<Option<Transport>, WireError> {
-    let known = v1::Transport::try_from(number);
-    Ok(known.map_err(|why| WireError::invalid("transport", why))?.named())
+/// A transport by its name; `None` stands for AUTO, which has none.
+fn transport(name: &str) -> Result<Option<Transport>, WireError> {
+    let named = (!name.is_empty()).then(|| name.parse::<Transport>());
+    named.transpose().map_err(|why| WireError::invalid("transport", why))
 }
 
 /// A wait policy by its number.
@@ -51,7 +51,7 @@ impl TryFrom<v1::OpenSessionRequest> for SessionSpec {
         Ok(SessionSpec {
             protocol_min: asked.protocol_min,
             protocol_max: asked.protocol_max,
-            transport: transport(asked.transport)?,
+            transport: transport(&asked.transport)?,
             placement: asked.placement.unwrap_or_default().try_into()?,
             wait: wait(asked.wait)?,
             model: asked.model,
@@ -92,7 +92,7 @@ mod tests {
         let base = v1::OpenSessionRequest::default;
         let pinned = v1::Placement { host_memory: "soft".into(), ..Default::default() };
         for (asked, field) in [
-            (v1::OpenSessionRequest { transport: 99, ..base() }, "transport"),
+            (v1::OpenSessionRequest { transport: "udp".into(), ..base() }, "transport"),
             (v1::OpenSessionRequest { wait: 99, ..base() }, "wait"),
             (v1::OpenSessionRequest { placement: Some(pinned), ..base() }, "placement.host_memory"),
             (

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use ferry_core::endpoint::GIDS_MAX;
-use ferry_core::{Attachment, Gid, MemoryKey, QueuePair, Retry};
+use ferry_core::{Attachment, Gid, LinkKind, MemoryKey, QueuePair, Retry};
 
 use crate::error::WireError;
 use crate::v1;
@@ -107,10 +107,11 @@ impl TryFrom<v1::MemoryKey> for MemoryKey {
 impl v1::AttachSessionRequest {
     /// What a client tells of its end.
     pub fn new(session: v1::SessionRef, attachment: &Attachment) -> v1::AttachSessionRequest {
-        let kind = v1::endpoint::Kind::QueuePair((&attachment.queue_pair).into());
+        let link = LinkKind::Rdma.name().to_owned();
+        let queue_pair = Some((&attachment.queue_pair).into());
         v1::AttachSessionRequest {
             session: Some(session),
-            endpoint: Some(v1::Endpoint { kind: Some(kind) }),
+            endpoint: Some(v1::Endpoint { link, address: String::new(), queue_pair }),
             key: Some(attachment.key.into()),
             server_gid: Bytes::copy_from_slice(&attachment.server_gid.0),
         }

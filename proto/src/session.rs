@@ -53,37 +53,24 @@ impl From<v1::SlotLayout> for SlotLayout {
 }
 
 impl v1::Endpoint {
-    /// The endpoint on the wire; `local` has none, and that of `rdma` is the region's queue pair.
-    pub fn of(endpoint: &Endpoint, region: &RegionDescriptor) -> Option<v1::Endpoint> {
-        use v1::endpoint::Kind;
-        let kind = match endpoint {
-            Endpoint::Local => return None,
-            Endpoint::Shm { socket } => Kind::ShmSocket(socket.clone()),
-            Endpoint::Tcp { address } => Kind::TcpAddress(address.clone()),
-            Endpoint::Zmq { address } => Kind::ZmqAddress(address.clone()),
-            Endpoint::Grpc => Kind::Grpc(true),
-            Endpoint::Rdma => match region {
-                RegionDescriptor::Remote { queue_pair, .. } => Kind::QueuePair(queue_pair.into()),
-                _ => return None,
-            },
+    /// The endpoint on the wire; that of `rdma` is the region's queue pair.
+    pub fn of(endpoint: &Endpoint, region: &RegionDescriptor) -> v1::Endpoint {
+        let queue_pair = match region {
+            RegionDescriptor::Remote { queue_pair, .. } => Some(queue_pair.into()),
+            _ => None,
         };
-        Some(v1::Endpoint { kind: Some(kind) })
+        let link = endpoint.link.name().to_owned();
+        v1::Endpoint { link, address: endpoint.address.clone(), queue_pair }
     }
 
-    /// The endpoint, and the queue pair where it is one.
+    /// The endpoint, and the queue pair where it has one.
     ///
     /// # Errors
     /// [`WireError`] for what is missing or makes no sense.
     pub fn parts(self) -> Result<(Endpoint, Option<QueuePair>), WireError> {
-        use v1::endpoint::Kind;
-        let endpoint = match self.kind.ok_or(WireError::Missing("endpoint.kind"))? {
-            Kind::ShmSocket(socket) => Endpoint::Shm { socket },
-            Kind::TcpAddress(address) => Endpoint::Tcp { address },
-            Kind::ZmqAddress(address) => Endpoint::Zmq { address },
-            Kind::Grpc(_) => Endpoint::Grpc,
-            Kind::QueuePair(pair) => return Ok((Endpoint::Rdma, Some(pair.try_into()?))),
-        };
-        Ok((endpoint, None))
+        let link = self.link.parse().map_err(|why| WireError::invalid("endpoint.link", why))?;
+        let queue_pair = self.queue_pair.map(TryInto::try_into).transpose()?;
+        Ok((Endpoint::new(link, self.address), queue_pair))
     }
 }
 

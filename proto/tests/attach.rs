@@ -4,7 +4,7 @@
 
 use ferry_core::endpoint::GIDS_MAX;
 use ferry_core::{
-    Attachment, Endpoint, Gid, MemoryKey, QueuePair, RegionDescriptor, Retry, SlotLayout,
+    Attachment, Endpoint, Gid, LinkKind, MemoryKey, QueuePair, RegionDescriptor, Retry, SlotLayout,
 };
 use ferry_proto::v1;
 use proptest::prelude::*;
@@ -100,10 +100,10 @@ proptest! {
         for (key, payloads) in [(None, None), (Some(key), None), (Some(key), Some(of_payloads))] {
             let region =
                 RegionDescriptor::Remote { queue_pair: queue_pair.clone(), key, payloads };
-            let endpoint = v1::Endpoint::of(&Endpoint::Rdma, &region).unwrap();
+            let endpoint = v1::Endpoint::of(&Endpoint::bare(LinkKind::Rdma), &region);
             let bytes = endpoint.encode_to_vec();
             let (endpoint, pair) = v1::Endpoint::decode(bytes.as_slice()).unwrap().parts().unwrap();
-            prop_assert_eq!(endpoint, Endpoint::Rdma);
+            prop_assert_eq!(endpoint, Endpoint::bare(LinkKind::Rdma));
             prop_assert_eq!(pair.as_ref(), Some(&queue_pair));
             let mut told = v1::RegionDescriptor::of(&region);
             if told.is_empty() {

@@ -128,7 +128,7 @@ fn every(client: &Client) -> Result<Vec<Transport>, Error> {
     let status =
         client.run(AdminClient::new(client.control().channel()).status(v1::StatusRequest {}))?;
     let status = status.into_inner();
-    let all: Vec<_> = status.transports().filter_map(v1::Transport::named).collect();
+    let all: Vec<_> = status.transports.iter().filter_map(|name| name.parse().ok()).collect();
     if all.is_empty() {
         return Err(Error::Failed(anyhow!("the server offers no transport: see `ferry doctor`")));
     }

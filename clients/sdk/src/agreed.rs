@@ -90,7 +90,8 @@ impl Agreed {
     }
 
     fn parse(opened: v1::OpenSessionResponse) -> Result<Agreed, WireError> {
-        let transport = opened.transport().named().ok_or(WireError::Missing("transport"))?;
+        let transport = opened.transport.parse();
+        let transport = transport.map_err(|why| WireError::invalid("transport", why))?;
         let reference = opened.session.ok_or(WireError::Missing("session"))?;
         let (session, token, generation) = reference.parts()?;
         let layout: SlotLayout = opened.layout.ok_or(WireError::Missing("layout"))?.into();

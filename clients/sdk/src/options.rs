@@ -130,13 +130,13 @@ impl Options {
             run_id: self.run_id,
             client_records: self.record,
             unrecorded: !self.record,
+            transport: self.transport.map(|it| it.name().to_owned()).unwrap_or_default(),
             client: concat!("ferry-client ", env!("CARGO_PKG_VERSION")).to_owned(),
             host_id: ferry_memory::host_id().unwrap_or_default(),
             has_rdma: has.rdma,
             has_cuda: has.cuda,
             ..Default::default()
         };
-        request.set_transport(self.transport.map_or(v1::Transport::Auto, Into::into));
         request.set_wait(self.wait.into());
         request
     }

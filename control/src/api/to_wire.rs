@@ -1,6 +1,6 @@
 //! What this crate knows, as messages.
 
-use ferry_core::{Endpoint, RegionDescriptor};
+use ferry_core::{Endpoint, LinkKind, RegionDescriptor};
 use ferry_proto::{output_shapes_to_wire, server_times_to_wire, v1};
 
 use crate::models::{Listed, Metadata, Precision, Served, State};
@@ -77,9 +77,9 @@ pub(super) fn opened(opened: &Opened, lease: std::time::Duration) -> v1::OpenSes
     v1::OpenSessionResponse {
         session: Some(v1::SessionRef::new(session.id, opened.token(), session.generation())),
         protocol: u32::from(agreed.protocol),
-        transport: v1::Transport::from(agreed.transport).into(),
+        transport: agreed.transport.name().to_owned(),
         transport_reason: agreed.reason.clone(),
-        endpoint: v1::Endpoint::of(&opened.endpoint, &opened.region),
+        endpoint: Some(v1::Endpoint::of(&opened.endpoint, &opened.region)),
         regions: v1::RegionDescriptor::of(&opened.region),
         layout: Some(agreed.layout.into()),
         signature: Some((&*agreed.binding).into()),
@@ -97,7 +97,7 @@ pub(super) fn opened(opened: &Opened, lease: std::time::Duration) -> v1::OpenSes
 /// How a session's memory is reached once both ends know each other.
 pub(super) fn attached(region: &RegionDescriptor) -> v1::AttachSessionResponse {
     v1::AttachSessionResponse {
-        endpoint: v1::Endpoint::of(&Endpoint::Rdma, region),
+        endpoint: Some(v1::Endpoint::of(&Endpoint::bare(LinkKind::Rdma), region)),
         regions: v1::RegionDescriptor::of(region),
     }
 }
@@ -127,7 +127,7 @@ pub(super) fn session(session: &Session) -> v1::SessionInfo {
         tenant: session.tenant.name().to_owned(),
         model: session.served.name.clone(),
         version: session.served.version,
-        transport: v1::Transport::from(session.agreed.transport).into(),
+        transport: session.agreed.transport.name().to_owned(),
         generation: session.generation().0,
         slots: session.agreed.layout.slots,
         memory_bytes: session.memory_bytes,

@@ -9,6 +9,7 @@ mod shm;
 mod tcp;
 mod zmq;
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -44,7 +45,7 @@ trait LinkFactory {
     /// Which.
     fn kind(&self) -> LinkKind;
 
-    /// How many lanes the operator wants; `None`: it needs none.
+    /// How many lanes it has where the operator does not say; `None`: it needs none.
     fn lanes(&self) -> Option<u32>;
 
     /// The link of one lane, and the way in for clients inside the server, if it has one.
@@ -68,15 +69,26 @@ trait LinkFactory {
 }
 
 /// Every link of this build.
-fn all(config: &Config) -> [Box<dyn LinkFactory>; 6] {
-    [
+fn all(config: &Config) -> Vec<Box<dyn LinkFactory>> {
+    vec![
         Box::new(shm::Shm::new(config)),
         Box::new(tcp::Tcp::new(config)),
         Box::new(zmq::Zmq::new(config)),
         Box::new(rdma::Rdma::new(config)),
-        Box::new(local::Local::new(config)),
+        Box::new(local::Local),
         Box::new(grpc::Grpc),
     ]
+}
+
+/// How many lanes each link is to have.
+pub(super) fn lanes(config: &Config) -> BTreeMap<&'static str, u32> {
+    let counted = |it: Box<dyn LinkFactory>| Some((it.kind().name(), lanes_of(&*it, config)?));
+    all(config).into_iter().filter_map(counted).collect()
+}
+
+/// How many lanes a link is to have; `None`: it needs none.
+fn lanes_of(factory: &dyn LinkFactory, config: &Config) -> Option<u32> {
+    factory.lanes().map(|default| config.lanes.of(factory.kind()).unwrap_or(default))
 }
 
 /// Starts every lane that is asked for. One that does not start is a finding.
@@ -84,7 +96,7 @@ pub(super) fn start(config: &Config, refusals: &Arc<Refusals>) -> (Lanes, Carrie
     let mut lanes = Lanes::default();
     let (mut carriers, mut findings) = (Vec::new(), Vec::new());
     for factory in all(config) {
-        let count = factory.lanes();
+        let count = lanes_of(&*factory, config);
         let mut failed = None;
         for number in 0..count.unwrap_or(0) {
             match one(&*factory, number, refusals) {
@@ -115,7 +127,7 @@ fn finding(factory: &dyn LinkFactory, count: Option<u32>, failed: Option<String>
         }
         (None, None) => Found::good(name, "the control plane itself"),
         (None, Some(0)) => {
-            Found::bad(name, "turned off", format!("start the server with --{name}-lanes 1"))
+            Found::bad(name, "turned off", format!("start the server with --lanes {name}=1"))
         }
         (None, Some(count)) => Found::good(name, format!("{count} lanes")),
     }

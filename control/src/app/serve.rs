@@ -112,3 +112,18 @@ async fn drain(state: &Arc<State>) {
         tracing::warn!(left, "requests in flight whose engine cannot end a run are given up");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn why_an_address_is_not_to_be_had_is_told_once() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let listen = taken.local_addr().unwrap().to_string();
+        let error = bind(&Config { listen, ..Config::default() }).await.unwrap_err();
+        let text = ferry_core::error_text(&error);
+        assert_eq!(text.matches("os error").count(), 1, "{text}");
+        assert!(text.contains("another process has the port"), "{text}");
+    }
+}

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use ferry_rdma::RdmaOptions;
 use serde::Deserialize;
 
-use super::{Config, Front, LANES_MAX, LaneCounts, LibrarySearch};
+use super::{Config, Front, LaneCounts, LibrarySearch};
 use crate::tenants::Quota;
 use values::{at_least_1, engine_cache, fence, listen, operator_key, seconds, tenants};
 
@@ -49,22 +49,13 @@ pub struct Settings {
     /// searched before those of Python and of the toolkit
     #[arg(long, value_name = "DIR[,DIR]", env = "FERRY_CUDA_LIBRARIES", value_delimiter = ',')]
     pub cuda_libraries: Option<Vec<PathBuf>>,
-    /// Threads that serve shared memory; 0 turns it off
-    #[arg(long, value_name = "N")]
-    pub shm_lanes: Option<u32>,
+    /// Threads that serve a link; 0 turns it off [default: 1; 2 for shm and tcp]
+    #[arg(long, value_name = "LINK=N[,LINK=N]")]
+    pub lanes: Option<LaneCounts>,
     /// Users of this machine that shared memory is given to, by number [default: whoever has a
     /// session's token]
     #[arg(long, value_name = "UID[,UID]", value_delimiter = ',')]
     pub shm_uids: Option<Vec<u32>>,
-    /// Threads that serve tcp; 0 turns it off
-    #[arg(long, value_name = "N")]
-    pub tcp_lanes: Option<u32>,
-    /// Threads that serve zmq; 0 turns it off
-    #[arg(long, value_name = "N")]
-    pub zmq_lanes: Option<u32>,
-    /// Threads that serve rdma; 0 turns it off
-    #[arg(long, value_name = "N")]
-    pub rdma_lanes: Option<u32>,
     /// RDMA device, as ibv_devices shows it [default: the first with an active port]
     #[arg(long, value_name = "NAME")]
     pub rdma_device: Option<String>,
@@ -75,9 +66,6 @@ pub struct Settings {
     /// registration
     #[arg(long, value_name = "FENCE")]
     pub rdma_fence: Option<String>,
-    /// Threads that serve the in-process link; 0 turns it off
-    #[arg(long, value_name = "N")]
-    pub local_lanes: Option<u32>,
     /// How long a session lives without a heartbeat
     #[arg(long, value_name = "SECONDS")]
     pub lease_seconds: Option<f64>,
@@ -213,11 +201,6 @@ impl Settings {
                 .or(file.quota_in_flight)
                 .unwrap_or(base.quota.in_flight),
         };
-        let lanes = |name, cli: Option<u32>, file: Option<u32>, default| {
-            let count = cli.or(file).unwrap_or(default);
-            let why = || bad(name, format!("{count}; allowed are 0 to {LANES_MAX}"));
-            (count <= LANES_MAX).then_some(count).ok_or_else(why)
-        };
         let config = Config {
             listen: listen(self.listen.or(file.listen).unwrap_or(base.listen))?,
             data_host: self.data_host.or(file.data_host),
@@ -238,13 +221,7 @@ impl Settings {
                 explicit: self.cuda_libraries.or(file.cuda_libraries).unwrap_or_default(),
                 ..base.cuda_libraries
             },
-            lanes: LaneCounts {
-                shm: lanes("shm-lanes", self.shm_lanes, file.shm_lanes, base.lanes.shm)?,
-                tcp: lanes("tcp-lanes", self.tcp_lanes, file.tcp_lanes, base.lanes.tcp)?,
-                zmq: lanes("zmq-lanes", self.zmq_lanes, file.zmq_lanes, base.lanes.zmq)?,
-                rdma: lanes("rdma-lanes", self.rdma_lanes, file.rdma_lanes, base.lanes.rdma)?,
-                local: lanes("local-lanes", self.local_lanes, file.local_lanes, base.lanes.local)?,
-            },
+            lanes: self.lanes.unwrap_or_default().over(file.lanes.unwrap_or_default()),
             shm_uids: self.shm_uids.or(file.shm_uids),
             rdma: RdmaOptions {
                 device: self.rdma_device.or(file.rdma_device),

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use ferry_core::{
-    Endpoint, Generation, RecordedBy, RegionDescriptor, SessionId, SessionSpec, Slots, Status,
-    Token, error_text,
+    Endpoint, Generation, LinkKind, RecordedBy, RegionDescriptor, SessionId, SessionSpec, Slots,
+    Status, Token, error_text,
 };
 use ferry_memory::SlotTable;
 use ferry_transport::{Admission, UnixClock};
@@ -199,7 +199,7 @@ fn place(lanes: &Lanes, agreed: &Agreed) -> Result<Place, ApiError> {
 
 pub(super) async fn admit(session: &Session) -> Result<(Endpoint, RegionDescriptor), ApiError> {
     let Place::Lane(lane) = &session.place else {
-        return Ok((Endpoint::Grpc, RegionDescriptor::Framed));
+        return Ok((Endpoint::bare(LinkKind::Grpc), RegionDescriptor::Framed));
     };
     let admission = Admission {
         session: session.id,

@@ -82,17 +82,13 @@ async fn sessions_of_other_transports_are_not_attached_and_go_on() {
 async fn ends_that_cannot_be_are_refused_by_field_and_counted() {
     type Spoil = fn(&mut v1::AttachSessionRequest);
     fn pair(request: &mut v1::AttachSessionRequest) -> &mut v1::QueuePair {
-        match request.endpoint.as_mut().unwrap().kind.as_mut().unwrap() {
-            v1::endpoint::Kind::QueuePair(pair) => pair,
-            other => panic!("{other:?}"),
-        }
+        request.endpoint.as_mut().unwrap().queue_pair.as_mut().unwrap()
     }
     let spoils: [(&str, Spoil); 9] = [
         ("session", |it| it.session = None),
         ("endpoint", |it| it.endpoint = None),
         ("endpoint.queue_pair", |it| {
-            let kind = Some(v1::endpoint::Kind::Grpc(true));
-            it.endpoint = Some(v1::Endpoint { kind });
+            it.endpoint.as_mut().unwrap().queue_pair = None;
         }),
         ("key", |it| it.key = None),
         ("memory_key", |it| it.key.as_mut().unwrap().bytes = u64::MAX),

@@ -170,7 +170,7 @@ fn held(ferryd: &Ferryd) -> (usize, usize) {
 async fn expired_sessions_leave_no_descriptor_and_no_mapping() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("c.toml");
-    std::fs::write(&config, "lease-seconds = 0.5\nshm-lanes = 1").unwrap();
+    std::fs::write(&config, "lease-seconds = 0.5\nlanes.shm = 1").unwrap();
     let mut command = command(folder.path(), "127.0.0.1:0");
     let ferryd = Ferryd::spawn(command.arg("--config").arg(&config));
     let url = format!("http://{}", ferryd.address);

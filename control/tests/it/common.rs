@@ -92,7 +92,7 @@ pub(crate) fn ask(transport: Transport, bytes_in: u64, bytes_out: u64) -> v1::Op
         protocol_min: VERSION.into(),
         protocol_max: VERSION.into(),
         model: "echo".into(),
-        transport: v1::Transport::from(transport).into(),
+        transport: transport.name().into(),
         wait: v1::WaitPolicy::Block.into(),
         shapes: vec![shape("input", bytes_in), shape("output", bytes_out)],
         client: "test".into(),

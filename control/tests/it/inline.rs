@@ -12,7 +12,7 @@ use crate::common::{LONG, Running, ask, echoed, until};
 async fn a_session_carries_its_payload_in_the_call() {
     let server = Running::start(|_| {}).await;
     let opened = server.open(ask(Transport::Grpc, 600_000, 4000)).await.unwrap();
-    assert_eq!(opened.transport(), v1::Transport::Grpc);
+    assert_eq!(opened.transport, "grpc");
     let mut inference = InferenceClient::new(server.channel.clone());
     for round in 1..=20_u8 {
         let payload = vec![round; 600_000];

@@ -1,6 +1,6 @@
 //! What a session cannot be opened with, and what the answer says.
 
-use ferry_core::Transport;
+use ferry_core::{LinkKind, Transport};
 use ferry_proto::v1;
 use tonic::Code;
 use tonic_types::StatusExt;
@@ -45,8 +45,12 @@ fn cases() -> Vec<(v1::OpenSessionRequest, Code, &'static str)> {
             "update the client",
         ),
         (v1::OpenSessionRequest { run_id: 77, ..base() }, Code::NotFound, "Runs.Start"),
-        (v1::OpenSessionRequest { transport: 99, ..base() }, Code::InvalidArgument, "transport"),
-        (ask(Transport::Zmq, 64, 64), Code::FailedPrecondition, "--zmq-lanes 1"),
+        (
+            v1::OpenSessionRequest { transport: "udp".into(), ..base() },
+            Code::InvalidArgument,
+            "transport",
+        ),
+        (ask(Transport::Zmq, 64, 64), Code::FailedPrecondition, "--lanes zmq=1"),
         (ask(Transport::Local, 64, 64), Code::FailedPrecondition, "ferry bench --transport local"),
         (ask(Transport::Rdma, 64, 64), Code::FailedPrecondition, "look for RDMA devices"),
         (ask(Transport::Gdr, 64, 64), Code::FailedPrecondition, "needs a lane of rdma"),
@@ -74,7 +78,7 @@ fn cases() -> Vec<(v1::OpenSessionRequest, Code, &'static str)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_refusal_says_what_would_do() {
-    let server = Running::start(|config| config.lanes.zmq = 0).await;
+    let server = Running::start(|config| config.lanes.set(LinkKind::Zmq, 0).unwrap()).await;
     for (asked, code, hint) in cases() {
         let status = server.open(asked.clone()).await.unwrap_err();
         assert_eq!(status.code(), code, "{asked:?}: {status:?}");

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ferry_core::{
-    Attachment, Endpoint, Generation, RegionDescriptor, SessionId, SlotLayout, Token,
+    Attachment, Endpoint, Generation, LinkKind, RegionDescriptor, SessionId, SlotLayout, Token,
 };
 use ferry_cuda::CudaImporter;
 use ferry_memory::SlotTable;
@@ -104,8 +104,8 @@ pub fn connect(
 ) -> Result<Connected, Error> {
     let Lease { session, generation, token, layout, region } = *lease;
     let deadline = Instant::now() + CONNECT_WITHIN;
-    match endpoint {
-        Endpoint::Shm { .. } => {
+    match endpoint.link {
+        LinkKind::Shm => {
             let importer = CudaImporter::default();
             let (link, table) = ShmClient::connect(
                 endpoint,
@@ -118,27 +118,27 @@ pub fn connect(
             )?;
             Ok(Connected { link: Box::new(link), table, device: importer.into_opened() })
         }
-        Endpoint::Tcp { .. } => {
+        LinkKind::Tcp => {
             host(TcpClient::connect(endpoint, session, generation, token, layout, deadline))
         }
         #[cfg(feature = "zmq")]
-        Endpoint::Zmq { .. } => {
+        LinkKind::Zmq => {
             host(ZmqClient::connect(endpoint, session, generation, token, layout, deadline))
         }
         #[cfg(not(feature = "zmq"))]
-        Endpoint::Zmq { .. } => Err(Error::NotBuilt("zmq")),
+        LinkKind::Zmq => Err(Error::NotBuilt("zmq")),
         #[cfg(feature = "rdma")]
-        Endpoint::Rdma => host(rdma::connect(lease, &options.rdma, control)),
+        LinkKind::Rdma => host(rdma::connect(lease, &options.rdma, control)),
         #[cfg(not(feature = "rdma"))]
-        Endpoint::Rdma => {
+        LinkKind::Rdma => {
             let Options {} = options;
             Err(Error::NotBuilt("rdma"))
         }
-        Endpoint::Grpc => {
+        LinkKind::Grpc => {
             let table = SlotTable::private(layout).map_err(ConnectError::Memory)?;
             Ok(Connected { link: control.link()?, table, device: None })
         }
-        Endpoint::Local => Err(Error::Inside),
+        LinkKind::Local => Err(Error::Inside),
     }
 }
 

@@ -4,32 +4,42 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
 use crate::session::SlotLayout;
+use crate::transport::LinkKind;
 
 /// Where the server's end of a link is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Endpoint {
-    /// In the caller's own process.
-    Local,
-    /// A Unix socket in the abstract namespace (no file; gone with the server), where the memory
-    /// is handed over.
-    Shm {
-        /// The abstract name, without the leading NUL.
-        socket: String,
-    },
-    /// `host:port` for plain TCP.
-    Tcp {
-        /// Address to connect to.
-        address: String,
-    },
-    /// `tcp://host:port` for ZeroMQ.
-    Zmq {
-        /// Address to connect to.
-        address: String,
-    },
-    /// The session's own gRPC channel.
-    Grpc,
-    /// A queue pair of the session's own, which its [`RegionDescriptor::Remote`] describes.
-    Rdma,
+pub struct Endpoint {
+    /// The link that leads there.
+    pub link: LinkKind,
+    /// Where, as the link itself writes it: shm a Unix socket's abstract name without the leading
+    /// NUL, tcp `host:port`, zmq `tcp://host:port`. Empty where the link needs none: local is in
+    /// the caller's own process, grpc on the session's own channel, and the end of rdma is in the
+    /// [`RegionDescriptor::Remote`].
+    pub address: String,
+}
+
+impl Endpoint {
+    /// The end of a link at an address.
+    pub fn new(link: LinkKind, address: impl Into<String>) -> Endpoint {
+        Endpoint { link, address: address.into() }
+    }
+
+    /// The end of a link that needs no address.
+    pub fn bare(link: LinkKind) -> Endpoint {
+        Endpoint::new(link, "")
+    }
+
+    /// The address, if it is one of this link.
+    pub fn address_on(&self, link: LinkKind) -> Option<&str> {
+        (self.link == link).then_some(self.address.as_str())
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.link)?;
+        if self.address.is_empty() { Ok(()) } else { write!(f, " at {}", self.address) }
+    }
 }
 
 /// How a session's memory is reached. One variant per way of reaching.
@@ -231,6 +241,15 @@ mod tests {
         let uuid = DeviceUuid(std::array::from_fn(|at| u8::try_from(at * 17).expect("small")));
         assert_eq!(uuid.to_string(), "GPU-00112233-4455-6677-8899-aabbccddeeff");
         assert_eq!(format!("{uuid:?}"), "DeviceUuid(GPU-00112233-4455-6677-8899-aabbccddeeff)");
+    }
+
+    #[test]
+    fn an_endpoint_has_an_address_on_its_own_link_alone() {
+        let endpoint = Endpoint::new(LinkKind::Tcp, "127.0.0.1:1");
+        assert_eq!(endpoint.address_on(LinkKind::Tcp), Some("127.0.0.1:1"));
+        assert_eq!(endpoint.address_on(LinkKind::Zmq), None);
+        assert_eq!(endpoint.to_string(), "tcp at 127.0.0.1:1");
+        assert_eq!(Endpoint::bare(LinkKind::Rdma).to_string(), "rdma");
     }
 
     #[test]

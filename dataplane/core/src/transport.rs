@@ -5,43 +5,60 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// How a doorbell and bytes reach the peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum LinkKind {
-    /// Both ends in one process.
-    Local,
-    /// Shared memory of one host.
-    Shm,
-    /// Plain TCP, length-prefixed.
-    Tcp,
-    /// ZeroMQ over TCP.
-    Zmq,
-    /// Tensors inside a unary gRPC call: the baseline, not a data plane.
-    Grpc,
-    /// RDMA verbs.
-    Rdma,
+/// Makes an enum and what is known of each of its values, a row each: neither can be without the
+/// other.
+macro_rules! table {
+    (
+        $(#[$about:meta])*
+        $name:ident: $facts:ident;
+        $($(#[$doc:meta])* $value:ident = $row:expr;)*
+    ) => {
+        $(#[$about])*
+        pub enum $name {
+            $($(#[$doc])* $value,)*
+        }
+
+        impl $name {
+            /// Every one, in the order of their declaration.
+            pub const ALL: [$name; [$($name::$value),*].len()] = [$($name::$value),*];
+
+            /// What is known of it.
+            pub const fn facts(self) -> &'static $facts {
+                match self {
+                    $($name::$value => const { &$row },)*
+                }
+            }
+        }
+    };
 }
 
-/// A transport as people name it: a link times a placement.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Transport {
-    /// No network: the lower bound.
-    Local,
-    /// Shared memory, doorbell ring.
-    Shm,
-    /// Shared-memory doorbell, tensors in GPU memory.
-    CudaIpc,
-    /// RDMA into GPU memory.
-    Gdr,
-    /// RDMA into host memory.
-    Rdma,
-    /// Plain TCP.
-    Tcp,
-    /// ZeroMQ ROUTER/DEALER.
-    Zmq,
-    /// Inline in gRPC.
-    Grpc,
+/// What is known of a link.
+#[derive(Clone, Copy, Debug)]
+pub struct LinkFacts {
+    /// The name in SQL, on the command line and on the wire.
+    pub name: &'static str,
+}
+
+const fn link(name: &'static str) -> LinkFacts {
+    LinkFacts { name }
+}
+
+table! {
+    /// How a doorbell and bytes reach the peer.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+    LinkKind: LinkFacts;
+    /// Both ends in one process.
+    Local = link("local");
+    /// Shared memory of one host.
+    Shm = link("shm");
+    /// Plain TCP, length-prefixed.
+    Tcp = link("tcp");
+    /// ZeroMQ over TCP.
+    Zmq = link("zmq");
+    /// Tensors inside a unary gRPC call: the baseline, not a data plane.
+    Grpc = link("grpc");
+    /// RDMA verbs.
+    Rdma = link("rdma");
 }
 
 /// Where the tensors of a transport lie.
@@ -72,7 +89,7 @@ pub struct TransportFacts {
     pub rank: Option<u8>,
 }
 
-const fn facts(
+const fn transport(
     name: &'static str,
     link: LinkKind,
     slots: Slots,
@@ -82,36 +99,30 @@ const fn facts(
     TransportFacts { name, link, slots, needs_attach, rank }
 }
 
+table! {
+    /// A transport as people name it: a link times a placement.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    Transport: TransportFacts;
+    /// No network: the lower bound.
+    Local = transport("local", LinkKind::Local, Slots::Either, None);
+    /// Shared memory, doorbell ring.
+    Shm = transport("shm", LinkKind::Shm, Slots::Host, Some(1));
+    /// Shared-memory doorbell, tensors in GPU memory.
+    CudaIpc = transport("cuda-ipc", LinkKind::Shm, Slots::Device, Some(0));
+    /// RDMA into GPU memory.
+    Gdr = transport("gdr", LinkKind::Rdma, Slots::Device, Some(2));
+    /// RDMA into host memory.
+    Rdma = transport("rdma", LinkKind::Rdma, Slots::Host, Some(3));
+    /// Plain TCP.
+    Tcp = transport("tcp", LinkKind::Tcp, Slots::Host, Some(4));
+    /// ZeroMQ ROUTER/DEALER.
+    Zmq = transport("zmq", LinkKind::Zmq, Slots::Host, Some(5));
+    /// Inline in gRPC.
+    Grpc = transport("grpc", LinkKind::Grpc, Slots::Message, Some(6));
+}
+
 impl Transport {
-    /// Every transport, in the order of their declaration.
-    pub const ALL: [Transport; 8] = [
-        Transport::Local,
-        Transport::Shm,
-        Transport::CudaIpc,
-        Transport::Gdr,
-        Transport::Rdma,
-        Transport::Tcp,
-        Transport::Zmq,
-        Transport::Grpc,
-    ];
-
-    /// The rows, in the same order.
-    const FACTS: [TransportFacts; 8] = [
-        facts("local", LinkKind::Local, Slots::Either, None),
-        facts("shm", LinkKind::Shm, Slots::Host, Some(1)),
-        facts("cuda-ipc", LinkKind::Shm, Slots::Device, Some(0)),
-        facts("gdr", LinkKind::Rdma, Slots::Device, Some(2)),
-        facts("rdma", LinkKind::Rdma, Slots::Host, Some(3)),
-        facts("tcp", LinkKind::Tcp, Slots::Host, Some(4)),
-        facts("zmq", LinkKind::Zmq, Slots::Host, Some(5)),
-        facts("grpc", LinkKind::Grpc, Slots::Message, Some(6)),
-    ];
-
-    /// What is known of it.
-    pub const fn facts(self) -> &'static TransportFacts {
-        &Transport::FACTS[self as usize]
-    }
-
     /// The name on the command line and in SQL.
     pub const fn name(self) -> &'static str {
         self.facts().name
@@ -129,16 +140,9 @@ impl Transport {
 }
 
 impl LinkKind {
-    /// The name in SQL.
+    /// The name in SQL, on the command line and on the wire.
     pub const fn name(self) -> &'static str {
-        match self {
-            LinkKind::Local => "local",
-            LinkKind::Shm => "shm",
-            LinkKind::Tcp => "tcp",
-            LinkKind::Zmq => "zmq",
-            LinkKind::Grpc => "grpc",
-            LinkKind::Rdma => "rdma",
-        }
+        self.facts().name
     }
 }
 
@@ -170,14 +174,26 @@ impl FromStr for Transport {
     type Err = UnknownName;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        Transport::ALL.into_iter().find(|transport| transport.name() == name).ok_or_else(|| {
-            UnknownName {
-                what: "transport",
-                given: name.to_owned(),
-                known: Transport::ALL.map(Transport::name).join(", "),
-            }
-        })
+        named("transport", name, Transport::ALL, Transport::name)
     }
+}
+
+impl FromStr for LinkKind {
+    type Err = UnknownName;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        named("link", name, LinkKind::ALL, LinkKind::name)
+    }
+}
+
+fn named<T: Copy, const N: usize>(
+    what: &'static str,
+    given: &str,
+    all: [T; N],
+    name: fn(T) -> &'static str,
+) -> Result<T, UnknownName> {
+    let unknown = || UnknownName { what, given: given.to_owned(), known: all.map(name).join(", ") };
+    all.into_iter().find(|it| name(*it) == given).ok_or_else(unknown)
 }
 
 /// How an end waits for the other one.
@@ -217,13 +233,7 @@ impl FromStr for WaitPolicy {
     type Err = UnknownName;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        WaitPolicy::ALL.into_iter().find(|policy| policy.name() == name).ok_or_else(|| {
-            UnknownName {
-                what: "wait policy",
-                given: name.to_owned(),
-                known: WaitPolicy::ALL.map(WaitPolicy::name).join(", "),
-            }
-        })
+        named("wait policy", name, WaitPolicy::ALL, WaitPolicy::name)
     }
 }
 
@@ -232,22 +242,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_transport_has_its_own_row() {
-        for (at, transport) in Transport::ALL.into_iter().enumerate() {
-            assert_eq!(transport as usize, at, "{transport}");
-        }
-        let mut ranks: Vec<u8> = Transport::FACTS.iter().filter_map(|it| it.rank).collect();
+    fn no_two_transports_have_the_same_place_in_the_order_of_auto() {
+        let ranks = Transport::ALL.into_iter().filter_map(|it| it.facts().rank);
+        let mut ranks: Vec<u8> = ranks.collect();
         ranks.sort_unstable();
         ranks.dedup();
         assert_eq!(ranks.len(), Transport::ALL.len() - 1, "local alone has none");
-        assert_eq!(Transport::Gdr.name(), "gdr");
-        assert_eq!(Transport::CudaIpc.link(), LinkKind::Shm);
+    }
+
+    #[test]
+    fn each_link_carries_a_transport_of_its_name() {
+        for link in LinkKind::ALL {
+            assert_eq!(link.name().parse::<Transport>().map(Transport::link), Ok(link));
+        }
     }
 
     #[test]
     fn names_parse_back_and_others_are_told_the_choice() {
         for transport in Transport::ALL {
             assert_eq!(transport.name().parse(), Ok(transport));
+        }
+        for link in LinkKind::ALL {
+            assert_eq!(link.name().parse(), Ok(link));
         }
         for policy in WaitPolicy::ALL {
             assert_eq!(policy.name().parse(), Ok(policy));

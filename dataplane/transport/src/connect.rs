@@ -17,7 +17,7 @@ use crate::outgoing::{Half, Outgoing, reject};
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The endpoint is of another link, or its address makes no sense.
-    #[error("{0:?} is not an address of a {1} endpoint")]
+    #[error("{0} is no endpoint of the link {1}")]
     Address(Endpoint, LinkKind),
     /// Nobody answers there.
     #[error("no connection to {address}: is the server there, and the port open?")]

@@ -4,7 +4,9 @@
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use ferry_core::{Endpoint, Generation, SessionId, SlotLayout, Status, Token, WaitPolicy};
+use ferry_core::{
+    Endpoint, Generation, LinkKind, SessionId, SlotLayout, Status, Token, WaitPolicy,
+};
 use ferry_transport::{
     Admission, Link, Listener, TcpClient, TcpListenerLink, TcpOptions, ZmqClient, ZmqListenerLink,
     ZmqOptions,
@@ -33,8 +35,8 @@ fn settles_at(before: usize) -> bool {
 
 fn client(endpoint: &Endpoint, session: SessionId) -> Box<dyn Link> {
     let (deadline, first) = (Instant::now() + WATCHDOG, Generation::FIRST);
-    match endpoint {
-        Endpoint::Tcp { .. } => Box::new(
+    match endpoint.link {
+        LinkKind::Tcp => Box::new(
             TcpClient::connect(endpoint, session, first, TOKEN, LAYOUT, deadline).unwrap().0,
         ),
         _ => Box::new(

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use ferry_core::RegionDescriptor;
 use ferry_core::{
-    Body, Endpoint, Frame, Generation, Reply, Request, RequestKind, SessionId, SlotIndex,
+    Body, Endpoint, Frame, Generation, LinkKind, Reply, Request, RequestKind, SessionId, SlotIndex,
     SlotLayout, StageTimes, Status, Token, WaitPolicy,
 };
 use ferry_transport::link::SERVER;
@@ -29,7 +29,7 @@ fn admission(session: SessionId) -> Admission {
 }
 
 fn connect(socket: &str, session: SessionId, bytes: u64) -> (ShmClient, Vec<ferry_memory::Slot>) {
-    let endpoint = Endpoint::Shm { socket: socket.to_owned() };
+    let endpoint = Endpoint::new(LinkKind::Shm, socket);
     let descriptor = RegionDescriptor::Memfd { bytes, layout: LAYOUT };
     let deadline = Instant::now() + WATCHDOG;
     let (client, table) = ShmClient::connect(

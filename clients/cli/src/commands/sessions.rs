@@ -34,7 +34,6 @@ fn list(all: &[v1::SessionInfo], printer: &Printer) -> Result<(), Failure> {
     };
     let mut rows = Vec::new();
     for session in all {
-        let transport = session.transport().named().map_or("?", ferry_client::Transport::name);
         let id = format!("{:016x}", session.session_id);
         let (age_s, lease_left_s) = (seconds(&session.age), seconds(&session.lease_left));
         if printer.is_json() {
@@ -43,7 +42,7 @@ fn list(all: &[v1::SessionInfo], printer: &Printer) -> Result<(), Failure> {
                 "tenant": session.tenant,
                 "model": session.model,
                 "version": session.version,
-                "transport": transport,
+                "transport": session.transport,
                 "generation": session.generation,
                 "slots": session.slots,
                 "memory_bytes": session.memory_bytes,
@@ -58,7 +57,7 @@ fn list(all: &[v1::SessionInfo], printer: &Printer) -> Result<(), Failure> {
             id,
             session.tenant.clone(),
             session.model.clone(),
-            transport.to_owned(),
+            session.transport.clone(),
             session.slots.to_string(),
             format!("{:.1} MB", session.memory_bytes as f64 / 1e6),
             session.requests.to_string(),

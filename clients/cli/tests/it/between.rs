@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use ferry_proto::v1;
-use ferry_proto::v1::endpoint::Kind;
 use ferry_proto::v1::sessions_client::SessionsClient;
 use ferry_proto::v1::sessions_server::{Sessions, SessionsServer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -105,10 +104,8 @@ struct Control {
 impl Control {
     /// Puts a forwarder in front of what the answer names.
     async fn divert(&self, opened: &mut v1::OpenSessionResponse) {
-        let kind = opened.endpoint.as_mut().and_then(|endpoint| endpoint.kind.as_mut());
-        let (Some(Kind::TcpAddress(address)) | Some(Kind::ZmqAddress(address))) = kind else {
-            panic!("{kind:?}: only what is on TCP can be diverted")
-        };
+        let v1::Endpoint { link, address, .. } = opened.endpoint.as_mut().unwrap();
+        assert!(matches!(&**link, "tcp" | "zmq"), "{link}: only what is on TCP can be diverted");
         let server = address.trim_start_matches("tcp://").to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         *address = address.replace(&server, &listener.local_addr().unwrap().to_string());

@@ -56,7 +56,7 @@ impl Server {
             .arg("--models")
             .arg(models)
             // A device of this machine must not change what tests see.
-            .args(["--rdma-lanes", "0"])
+            .args(["--lanes", "rdma=0"])
             .args(options)
             .stderr(log)
             .spawn()

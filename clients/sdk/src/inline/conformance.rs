@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use ferry_conformance::{ClientEnd, ServerEnd};
 use ferry_core::{
-    Body, Endpoint, Frame, Generation, RegionDescriptor, Request, SessionId, Status, Tail, Token,
+    Body, Endpoint, Frame, Generation, LinkKind, RegionDescriptor, Request, SessionId, Status,
+    Tail, Token,
 };
 use ferry_memory::{PeerId, Slot, SlotTable};
 use ferry_proto::v1::inference_server::{Inference, InferenceServer};
@@ -212,7 +213,7 @@ impl Link for Calls {
 
 impl Listener for Calls {
     fn endpoint(&self) -> Endpoint {
-        Endpoint::Grpc
+        Endpoint::bare(LinkKind::Grpc)
     }
 
     fn admit(&mut self, admission: Admission) -> Result<RegionDescriptor, AdmitError> {

@@ -27,7 +27,7 @@ fn agreed() -> Arc<Agreed> {
         session: SessionId(1),
         token: Token::new([0; Token::BYTES]),
         generation: Generation::FIRST,
-        endpoint: Endpoint::Local,
+        endpoint: Endpoint::bare(ferry_core::LinkKind::Local),
         region: RegionDescriptor::Framed,
         transport: Transport::CudaIpc,
         transport_reason: String::new(),

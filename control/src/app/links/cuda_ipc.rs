@@ -21,7 +21,7 @@ pub(super) fn look(has_lane: bool) -> (Option<Arc<dyn Carrier>>, Found) {
     };
     if !has_lane {
         let found =
-            Found::bad(name, "its doorbell needs a lane of shm", "start with --shm-lanes 1");
+            Found::bad(name, "its doorbell needs a lane of shm", "start with --lanes shm=1");
         return (None, found);
     }
     let detail = format!(

@@ -8,22 +8,13 @@ use ferry_memory::{Placer, SlotTable};
 use ferry_transport::{Link, LocalDoor, local};
 
 use super::{Carried, LinkFactory, Make};
-use crate::config::Config;
 use crate::error::ApiError;
 use crate::serving::lanes::Door;
 use crate::sessions::Carrier;
 use crate::sessions::carrier::{PassedOver, Unfit, Wish};
 
 /// The link.
-pub(super) struct Local {
-    lanes: u32,
-}
-
-impl Local {
-    pub(super) fn new(config: &Config) -> Local {
-        Local { lanes: config.lanes.local }
-    }
-}
+pub(super) struct Local;
 
 impl LinkFactory for Local {
     fn kind(&self) -> LinkKind {
@@ -31,7 +22,7 @@ impl LinkFactory for Local {
     }
 
     fn lanes(&self) -> Option<u32> {
-        Some(self.lanes)
+        Some(1)
     }
 
     fn make(&self, lane: &str) -> Result<(Make, Option<Arc<dyn Door>>), String> {

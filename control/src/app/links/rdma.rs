@@ -16,13 +16,12 @@ use crate::sessions::carrier::{PassedOver, Wish};
 
 /// The link.
 pub(super) struct Rdma {
-    lanes: u32,
     options: RdmaOptions,
 }
 
 impl Rdma {
     pub(super) fn new(config: &Config) -> Rdma {
-        Rdma { lanes: config.lanes.rdma, options: config.rdma.clone() }
+        Rdma { options: config.rdma.clone() }
     }
 }
 
@@ -32,7 +31,7 @@ impl LinkFactory for Rdma {
     }
 
     fn lanes(&self) -> Option<u32> {
-        Some(self.lanes)
+        Some(1)
     }
 
     fn make(&self, _lane: &str) -> Result<(Make, Option<Arc<dyn Door>>), String> {

@@ -15,14 +15,13 @@ use crate::sessions::carrier::{PassedOver, Unfit, Wish};
 
 /// The link.
 pub(super) struct Shm {
-    lanes: u32,
     /// The users that may connect; `None`: everybody.
     uids: Option<Vec<u32>>,
 }
 
 impl Shm {
     pub(super) fn new(config: &Config) -> Shm {
-        Shm { lanes: config.lanes.shm, uids: config.shm_uids.clone() }
+        Shm { uids: config.shm_uids.clone() }
     }
 }
 
@@ -32,7 +31,7 @@ impl LinkFactory for Shm {
     }
 
     fn lanes(&self) -> Option<u32> {
-        Some(self.lanes)
+        Some(2)
     }
 
     fn make(&self, _lane: &str) -> Result<(Make, Option<Arc<dyn Door>>), String> {

@@ -16,13 +16,12 @@ use crate::sessions::carrier::{PassedOver, Wish};
 
 /// The link.
 pub(super) struct Tcp {
-    lanes: u32,
     address: Result<SocketAddr, String>,
 }
 
 impl Tcp {
     pub(super) fn new(config: &Config) -> Tcp {
-        Tcp { lanes: config.lanes.tcp, address: data_address(config) }
+        Tcp { address: data_address(config) }
     }
 }
 
@@ -32,7 +31,7 @@ impl LinkFactory for Tcp {
     }
 
     fn lanes(&self) -> Option<u32> {
-        Some(self.lanes)
+        Some(2)
     }
 
     fn make(&self, _lane: &str) -> Result<(Make, Option<Arc<dyn Door>>), String> {

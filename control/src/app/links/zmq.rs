@@ -16,15 +16,13 @@ use crate::sessions::carrier::{PassedOver, Unfit, Wish};
 
 /// The link.
 pub(super) struct Zmq {
-    lanes: u32,
     address: Result<SocketAddr, String>,
     request_bytes_max: u64,
 }
 
 impl Zmq {
     pub(super) fn new(config: &Config) -> Zmq {
-        let (lanes, request_bytes_max) = (config.lanes.zmq, config.request_bytes_max);
-        Zmq { lanes, address: data_address(config), request_bytes_max }
+        Zmq { address: data_address(config), request_bytes_max: config.request_bytes_max }
     }
 }
 
@@ -34,7 +32,7 @@ impl LinkFactory for Zmq {
     }
 
     fn lanes(&self) -> Option<u32> {
-        Some(self.lanes)
+        Some(1)
     }
 
     fn make(&self, _lane: &str) -> Result<(Make, Option<Arc<dyn Door>>), String> {

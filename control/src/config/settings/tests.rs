@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use ferry_core::LinkKind;
 use ferry_rdma::Fence;
 
 use super::*;
@@ -34,7 +35,6 @@ fn values_without_a_meaning_are_named() {
         "queue = 0",
         "lease-seconds = 0",
         "lease-seconds = -1.0",
-        "shm-lanes = 65",
         "[tenants.a]\nkey = ''",
         // Whoever sends no key would be the operator; or a tenant; or nobody ever.
         "operator-key = ''",
@@ -85,7 +85,7 @@ fn folders_of_cuda_libraries_are_a_list_in_both() {
 
 #[test]
 fn rdma_is_set_by_file_and_command_line() {
-    let file = parse("rdma-lanes = 3\nrdma-device = 'mlx5_0'\nrdma-gid-index = 4").unwrap();
+    let file = parse("lanes.rdma = 3\nrdma-device = 'mlx5_0'\nrdma-gid-index = 4").unwrap();
     let cli = Settings {
         rdma_device: Some("rxe0".into()),
         rdma_fence: Some("window".into()),
@@ -98,13 +98,13 @@ fn rdma_is_set_by_file_and_command_line() {
         fence: Fence::Window,
         ..RdmaOptions::default()
     };
-    assert_eq!((config.lanes.rdma, config.rdma), (3, expected));
+    assert_eq!((config.lanes.of(LinkKind::Rdma), config.rdma), (Some(3), expected));
     for (name, fence) in [("auto", Fence::Auto), ("registration", Fence::Registration)] {
         let file = parse(&format!("rdma-fence = '{name}'")).unwrap();
         assert_eq!(Settings::default().over(file).unwrap().rdma.fence, fence);
     }
     let base = Settings::default().over(Settings::default()).unwrap();
-    assert_eq!((base.lanes.rdma, base.rdma), (1, RdmaOptions::default()));
+    assert_eq!((base.lanes.of(LinkKind::Rdma), base.rdma), (None, RdmaOptions::default()));
 }
 
 #[test]
@@ -112,7 +112,6 @@ fn what_rdma_does_not_have_is_named() {
     let wrong = |text| Settings::default().over(parse(text).unwrap()).unwrap_err().to_string();
     let fence = wrong("rdma-fence = 'wall'");
     assert!(fence.contains("wall") && fence.contains("registration"), "{fence}");
-    assert!(wrong("rdma-lanes = 65").contains("0 to 64"));
     assert!(parse("rdma-gid-index = 256").is_err(), "a table has no such entry");
 }
 

@@ -59,7 +59,7 @@ impl Link for RdmaListener {
 
 impl Listener for RdmaListener {
     fn endpoint(&self) -> Endpoint {
-        Endpoint::Rdma
+        Endpoint::bare(ferry_core::LinkKind::Rdma)
     }
 
     fn admit(&mut self, admission: Admission) -> Result<RegionDescriptor, AdmitError> {

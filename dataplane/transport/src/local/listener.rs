@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use ferry_core::{Endpoint, RegionDescriptor, SessionId, Status};
+use ferry_core::{Endpoint, LinkKind, RegionDescriptor, SessionId, Status};
 use ferry_memory::{PeerId, Slot};
 
 use super::channel::{Channel, Moved};
@@ -199,7 +199,7 @@ impl Link for LocalListener {
 
 impl Listener for LocalListener {
     fn endpoint(&self) -> Endpoint {
-        Endpoint::Local
+        Endpoint::bare(LinkKind::Local)
     }
 
     fn admit(&mut self, admission: Admission) -> Result<RegionDescriptor, AdmitError> {

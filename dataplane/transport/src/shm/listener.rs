@@ -250,7 +250,7 @@ impl Link for ShmListener {
 
 impl Listener for ShmListener {
     fn endpoint(&self) -> Endpoint {
-        Endpoint::Shm { socket: self.door.name().to_owned() }
+        Endpoint::new(LinkKind::Shm, self.door.name())
     }
 
     fn admit(&mut self, admission: Admission) -> Result<RegionDescriptor, AdmitError> {

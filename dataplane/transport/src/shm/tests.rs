@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use ferry_core::{
-    Body, Endpoint, Frame, FrameError, Generation, Head, Reply, Request, RequestKind, SessionId,
-    SlotIndex, SlotLayout, StageTimes, Status, Token, WaitPolicy,
+    Body, Endpoint, Frame, FrameError, Generation, Head, LinkKind, Reply, Request, RequestKind,
+    SessionId, SlotIndex, SlotLayout, StageTimes, Status, Token, WaitPolicy,
 };
 use ferry_memory::ring::{Producer, SharedRing};
 use ferry_memory::{Bell, PeerId, Region, SharedBacking, Slot};
@@ -124,7 +124,7 @@ impl Server {
     }
 
     fn connect(&self) -> OwnedFd {
-        let Endpoint::Shm { socket: name } = self.listener.endpoint() else { panic!("not shm") };
+        let name = self.listener.endpoint().address;
         let socket = wire::socket().unwrap();
         rustix::net::connect(&socket, &wire::address(&name).unwrap()).unwrap();
         wire::set_patience(&socket, WATCHDOG).unwrap();

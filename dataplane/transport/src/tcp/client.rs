@@ -52,7 +52,7 @@ impl TcpClient {
         layout: SlotLayout,
         deadline: Instant,
     ) -> Result<(TcpClient, Arc<SlotTable>), ConnectError> {
-        let Endpoint::Tcp { address } = endpoint else {
+        let Some(address) = endpoint.address_on(LinkKind::Tcp) else {
             return Err(ConnectError::Address(endpoint.clone(), LinkKind::Tcp));
         };
         let resolved = address

@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ferry_core::{Endpoint, RegionDescriptor, SessionId, Status};
+use ferry_core::{Endpoint, LinkKind, RegionDescriptor, SessionId, Status};
 use ferry_memory::PeerId;
 
 use crate::admitted::{Admission, Refusal};
@@ -191,7 +191,7 @@ impl Link for TcpListenerLink {
 
 impl Listener for TcpListenerLink {
     fn endpoint(&self) -> Endpoint {
-        Endpoint::Tcp { address: self.address.to_string() }
+        Endpoint::new(LinkKind::Tcp, self.address.to_string())
     }
 
     fn admit(&mut self, admission: Admission) -> Result<RegionDescriptor, AdmitError> {

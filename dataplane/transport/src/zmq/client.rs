@@ -57,7 +57,7 @@ impl ZmqClient {
         deadline: Instant,
     ) -> Result<(ZmqClient, Arc<SlotTable>), ConnectError> {
         let wrong = || ConnectError::Address(endpoint.clone(), LinkKind::Zmq);
-        let Endpoint::Zmq { address } = endpoint else { return Err(wrong()) };
+        let address = endpoint.address_on(LinkKind::Zmq).ok_or_else(wrong)?;
         if address.contains('\0') {
             return Err(wrong());
         }

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ferry_core::{Endpoint, RegionDescriptor, SessionId, Status};
+use ferry_core::{Endpoint, LinkKind, RegionDescriptor, SessionId, Status};
 use ferry_memory::{MemoryError, PeerId};
 use zmq::SocketType;
 
@@ -197,7 +197,7 @@ impl Link for ZmqListenerLink {
 
 impl Listener for ZmqListenerLink {
     fn endpoint(&self) -> Endpoint {
-        Endpoint::Zmq { address: self.endpoint.clone() }
+        Endpoint::new(LinkKind::Zmq, &self.endpoint)
     }
 
     /// Refuses sessions with longer requests than [`ZmqOptions::request_bytes_max`].

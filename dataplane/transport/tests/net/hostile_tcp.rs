@@ -20,8 +20,7 @@ use crate::{tcp, tcp_connect};
 const SMALL: SlotLayout = SlotLayout { slots: 4, request_bytes: 3000, reply_bytes: 3000 };
 
 fn raw(server: &dyn Listener) -> TcpStream {
-    let ferry_core::Endpoint::Tcp { address } = server.endpoint() else { unreachable!() };
-    let stream = TcpStream::connect(address).unwrap();
+    let stream = TcpStream::connect(server.endpoint().address).unwrap();
     stream.set_read_timeout(Some(WATCHDOG)).unwrap();
     stream
 }
@@ -423,7 +422,7 @@ fn a_client_trusts_its_server_no_further() {
     for lie in lies {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let endpoint = ferry_core::Endpoint::Tcp { address };
+        let endpoint = ferry_core::Endpoint::new(ferry_core::LinkKind::Tcp, address);
         let connecting = std::thread::Builder::new()
             .spawn(move || tcp_connect(&endpoint, SessionId(1), FIRST, token(1), SMALL))
             .unwrap();

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use ferry_core::{
-    Body, Endpoint, FRAME_BYTES, Frame, Generation, Head, Request, RequestKind, SessionId,
-    SlotIndex, SlotLayout, Status,
+    Body, FRAME_BYTES, Frame, Generation, Head, Request, RequestKind, SessionId, SlotIndex,
+    SlotLayout, Status,
 };
 use ferry_transport::{AdmitError, Event, LinkError, Listener, ZmqListenerLink, ZmqOptions};
 use proptest::prelude::*;
@@ -20,11 +20,10 @@ struct RawPeer {
 
 impl RawPeer {
     fn new(server: &dyn Listener) -> RawPeer {
-        let Endpoint::Zmq { address } = server.endpoint() else { unreachable!() };
         let socket = zmq::Context::new().socket(zmq::DEALER).unwrap();
         socket.set_linger(0).unwrap();
         socket.set_rcvtimeo(i32::try_from(WATCHDOG.as_millis()).unwrap()).unwrap();
-        socket.connect(&address).unwrap();
+        socket.connect(&server.endpoint().address).unwrap();
         RawPeer { socket }
     }
 

@@ -30,13 +30,13 @@ pub(super) fn join(
     importer: Option<&dyn Importer>,
     deadline: Instant,
 ) -> Result<Joined, ConnectError> {
-    let Endpoint::Shm { socket: name } = endpoint else {
+    let Some(name) = endpoint.address_on(LinkKind::Shm) else {
         return Err(ConnectError::Address(endpoint.clone(), LinkKind::Shm));
     };
     let (layout, device) = SessionLayout::described(descriptor)?;
     let device = device.map(|memory| importer.ok_or_else(no_importer).map(|it| (it, memory)));
     let device = device.transpose()?;
-    let unreachable = |why| ConnectError::Unreachable { address: name.clone(), why };
+    let unreachable = |why| ConnectError::Unreachable { address: name.to_owned(), why };
     let os = |what: &str| {
         let what = what.to_owned();
         move |errno: Errno| unreachable(LinkError::os(what, errno))
@@ -46,12 +46,12 @@ pub(super) fn join(
     rustix::net::connect(&socket, &wire::address(name)?).map_err(os("connect"))?;
     wire::send(socket.as_fd(), hello).map_err(os("send the hello"))?;
     wire::set_patience(&socket, time_left(name, deadline)?)?;
-    let protocol = |what: String| ConnectError::Protocol { address: name.clone(), what };
+    let protocol = |what: String| ConnectError::Protocol { address: name.to_owned(), what };
     let (welcome, [memfd, bell]) = match wire::receive_welcome(&socket) {
         Ok(Welcome::Accepted(frame, fds)) => (frame, fds),
         Ok(Welcome::Refused(status)) => return Err(ConnectError::Refused(status)),
         Ok(Welcome::Nonsense(what)) => return Err(protocol(what)),
-        Err(Errno::AGAIN) => return Err(ConnectError::Late(name.clone())),
+        Err(Errno::AGAIN) => return Err(ConnectError::Late(name.to_owned())),
         Err(errno) => return Err(os("wait for the welcome")(errno)),
     };
     if (welcome.session, welcome.generation) != (hello.session, hello.generation)

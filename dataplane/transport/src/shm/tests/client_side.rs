@@ -18,7 +18,7 @@ fn connect_to(answer: impl FnOnce(&OwnedFd) + Send) -> ConnectError {
     let descriptor = RegionDescriptor::Memfd { bytes, layout: LAYOUT };
     std::thread::scope(|scope| {
         let client = scope.spawn(move || {
-            let endpoint = Endpoint::Shm { socket: name };
+            let endpoint = Endpoint::new(LinkKind::Shm, name);
             let Admission { session, generation, token, .. } = admission(1);
             let deadline = Instant::now() + Duration::from_secs(1);
             ShmClient::connect(&endpoint, session, generation, token, &descriptor, None, deadline)
@@ -108,10 +108,13 @@ fn silence_and_absence_are_told_apart() {
             .map(|_| ())
             .unwrap_err()
     };
-    let nobody = Endpoint::Shm { socket: unique_name() };
+    let nobody = Endpoint::new(LinkKind::Shm, unique_name());
     let memory = RegionDescriptor::Memfd { bytes, layout: LAYOUT };
     assert!(matches!(connect(&nobody, &memory), ConnectError::Unreachable { .. }));
-    assert!(matches!(connect(&Endpoint::Local, &memory), ConnectError::Address(..)));
+    assert!(matches!(
+        connect(&Endpoint::bare(LinkKind::Local), &memory),
+        ConnectError::Address(..)
+    ));
     let framed = connect(&nobody, &RegionDescriptor::Framed);
     assert!(matches!(framed, ConnectError::Memory(_)), "{framed}");
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use ferry_core::{Area, Finding};
+use ferry_core::{Area, Finding, error_text};
 
 use crate::config::Config;
 use crate::host::clock::unix_ns;
@@ -121,7 +121,7 @@ impl Server {
             .parse()
             .map_err(|error| BuildError::Location(ferry_core::error_text(&error)))?;
         let searched = config.cuda_libraries.find();
-        searched.map_err(|error| BuildError::CudaLibraries(error.to_string()))?;
+        searched.map_err(|error| BuildError::CudaLibraries(error_text(&error)))?;
         let refused = |source| BuildError::Store { url: config.store.clone(), source };
         let options = SqliteConfig { bytes_max: config.store_bytes_max, ..SqliteConfig::default() };
         let store = SqliteStore::open(location, options).await.map_err(refused)?;

@@ -37,6 +37,7 @@ const CAPABILITIES: Capabilities = Capabilities {
     one_sided: false,
     reports_completion: false,
     carries_frames: false,
+    threads: 2,
 };
 
 /// The client end of the transport `grpc`.

@@ -1,13 +1,12 @@
 //! `ferry.v1.Sessions`.
 
-use std::future::Future;
 use std::sync::Arc;
 
 use ferry_core::{SessionId, SessionSpec, Status};
 use ferry_proto::{WireError, v1};
-use tokio::runtime::Handle;
 use tonic::{Request, Response};
 
+use super::whole::Whole;
 use super::{auth, to_wire};
 use crate::error::ApiError;
 use crate::sessions::{Caller, Opened};
@@ -21,15 +20,6 @@ const HEARTBEATS_MAX: usize = 4096;
 pub struct SessionsService(pub Arc<State>);
 
 type Reply<T> = Result<Response<T>, tonic::Status>;
-
-/// Runs to the end even if the caller goes away in the middle, or the control plane is restarted:
-/// a session is never half open.
-async fn whole<T: Send + 'static>(
-    runtime: &Handle,
-    work: impl Future<Output = Result<T, ApiError>> + Send + 'static,
-) -> Result<T, ApiError> {
-    runtime.spawn(work).await.map_err(|error| ApiError::Internal(error.to_string()))?
-}
 
 fn reference(session: Option<&v1::SessionRef>) -> Result<&v1::SessionRef, WireError> {
     session.ok_or(WireError::Missing("session"))
@@ -68,7 +58,7 @@ impl v1::sessions_server::Sessions for SessionsService {
         let asked = SessionSpec::try_from(request.into_inner()).map_err(ApiError::from)?;
         let sessions = Arc::clone(&self.0.sessions);
         let opened =
-            whole(&self.0.runtime, async move { sessions.open(caller, asked).await }).await;
+            Whole::new(&self.0.runtime, async move { sessions.open(caller, asked).await }).await;
         match opened {
             Ok(opened) => Ok(self.opened(&opened)),
             Err(error) => {
@@ -121,8 +111,11 @@ impl v1::sessions_server::Sessions for SessionsService {
         let (id, token, generation) = reference.parts()?;
         let sessions = Arc::clone(&self.0.sessions);
         let resumed =
-            whole(&self.0.runtime, async move { sessions.resume(id, &token, generation).await })
-                .await;
+            Whole::new(
+                &self.0.runtime,
+                async move { sessions.resume(id, &token, generation).await },
+            )
+            .await;
         match resumed {
             Ok(opened) => Ok(self.opened(&opened)),
             Err(error) => Err(self.refuse(&reference, error)),
@@ -139,7 +132,7 @@ impl v1::sessions_server::Sessions for SessionsService {
         let attachment = request.attachment();
         let attachment = attachment.map_err(|error| self.refuse(&reference, error.into()))?;
         let sessions = Arc::clone(&self.0.sessions);
-        let attached = whole(&self.0.runtime, async move {
+        let attached = Whole::new(&self.0.runtime, async move {
             sessions.attach(id, &token, generation, attachment).await
         })
         .await;
@@ -159,11 +152,10 @@ impl v1::sessions_server::Sessions for SessionsService {
         let session = self.0.sessions.prove(id, &token, generation);
         let session = session.map_err(|error| self.refuse(reference, error))?;
         let sessions = Arc::clone(&self.0.sessions);
-        whole(&self.0.runtime, async move {
+        Whole::new(&self.0.runtime, async move {
             sessions.end(&session, Status::SessionEnded, "closed").await;
-            Ok(())
         })
-        .await?;
+        .await;
         Ok(Response::new(v1::CloseSessionResponse {}))
     }
 }

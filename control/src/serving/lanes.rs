@@ -8,7 +8,9 @@ use ferry_core::{
     error_text,
 };
 use ferry_memory::SlotTable;
-use ferry_transport::{Admission, AdmitError, LaneHandle, Link};
+use ferry_transport::{ANSWER_MAX, Admission, AdmitError, Answer, LaneError, LaneHandle, Link};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use crate::error::ApiError;
 use crate::serving::routes::{Route, Routes};
@@ -64,10 +66,8 @@ impl Lane {
         let session = admission.session;
         // Before the link knows the session: no request can come earlier.
         self.routes.put(session, route);
-        let handle = self.handle.clone();
-        let admitted = tokio::task::spawn_blocking(move || handle.admit(admission)).await;
-        let admitted = admitted.map_err(|error| ApiError::Internal(error.to_string()))?;
-        match admitted {
+        let admitted = self.ask(|lane, answer| lane.admit_then(admission, answer)).await;
+        match admitted.map_err(AdmitError::from).flatten() {
             Ok(region) => {
                 self.sessions.fetch_add(1, Ordering::Relaxed);
                 Ok(region)
@@ -88,23 +88,33 @@ impl Lane {
         session: SessionId,
         attachment: Attachment,
     ) -> Result<RegionDescriptor, ApiError> {
-        let handle = self.handle.clone();
-        let attached = tokio::task::spawn_blocking(move || handle.attach(session, attachment));
-        let attached = attached.await.map_err(|error| ApiError::Internal(error.to_string()))?;
-        attached.map_err(|error| self.error(error))
+        let attached = self.ask(|lane, answer| lane.attach_then(session, attachment, answer)).await;
+        attached.map_err(AdmitError::from).flatten().map_err(|error| self.error(error))
     }
 
     /// Takes a session off the lane: its memory goes, and its client is told `status`.
     pub async fn evict(self: &Arc<Self>, session: SessionId, status: Status) {
-        let handle = self.handle.clone();
-        let evicted = tokio::task::spawn_blocking(move || handle.evict(session, status)).await;
-        match evicted {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(lane = self.name, %session, %error, "not evicted"),
-            Err(error) => tracing::error!(lane = self.name, %session, %error, "not evicted"),
+        let evicted = self.ask(|lane, answer| lane.evict_then(session, status, answer)).await;
+        if let Err(error) = evicted {
+            tracing::warn!(lane = self.name, %session, %error, "not evicted");
         }
         self.routes.remove(session);
         self.sessions.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Asks the lane and waits for its answer, with no thread blocked meanwhile.
+    async fn ask<T: Send + 'static>(
+        &self,
+        send: impl FnOnce(&LaneHandle, Answer<T>) -> Result<(), LaneError>,
+    ) -> Result<T, LaneError> {
+        let (answer, is_answered) = oneshot::channel();
+        // Who asked may have given up waiting.
+        send(&self.handle, Box::new(move |it| drop(answer.send(it))))?;
+        match timeout(ANSWER_MAX, is_answered).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_dropped)) => Err(self.handle.ended().unwrap_or(LaneError::Stopped)),
+            Err(_elapsed) => Err(LaneError::NoAnswer(ANSWER_MAX.as_secs())),
+        }
     }
 
     fn error(&self, error: AdmitError) -> ApiError {

@@ -16,6 +16,7 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities {
     one_sided: true,
     reports_completion: true,
     carries_frames: true,
+    threads: 2,
 };
 
 /// What ended a sleep.

@@ -47,6 +47,7 @@ impl Link for Mirror {
             one_sided: true,
             reports_completion: true,
             carries_frames: true,
+            threads: 2,
         }
     }
 

@@ -16,7 +16,7 @@ use ferry_core::{Body, Frame, Request, RequestRecord};
 use ferry_memory::{Slot, SlotTable};
 
 use crate::link::{EVENTS_PER_POLL_MAX, Events, Link, LinkError, SERVER, Transfer, Waker};
-use crate::wait::Waiter;
+use crate::wait::{LONG_SLEEP, Waiter, where_it_pays};
 use flight::{Flight, Flights};
 
 pub use types::{
@@ -51,13 +51,14 @@ pub struct Driver {
     held: Option<RequestRecord>,
     events: Events,
     waiter: Waiter,
+    /// When the last reply came, or the driver began.
+    replied: Instant,
 }
 
 impl Driver {
     /// Drives `link`, whose client end has been connected for the session of `options`.
     pub fn new(link: Box<dyn Link>, options: DriverOptions, sink: Arc<dyn RecordSink>) -> Driver {
         Driver {
-            link: Some(link),
             sink,
             state: DriverState::Live,
             table: None,
@@ -67,7 +68,9 @@ impl Driver {
             next_request: options.first_request,
             held: None,
             events: Vec::with_capacity(EVENTS_PER_POLL_MAX),
-            waiter: Waiter::new(options.wait),
+            waiter: Waiter::new(where_it_pays(options.wait, link.capabilities().threads)),
+            link: Some(link),
+            replied: Instant::now(),
             options,
         }
     }
@@ -117,6 +120,10 @@ impl Driver {
             body: Body::Request(what),
         };
         let submitted = Instant::now();
+        if self.flights.count() == 0 && submitted.duration_since(self.replied) >= LONG_SLEEP {
+            // The server's end sleeps by now, or is about to.
+            self.waiter.expect_long();
+        }
         if let Err(rejected) = link.submit(Transfer::new(SERVER, frame, slot)) {
             let slot = rejected.transfer.slot;
             return Err(SubmitError { slot, why: SubmitRefusal::Link(rejected.why) });
@@ -209,6 +216,7 @@ impl Driver {
                 let until = [deadline, self.next_deadline].into_iter().flatten().min();
                 let left = until.map_or(PARK_MAX, |at| at.saturating_duration_since(now));
                 link.park(left.min(PARK_MAX));
+                self.waiter.slept(now.elapsed());
             }
         }
     }

@@ -22,7 +22,7 @@ use crate::outbox::Outbox;
 use handle::Shared;
 use serve::Lane;
 
-pub use handle::LaneHandle;
+pub use handle::{ANSWER_MAX, Answer, LaneHandle};
 pub use stats::LaneStats;
 
 /// What the lane does with what arrives. Called on the lane's thread, which serves nobody else

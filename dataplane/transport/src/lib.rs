@@ -28,7 +28,7 @@ pub use driver::{
     Completion, Driver, DriverOptions, DriverState, Ending, RecordSink, SubmitError, SubmitRefusal,
 };
 pub use faulty::{Faults, Faulty};
-pub use lane::{Handler, LaneError, LaneHandle, LaneOptions, LaneStats};
+pub use lane::{ANSWER_MAX, Answer, Handler, LaneError, LaneHandle, LaneOptions, LaneStats};
 pub use link::{
     AdmitError, Capabilities, Event, Events, Link, LinkError, Listener, Rejected, Transfer, Wake,
     Waker,

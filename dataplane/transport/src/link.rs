@@ -94,6 +94,10 @@ pub struct Capabilities {
     /// another, each proves its session, and what a call cannot say (a frame of another session,
     /// lease or slot, the tail of a request) is not taken.
     pub carries_frames: bool,
+    /// Threads that pass a message on, those of both ends together: one each where both poll, two
+    /// each where a library has a thread of its own. Whoever polls on a machine with fewer cores
+    /// keeps another one from running.
+    pub threads: usize,
 }
 
 /// A frame and the slot with its payload.

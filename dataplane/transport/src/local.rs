@@ -38,6 +38,7 @@ const CAPABILITIES: Capabilities = Capabilities {
     one_sided: true,
     reports_completion: true,
     carries_frames: true,
+    threads: 2,
 };
 
 /// Makes a local link: the server's end, and the door by which clients of this process enter.

@@ -113,7 +113,7 @@ fn a_given_folder_that_is_of_no_use_is_named() {
     {
         let mut search = search(root.path());
         search.explicit = vec![root.path().join("good"), root.path().join(name)];
-        let error = search.find().unwrap_err().to_string();
+        let error = ferry_core::error_text(&search.find().unwrap_err());
         let path = root.path().join(name);
         assert!(error.starts_with(path.to_str().unwrap()) && error.contains(what), "{error}");
         search.explicit.clear();

@@ -23,6 +23,7 @@ pub(super) struct Came {
 impl Driver {
     pub(super) fn complete(&mut self, flight: &Flight, came: Came) {
         let Came { reply, payload_bytes, slot, outputs, visible } = came;
+        self.replied = visible;
         let mut times = flight.times();
         // Only what belongs in a reply is taken from it.
         for stage in WIRE_STAGES {

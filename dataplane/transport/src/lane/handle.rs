@@ -1,6 +1,6 @@
 //! What other threads hold of a lane.
 
-use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -18,17 +18,20 @@ use crate::outbox::Outbox;
 /// takes them between two polls.
 pub(super) const COMMANDS_MAX: usize = 64;
 
-/// How long a command waits for its answer. A lane answers within one turn of its loop; only a
-/// handler that hangs makes it late.
-const ANSWER: Duration = Duration::from_secs(10);
+/// How long to wait for a lane's answer. A lane answers within one turn of its loop; only a handler
+/// that hangs makes it late.
+pub const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// Takes a lane's answer on the lane's own thread: it must neither wait nor work. It is dropped
+/// without a call if the lane ends first.
+pub type Answer<T> = Box<dyn FnOnce(T) + Send>;
 
 /// What a lane is asked to do, and whom to answer.
-#[derive(Debug)]
 pub(super) enum Command {
-    Admit(Admission, SyncSender<Result<RegionDescriptor, AdmitError>>),
-    Attach(SessionId, Box<Attachment>, SyncSender<Result<RegionDescriptor, AdmitError>>),
-    Evict(SessionId, Status, SyncSender<()>),
-    Drain(SyncSender<()>),
+    Admit(Admission, Answer<Result<RegionDescriptor, AdmitError>>),
+    Attach(SessionId, Box<Attachment>, Answer<Result<RegionDescriptor, AdmitError>>),
+    Evict(SessionId, Status, Answer<()>),
+    Drain(Answer<()>),
     Stop,
 }
 
@@ -119,7 +122,19 @@ impl LaneHandle {
     /// # Errors
     /// What the link says, or [`AdmitError::Lane`].
     pub fn admit(&self, admission: Admission) -> Result<RegionDescriptor, AdmitError> {
-        self.ask(|answer| Command::Admit(admission, answer))?
+        self.ask(|answer| self.admit_then(admission, answer))?
+    }
+
+    /// [`admit`](LaneHandle::admit) for those who must not block a thread.
+    ///
+    /// # Errors
+    /// [`LaneError`] if the lane cannot be asked; then there is no answer.
+    pub fn admit_then(
+        &self,
+        admission: Admission,
+        answer: Answer<Result<RegionDescriptor, AdmitError>>,
+    ) -> Result<(), LaneError> {
+        self.send(Command::Admit(admission, answer))
     }
 
     /// Tells the link of the client's end of an admitted session. Waits for the lane's answer.
@@ -131,7 +146,20 @@ impl LaneHandle {
         session: SessionId,
         attachment: Attachment,
     ) -> Result<RegionDescriptor, AdmitError> {
-        self.ask(|answer| Command::Attach(session, Box::new(attachment), answer))?
+        self.ask(|answer| self.attach_then(session, attachment, answer))?
+    }
+
+    /// [`attach`](LaneHandle::attach) for those who must not block a thread.
+    ///
+    /// # Errors
+    /// [`LaneError`] if the lane cannot be asked; then there is no answer.
+    pub fn attach_then(
+        &self,
+        session: SessionId,
+        attachment: Attachment,
+        answer: Answer<Result<RegionDescriptor, AdmitError>>,
+    ) -> Result<(), LaneError> {
+        self.send(Command::Attach(session, Box::new(attachment), answer))
     }
 
     /// Ends a session on the link, and tells its client `status`. Replies that are still to come
@@ -140,7 +168,20 @@ impl LaneHandle {
     /// # Errors
     /// [`LaneError`] if the lane does not answer.
     pub fn evict(&self, session: SessionId, status: Status) -> Result<(), LaneError> {
-        self.ask(|answer| Command::Evict(session, status, answer))
+        self.ask(|answer| self.evict_then(session, status, answer))
+    }
+
+    /// [`evict`](LaneHandle::evict) for those who must not block a thread.
+    ///
+    /// # Errors
+    /// [`LaneError`] if the lane cannot be asked; then there is no answer.
+    pub fn evict_then(
+        &self,
+        session: SessionId,
+        status: Status,
+        answer: Answer<()>,
+    ) -> Result<(), LaneError> {
+        self.send(Command::Evict(session, status, answer))
     }
 
     /// From now on new requests are answered [`Status::Draining`]; what is in flight finishes:
@@ -149,7 +190,7 @@ impl LaneHandle {
     /// # Errors
     /// [`LaneError`] if the lane does not answer.
     pub fn drain(&self) -> Result<(), LaneError> {
-        self.ask(Command::Drain)
+        self.ask(|answer| self.send(Command::Drain(answer)))
     }
 
     /// Ends the lane: every session is told [`Status::Draining`], what is in flight gets no
@@ -173,6 +214,9 @@ impl LaneHandle {
     }
 
     fn send(&self, command: Command) -> Result<(), LaneError> {
+        if let Some(why) = self.ended() {
+            return Err(why);
+        }
         self.shared.commands.push(command).map_err(|_full| LaneError::Busy(COMMANDS_MAX))?;
         self.shared.outbox().notify();
         if self.ended().is_some() {
@@ -182,14 +226,15 @@ impl LaneHandle {
         Ok(())
     }
 
-    fn ask<T>(&self, command: impl FnOnce(SyncSender<T>) -> Command) -> Result<T, LaneError> {
-        if let Some(why) = self.ended() {
-            return Err(why);
-        }
+    fn ask<T: Send + 'static>(
+        &self,
+        send: impl FnOnce(Answer<T>) -> Result<(), LaneError>,
+    ) -> Result<T, LaneError> {
         let (answer, is_answered) = sync_channel(1);
-        self.send(command(answer))?;
-        is_answered.recv_timeout(ANSWER).map_err(|error| match error {
-            RecvTimeoutError::Timeout => LaneError::NoAnswer(ANSWER.as_secs()),
+        // Who asked may have given up waiting.
+        send(Box::new(move |it| drop(answer.send(it))))?;
+        is_answered.recv_timeout(ANSWER_MAX).map_err(|error| match error {
+            RecvTimeoutError::Timeout => LaneError::NoAnswer(ANSWER_MAX.as_secs()),
             RecvTimeoutError::Disconnected => self.ended().unwrap_or(LaneError::Stopped),
         })
     }

@@ -16,7 +16,7 @@ use super::ids::IdMap;
 use super::{Handler, LaneOptions};
 use crate::admitted::Admission;
 use crate::link::{AdmitError, EVENTS_PER_POLL_MAX, Event, Events, Listener};
-use crate::wait::Waiter;
+use crate::wait::{Waiter, where_it_pays};
 
 /// Longest sleep in one go. Only a guard: link, outbox and commands end the sleep.
 const PARK_MAX: Duration = Duration::from_secs(1);
@@ -115,7 +115,9 @@ impl Lane {
             self.shared.counters.parks.bump();
             let from = Instant::now();
             self.link.park(PARK_MAX);
-            self.slept = Some((from, Instant::now()));
+            let until = Instant::now();
+            self.waiter.slept(until.duration_since(from));
+            self.slept = Some((from, until));
         }
         outbox.after_sleep();
     }
@@ -200,19 +202,18 @@ impl Lane {
             return false;
         }
         while let Some(command) = self.shared.commands.pop() {
-            // Who asked may have given up waiting: an answer without a receiver is dropped.
             match command {
-                Command::Admit(admission, answer) => drop(answer.send(self.admit(admission))),
+                Command::Admit(admission, answer) => answer(self.admit(admission)),
                 Command::Attach(session, attachment, answer) => {
-                    drop(answer.send(self.link.attach(session, &attachment)));
+                    answer(self.link.attach(session, &attachment));
                 }
                 Command::Evict(session, status, answer) => {
                     self.evict(session, status);
-                    let _heard = answer.send(());
+                    answer(());
                 }
                 Command::Drain(answer) => {
                     self.draining = true;
-                    let _heard = answer.send(());
+                    answer(());
                 }
                 Command::Stop => self.stopping = true,
             }
@@ -246,6 +247,7 @@ impl Lane {
         let wished = self.sessions.values().map(|session| session.wait).min_by_key(|&it| rank(it));
         let wished = wished.unwrap_or(WaitPolicy::Block);
         let bound = self.most_eager;
-        self.waiter.set_policy(if rank(wished) < rank(bound) { bound } else { wished });
+        let policy = if rank(wished) < rank(bound) { bound } else { wished };
+        self.waiter.set_policy(where_it_pays(policy, self.link.capabilities().threads));
     }
 }

@@ -212,6 +212,7 @@ impl Link for ShmClient {
             one_sided: true,
             reports_completion: true,
             carries_frames: true,
+            threads: 2,
         }
     }
 

@@ -193,6 +193,7 @@ impl Link for ShmListener {
             one_sided: true,
             reports_completion: true,
             carries_frames: true,
+            threads: 2,
         }
     }
 

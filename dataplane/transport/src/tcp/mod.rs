@@ -40,6 +40,7 @@ const CAPABILITIES: Capabilities = Capabilities {
     one_sided: false,
     reports_completion: false,
     carries_frames: true,
+    threads: 2,
 };
 
 /// Most bytes read from one connection before the next one has its turn: a few of the usual

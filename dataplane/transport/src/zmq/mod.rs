@@ -44,6 +44,7 @@ const CAPABILITIES: Capabilities = Capabilities {
     one_sided: false,
     reports_completion: false,
     carries_frames: true,
+    threads: 4,
 };
 
 /// Limits of the server's end.

@@ -44,6 +44,7 @@ impl Link for Scripted {
             one_sided: false,
             reports_completion: false,
             carries_frames: true,
+            threads: 2,
         }
     }
 

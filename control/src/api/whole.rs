@@ -69,7 +69,7 @@ mod tests {
     fn what_was_begun_is_finished_although_its_caller_and_runtime_are_gone() {
         let outlives = runtime();
         let (go, may_go) = oneshot::channel::<()>();
-        let (tell, told) = std::sync::mpsc::channel();
+        let (tell, told) = std::sync::mpsc::sync_channel(2);
         let work = Whole::new(outlives.handle(), async move {
             tell.send("begun").unwrap();
             may_go.await.unwrap();
@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn what_was_never_awaited_is_done_all_the_same() {
         let outlives = runtime();
-        let (tell, told) = std::sync::mpsc::channel();
+        let (tell, told) = std::sync::mpsc::sync_channel(2);
         drop(Whole::new(outlives.handle(), async move { tell.send(()).unwrap() }));
         told.recv_timeout(LONG).unwrap();
     }

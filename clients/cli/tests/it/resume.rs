@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ferry_client::{Error, LinkError, Reply, Transport, blocking};
+use ferry_client::{Error, LinkError, Reply, Transport, WaitPolicy, blocking};
 use ferry_core::error_text;
 use tokio::runtime::Runtime;
 
@@ -18,7 +18,16 @@ const SLOTS: u32 = 4;
 const CUTS: u32 = 3;
 
 fn blocking_session(client: &blocking::Client, transport: Transport) -> blocking::Session {
-    let asked = client.session("echo").transport(transport).slots(SLOTS).record(false);
+    waiting_session(client, transport, WaitPolicy::default())
+}
+
+fn waiting_session(
+    client: &blocking::Client,
+    transport: Transport,
+    wait: WaitPolicy,
+) -> blocking::Session {
+    let asked = client.session("echo").transport(transport).wait(wait);
+    let asked = asked.slots(SLOTS).record(false);
     asked.shape("input", &[64]).shape("output", &[64]).timeout(LONG).open().unwrap()
 }
 
@@ -35,10 +44,13 @@ fn echoes(reply: &Reply, value: u8) {
 #[test]
 fn a_blocking_session_whose_link_is_cut_in_flight_serves_the_next_request_in_its_next_lease() {
     let server = Server::start(&[], |_| {});
-    for transport in [Transport::Tcp, Transport::Zmq] {
+    let (adaptive, block) = (WaitPolicy::Adaptive, WaitPolicy::Block);
+    for (transport, wait) in
+        [(Transport::Tcp, adaptive), (Transport::Zmq, adaptive), (Transport::Zmq, block)]
+    {
         let between = Between::new(&server.url);
         let client = blocking::Client::connect(&between.url).unwrap();
-        let mut session = blocking_session(&client, transport);
+        let mut session = waiting_session(&client, transport, wait);
         let id = session.agreed().session();
         for generation in 1..=CUTS {
             assert_eq!(session.agreed().generation(), generation, "{transport}");

@@ -125,16 +125,13 @@ impl ZmqSocket {
             monitor.set_linger(0)?;
             monitor.connect(MONITOR)?;
             let news = [socket.get_fd()?, monitor.get_fd()?];
-            Ok(ZmqSocket {
-                monitor,
-                socket,
-                kind,
-                news,
-                part: Message::new(),
-                is_empty: Cell::new(false),
-            })
+            let (part, is_empty) = (Message::new(), Cell::new(false));
+            Ok(ZmqSocket { monitor, socket, kind, news, part, is_empty })
         };
-        open().map_err(|error| LinkError::os("open a zmq socket", error))
+        let opened = open().map_err(|error| LinkError::os("open a zmq socket", error))?;
+        // The descriptor of the monitor rings only for who has found the monitor empty before.
+        opened.take_breaks();
+        Ok(opened)
     }
 
     pub(crate) fn socket(&self) -> &zmq::Socket {

@@ -102,10 +102,16 @@ fn main() -> ExitCode {
     let ended = runtime.block_on(run(config));
     // Waits for a model that is being loaded, which nothing can stop half-way, but not for ever.
     runtime.shutdown_timeout(LOAD_ENDS_WITHIN);
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => complain(1, &format!("{error:#}")),
-    }
+    let status = match ended {
+        Ok(()) => 0,
+        Err(error) => {
+            complain(1, &format!("{error:#}"));
+            1
+        }
+    };
+    // Fails only on a closed pipe, which is nobody's loss.
+    drop(std::io::stdout().flush());
+    ferry_onnx::leave(status)
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {

@@ -290,7 +290,10 @@ fn a_store_or_model_folder_that_is_not_there_ends_with_1_and_the_fix() {
         (["--store", "sqlite:none/f.db"], "--store"),
         (["--store", "postgres://x"], "sqlite:PATH"),
         (["--models", "none"], "--models none"),
-        (["--cuda-libraries", "none,other"], "--cuda-libraries: none: No such file"),
+        (
+            ["--cuda-libraries", "none,other"],
+            "--cuda-libraries: none: name a folder that is there: No such file",
+        ),
         (["--cuda-libraries", "."], "libcudart.so.13"),
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ferryd"));

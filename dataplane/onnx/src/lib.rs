@@ -27,7 +27,7 @@ mod tract;
 
 pub use load::{EngineChoice, Loaded, Model, Options, UnknownEngine, load, open};
 pub use ort::{Completion, CudaEngine, CudaModel, CudaOptions, Precision};
-pub use ort::{OrtEngine, OrtModel, OrtOptions};
+pub use ort::{OrtEngine, OrtModel, OrtOptions, leave};
 pub use runtime::{Probe, Search, probe};
 #[cfg(feature = "tract")]
 pub use tract::TractEngine;

@@ -10,6 +10,7 @@ mod private;
 pub use cuda::{Completion, CudaEngine, CudaModel, CudaOptions, Precision};
 pub use engine::OrtEngine;
 pub use model::{OrtModel, OrtOptions};
+pub use native::leave::leave;
 pub(crate) use native::library_version;
 #[cfg(feature = "tract")]
 pub(crate) use private::only_true_and_false;

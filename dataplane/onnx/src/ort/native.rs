@@ -4,6 +4,7 @@
 //! refuses one. The C API binds an address: it is read and written afresh at every run.
 
 pub(super) mod given;
+pub(super) mod leave;
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};

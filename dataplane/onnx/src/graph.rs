@@ -1,9 +1,17 @@
 //! What a file says about its graph, read where a library does not tell.
 
-use ferry_onnx_file::{GraphProto, ModelProto};
+use std::collections::HashSet;
+
+use ferry_onnx_file::{GraphProto, ModelProto, NodeProto};
 
 /// Operators that give as many elements as their input's values say.
 const DATA_DEPENDENT: [&str; 4] = ["NonZero", "NonMaxSuppression", "Unique", "Compress"];
+
+/// Operators whose result tells of their input's shape alone.
+const OF_SHAPES: [&str; 2] = ["Shape", "Size"];
+
+/// Operators with graphs of their own, which may use any tensor of the outer one.
+const WITH_GRAPHS: [&str; 3] = ["If", "Loop", "Scan"];
 
 /// Decodes a file.
 pub(crate) fn read(model: &[u8]) -> Result<ModelProto, String> {
@@ -17,6 +25,24 @@ pub(crate) fn waits_for_values(graph: &GraphProto) -> Option<&'static str> {
     used.find_map(|used| DATA_DEPENDENT.into_iter().find(|&op| op == used))
 }
 
+/// An output that no value of an input reaches: a weight, a constant, or what is made of shapes.
+pub(crate) fn of_no_value(graph: &GraphProto) -> Option<&str> {
+    let weights: HashSet<_> =
+        graph.initializer.iter().filter_map(|it| it.name.as_deref()).collect();
+    let inputs = graph.input.iter().filter_map(|it| it.name.as_deref());
+    // Old files list weights among the inputs.
+    let mut reached: HashSet<_> = inputs.filter(|name| !weights.contains(name)).collect();
+    for node in &graph.node {
+        let is = |all: &[&str]| node.op_type.as_deref().is_some_and(|op| all.contains(&op));
+        let takes = |node: &NodeProto| node.input.iter().any(|it| reached.contains(it.as_str()));
+        if is(&WITH_GRAPHS) || takes(node) && !is(&OF_SHAPES) {
+            reached.extend(node.output.iter().map(String::as_str));
+        }
+    }
+    let mut outputs = graph.output.iter().filter_map(|it| it.name.as_deref());
+    outputs.find(|name| !reached.contains(name))
+}
+
 /// Whether a file declares the shape of an input or output.
 pub(crate) fn declares_shape(model: &ModelProto, name: &str) -> bool {
     let all = model.graph.iter().flat_map(|graph| graph.input.iter().chain(&graph.output));
@@ -25,4 +51,55 @@ pub(crate) fn declares_shape(model: &ModelProto, name: &str) -> bool {
         let of_type = value.r#type.as_ref().and_then(|it| it.tensor_type.as_ref());
         of_type.is_some_and(|it| it.shape.is_some())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use ferry_onnx_file::{TensorProto, ValueInfoProto};
+
+    use super::*;
+
+    fn value(name: &str) -> ValueInfoProto {
+        ValueInfoProto { name: Some(name.into()), ..Default::default() }
+    }
+
+    fn graph(nodes: &[(&str, &[&str], &str)], output: &str) -> GraphProto {
+        let node = |&(op, inputs, output): &(&str, &[&str], &str)| NodeProto {
+            op_type: Some(op.into()),
+            input: inputs.iter().map(|&it| it.into()).collect(),
+            output: vec![output.into()],
+            ..Default::default()
+        };
+        GraphProto {
+            node: nodes.iter().map(node).collect(),
+            initializer: vec![TensorProto { name: Some("w".into()), ..Default::default() }],
+            // As old files have it.
+            input: vec![value("x"), value("w")],
+            output: vec![value(output)],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn outputs_that_no_value_reaches_are_found() {
+        for (nodes, output) in [
+            (&[][..], "w"),
+            (&[("Identity", &["w"][..], "same")][..], "same"),
+            (&[("Constant", &[], "c")], "c"),
+            (&[("Shape", &["x"], "s"), ("Add", &["s", "w"], "t")], "t"),
+        ] {
+            assert_eq!(of_no_value(&graph(nodes, output)), Some(output));
+        }
+    }
+
+    #[test]
+    fn outputs_that_are_computed_from_an_input_are_not() {
+        for (nodes, output) in [
+            (&[("Add", &["x", "w"][..], "y")][..], "y"),
+            (&[("Shape", &["x"], "s"), ("Reshape", &["x", "s"], "y")], "y"),
+            (&[("If", &["w"], "y")], "y"),
+        ] {
+            assert_eq!(of_no_value(&graph(nodes, output)), None);
+        }
+    }
 }

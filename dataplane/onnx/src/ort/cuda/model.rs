@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ferry_core::{BoundSignature, Signature, TensorSpec, error_text};
 use ferry_cuda::{Arena, Device, Kernels, Priority, Runner};
 use ferry_engine::{EngineError, FileDigest, check_binding};
+use ferry_onnx_file::GraphProto;
 use ort::ep::{ArbitrarilyConfigurableExecutionProvider, CUDA};
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
@@ -132,7 +133,9 @@ impl CudaModel {
         // With graphs the library refuses a model of which a part would run on the CPU. It does
         // not refuse one whose tensors are as large as values say, and a graph of that one would
         // go on with the sizes of the request that it was recorded with.
-        let why = match waits_for_values(&file)? {
+        let proto = graph::read(&file.model).map_err(|why| unusable(path, why, EXPORT_AGAIN))?;
+        let graph = proto.graph.as_ref();
+        let why = match graph.and_then(graph::waits_for_values) {
             Some(op) => Err(format!("{op} gives as many elements as the values of its input say")),
             None => load(true).map_err(|why| one_line(why.message())),
         };
@@ -144,16 +147,8 @@ impl CudaModel {
             }
         };
         let signature = signature_of(&file, &session)?;
-        // The library hands out the input itself and leaves the memory bound for the output as it was.
-        let is_input =
-            |output: &&TensorSpec| signature.inputs.iter().any(|input| input.name == output.name);
-        if let Some(output) = signature.outputs.iter().find(is_input) {
-            let why = format!("output {output} is an input of the model");
-            return Err(unusable(path, why, "use device = \"cpu\", or export it without that"));
-        }
-        if let Some(output) = signature.open_output() {
-            let why = format!("how large output {output} is shows only when the model has run");
-            let fix = "use device = \"cpu\", or export the model with sizes that its inputs tell";
+        if let Some(why) = unwritten(graph, &signature) {
+            let fix = "use device = \"cpu\", or export the model without that";
             return Err(unusable(path, why, fix));
         }
         let floats_are_plain = floats_are_plain(&file)?;
@@ -271,9 +266,20 @@ impl CudaModel {
     }
 }
 
-fn waits_for_values(file: &ModelFile) -> Result<Option<&'static str>, EngineError> {
-    let proto = graph::read(&file.model).map_err(|why| unusable(&file.path, why, EXPORT_AGAIN))?;
-    Ok(proto.graph.as_ref().and_then(graph::waits_for_values))
+/// Why an output of the model might not be in the memory that is bound for it.
+fn unwritten(graph: Option<&GraphProto>, signature: &Signature) -> Option<String> {
+    // The library hands out the input itself.
+    let is_input =
+        |output: &&TensorSpec| signature.inputs.iter().any(|input| input.name == output.name);
+    if let Some(output) = signature.outputs.iter().find(is_input) {
+        return Some(format!("output {output} is an input of the model"));
+    }
+    // It is written while a run is set up, which a recorded graph does not repeat.
+    if let Some(output) = graph.and_then(graph::of_no_value) {
+        return Some(format!("output {output} depends on no value of an input"));
+    }
+    let output = signature.open_output()?;
+    Some(format!("how large output {output} is shows only when the model has run"))
 }
 
 fn refused(path: &Path, error: &ort::Error) -> EngineError {

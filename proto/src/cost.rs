@@ -315,6 +315,7 @@ mod tests {
             bytes_out: vec![1 << 20; rows],
             status: vec![0; rows],
             staged: vec![0; rows],
+            batch_rows: vec![0; rows],
             ..Default::default()
         };
         assert_eq!(check("TimingBatch", &batch.encode_to_vec()), Ok(()));

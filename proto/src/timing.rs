@@ -1,7 +1,9 @@
 //! Timings, to the wire and back.
 
+use std::num::NonZeroU32;
+
 use bytes::Bytes;
-use ferry_core::stage::WIRE_STAGES;
+use ferry_core::stage::SERVER_STAGES;
 use ferry_core::{KindName, RequestRecord, SessionId, Stage, StageTimes, Staged, Status};
 
 use crate::error::WireError;
@@ -22,7 +24,12 @@ fn from_wire(number: u64) -> Option<u64> {
 
 /// The durations of a reply.
 pub fn server_times_to_wire(times: &StageTimes) -> Vec<u64> {
-    WIRE_STAGES.iter().map(|&stage| to_wire(times.of(stage))).collect()
+    SERVER_STAGES.iter().map(|&stage| to_wire(times.of(stage))).collect()
+}
+
+/// How many rows the batch had that the request ran in together with others; 0 where it ran alone.
+pub fn batch_rows_to_wire(times: &StageTimes) -> u32 {
+    times.batch_rows().map_or(0, NonZeroU32::get)
 }
 
 /// The durations of a reply.
@@ -30,12 +37,12 @@ pub fn server_times_to_wire(times: &StageTimes) -> Vec<u64> {
 /// # Errors
 /// [`WireError`] if there are not as many as stages travel.
 pub fn server_times_from_wire(numbers: &[u64]) -> Result<StageTimes, WireError> {
-    if numbers.len() != WIRE_STAGES.len() {
-        let why = format!("{} durations, expected {}", numbers.len(), WIRE_STAGES.len());
+    if numbers.len() != SERVER_STAGES.len() {
+        let why = format!("{} durations, expected {}", numbers.len(), SERVER_STAGES.len());
         return Err(WireError::invalid("server_times", why));
     }
     let mut times = StageTimes::NONE;
-    for (&stage, &number) in WIRE_STAGES.iter().zip(numbers) {
+    for (&stage, &number) in SERVER_STAGES.iter().zip(numbers) {
         times.put(stage, from_wire(number));
     }
     Ok(times)
@@ -74,6 +81,7 @@ pub fn append_row(batch: &mut v1::TimingBatch, record: &RequestRecord) {
     batch.status.push(u32::from(record.status.to_wire()));
     batch.stages.extend(Stage::ALL.iter().map(|&stage| to_wire(record.times.of(stage))));
     batch.staged.push(record.times.staged().map_or(0, staged_to_wire));
+    batch.batch_rows.push(batch_rows_to_wire(&record.times));
     if !record.trace.is_none() {
         // Those before it were in none.
         batch.trace_id.resize(batch.request.len() - 1, Bytes::new());
@@ -113,6 +121,7 @@ pub fn rows(batch: &v1::TimingBatch) -> Result<Vec<RequestRecord>, WireError> {
         batch.bytes_out.len(),
         batch.status.len(),
         batch.staged.len(),
+        batch.batch_rows.len(),
     ];
     let same = columns.iter().all(|&len| len == count);
     let traced = batch.trace_id.is_empty() || batch.trace_id.len() == count;
@@ -133,6 +142,7 @@ fn row(batch: &v1::TimingBatch, session: SessionId, i: usize) -> Result<RequestR
     let status = u16::try_from(batch.status[i]).ok().and_then(Status::from_wire);
     let mut times = stages_from_wire(&batch.stages[i * Stage::COUNT..(i + 1) * Stage::COUNT])?;
     times.set_staged(staged_from_wire(batch.staged[i])?);
+    times.set_batch_rows(NonZeroU32::new(batch.batch_rows[i]));
     Ok(RequestRecord {
         run: batch.run_id,
         session,
@@ -161,6 +171,7 @@ mod tests {
         times.set(Stage::Infer, 0);
         times.set(Stage::Total, u64::MAX);
         times.set_staged(Some(Staged { memory: HostMemory::Mapped, why: Why::Idle }));
+        times.set_batch_rows(NonZeroU32::new(8));
         RequestRecord {
             run: 7,
             session: SessionId(9),

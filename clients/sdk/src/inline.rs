@@ -7,6 +7,7 @@
 #[cfg(test)]
 mod conformance;
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -200,7 +201,9 @@ impl InlineLink {
 /// What stands in an answer beside its payload.
 fn read(answer: &v1::InferResponse) -> Result<(StageTimes, Option<Box<OutputShapes>>), WireError> {
     let outputs = output_shapes_from_wire(&answer.output_shapes)?;
-    Ok((server_times_from_wire(&answer.server_times)?, outputs))
+    let mut times = server_times_from_wire(&answer.server_times)?;
+    times.set_batch_rows(NonZeroU32::new(answer.batch_rows));
+    Ok((times, outputs))
 }
 
 /// The shapes of outputs that the session has no room for.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ferry_core::{Status, Transport, error_text};
-use ferry_proto::{WireError, output_shapes_to_wire, server_times_to_wire, v1};
+use ferry_proto::{WireError, batch_rows_to_wire, output_shapes_to_wire, server_times_to_wire, v1};
 use tonic::{Request, Response};
 
 use super::{auth, from_wire, to_wire};
@@ -60,6 +60,7 @@ impl InferenceService {
         Ok(v1::InferResponse {
             payload,
             server_times: server_times_to_wire(&departure.times),
+            batch_rows: batch_rows_to_wire(&departure.times),
             output_shapes: output_shapes_to_wire(departure.outputs.as_deref()),
             session_id: session.id.0,
             ..v1::InferResponse::default()

@@ -1,7 +1,7 @@
 //! What this crate knows, as messages.
 
 use ferry_core::{Endpoint, LinkKind, RegionDescriptor};
-use ferry_proto::{output_shapes_to_wire, server_times_to_wire, v1};
+use ferry_proto::{batch_rows_to_wire, output_shapes_to_wire, server_times_to_wire, v1};
 
 use crate::models::{Listed, Metadata, Precision, Served, State};
 use crate::serving::inline::{InlineReply, InlineTensor};
@@ -114,6 +114,7 @@ pub(super) fn inline(reply: &InlineReply) -> v1::InferResponse {
         outputs: reply.outputs.iter().map(output).collect(),
         output_shapes: output_shapes_to_wire(reply.shapes.as_deref()),
         server_times: server_times_to_wire(&reply.times),
+        batch_rows: batch_rows_to_wire(&reply.times),
         model: reply.served.name.clone(),
         version: reply.served.version,
         engine: reply.served.engine.to_owned(),

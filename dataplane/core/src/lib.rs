@@ -39,6 +39,6 @@ pub use signature::{BindError, BoundSignature, BoundTensor, Signature};
 pub use spec::{NamedShapes, PlacementWish, RecordedBy, SessionSpec};
 pub use stage::{ServerTimes, Stage, StageTimes};
 pub use status::Status;
-pub use tail::{Hop, Hops, TAIL_BYTES_MAX, Tail, TailError};
+pub use tail::{Hop, Hops, InBatch, TAIL_BYTES_MAX, Tail, TailError};
 pub use tensor::{DType, Dim, TensorSpec};
 pub use transport::{LinkKind, Slots, Transport, TransportFacts, WaitPolicy};

@@ -2,7 +2,7 @@
 
 /// Most bytes that the shapes of one reply take when they are encoded: what the largest tail of a
 /// frame leaves beside its other records (see [`crate::tail`]).
-pub const OUTPUT_SHAPES_BYTES_MAX: usize = 1_684;
+pub const OUTPUT_SHAPES_BYTES_MAX: usize = 1_660;
 
 /// A concrete shape for every output of a model, in the model's order.
 ///

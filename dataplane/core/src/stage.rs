@@ -1,5 +1,7 @@
 //! The named steps of a request, and how long each took.
 
+use std::num::NonZeroU32;
+
 use crate::placement::Staged;
 
 /// A step of a request. See `docs/MEASURING.md` for where each starts and stops.
@@ -17,10 +19,14 @@ pub enum Stage {
     Queue,
     /// Server: a thread that slept was told of work → it runs; at the model and at the lane.
     Wake,
-    /// Server: taken into a batch → the batch is full, or its time is over. Kept for batching.
+    /// Server: an instance could have taken it → the batch that it is part of is complete, or has
+    /// waited long enough. Also a run of that batch, where it failed and the request ran again.
     Batch,
     /// Server: the model had to be loaded first. Kept for models that come and go.
     Load,
+    /// Server: taken into a batch → the inputs of the whole batch are in place, without what is
+    /// `decode` and `preprocess` of this request.
+    Gather,
     /// Server: host-to-device copy, by device events.
     CopyIn,
     /// Server: compressed image → pixels.
@@ -33,6 +39,8 @@ pub enum Stage {
     Postprocess,
     /// Server: device-to-host copy, by device events.
     CopyOut,
+    /// Server: outputs of the batch ready → those of this request in its reply.
+    Scatter,
     /// Server: reply ready → its submit begins, without what is `wake`.
     Outbox,
     /// Server: submit of the reply → link reports the write complete.
@@ -45,7 +53,7 @@ pub enum Stage {
 
 impl Stage {
     /// How many stages there are.
-    pub const COUNT: usize = 17;
+    pub const COUNT: usize = 19;
 
     /// Every stage in the order of the walk.
     pub const ALL: [Stage; Stage::COUNT] = [
@@ -56,12 +64,14 @@ impl Stage {
         Stage::Wake,
         Stage::Batch,
         Stage::Load,
+        Stage::Gather,
         Stage::CopyIn,
         Stage::Decode,
         Stage::Preprocess,
         Stage::Infer,
         Stage::Postprocess,
         Stage::CopyOut,
+        Stage::Scatter,
         Stage::Outbox,
         Stage::Reply,
         Stage::Server,
@@ -69,18 +79,20 @@ impl Stage {
     ];
 
     /// The parts of [`Stage::Server`], which is their sum and what no part claims.
-    pub const SERVER_PARTS: [Stage; 12] = [
+    pub const SERVER_PARTS: [Stage; 14] = [
         Stage::Receive,
         Stage::Queue,
         Stage::Wake,
         Stage::Batch,
         Stage::Load,
+        Stage::Gather,
         Stage::CopyIn,
         Stage::Decode,
         Stage::Preprocess,
         Stage::Infer,
         Stage::Postprocess,
         Stage::CopyOut,
+        Stage::Scatter,
         Stage::Outbox,
     ];
 
@@ -94,12 +106,14 @@ impl Stage {
             Stage::Wake => "wake",
             Stage::Batch => "batch",
             Stage::Load => "load",
+            Stage::Gather => "gather",
             Stage::CopyIn => "copy_in",
             Stage::Decode => "decode",
             Stage::Preprocess => "preprocess",
             Stage::Infer => "infer",
             Stage::Postprocess => "postprocess",
             Stage::CopyOut => "copy_out",
+            Stage::Scatter => "scatter",
             Stage::Outbox => "outbox",
             Stage::Reply => "reply",
             Stage::Server => "server",
@@ -118,9 +132,6 @@ pub const DURATION_BYTES: usize = 6;
 /// See [`StageTimes::is_accounted`].
 const UNATTRIBUTED_ALLOWED_NS: u64 = 500;
 
-/// Marks a stage that did not happen.
-const ABSENT: u64 = u64::MAX;
-
 /// A duration as it stands in a frame: all ones if it did not happen.
 pub(crate) fn write_duration(ns: Option<u64>) -> [u8; DURATION_BYTES] {
     let number = ns.map_or(DURATION_MAX_NS + 1, |ns| ns.min(DURATION_MAX_NS));
@@ -136,26 +147,28 @@ pub(crate) fn read_duration(bytes: [u8; DURATION_BYTES]) -> Option<u64> {
 }
 
 /// A duration per stage, in nanoseconds; a stage that did not happen has none. With them goes what
-/// explains the copies among them.
+/// explains them: what host memory was to the device, and how large the batch was.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct StageTimes {
-    ns: [u64; Stage::COUNT],
+    /// As they stand in a frame: a third shorter than numbers, and these are in every record.
+    ns: [[u8; DURATION_BYTES]; Stage::COUNT],
     staged: Option<Staged>,
+    batch_rows: Option<NonZeroU32>,
 }
 
 impl StageTimes {
     /// No stage has happened.
-    pub const NONE: StageTimes = StageTimes { ns: [ABSENT; Stage::COUNT], staged: None };
+    pub const NONE: StageTimes =
+        StageTimes { ns: [[0xff; DURATION_BYTES]; Stage::COUNT], staged: None, batch_rows: None };
 
     /// The duration of a stage, if it happened.
     pub fn of(&self, stage: Stage) -> Option<u64> {
-        let ns = self.ns[stage as usize];
-        (ns != ABSENT).then_some(ns)
+        read_duration(self.ns[stage as usize])
     }
 
     /// Notes that a stage took `ns`. Durations are cut at [`DURATION_MAX_NS`].
     pub fn set(&mut self, stage: Stage, ns: u64) {
-        self.ns[stage as usize] = ns.min(DURATION_MAX_NS);
+        self.put(stage, Some(ns));
     }
 
     /// Adds to a stage that may have happened in part already.
@@ -165,7 +178,7 @@ impl StageTimes {
 
     /// Notes a duration, or that the stage did not happen.
     pub fn put(&mut self, stage: Stage, ns: Option<u64>) {
-        self.ns[stage as usize] = ns.map_or(ABSENT, |ns| ns.min(DURATION_MAX_NS));
+        self.ns[stage as usize] = write_duration(ns);
     }
 
     /// What host memory was to the device that ran the model; `None` where none did.
@@ -176,6 +189,17 @@ impl StageTimes {
     /// Notes what host memory was to the device.
     pub fn set_staged(&mut self, staged: Option<Staged>) {
         self.staged = staged;
+    }
+
+    /// How many rows the batch had in which the model computed the request together with others;
+    /// `None` where it ran alone.
+    pub fn batch_rows(&self) -> Option<NonZeroU32> {
+        self.batch_rows
+    }
+
+    /// Notes how many rows the batch had.
+    pub fn set_batch_rows(&mut self, rows: Option<NonZeroU32>) {
+        self.batch_rows = rows;
     }
 
     /// What no part of the server's time claims: `server − Σ parts`. `None` where the server's
@@ -211,7 +235,27 @@ impl std::fmt::Debug for StageTimes {
 /// The durations that a server reports in a reply: its parts and [`Stage::Server`].
 pub type ServerTimes = StageTimes;
 
-/// The stages that travel in a reply's header, in wire order.
+/// The stages that a server times.
+pub const SERVER_STAGES: [Stage; 15] = [
+    Stage::Receive,
+    Stage::Queue,
+    Stage::Wake,
+    Stage::Batch,
+    Stage::Load,
+    Stage::Gather,
+    Stage::CopyIn,
+    Stage::Decode,
+    Stage::Preprocess,
+    Stage::Infer,
+    Stage::Postprocess,
+    Stage::CopyOut,
+    Stage::Scatter,
+    Stage::Outbox,
+    Stage::Server,
+];
+
+/// Those of them that travel in a reply's head, in wire order. What only a request in a batch has is
+/// in the tail: see [`InBatch`](crate::InBatch).
 pub const WIRE_STAGES: [Stage; 13] = [
     Stage::Receive,
     Stage::Queue,

@@ -3,8 +3,10 @@
 //!
 //! `docs/WIRE.md` has the table.
 
+use std::num::NonZeroU32;
+
 use crate::shapes::{OutputShapes, ShapesError};
-use crate::stage::{DURATION_BYTES, read_duration, write_duration};
+use crate::stage::{DURATION_BYTES, Stage, StageTimes, read_duration, write_duration};
 
 /// Longest tail in bytes: with the head, 2 KiB.
 pub const TAIL_BYTES_MAX: usize = 1_920;
@@ -17,11 +19,17 @@ pub const HOPS_MAX: usize = 8;
 const RECORD_HEAD_BYTES: usize = 4;
 const TYPE_OUTPUTS: u16 = 1;
 const TYPE_HOPS: u16 = 2;
+/// 3 is kept for flags of a trace.
+const TYPE_BATCH: u16 = 4;
 
 const HOP_BYTES: usize = 8 + 3 * DURATION_BYTES;
+const BATCH_BYTES: usize = 4 + 2 * DURATION_BYTES;
 /// What the records of a tail take at most; 16 bytes are kept for flags of a trace.
 const _: () = assert!(
-    record_bytes(crate::shapes::OUTPUT_SHAPES_BYTES_MAX) + record_bytes(HOPS_MAX * HOP_BYTES) + 16
+    record_bytes(crate::shapes::OUTPUT_SHAPES_BYTES_MAX)
+        + record_bytes(HOPS_MAX * HOP_BYTES)
+        + 16
+        + record_bytes(BATCH_BYTES)
         <= TAIL_BYTES_MAX
 );
 
@@ -36,6 +44,58 @@ pub struct Tail {
     pub outputs: Option<Box<OutputShapes>>,
     /// The relays that the reply passed, the one next to the server first.
     pub hops: Hops,
+    /// Of a reply to a request that was taken into a batch.
+    pub batch: Option<Box<InBatch>>,
+}
+
+/// What is said of a request that was taken into a batch, beside what is said of every request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InBatch {
+    /// How many rows the batch had; `None` if the request ran alone after all.
+    pub rows: Option<NonZeroU32>,
+    /// [`Stage::Gather`].
+    pub gather_ns: Option<u64>,
+    /// [`Stage::Scatter`].
+    pub scatter_ns: Option<u64>,
+}
+
+impl InBatch {
+    /// What `times` say of it; `None` if nothing.
+    pub fn of(times: &StageTimes) -> Option<InBatch> {
+        let rows = times.batch_rows();
+        let [gather_ns, scatter_ns] = [Stage::Gather, Stage::Scatter].map(|it| times.of(it));
+        let any = rows.is_some() || gather_ns.is_some() || scatter_ns.is_some();
+        any.then_some(InBatch { rows, gather_ns, scatter_ns })
+    }
+
+    /// Adds it to `times`.
+    pub fn note(&self, times: &mut StageTimes) {
+        times.set_batch_rows(self.rows);
+        times.put(Stage::Gather, self.gather_ns);
+        times.put(Stage::Scatter, self.scatter_ns);
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.rows.map_or(0, NonZeroU32::get).to_le_bytes());
+        for ns in [self.gather_ns, self.scatter_ns] {
+            out.extend_from_slice(&write_duration(ns));
+        }
+    }
+
+    fn decode(bytes: &[u8]) -> Result<InBatch, TailError> {
+        let wrong = |what| TailError::Record { kind: TYPE_BATCH, what };
+        let length = || wrong("has another length than rows and two durations");
+        let (rows, durations) = bytes.split_first_chunk::<4>().ok_or_else(length)?;
+        let (&[gather, scatter], []) = durations.as_chunks::<DURATION_BYTES>() else {
+            return Err(length());
+        };
+        let rows = NonZeroU32::new(u32::from_le_bytes(*rows));
+        let [gather_ns, scatter_ns] = [gather, scatter].map(read_duration);
+        if rows.is_none() && gather_ns.is_none() && scatter_ns.is_none() {
+            return Err(wrong("says nothing"));
+        }
+        Ok(InBatch { rows, gather_ns, scatter_ns })
+    }
 }
 
 /// One relay between client and server, with the time that the reply owes to it. Durations only:
@@ -112,7 +172,7 @@ impl Hops {
 
 impl Tail {
     /// Nothing to say.
-    pub const NONE: Tail = Tail { outputs: None, hops: Hops(Vec::new()) };
+    pub const NONE: Tail = Tail { outputs: None, hops: Hops(Vec::new()), batch: None };
 
     /// A tail with shapes, if there are any.
     pub fn with_outputs(outputs: Option<Box<OutputShapes>>) -> Tail {
@@ -128,6 +188,9 @@ impl Tail {
         }
         if !self.hops.0.is_empty() {
             put_record(&mut out, TYPE_HOPS, |out| self.hops.encode(out));
+        }
+        if let Some(batch) = &self.batch {
+            put_record(&mut out, TYPE_BATCH, |out| batch.encode(out));
         }
         out
     }
@@ -149,6 +212,7 @@ impl Tail {
             match kind {
                 TYPE_OUTPUTS => tail.outputs = Some(Box::new(OutputShapes::decode(body)?)),
                 TYPE_HOPS => tail.hops = Hops::decode(body)?,
+                TYPE_BATCH => tail.batch = Some(Box::new(InBatch::decode(body)?)),
                 _ => {}
             }
         }

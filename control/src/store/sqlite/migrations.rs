@@ -8,7 +8,7 @@ use sqlx::sqlite::SqliteConnection;
 use crate::store::StoreError;
 
 /// Number, name, the way up and the way down of each change to the schema.
-const MIGRATIONS: [(i64, &str, &str, &str); 8] = [
+const MIGRATIONS: [(i64, &str, &str, &str); 9] = [
     (
         1,
         "tables",
@@ -56,6 +56,12 @@ const MIGRATIONS: [(i64, &str, &str, &str); 8] = [
         "run_owner",
         include_str!("../../../../migrations/sqlite/0008_run_owner.up.sql"),
         include_str!("../../../../migrations/sqlite/0008_run_owner.down.sql"),
+    ),
+    (
+        9,
+        "batch",
+        include_str!("../../../../migrations/sqlite/0009_batch.up.sql"),
+        include_str!("../../../../migrations/sqlite/0009_batch.down.sql"),
     ),
 ];
 

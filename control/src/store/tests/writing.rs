@@ -1,5 +1,7 @@
 //! From the recorder into the tables.
 
+use std::num::NonZeroU32;
+
 use ferry_core::{HostMemory, Staged, Why};
 
 use super::*;
@@ -149,14 +151,17 @@ async fn traces_and_new_stages_are_read_as_they_were_recorded() {
     let mut traced = RequestRecord { trace: TraceId([0xab; 16]), ..record(1, 1, 1, 100) };
     traced.times.set(Stage::Wake, 3);
     traced.times.set(Stage::Outbox, 5);
+    traced.times.set(Stage::Gather, 7);
+    traced.times.set(Stage::Scatter, 9);
+    traced.times.set_batch_rows(NonZeroU32::new(32));
     let batch =
         Batch { own_run: 1, requests: vec![traced, record(1, 1, 2, 100)], ..Batch::default() };
     store.write(&batch).await.unwrap();
-    let sql = "SELECT trace_id, wake_ns, batch_ns, load_ns, outbox_ns FROM requests \
-               ORDER BY request";
+    let sql = "SELECT trace_id, wake_ns, batch_ns, load_ns, outbox_ns, gather_ns, scatter_ns, \
+               batch_rows FROM requests ORDER BY request";
     let mut first = vec![Cell::Text("ab".repeat(16)), Cell::Integer(3), Cell::Null, Cell::Null];
-    first.push(Cell::Integer(5));
-    assert_eq!(rows(&*store, sql).await, [first, vec![Cell::Null; 5]]);
+    first.extend([5, 7, 9, 32].map(Cell::Integer));
+    assert_eq!(rows(&*store, sql).await, [first, vec![Cell::Null; 8]]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]

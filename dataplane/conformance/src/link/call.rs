@@ -77,7 +77,7 @@ pub fn what_a_call_cannot_say_is_given_back(open: &dyn Fn() -> ServerEnd) {
             let hop = Hop { relay: 7, out_ns: Some(1), away_ns: None, back_ns: None };
             let mut hops = Hops::default();
             hops.push(hop).unwrap_or_else(|_| panic!("one hop fits"));
-            it.tail = Tail { outputs: None, hops };
+            it.tail = Tail { hops, ..Tail::NONE };
         }),
     ];
     let mut pair = Pair::connected(open);

@@ -1,8 +1,9 @@
 //! What a link carries, and how.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use ferry_core::{Hop, Hops, OutputShapes, SlotIndex, Tail};
+use ferry_core::{Hop, Hops, InBatch, OutputShapes, SlotIndex, Tail};
 use ferry_memory::{PeerId, SlotTable};
 use ferry_transport::{LinkError, Transfer};
 
@@ -41,10 +42,11 @@ pub fn tails_arrive_with_their_frames(open: &dyn Fn() -> ServerEnd) {
     let hop = Hop { relay: 7, out_ns: Some(1), away_ns: Some(1 << 40), back_ns: None };
     let mut hops = Hops::default();
     while hops.push(hop).is_ok() {}
+    let batch = InBatch { rows: NonZeroU32::new(8), gather_ns: Some(1 << 40), scatter_ns: None };
     let tails = [
         Tail::NONE,
         Tail::with_outputs(Some(Box::new(little))),
-        Tail { outputs: Some(Box::new(most)), hops },
+        Tail { outputs: Some(Box::new(most)), hops, batch: Some(Box::new(batch)) },
     ];
     let sizes = [0, 1, 5000, 66_003];
     let rounds = (0..tails.len()).flat_map(|at| sizes.map(|size| (at, size)));

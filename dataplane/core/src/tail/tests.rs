@@ -16,9 +16,19 @@ fn hop() -> impl Strategy<Value = Hop> {
 fn tail() -> impl Strategy<Value = Tail> {
     let shape = prop::collection::vec(any::<u64>(), 0..5);
     let shapes = prop::option::of(prop::collection::vec(shape, 0..8));
-    (shapes, prop::collection::vec(hop(), 0..=HOPS_MAX)).prop_map(|(shapes, hops)| Tail {
+    let hops = prop::collection::vec(hop(), 0..=HOPS_MAX);
+    (shapes, hops, prop::option::of(batch())).prop_map(|(shapes, hops, batch)| Tail {
         outputs: shapes.map(|shapes| Box::new(OutputShapes::of(shapes).expect("they fit"))),
         hops: Hops(hops),
+        batch: batch.map(Box::new),
+    })
+}
+
+fn batch() -> impl Strategy<Value = InBatch> {
+    let ns = prop::option::of(0..=DURATION_MAX_NS);
+    (1_u32.., 0..=DURATION_MAX_NS, ns, any::<bool>()).prop_map(|(rows, gather, scatter_ns, ran)| {
+        let rows = NonZeroU32::new(rows).filter(|_| ran);
+        InBatch { rows, gather_ns: Some(gather), scatter_ns }
     })
 }
 
@@ -42,7 +52,7 @@ proptest! {
 
     #[test]
     fn records_of_later_versions_are_skipped(
-        tail in tail(), kind in 3_u16.., body in prop::collection::vec(any::<u8>(), 0..40)
+        tail in tail(), kind in 5_u16.., body in prop::collection::vec(any::<u8>(), 0..40)
     ) {
         let mut bytes = tail.encode();
         prop_assume!(bytes.len() + record_bytes(body.len()) <= TAIL_BYTES_MAX);
@@ -68,7 +78,10 @@ fn the_largest_tail_fits() {
         hops.push(hop).unwrap();
     }
     assert_eq!(hops.push(hop), Err(TailError::Hops));
-    let tail = Tail { outputs: Some(Box::new(outputs)), hops };
+    let rows = NonZeroU32::new(u32::MAX);
+    let batch = InBatch { rows, gather_ns: None, scatter_ns: Some(DURATION_MAX_NS) };
+    let batch = Some(Box::new(batch));
+    let tail = Tail { outputs: Some(Box::new(outputs)), hops, batch };
     let bytes = tail.encode();
     assert_eq!(bytes.len(), TAIL_BYTES_MAX - 16);
     assert_eq!(Tail::decode(&bytes), Ok(tail));
@@ -100,7 +113,7 @@ fn the_layout_is_what_the_document_says() {
     hops.push(Hop { relay: 0x0102, out_ns: Some(0x0304), away_ns: None, back_ns: Some(5) })
         .unwrap();
     let outputs = OutputShapes::of([[1, 200]]).unwrap();
-    let bytes = Tail { outputs: Some(Box::new(outputs)), hops }.encode();
+    let bytes = Tail { outputs: Some(Box::new(outputs)), hops, batch: None }.encode();
     assert_eq!(&bytes[..8], &[1, 0, 4, 0, 2, 1, 0xc8, 1]);
     assert_eq!(&bytes[8..12], &[2, 0, 26, 0]);
     assert_eq!(&bytes[12..20], &[2, 1, 0, 0, 0, 0, 0, 0]);

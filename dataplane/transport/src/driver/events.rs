@@ -16,7 +16,10 @@ impl Driver {
         }
         match event {
             Event::Arrived { frame, slot, tail, visible, .. } => match self.check(&frame, &slot) {
-                Ok((flight, reply, payload_bytes)) => {
+                Ok((flight, mut reply, payload_bytes)) => {
+                    if let Some(batch) = tail.batch {
+                        batch.note(&mut reply.times);
+                    }
                     let came = Came { reply, payload_bytes, slot, outputs: tail.outputs, visible };
                     self.complete(&flight, came);
                 }

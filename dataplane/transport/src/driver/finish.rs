@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use ferry_core::stage::WIRE_STAGES;
+use ferry_core::stage::SERVER_STAGES;
 use ferry_core::{OutputShapes, Reply, RequestRecord, Stage, StageTimes, Status};
 use ferry_memory::Slot;
 
@@ -26,10 +26,11 @@ impl Driver {
         self.replied = visible;
         let mut times = flight.times();
         // Only what belongs in a reply is taken from it.
-        for stage in WIRE_STAGES {
+        for stage in SERVER_STAGES {
             times.put(stage, reply.times.of(stage));
         }
         times.set_staged(reply.times.staged());
+        times.set_batch_rows(reply.times.batch_rows());
         times.set(Stage::Total, between_ns(flight.submitted, visible));
         if let Some(mut held) = self.held.take() {
             held.times.put(Stage::Reply, reply.reply_ns_previous);

@@ -98,6 +98,7 @@ fn stages(stages: Vec<u64>) -> anyhow::Result<StageTimes> {
         bytes_out: vec![0],
         status: vec![0],
         staged: vec![0],
+        batch_rows: vec![0],
         stages,
         ..Default::default()
     };

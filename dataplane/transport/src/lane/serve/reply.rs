@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use ferry_core::{Body, Frame, Reply, Status, Tail};
+use ferry_core::{Body, Frame, InBatch, Reply, Status, Tail};
 use ferry_memory::{Departure, PeerId};
 
 use super::{Lane, Session};
@@ -59,9 +59,8 @@ impl Lane {
             body: Body::Reply(Reply { status, times, reply_ns_previous }),
         };
         session.last_reply = Some((request, None));
-        let tail = Tail::with_outputs(
-            outputs.filter(|_| matches!(status, Status::Ok | Status::ReplyTooLarge)),
-        );
+        let outputs = outputs.filter(|_| matches!(status, Status::Ok | Status::ReplyTooLarge));
+        let tail = Tail { batch: InBatch::of(&times).map(Box::new), ..Tail::with_outputs(outputs) };
         match self.link.submit(Transfer { peer, frame, slot, tail }) {
             Ok(()) => {
                 counters.replies.bump();

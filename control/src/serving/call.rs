@@ -56,9 +56,14 @@ impl ReplyTo for Waiting {
             None => Some(departure),
         };
         if let Some(mut departure) = unheard {
-            // The caller went away. It ran all the same.
+            // The caller went away; if the model ran already, in vain.
             close(&self.route, &mut departure);
         }
+    }
+
+    fn is_gone(&self) -> bool {
+        let caller = self.caller.lock().unwrap_or_else(PoisonError::into_inner);
+        caller.as_ref().is_none_or(oneshot::Sender::is_closed)
     }
 }
 

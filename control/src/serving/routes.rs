@@ -106,7 +106,7 @@ impl Route {
             return Some(arrival.fail(Status::SessionEnded, text, StageTimes::NONE));
         };
         let (binding, memory) = (Arc::clone(&self.binding), self.memory);
-        served.pool.dispatch(Work { arrival, binding, memory, reply_to })
+        served.pool.dispatch(Work { arrival, binding, memory, reply_to, deadline: None })
     }
 
     /// Notes how large the outputs were, where they were not as the session agreed.

@@ -93,7 +93,7 @@ fn dispatch(
     };
     let (binding, reply_to) = (Arc::clone(binding), Arc::clone(reply_to));
     let reply = pool
-        .dispatch(Work { arrival, binding, memory: MemoryChoice::Auto, reply_to })
+        .dispatch(Work { arrival, binding, memory: MemoryChoice::Auto, reply_to, deadline: None })
         .expect("the lane runs it");
     assert_eq!(reply.status, Status::Ok);
     reply.slot

@@ -1,5 +1,6 @@
 //! One clock reading at each border between two stages.
 
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use ferry_core::{Stage, StageTimes};
@@ -17,13 +18,28 @@ impl StageClock {
     /// A request that was visible at `visible` is taken now, which ends its `queue`. `rung` is when
     /// the thread that takes it was told, if it slept: from then on it was `wake`.
     pub(crate) fn taken(visible: Instant, rung: Option<Instant>) -> StageClock {
+        StageClock::taken_at(visible, rung, None, Instant::now())
+    }
+
+    /// As [`taken`](StageClock::taken), at `now`. `since` is when it could have been taken, if it
+    /// waited for more of its batch from then on.
+    pub(crate) fn taken_at(
+        visible: Instant,
+        rung: Option<Instant>,
+        since: Option<Instant>,
+        now: Instant,
+    ) -> StageClock {
         let mut clock = StageClock { border: visible, times: StageTimes::NONE };
+        let free = since.map_or(now, |since| since.clamp(visible, now.max(visible)));
         match rung {
-            None => clock.end(Stage::Queue),
+            None => clock.end_at(Stage::Queue, free),
             Some(rung) => {
-                clock.end_at(Stage::Queue, rung);
-                clock.end(Stage::Wake);
+                clock.end_at(Stage::Queue, rung.min(free));
+                clock.end_at(Stage::Wake, free);
             }
+        }
+        if since.is_some() {
+            clock.end_at(Stage::Batch, now);
         }
         clock
     }
@@ -33,10 +49,23 @@ impl StageClock {
         self.end_at(stage, Instant::now());
     }
 
-    fn end_at(&mut self, stage: Stage, now: Instant) {
+    /// Ends `stage` at `now`. One that ended before goes on: its parts are added up.
+    pub(crate) fn end_at(&mut self, stage: Stage, now: Instant) {
         let elapsed = now.saturating_duration_since(self.border);
-        self.times.set(stage, u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX));
+        self.times.add(stage, u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX));
         self.border = now;
+    }
+
+    /// Adds what an engine timed, until `ended`.
+    pub(crate) fn merge(&mut self, of_engine: &StageTimes, ended: Instant) {
+        merge(&mut self.times, of_engine);
+        self.border = ended;
+    }
+
+    /// Notes how many rows the batch had that it ran in.
+    pub(crate) fn set_batch_rows(&mut self, rows: u64) {
+        let rows = u32::try_from(rows).ok().and_then(NonZeroU32::new);
+        self.times.set_batch_rows(rows);
     }
 
     /// When the last stage ended.
@@ -74,7 +103,7 @@ pub(crate) fn ready_at(since: Instant, of_engine: &StageTimes) -> Instant {
 
 /// How long a request kept an instance busy, in nanoseconds: its stages without the waiting.
 pub(crate) fn busy_ns(times: &StageTimes) -> u64 {
-    let parts = [Stage::Decode].into_iter().chain(OF_ENGINE);
+    let parts = [Stage::Decode, Stage::Gather, Stage::Scatter].into_iter().chain(OF_ENGINE);
     parts.filter_map(|stage| times.of(stage)).fold(0, u64::saturating_add)
 }
 

@@ -13,7 +13,7 @@ use crate::runs::Runs;
 
 mod core;
 
-pub(crate) use core::Core;
+pub(crate) use core::{Core, Member};
 
 /// One instance: held by the thread that runs it, counted by all.
 #[derive(Debug)]

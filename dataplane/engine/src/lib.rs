@@ -2,6 +2,7 @@
 //! pictures, and the echo engine.
 #![forbid(unsafe_code)]
 
+pub mod batch;
 mod binding;
 mod clock;
 pub mod echo;
@@ -18,6 +19,7 @@ mod shared;
 pub mod stats;
 mod worker;
 
+pub use batch::{BatchOptions, why_not_batched};
 pub use binding::check_binding;
 pub use echo::Echo;
 pub use engine::{Engine, EngineError, Finished, Interrupt, Job, Placed, TooLarge};

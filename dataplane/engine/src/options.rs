@@ -7,6 +7,7 @@ use std::time::Duration;
 use ferry_core::WaitPolicy;
 use ferry_vision::{DecodeOptions, PictureSpec, SpecError};
 
+use crate::batch::BatchOptions;
 use crate::engine::{Engine, EngineError};
 use crate::runs::RUN_AT_MOST;
 
@@ -30,6 +31,8 @@ pub struct PoolOptions {
     pub picture: Option<Picture>,
     /// Makes a new instance in place of one that panicked. Without it such an instance is gone.
     pub rebuild: Option<Rebuild>,
+    /// How requests that wait become one run; without it each runs alone.
+    pub batch: Option<BatchOptions>,
 }
 
 impl Default for PoolOptions {
@@ -41,6 +44,7 @@ impl Default for PoolOptions {
             wait: WaitPolicy::Adaptive,
             picture: None,
             rebuild: None,
+            batch: None,
         }
     }
 }
@@ -110,6 +114,9 @@ pub enum PoolError {
          remove it"
     )]
     NotForPictures(String),
+    /// Requests cannot be batched, or not so.
+    #[error("the [batch] table cannot be used: {0}")]
+    Batch(String),
     /// The system has no thread left.
     #[error("start a worker's thread")]
     Thread(#[source] std::io::Error),

@@ -10,8 +10,8 @@ use ferry_memory::Departure;
 
 use crate::clock::StageClock;
 use crate::engine::Engine;
-use crate::instance::Instance;
-use crate::options::{PoolError, PoolOptions, QUEUE_MAX};
+use crate::instance::{Instance, Member};
+use crate::options::{PoolError, PoolOptions, QUEUE_MAX, RunOn};
 use crate::prepare::{Preparation, check, picture_numbers};
 use crate::queue::{Gate, Work};
 use crate::shared::Shared;
@@ -109,7 +109,7 @@ impl Pool {
             for instance in &shared.instances {
                 let Some(mut core) = instance.try_free() else { continue };
                 let clock = StageClock::taken(work.arrival.visible, None);
-                let ready = core.start(&instance.counters, work, clock);
+                let ready = core.start(&instance.counters, Member::new(work, clock));
                 let unfinished = core.is_broken() || core.in_flight() > 0;
                 drop(core);
                 if unfinished {
@@ -213,6 +213,13 @@ fn check_options(
     if options.picture.is_some() && !takes_pictures {
         let all: Vec<String> = signature.inputs.iter().map(ToString::to_string).collect();
         return Err(PoolError::NotForPictures(all.join(", ")));
+    }
+    if let Some(batch) = &options.batch {
+        if options.run == RunOn::Lane {
+            let why = "it runs on the lane, one at a time: set run = \"worker\"";
+            return Err(PoolError::Batch(why.to_owned()));
+        }
+        batch.check(signature).map_err(PoolError::Batch)?;
     }
     Ok(signature.clone())
 }

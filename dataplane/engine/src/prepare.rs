@@ -35,7 +35,7 @@ impl Unfit {
         Unfit { status, text: text.into() }
     }
 
-    fn memory(error: &MemoryError) -> Unfit {
+    pub(crate) fn memory(error: &MemoryError) -> Unfit {
         Unfit::new(Status::EngineFailed, error_text(error))
     }
 }
@@ -96,14 +96,33 @@ impl Preparation {
         let (RequestKind::Raw { .. } | RequestKind::Jpeg) = arrival.what.kind else {
             return Ok(None);
         };
-        let numbers = picture_numbers(binding.inputs.iter().map(|input| input.dtype));
-        let (Some(pictures), Some(numbers)) = (&mut self.pictures, numbers) else {
-            return Err(Unfit::new(Status::Unsupported, "this instance takes no pictures"));
-        };
+        let placer = self.placer.clone();
+        let (pictures, numbers) = self.pictures(binding)?;
         pictures.make_tensor(arrival, clock)?;
-        let region = pictures.place_tensor(binding, numbers, self.placer.as_deref());
+        let region = pictures.place_tensor(binding, numbers, placer.as_deref());
         clock.end(Stage::Preprocess);
         region.map(Some).map_err(|error| Unfit::memory(&error))
+    }
+
+    /// As [`prepare`](Preparation::prepare), for a picture, to `into`.
+    pub(crate) fn prepare_into(
+        &mut self,
+        arrival: &Arrival,
+        binding: &BoundSignature,
+        clock: &mut StageClock,
+        into: ViewMut<'_>,
+    ) -> Result<(), Unfit> {
+        let (pictures, numbers) = self.pictures(binding)?;
+        pictures.make_tensor(arrival, clock)?;
+        let filled = fill(into, &pictures.tensor, numbers);
+        clock.end(Stage::Preprocess);
+        filled.map_err(|error| Unfit::memory(&error))
+    }
+
+    fn pictures(&mut self, binding: &BoundSignature) -> Result<(&mut Pictures, Numbers), Unfit> {
+        let numbers = picture_numbers(binding.inputs.iter().map(|input| input.dtype));
+        let none = || Unfit::new(Status::Unsupported, "this instance takes no pictures");
+        self.pictures.as_mut().zip(numbers).ok_or_else(none)
     }
 
     /// Takes back a region that the engine is done with.

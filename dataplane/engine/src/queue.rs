@@ -8,6 +8,10 @@ use std::time::{Duration, Instant};
 use ferry_core::{BoundSignature, MemoryChoice, WaitPolicy};
 use ferry_memory::{Arrival, ReplyTo};
 
+mod gathering;
+
+pub(crate) use gathering::Taken;
+
 /// Most urgent requests taken in a row while normal ones wait. Priorities are the clients' own
 /// choice: one that calls everything urgent must not starve the others for ever.
 pub(crate) const URGENT_RUN_MAX: u32 = 16;
@@ -37,6 +41,8 @@ pub struct Work {
     pub memory: MemoryChoice,
     /// Where the reply goes, if it is not ready at once.
     pub reply_to: Arc<dyn ReplyTo>,
+    /// Until when it must have been taken: one that still waits then is refused.
+    pub deadline: Option<Instant>,
 }
 
 /// A request that waits.
@@ -59,13 +65,17 @@ pub(crate) enum Gate {
     Dead = 2,
 }
 
-/// Why a queue did not take a request.
+/// Why a request is not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
     /// The level has its bound of requests.
     Full { urgent: bool },
     /// The gate is not open.
     Closed(Gate),
+    /// Its deadline passed while it waited.
+    Late,
+    /// Its caller went away while it waited.
+    Gone,
 }
 
 #[derive(Debug)]
@@ -89,6 +99,7 @@ struct State {
     sleepers: usize,
     gate: Gate,
     workers: usize,
+    gathering: gathering::Gathering,
 }
 
 impl Queue {
@@ -110,6 +121,7 @@ impl Queue {
                 sleepers: 0,
                 gate: Gate::Open,
                 workers,
+                gathering: gathering::Gathering::default(),
             }),
             bell: Condvar::new(),
         }
@@ -264,13 +276,16 @@ impl Queue {
 
 impl State {
     fn next(&mut self) -> Option<Queued> {
+        if self.is_turn_of_urgent() { self.urgent.pop_front() } else { self.normal.pop_front() }
+    }
+
+    /// Whether the urgent level is served next; counts how often in a row.
+    fn is_turn_of_urgent(&mut self) -> bool {
         let turn_of_normal = self.urgent_run >= URGENT_RUN_MAX && !self.normal.is_empty();
-        if let Some(work) = (!turn_of_normal).then(|| self.urgent.pop_front()).flatten() {
-            self.urgent_run = if self.normal.is_empty() { 0 } else { self.urgent_run + 1 };
-            return Some(work);
-        }
-        self.urgent_run = 0;
-        self.normal.pop_front()
+        let urgent = !self.urgent.is_empty() && !turn_of_normal;
+        let one_more = urgent && !self.normal.is_empty();
+        self.urgent_run = if one_more { self.urgent_run + 1 } else { 0 };
+        urgent
     }
 }
 

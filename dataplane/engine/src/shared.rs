@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use ferry_core::{RequestKind, Signature, StageTimes, Status};
 use ferry_memory::{Arrival, Departure};
 
+use crate::batch::Batching;
 use crate::instance::Instance;
 use crate::options::{PoolOptions, Rebuild, RunOn};
 use crate::prepare::Unfit;
@@ -25,6 +26,8 @@ pub(crate) struct Shared {
     pub(crate) signature: Signature,
     pub(crate) options: PoolOptions,
     pub(crate) queue: Queue,
+    /// `None` where each request runs alone.
+    pub(crate) batching: Option<Batching>,
     pub(crate) instances: Vec<Instance>,
     pub(crate) refused: AtomicU64,
     /// Requests that failed before they reached an instance.
@@ -43,10 +46,13 @@ impl Shared {
         options: PoolOptions,
     ) -> Shared {
         let workers = instances.len();
+        let raw_alone = instances.iter().any(|instance| instance.lock().prepares_raw());
+        let batching = options.batch.clone().map(|options| Batching::new(options, raw_alone));
         Shared {
             model: model.to_owned(),
             signature,
             queue: Queue::new(options.queue, options.wait, workers),
+            batching,
             instances,
             options,
             refused: AtomicU64::new(0),
@@ -81,6 +87,30 @@ impl Shared {
 
     pub(crate) fn is_abandoned(&self) -> bool {
         self.abandoned.load(Ordering::Acquire)
+    }
+
+    /// A request that was taken out of the queue, unless it has waited in vain: it is answered then.
+    pub(crate) fn still_wanted(&self, work: Work, now: Instant) -> Option<Work> {
+        let why = match work.deadline {
+            Some(deadline) if deadline <= now => Refused::Late,
+            _ if work.arrival.slot.table().is_retired() => Refused::Gone,
+            _ if work.reply_to.is_gone() => Refused::Gone,
+            _ => return Some(work),
+        };
+        let reply_to = Arc::clone(&work.reply_to);
+        reply_to.depart(self.refuse(work, why));
+        None
+    }
+
+    /// Batches fail whose requests do not: from now on each runs alone.
+    pub(crate) fn stop_batches(&self, batching: &Batching) {
+        if batching.turn_off() {
+            tracing::error!(
+                model = %self.model,
+                "batches failed or had outputs of other shapes, and their requests alone did not: \
+                 no more are made. Set enabled = false in [batch] of the model's TOML"
+            );
+        }
     }
 
     /// Answers what nobody will serve any more.
@@ -150,6 +180,14 @@ impl Shared {
                 );
                 (Status::Overloaded, text)
             }
+            Refused::Late => {
+                let text = format!(
+                    "the request's deadline passed while it waited for model {model}: allow more \
+                     time, or send when less waits"
+                );
+                (Status::Overloaded, text)
+            }
+            Refused::Gone => (Status::SessionEnded, "its caller went away".to_owned()),
             Refused::Closed(Gate::Dead) => {
                 let text = format!(
                     "model {model} has no working instance left, all panicked or lost their \

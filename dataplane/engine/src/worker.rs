@@ -3,9 +3,10 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use crate::batch::Batching;
 use crate::clock::StageClock;
-use crate::instance::{Core, Instance, Ready};
-use crate::queue::{Queue, Queued};
+use crate::instance::{Core, Instance, Member, Ready};
+use crate::queue::{Queue, Queued, Taken};
 use crate::shared::Shared;
 
 /// Shortest sleep between two looks at jobs in flight: a timer is not finer.
@@ -17,20 +18,28 @@ const NAP_MAX: Duration = Duration::from_millis(1);
 /// Serves until the pool drains, or until the instance is beyond repair.
 pub(crate) fn run(shared: &Shared, instance: &Instance) {
     let _leaving = Leaving { shared, instance };
+    let mut taken = Taken::default();
     loop {
         let slept = shared.queue.wait(&instance.attention);
         let mut core = instance.lock();
         instance.attention.store(false, Ordering::Release);
-        if !serve(shared, instance, &mut core, slept) {
-            core.close();
+        if !serve(shared, instance, &mut core, slept, &mut taken) {
+            core.close(&instance.counters);
             return;
         }
     }
 }
 
 /// Serves until nothing waits and nothing is in flight; says whether the worker goes on. `slept`:
-/// the thread comes from a sleep, so that the first request may be what it was woken for.
-fn serve(shared: &Shared, instance: &Instance, core: &mut Core, mut slept: bool) -> bool {
+/// the thread comes from a sleep, so that the first request may be what it was woken for. `taken` is
+/// empty, and kept for its memory.
+fn serve(
+    shared: &Shared,
+    instance: &Instance,
+    core: &mut Core,
+    mut slept: bool,
+    taken: &mut Taken,
+) -> bool {
     let (queue, counters) = (&shared.queue, &instance.counters);
     let mut pending = Pending::new();
     loop {
@@ -41,29 +50,85 @@ fn serve(shared: &Shared, instance: &Instance, core: &mut Core, mut slept: bool)
         // Read first: behind a closed gate, an empty queue stays empty.
         let open = queue.is_open();
         if core.is_broken()
-            && (open || queue.len() > 0)
+            && (open || queue.len() > 0 || core.has_alone())
             && !core.rebuild(shared.rebuild(), &shared.signature)
         {
             return false;
         }
-        let work = if core.has_room() { queue.pop() } else { None };
-        let started = work.is_some();
-        if let Some(Queued { work, rung }) = work {
-            let rung = rung.filter(|_| std::mem::take(&mut slept));
-            let clock = StageClock::taken(work.arrival.visible, rung);
-            if let Some(ready) = core.start(counters, work, clock) {
-                ready.send();
-            }
-        }
-        let finished = core.in_flight() > 0 && core.poll(counters, Ready::send);
-        if started || finished {
+        let look = if core.has_room() {
+            start_next(shared, instance, core, &mut slept, taken)
+        } else {
+            Look::Nothing
+        };
+        let finished = core.in_flight() > 0 && core.poll(counters, |ready| send(shared, ready));
+        if matches!(look, Look::Started) || finished {
             pending = Pending::new();
         } else if core.in_flight() > 0 {
-            slept = pending.idle(queue, core.has_room());
-        } else if queue.len() == 0 {
+            let until = if let Look::Waits(until) = look { Some(until) } else { None };
+            slept = pending.idle(queue, core.has_room(), until);
+        } else if queue.len() == 0 && !core.has_alone() {
             return open;
         }
     }
+}
+
+/// What a look for work came to.
+enum Look {
+    Nothing,
+    Started,
+    /// A batch waits for more until then.
+    Waits(Instant),
+}
+
+/// Starts what is next: a request whose batch failed, or what the queue has.
+fn start_next(
+    shared: &Shared,
+    instance: &Instance,
+    core: &mut Core,
+    slept: &mut bool,
+    taken: &mut Taken,
+) -> Look {
+    let counters = &instance.counters;
+    if let Some(member) = core.next_alone() {
+        core.start(counters, member).into_iter().for_each(|ready| send(shared, ready));
+        return Look::Started;
+    }
+    if let Some(batching) = &shared.batching {
+        if core.doubts_batches() {
+            shared.stop_batches(batching);
+        }
+        if let Some(until) = shared.queue.take(batching, core.in_flight() == 0, taken) {
+            return Look::Waits(until);
+        }
+    } else {
+        taken.requests.extend(shared.queue.pop());
+    }
+    if taken.requests.is_empty() {
+        return Look::Nothing;
+    }
+    let (now, since) = (Instant::now(), taken.since.take());
+    let mut members = taken.requests.drain(..).filter_map(|Queued { work, rung }| {
+        let rung = rung.filter(|_| std::mem::take(slept));
+        let work = shared.still_wanted(work, now)?;
+        let clock = StageClock::taken_at(work.arrival.visible, rung, since, now);
+        Some(Member::new(work, clock))
+    });
+    let Some(first) = members.next() else { return Look::Started };
+    let rest: Vec<Member> = members.collect();
+    if rest.is_empty() {
+        core.start(counters, first).into_iter().for_each(|ready| send(shared, ready));
+    } else {
+        let all = std::iter::once(first).chain(rest).collect();
+        core.start_batch(counters, all, &mut |ready| send(shared, ready));
+    }
+    Look::Started
+}
+
+fn send(shared: &Shared, ready: Ready) {
+    if shared.batching.as_ref().is_some_and(Batching::waits) {
+        shared.queue.answered(ready.departure.session);
+    }
+    ready.send();
 }
 
 /// How to wait for an engine that cannot ring: looks for a while, then sleeps for an eighth of
@@ -78,13 +143,15 @@ impl Pending {
     }
 
     /// Says whether it slept where work would have ended the sleep.
-    fn idle(&mut self, queue: &Queue, room: bool) -> bool {
+    /// It sleeps no longer than `until`.
+    fn idle(&mut self, queue: &Queue, room: bool, until: Option<Instant>) -> bool {
         let waited = self.since.get_or_insert_with(Instant::now).elapsed();
         if waited < queue.in_flight_spin() {
             std::hint::spin_loop();
             return false;
         }
-        let nap = (waited / 8).clamp(NAP_MIN, NAP_MAX);
+        let left = until.map_or(NAP_MAX, |it| it.saturating_duration_since(Instant::now()));
+        let nap = (waited / 8).min(left).clamp(NAP_MIN, NAP_MAX);
         if room {
             queue.nap(nap);
         } else {

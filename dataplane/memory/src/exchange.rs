@@ -143,6 +143,12 @@ pub fn between_ns(from: Instant, to: Instant) -> u64 {
 pub trait ReplyTo: Send + Sync + std::fmt::Debug {
     /// Takes the reply. Must not block. A receiver that is gone drops it, and the slot is free.
     fn depart(&self, departure: Departure);
+
+    /// Whether nobody will hear the reply any more, as far as is known: a request that still waits
+    /// need not run then. It departs all the same.
+    fn is_gone(&self) -> bool {
+        false
+    }
 }
 
 #[cfg(test)]

@@ -81,7 +81,7 @@ fn request(served: &Served) {
     };
     let inbox = Arc::new(Inbox::default());
     let reply_to = Arc::clone(&inbox) as Arc<dyn ReplyTo>;
-    let work = Work { arrival, binding, memory: MemoryChoice::Auto, reply_to };
+    let work = Work { arrival, binding, memory: MemoryChoice::Auto, reply_to, deadline: None };
     assert!(served.pool.dispatch(work).is_none(), "a worker runs it");
     let replies = inbox.0.lock().unwrap();
     let watchdog = Duration::from_secs(30);

@@ -1,21 +1,24 @@
-//! What happens to a request in the hands of an instance.
+//! What the thread that runs an instance holds: its engine, and what is in its hands.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use ferry_core::{BoundSignature, RequestKind, Signature, Status, error_text};
-use ferry_memory::Region;
+use ferry_core::{Signature, error_text};
 
-use super::{Counters, Ready};
-use crate::clock::{StageClock, busy_ns, merge, ready_at};
-use crate::engine::{Engine, EngineError, Finished, Job};
-use crate::guard::{ArrivalGuard, Guarded};
+use self::batched::Batches;
+use super::Counters;
+use crate::engine::{Engine, Finished};
 use crate::options::{Picture, Rebuild};
-use crate::prepare::{Preparation, Unfit};
-use crate::queue::Work;
+use crate::prepare::Preparation;
 use crate::runs::{Cut, Runs};
+
+mod batched;
+mod member;
+mod run;
+
+pub(crate) use member::Member;
 
 /// Most rebuilds in a row with no request served between them: a model that always panics, or one
 /// that a client can make panic, must not be loaded for ever.
@@ -30,7 +33,7 @@ enum Ran {
     Elsewhere,
 }
 
-/// What the thread that runs an instance holds.
+/// See the module.
 pub(crate) struct Core {
     label: String,
     /// `None` from a panic to the rebuild.
@@ -48,6 +51,7 @@ pub(crate) struct Core {
     /// The engine's device is gone: it takes nothing more, and is dropped with its last job.
     lost: bool,
     runs: Arc<Runs>,
+    batches: Batches,
 }
 
 impl std::fmt::Debug for Core {
@@ -82,7 +86,13 @@ impl Core {
             finished: Vec::new(),
             lost: false,
             runs,
+            batches: Batches::default(),
         }
+    }
+
+    /// Whether the engine makes its input of raw pictures by itself.
+    pub(crate) fn prepares_raw(&self) -> bool {
+        self.raw_by_engine
     }
 
     /// Whether a lane may start a request on it.
@@ -102,76 +112,24 @@ impl Core {
         self.engine.is_none()
     }
 
-    pub(crate) fn close(&mut self) {
+    /// Takes nothing from now on; what waits to run alone is answered.
+    pub(crate) fn close(&mut self, counters: &Counters) {
         self.closed = true;
+        let lost = u64::try_from(self.batches.alone.len()).unwrap_or(u64::MAX);
+        counters.failed.fetch_add(lost, Ordering::Relaxed);
+        self.batches.alone.clear();
     }
 
-    /// Starts a request, or runs it; the reply, if it is ready. If not, the request is in flight,
-    /// or a panic lost it and its guard answered it.
-    pub(crate) fn start(
-        &mut self,
-        counters: &Counters,
-        work: Work,
-        mut clock: StageClock,
-    ) -> Option<Ready> {
-        let Work { arrival, binding, memory, reply_to } = work;
-        let mut guard = ArrivalGuard::new(arrival, reply_to, clock.times());
-        let prepared = match self.prepare(&guard, &binding, &mut clock) {
-            Ok(prepared) => prepared,
-            Err(unfit) => {
-                let Guarded { arrival, reply_to, .. } = guard.into_parts();
-                counters.failed.fetch_add(1, Ordering::Relaxed);
-                counters.busy_ns.fetch_add(busy_ns(&clock.times()), Ordering::Relaxed);
-                let departure = arrival.fail(unfit.status, &unfit.text, clock.times());
-                return Some(Ready { departure, reply_to });
-            }
-        };
-        guard.set_times(clock.times(), clock.border());
-        let engine = self.engine.as_mut()?;
-        let job = Job { arrival: guard, binding, prepared, memory, placed: None };
-        self.in_flight += 1;
-        counters.in_flight.store(self.in_flight, Ordering::Relaxed);
-        let submit = || catch_unwind(AssertUnwindSafe(|| engine.submit(job)));
-        let (submitted, cut) = self.runs.watched(submit);
-        let ready = match submitted {
-            Ok(finished) => {
-                let ran = Ran::Here(cut);
-                let ready = finished.map(|finished| self.complete(counters, finished, ran));
-                self.bury();
-                ready
-            }
-            Err(panic) => {
-                self.discard(counters, &text_of(&*panic));
-                None
-            }
-        };
-        counters.in_flight.store(self.in_flight, Ordering::Relaxed);
-        ready
-    }
-
-    /// Collects what is finished; says whether anything was.
-    pub(crate) fn poll(&mut self, counters: &Counters, mut done: impl FnMut(Ready)) -> bool {
-        let Some(engine) = &mut self.engine else { return false };
-        let mut finished = std::mem::take(&mut self.finished);
-        let polled = catch_unwind(AssertUnwindSafe(|| engine.poll(&mut finished)));
-        let any = !finished.is_empty() || polled.is_err();
-        for one in finished.drain(..) {
-            done(self.complete(counters, one, Ran::Elsewhere));
-        }
-        self.finished = finished;
-        self.bury();
-        if let Err(panic) = polled {
-            self.discard(counters, &text_of(&*panic));
-        }
-        counters.in_flight.store(self.in_flight, Ordering::Relaxed);
-        any
-    }
-
-    /// Drops the engine; the guards of what it had in flight answer for it.
+    /// Drops the engine; the guards of what it had in flight answer for it. What was in a batch runs
+    /// once more, alone.
     pub(crate) fn discard(&mut self, counters: &Counters, why: &str) {
-        let lost = std::mem::take(&mut self.in_flight);
+        let jobs = std::mem::take(&mut self.in_flight);
+        let lost = jobs.saturating_sub(self.batches.lose());
+        if lost > 0 {
+            self.batches.explained();
+        }
         self.lost = false;
-        tracing::error!(instance = %self.label, lost, why, "engine discarded");
+        tracing::error!(instance = %self.label, jobs, why, "engine discarded");
         counters.failed.fetch_add(u64::try_from(lost).unwrap_or(u64::MAX), Ordering::Relaxed);
         counters.in_flight.store(0, Ordering::Relaxed);
         let engine = self.engine.take();
@@ -216,76 +174,6 @@ impl Core {
         };
         tracing::error!(instance = %self.label, why, "engine not rebuilt");
         false
-    }
-
-    fn prepare(
-        &mut self,
-        arrival: &ArrivalGuard,
-        binding: &BoundSignature,
-        clock: &mut StageClock,
-    ) -> Result<Option<Region>, Unfit> {
-        if self.raw_by_engine && matches!(arrival.what.kind, RequestKind::Raw { .. }) {
-            return Ok(None);
-        }
-        let preparation = &mut self.preparation;
-        let prepared =
-            catch_unwind(AssertUnwindSafe(|| preparation.prepare(arrival, binding, clock)));
-        prepared.unwrap_or_else(|panic| {
-            tracing::error!(instance = %self.label, why = text_of(&*panic), "preparation panicked");
-            // Its buffers may be half-changed. What it was made of was valid at the start.
-            if let Ok(mut fresh) = Preparation::new(self.picture) {
-                fresh.place_with(self.preparation.placer());
-                self.preparation = fresh;
-            }
-            let text = "preparing the picture panicked: see the server's log".to_owned();
-            Err(Unfit { status: Status::EngineFailed, text })
-        })
-    }
-
-    fn complete(&mut self, counters: &Counters, finished: Finished, ran: Ran) -> Ready {
-        let Finished { job: Job { arrival, binding, prepared, placed, .. }, outcome } = finished;
-        self.in_flight = self.in_flight.saturating_sub(1);
-        if let Some(region) = prepared {
-            self.preparation.give_back(region);
-        }
-        let Guarded { arrival, reply_to, mut times, since } = arrival.into_parts();
-        let mut departure = match outcome {
-            Ok(of_engine) => {
-                self.rebuilds = 0;
-                merge(&mut times, &of_engine);
-                counters.served.fetch_add(1, Ordering::Relaxed);
-                let room = arrival.slot.reply().bytes();
-                let bytes = placed.as_ref().map_or(binding.reply_bytes(), |placed| placed.bytes());
-                let bytes = usize::try_from(bytes).unwrap_or(room);
-                let mut departure = arrival.depart(bytes.min(room), times);
-                if matches!(ran, Ran::Here(_)) {
-                    // Its stages begin at `since` and leave no gap.
-                    departure.ready = departure.ready.min(ready_at(since, &of_engine));
-                }
-                departure
-            }
-            Err(error) => {
-                counters.failed.fetch_add(1, Ordering::Relaxed);
-                if matches!(error, EngineError::Lost(_)) && !self.lost {
-                    tracing::error!(instance = %self.label, %error, "engine given up");
-                    self.lost = true;
-                }
-                let (status, text) = match (&error, ran) {
-                    (_, Ran::Here(Some(cut))) => {
-                        tracing::warn!(instance = %self.label, ?cut, %error, "run interrupted");
-                        cut.answer()
-                    }
-                    (EngineError::ReplyTooLarge(_), _) => {
-                        (Status::ReplyTooLarge, error_text(&error))
-                    }
-                    _ => (Status::EngineFailed, error_text(&error)),
-                };
-                arrival.fail(status, &text, times)
-            }
-        };
-        departure.outputs = placed.map(|placed| Box::new(placed.shapes));
-        counters.busy_ns.fetch_add(busy_ns(&departure.times), Ordering::Relaxed);
-        Ready { departure, reply_to }
     }
 }
 

@@ -19,6 +19,7 @@ pub(crate) struct Client {
     pub(crate) table: Arc<SlotTable>,
     pub(crate) binding: Arc<BoundSignature>,
     pub(crate) inbox: Arc<Inbox>,
+    pub(crate) session: u64,
     next: u64,
 }
 
@@ -41,7 +42,7 @@ impl Client {
         let bytes = SlotTable::bytes(&layout).unwrap();
         let region = Region::whole(HeapBacking::new(bytes).unwrap());
         let table = SlotTable::over(layout, peer, region).unwrap();
-        Client { table, binding: Arc::new(bound), inbox: Arc::default(), next: 0 }
+        Client { table, binding: Arc::new(bound), inbox: Arc::default(), session: 9, next: 0 }
     }
 
     /// The next request, numbered from 0.
@@ -51,7 +52,7 @@ impl Client {
         let seen = Instant::now();
         let arrival = Arrival {
             peer: PeerId(7),
-            session: SessionId(9),
+            session: SessionId(self.session),
             generation: Generation::FIRST,
             request: self.next,
             what: Request { priority, ..Request::of(kind) },
@@ -62,7 +63,13 @@ impl Client {
         };
         self.next += 1;
         let reply_to = Arc::clone(&self.inbox) as Arc<dyn ReplyTo>;
-        Work { arrival, binding: Arc::clone(&self.binding), memory: MemoryChoice::Auto, reply_to }
+        Work {
+            arrival,
+            binding: Arc::clone(&self.binding),
+            memory: MemoryChoice::Auto,
+            reply_to,
+            deadline: None,
+        }
     }
 
     pub(crate) fn tensor(&mut self, payload: &[u8]) -> Work {

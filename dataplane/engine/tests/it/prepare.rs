@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use crate::common::{Client, parts_ns, payload, text};
 use crate::mirror::{Mirror, SIDE};
 
-const SPEC: PictureSpec = PictureSpec {
+pub(crate) const SPEC: PictureSpec = PictureSpec {
     width: SIDE,
     height: SIDE,
     layout: Layout::Nchw,

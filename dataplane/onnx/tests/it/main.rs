@@ -4,6 +4,7 @@
 #![expect(clippy::print_stderr, reason = "the tests of large models are run for their times")]
 
 mod agree;
+mod batch;
 mod broken;
 mod cases;
 mod common;

@@ -1,0 +1,120 @@
+//! Which of the requests that wait become one batch.
+
+use ferry_core::SessionId;
+
+/// Most requests that are looked at for one batch, so that a long queue is not walked through under
+/// its lock: as many as the largest batch can have.
+const LOOKED_AT_MAX: usize = 1024;
+
+/// A request that waits, as far as it matters here.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Candidate {
+    pub(crate) session: SessionId,
+    /// Its rows, if it may run with the first one.
+    pub(crate) rows: Option<u64>,
+}
+
+/// Chooses in turns: the oldest request of each session, then the second of each, and so on, so that
+/// no session fills a batch while others wait. The oldest request of all is always taken. No request
+/// overtakes another one of its session: where one cannot be taken, none behind it is.
+#[derive(Debug, Default)]
+pub(crate) struct Picker {
+    sessions: Vec<Turns>,
+    /// Turn, place in the queue, place in `sessions`, rows.
+    order: Vec<(u32, usize, usize, u64)>,
+    /// Places in the queue, rising.
+    pub(crate) picked: Vec<usize>,
+}
+
+#[derive(Debug)]
+struct Turns {
+    session: SessionId,
+    /// Requests that were looked at.
+    next: u32,
+    /// Nothing more of it can be taken.
+    over: bool,
+}
+
+/// What became of a choice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Picked {
+    /// All rows of the batch.
+    pub(crate) rows: u64,
+    /// Waiting would not make it better: it has a size that is preferred, or no room for what waits.
+    pub(crate) complete: bool,
+}
+
+impl Picker {
+    /// Fills `picked` with at most `rows_max` rows; see [`Picker`]. If some of the batches that are
+    /// made in this order have a preferred size, it is the largest of those.
+    pub(crate) fn pick(
+        &mut self,
+        candidates: impl Iterator<Item = Candidate>,
+        rows_max: u64,
+        preferred: &[u64],
+    ) -> Picked {
+        self.put_in_order(candidates, rows_max);
+        let mut all = Picked::default();
+        let mut best = None;
+        self.picked.clear();
+        for &(_, at, session, rows) in &self.order {
+            let Some(turns) = self.sessions.get_mut(session).filter(|it| !it.over) else {
+                continue;
+            };
+            if all.rows + rows > rows_max {
+                turns.over = true;
+                all.complete = true;
+                continue;
+            }
+            all.rows += rows;
+            self.picked.push(at);
+            if preferred.contains(&all.rows) {
+                best = Some((self.picked.len(), all.rows));
+            }
+        }
+        all.complete |= all.rows >= rows_max;
+        if let Some((count, rows)) = best {
+            self.picked.truncate(count);
+            all = Picked { rows, complete: true };
+        }
+        self.picked.sort_unstable();
+        all
+    }
+
+    fn put_in_order(&mut self, candidates: impl Iterator<Item = Candidate>, rows_max: u64) {
+        self.sessions.clear();
+        self.order.clear();
+        let mut first_turn = 0;
+        for (at, Candidate { session, rows }) in candidates.take(LOOKED_AT_MAX).enumerate() {
+            let known = self.sessions.iter().position(|it| it.session == session);
+            let index = known.unwrap_or(self.sessions.len());
+            if known.is_none() {
+                self.sessions.push(Turns { session, next: 0, over: false });
+            }
+            let Some(turns) = self.sessions.get_mut(index).filter(|it| !it.over) else { continue };
+            let Some(rows) = rows else {
+                turns.over = true;
+                continue;
+            };
+            self.order.push((turns.next, at, index, rows));
+            if turns.next == 0 && first_turn + rows <= rows_max {
+                first_turn += rows;
+                if first_turn == rows_max {
+                    // The first turn fills the batch.
+                    break;
+                }
+            }
+            turns.next += 1;
+        }
+        self.sessions.iter_mut().for_each(|turns| turns.over = false);
+        self.order.sort_unstable();
+    }
+
+    /// Whether a request of this session was looked at.
+    pub(crate) fn has_seen(&self, session: SessionId) -> bool {
+        self.sessions.iter().any(|it| it.session == session)
+    }
+}
+
+#[cfg(test)]
+mod tests;

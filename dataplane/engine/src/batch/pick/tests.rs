@@ -1,0 +1,79 @@
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Requests that wait: session and rows; 0 rows cannot run with the first.
+fn candidates(waiting: &[(u64, u64)]) -> impl Iterator<Item = Candidate> + '_ {
+    waiting.iter().map(|&(session, rows)| Candidate {
+        session: SessionId(session),
+        rows: (rows > 0).then_some(rows),
+    })
+}
+
+fn pick(waiting: &[(u64, u64)], rows_max: u64, preferred: &[u64]) -> (Vec<usize>, u64, bool) {
+    let mut picker = Picker::default();
+    let Picked { rows, complete } = picker.pick(candidates(waiting), rows_max, preferred);
+    (picker.picked, rows, complete)
+}
+
+#[test]
+fn sessions_take_turns() {
+    let waiting = [(1, 1), (1, 1), (1, 1), (1, 1), (2, 1), (3, 1)];
+    assert_eq!(pick(&waiting, 4, &[]), (vec![0, 1, 4, 5], 4, true));
+    assert_eq!(pick(&waiting, 3, &[]), (vec![0, 4, 5], 3, true));
+    assert_eq!(pick(&waiting, 8, &[]), (vec![0, 1, 2, 3, 4, 5], 6, false));
+}
+
+#[test]
+fn no_request_overtakes_one_of_its_session() {
+    // The second of session 1 does not fit, so that its third must wait, too.
+    assert_eq!(pick(&[(1, 2), (1, 3), (1, 1), (2, 1)], 4, &[]), (vec![0, 3], 3, true));
+    // The second of session 1 cannot run with the first.
+    assert_eq!(pick(&[(1, 1), (1, 0), (1, 1), (2, 1)], 4, &[]), (vec![0, 3], 2, false));
+}
+
+#[test]
+fn a_batch_is_cut_to_the_largest_preferred_size_that_is_there() {
+    let waiting = [(1, 1), (2, 1), (3, 1), (4, 1), (5, 1)];
+    assert_eq!(pick(&waiting, 8, &[2, 4]), (vec![0, 1, 2, 3], 4, true));
+    assert_eq!(pick(&waiting, 8, &[6]), (vec![0, 1, 2, 3, 4], 5, false));
+    assert_eq!(pick(&waiting[..1], 8, &[2, 4]), (vec![0], 1, false));
+}
+
+proptest! {
+    #[test]
+    fn what_is_picked_fits_is_fair_and_keeps_the_order(
+        waiting in prop::collection::vec((0_u64..5, 0_u64..4), 1..80),
+        rows_max in 3_u64..20,
+        preferred in prop::option::of(2_u64..20),
+    ) {
+        let mut waiting = waiting;
+        waiting[0].1 = waiting[0].1.max(1);
+        let preferred: Vec<u64> = preferred.into_iter().filter(|it| *it <= rows_max).collect();
+        let (picked, rows, _) = pick(&waiting, rows_max, &preferred);
+        prop_assert_eq!(picked.first(), Some(&0), "the oldest is always taken");
+        prop_assert!(picked.is_sorted_by(|a, b| a < b));
+        prop_assert_eq!(picked.iter().map(|&at| waiting[at].1).sum::<u64>(), rows);
+        prop_assert!(rows <= rows_max);
+        prop_assert!(picked.iter().all(|&at| waiting[at].1 > 0));
+        let mut taken = HashMap::<u64, usize>::new();
+        let mut left = HashMap::<u64, usize>::new();
+        for (at, (session, _)) in waiting.iter().enumerate() {
+            if picked.contains(&at) {
+                prop_assert!(!left.contains_key(session), "overtook one of its session");
+                *taken.entry(*session).or_default() += 1;
+            } else {
+                left.entry(*session).or_insert(at);
+            }
+        }
+        // Whoever has two turns more than another, which had one of one row to take, was unfair.
+        for (session, at) in &left {
+            let has = taken.get(session).copied().unwrap_or(0);
+            let most = taken.values().copied().max().unwrap_or(0);
+            let would_fit = waiting[*at].1 == 1;
+            prop_assert!(!would_fit || most <= has + 1, "{:?} of {:?}", picked, waiting);
+        }
+    }
+}

@@ -20,7 +20,7 @@ use ferry_engine::{Engine, EngineError, FileDigest, Rebuild};
 pub use folder::{NAME_BYTES_MAX, Source, check_name};
 pub use load::Served;
 pub use metadata::{
-    CompletionName, DeviceChoice, DimSizes, EngineChoice, Gpu, Metadata, MetadataError,
+    Batch, CompletionName, DeviceChoice, DimSizes, EngineChoice, Gpu, Metadata, MetadataError,
     PrecisionName,
 };
 pub use precision::Precision;

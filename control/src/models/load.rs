@@ -10,7 +10,9 @@ use ferry_vision::Numbers;
 
 use super::changes::changes;
 use super::shapes::check_dims;
-use super::{DimSizes, EngineLoader, Instances, LoadSpec, Metadata, Precision, Rooms, Source};
+use super::{
+    Batch, DimSizes, EngineLoader, Instances, LoadSpec, Metadata, Precision, Rooms, Source,
+};
 use crate::error::ApiError;
 use crate::host::clock::unix_ns;
 use crate::store::{Event, ModelRow};
@@ -145,16 +147,23 @@ impl Served {
                 "run_seconds_max does not hold: this engine cannot end a run under way"
             );
         }
+        let signature = engines.first().map(|engine| engine.signature().clone());
+        let signature = signature.unwrap_or_default();
+        let batch = Batch::options(&metadata, &signature, &dims, device.is_some())?;
+        match &batch {
+            Ok(batch) => tracing::info!(model = name, version, ?batch, "requests are batched"),
+            Err(why) => tracing::info!(model = name, version, why, "requests are not batched"),
+        }
         let options = PoolOptions {
             queue: metadata.queue,
             run: metadata.run,
             run_at_most: metadata.run_at_most.unwrap_or(RUN_AT_MOST),
             picture: metadata.picture.as_ref().map(|&(_, picture): &(String, Picture)| picture),
             rebuild,
+            batch: batch.ok(),
             ..PoolOptions::default()
         };
-        let signature = engines.first().map(|engine| engine.signature().clone());
-        let rooms = Rooms::new(metadata.outputs.clone(), &signature.unwrap_or_default())?;
+        let rooms = Rooms::new(metadata.outputs.clone(), &signature)?;
         let pool = Pool::start(name, engines, options).map_err(|error| error_text(&error))?;
         Ok(Arc::new(Served {
             name: name.to_owned(),

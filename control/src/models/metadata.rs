@@ -1,5 +1,6 @@
 //! `NAME.toml`: what a server must know of a model beyond its file.
 
+mod batch;
 mod device;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use serde::Deserialize;
 
 use super::ShapeLimits;
 
+pub use batch::Batch;
 pub use device::{CompletionName, DeviceChoice, DimSizes, EngineChoice, Gpu, PrecisionName};
 
 /// Most instances of one model: each is a copy of its working memory and a thread.
@@ -61,6 +63,8 @@ pub struct Metadata {
     pub labels: Vec<String>,
     /// The input that pictures become, and how.
     pub picture: Option<(String, Picture)>,
+    /// Which requests run as one, where the file says it.
+    pub batch: Option<Batch>,
     /// The files that this was read from: the TOML and the labels.
     pub files: Vec<FileDigest>,
 }
@@ -99,6 +103,7 @@ struct File {
     max_elements: Option<u64>,
     labels: Option<String>,
     picture: Option<PictureTable>,
+    batch: Option<Batch>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
@@ -188,6 +193,7 @@ impl Metadata {
             outputs: BTreeMap::new(),
             labels: Vec::new(),
             picture: None,
+            batch: None,
             files: Vec::new(),
         }
     }
@@ -246,6 +252,7 @@ impl Metadata {
             outputs: file.outputs,
             labels,
             picture: file.picture.map(PictureTable::parse).transpose().map_err(meaning)?,
+            batch: file.batch.or(base.batch),
             files,
         })
     }

@@ -5,6 +5,7 @@
 mod admin;
 mod attach;
 mod auth;
+mod batch;
 mod binary;
 mod common;
 mod docs;

@@ -64,7 +64,8 @@ pub trait Interrupt: Send + Sync + std::fmt::Debug {
 /// A request, ready for the model: moved into flight, and back with the answer.
 #[derive(Debug)]
 pub struct Job {
-    /// The request and its slot. Lost in a panic, it is answered all the same.
+    /// The request and its slot. Lost in a panic, it is answered all the same. Of a batch: one that
+    /// the pool made, with a slot of its own.
     pub arrival: ArrivalGuard,
     /// Shapes and places of its tensors.
     pub binding: Arc<BoundSignature>,

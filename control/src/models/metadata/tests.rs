@@ -115,6 +115,7 @@ fn the_documentation_has_every_key_and_no_other() {
     assert_eq!(under("gpu."), accepted("[gpu]\n"));
     assert_eq!(under("dims.NAME."), accepted("[dims.N]\n"));
     assert_eq!(under("picture."), accepted("[picture]\n"));
+    assert_eq!(under("batch."), accepted("[batch]\n"));
 
     // What stands between fences is every second part.
     let mut examples = 0;

@@ -70,11 +70,12 @@ fn agrees(choice: EngineChoice, name: &str) {
             Session { binding, table, request, alone: floats_of(&alone) }
         })
         .collect();
-    // Once each has been answered, a batch waits until all are in it, and has no room for more.
+    // Once each has been answered, a batch waits until all are in it, and has no room for more. In
+    // the first round the others wait for the first one no longer than until all of them are there.
     let batch = BatchOptions {
         rows_max: 7,
         delay: ferry_engine::batch::BATCH_DELAY_MAX,
-        preferred: Vec::new(),
+        preferred: vec![6, 7],
         elements_max: u64::MAX,
     };
     let options = PoolOptions { batch: Some(batch), ..PoolOptions::default() };

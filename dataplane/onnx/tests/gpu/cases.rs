@@ -38,6 +38,10 @@ fn the_device_answers_right_or_refuses_clearly() {
     }
 }
 
+/// What ONNX Runtime itself cannot do on a device: the case, and of what its refusal tells.
+const NOT_ON_A_DEVICE: [(&str, &str); 1] =
+    [("zero_rows_sum", "Can't reduce on dim with value of 0")];
+
 /// Nothing that ONNX Runtime serves is refused by us, but what cannot be sent: sizes are what the
 /// model makes them.
 #[test]
@@ -54,8 +58,10 @@ fn the_device_serves_all_that_can_be_sent() {
             }
         };
         for exchange in &case.requests {
-            if let Err(error) = run::ask(&mut *engine, &slots, exchange) {
-                refused.push(format!("{}: {error}", case.name));
+            let Err(error) = run::ask(&mut *engine, &slots, exchange) else { continue };
+            let told = error.to_string();
+            if !NOT_ON_A_DEVICE.iter().any(|(name, why)| *name == case.name && told.contains(why)) {
+                refused.push(format!("{}: {told}", case.name));
             }
         }
     }

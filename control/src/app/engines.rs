@@ -194,6 +194,7 @@ impl Onnx {
                 CompletionName::Poll => Completion::Poll,
                 CompletionName::Wait => Completion::Wait,
             },
+            ..CudaOptions::default()
         };
         // Without a driver they are of no use, and the model says what is missing.
         if ferry_cuda::probe().is_ok() {

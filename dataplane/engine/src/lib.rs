@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod binding;
+mod callback;
 mod clock;
 pub mod echo;
 pub mod engine;
@@ -19,6 +20,7 @@ pub mod stats;
 mod worker;
 
 pub use binding::check_binding;
+pub use callback::contained;
 pub use echo::Echo;
 pub use engine::{Engine, EngineError, Finished, Interrupt, Job, Placed, TooLarge};
 pub use files::{FileBytes, FileDigest, FileError};

@@ -12,7 +12,6 @@
 mod external;
 mod file;
 mod graph;
-mod indices;
 pub mod load;
 mod log;
 mod ort;

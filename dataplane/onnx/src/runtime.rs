@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use ferry_engine::contained;
 use ort::environment::Environment;
 use ort::logging::LogLevel;
 
@@ -128,7 +129,7 @@ fn open(path: &Path) -> Result<Opened, String> {
         .with_telemetry(false)
         .with_logger(Arc::new(
             move |level, category: &str, id: &str, location: &str, text: &str| {
-                log.line(level, category, id, location, text);
+                contained((), || log.line(level, category, id, location, text));
             },
         ))
         .build()

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::sync::OnceLock;
 
 use ferry_core::without_middle;
-use ferry_engine::EngineError;
+use ferry_engine::{EngineError, contained};
 use trtx::{LogHandler, Logger, Severity};
 
 /// Errors of one call that are kept: the first say why, the rest are what follows from it.
@@ -19,19 +19,23 @@ struct Handler;
 
 impl LogHandler for Handler {
     fn log(&self, severity: Severity, message: &str) {
-        match severity {
-            Severity::InternalError | Severity::Error => {
-                tracing::debug!("tensorrt: {message}");
-                HEARD.with_borrow_mut(|heard| {
-                    if let Some(heard) = heard.as_mut().filter(|heard| heard.len() < KEPT_MAX) {
-                        heard.push(message.to_owned());
-                    }
-                });
-            }
-            Severity::Warning => tracing::warn!("tensorrt: {message}"),
-            Severity::Info => tracing::debug!("tensorrt: {message}"),
-            Severity::Verbose => tracing::trace!("tensorrt: {message}"),
+        contained((), || line(severity, message));
+    }
+}
+
+fn line(severity: Severity, message: &str) {
+    match severity {
+        Severity::InternalError | Severity::Error => {
+            tracing::debug!("tensorrt: {message}");
+            HEARD.with_borrow_mut(|heard| {
+                if let Some(heard) = heard.as_mut().filter(|heard| heard.len() < KEPT_MAX) {
+                    heard.push(message.to_owned());
+                }
+            });
         }
+        Severity::Warning => tracing::warn!("tensorrt: {message}"),
+        Severity::Info => tracing::debug!("tensorrt: {message}"),
+        Severity::Verbose => tracing::trace!("tensorrt: {message}"),
     }
 }
 

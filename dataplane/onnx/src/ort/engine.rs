@@ -23,8 +23,9 @@ use crate::stages::Stages;
 ///
 /// - integers that a peer may write while the model runs: an operator that has checked an index
 ///   must not find another one when it uses it. Floats too, if an operator of the model makes an
-///   index or a size of one or sorts them (`indices`); elsewhere a float can be wrong and nothing
-///   else. Outputs too, as a model may go on computing with what is also an output;
+///   index or a size of one or sorts them (`ferry_onnx_file::indices`); elsewhere a float can be
+///   wrong and nothing else. Outputs too, as a model may go on computing with what is also an
+///   output;
 /// - booleans, because bytes other than 0 and 1 are none;
 /// - memory that is not the host's, or not aligned.
 ///

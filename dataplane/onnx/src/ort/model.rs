@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ferry_core::{DType, Signature};
 use ferry_engine::{EngineError, FileDigest};
+use ferry_onnx_file::indices;
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::value::{Outlet, TensorElementType, ValueType};
@@ -15,7 +16,6 @@ use super::native::commit_from_memory;
 use crate::external::Weights;
 use crate::file::{EXPORT_AGAIN, ModelFile, one_line, unusable};
 use crate::graph;
-use crate::indices;
 use crate::runtime::{self, Opened, Search};
 use crate::signature::{Declared, DeclaredDim, Refused, signature};
 

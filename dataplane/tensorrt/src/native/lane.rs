@@ -22,6 +22,7 @@ pub(crate) struct Lane<G: Gpu, X: Execution> {
     events: [G::Event; 4],
     inputs: Vec<Room>,
     outputs: Vec<Room>,
+    floats_are_plain: bool,
     /// What the context is set to.
     shapes: Option<Arc<BoundSignature>>,
     flight: Option<Flight>,
@@ -43,6 +44,7 @@ impl<G: Gpu, X: Execution> Lane<G, X> {
         gpu: &Arc<G>,
         execution: X,
         [inputs, outputs]: [usize; 2],
+        floats_are_plain: bool,
     ) -> Result<Lane<G, X>, GpuError> {
         gpu.bind()?;
         let room = |count| std::iter::repeat_with(Room::default).take(count).collect();
@@ -53,6 +55,7 @@ impl<G: Gpu, X: Execution> Lane<G, X> {
             execution,
             inputs: room(inputs),
             outputs: room(outputs),
+            floats_are_plain,
             shapes: None,
             flight: None,
         })
@@ -89,7 +92,7 @@ impl<G: Gpu, X: Execution> Lane<G, X> {
     }
 
     fn enqueue(&mut self) -> Result<(), EngineError> {
-        let Lane { gpu, execution, stream, events, inputs, outputs, shapes, flight } = self;
+        let Lane { gpu, execution, stream, events, inputs, outputs, shapes, flight, .. } = self;
         let Some(flight) = flight else { return Ok(()) };
         let binding = Arc::clone(&flight.job.binding);
         gpu.bind().map_err(EngineError::from)?;
@@ -104,7 +107,8 @@ impl<G: Gpu, X: Execution> Lane<G, X> {
         let staged_as = stage(&**gpu, &flight.job)?;
         flight.times.set_staged(staged_as);
         let pageable = staged_as.is_some_and(|it| it.memory == HostMemory::Pageable);
-        let how = How { private: flight.job.inputs_are_private(), pageable };
+        let private = flight.job.inputs_are_private();
+        let how = How { private, floats_are_plain: self.floats_are_plain, pageable };
         let start = Instant::now();
         let mut staged = false;
         for (index, (tensor, room)) in binding.inputs.iter().zip(inputs).enumerate() {

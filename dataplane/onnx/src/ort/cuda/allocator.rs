@@ -12,6 +12,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use ferry_core::error_text;
 use ferry_cuda::{Arena, Device};
+use ferry_engine::contained;
 use ort::AsPointer;
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::sys::{ORT_API_VERSION, OrtAllocator, OrtMemoryInfo};
@@ -153,19 +154,20 @@ unsafe extern "system" fn allocate(this: *mut OrtAllocator, bytes: usize) -> *mu
     // SAFETY: the library passes the address that it was given: our `Allocator`, which lives as
     // long as the process and is not changed.
     let this = unsafe { &*this.cast::<Allocator>() };
-    give(this, bytes)
+    contained(std::ptr::null_mut(), || give(this, bytes))
 }
 
 unsafe extern "system" fn reserve(this: *const OrtAllocator, bytes: usize) -> *mut c_void {
     // SAFETY: as in `allocate`.
     let this = unsafe { &*this.cast::<Allocator>() };
-    give(this, bytes)
+    contained(std::ptr::null_mut(), || give(this, bytes))
 }
 
 /// A block, or null, which the library reports as "out of memory".
 fn give(this: &Allocator, bytes: usize) -> *mut c_void {
-    let current = CURRENT.with_borrow(|current| current[this.kind as usize].clone());
-    let source = current.unwrap_or_else(|| Arc::clone(&this.stray));
+    // Nobody has named one where the thread is ending already.
+    let current = CURRENT.try_with(|current| current.borrow()[this.kind as usize].clone());
+    let source = current.ok().flatten().unwrap_or_else(|| Arc::clone(&this.stray));
     match source.allocate(bytes) {
         Ok(address) => {
             let mut owners = OWNERS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -180,6 +182,10 @@ fn give(this: &Allocator, bytes: usize) -> *mut c_void {
 }
 
 unsafe extern "system" fn free(_this: *mut OrtAllocator, block: *mut c_void) {
+    contained((), || take_back(block));
+}
+
+fn take_back(block: *mut c_void) {
     if block.is_null() {
         return;
     }

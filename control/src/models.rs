@@ -20,8 +20,7 @@ use ferry_engine::{Engine, EngineError, FileDigest, Rebuild};
 pub use folder::{NAME_BYTES_MAX, Source, check_name};
 pub use load::Served;
 pub use metadata::{
-    CompletionName, DeviceChoice, DimSizes, EngineChoice, Gpu, Metadata, MetadataError,
-    PrecisionName,
+    CompletionName, DeviceChoice, DimSizes, Gpu, Metadata, MetadataError, PrecisionName,
 };
 pub use precision::Precision;
 pub use progress::Progress;
@@ -34,8 +33,8 @@ pub use shapes::ShapeLimits;
 pub struct LoadSpec<'a> {
     /// The model's file.
     pub file: &'a Path,
-    /// Which engine runs it.
-    pub engine: EngineChoice,
+    /// The name of the engine that runs it.
+    pub engine: &'a str,
     /// Which device runs it.
     pub device: DeviceChoice,
     /// How it runs on a GPU.

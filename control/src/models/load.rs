@@ -188,7 +188,7 @@ impl Served {
         };
         let spec = LoadSpec {
             file: &source.file,
-            engine: metadata.engine,
+            engine: &metadata.engine,
             device: metadata.device,
             gpu: metadata.gpu,
             dims: &metadata.dims,

@@ -24,7 +24,7 @@ pub use endpoint::{
     Attachment, DeviceMemory, DeviceUuid, Endpoint, Gid, IpcHandle, MemoryKey, QueuePair,
     RegionDescriptor, Retry,
 };
-pub use error_text::{error_text, without_middle};
+pub use error_text::{error_text, panic_text, without_middle};
 pub use found::{Area, Finding, Found};
 pub use frame::{
     Body, FRAME_BYTES, FRAME_ROOM_BYTES, Frame, FrameError, Head, PixelFormat, Reply, Request,

@@ -9,6 +9,7 @@ pub mod engine;
 pub mod files;
 pub mod guard;
 mod instance;
+pub mod library;
 pub mod options;
 pub mod pool;
 pub mod prepare;

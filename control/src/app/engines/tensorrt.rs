@@ -29,7 +29,7 @@ pub(super) struct Tensorrt {
 /// The operator's path alone; else where the script puts the libraries, and where people do.
 fn search(config: &Config) -> Search {
     let fetched = super::fetched(ferry_tensorrt::FETCHED);
-    Search::standard(config.tensorrt.clone(), fetched, |name| std::env::var_os(name))
+    ferry_tensorrt::search(config.tensorrt.clone(), fetched, |name| std::env::var_os(name))
 }
 
 /// What this engine has no meaning for.

@@ -20,6 +20,7 @@ pub mod stats;
 mod worker;
 
 pub use binding::check_binding;
+pub use clock::StageClock;
 pub use echo::Echo;
 pub use engine::{Engine, EngineError, Finished, Interrupt, Job, Placed, TooLarge};
 pub use files::{FileBytes, FileDigest, FileError};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ferry_core::{
-    BoundSignature, HostMemory, MemoryChoice, Placement, Stage, StageTimes, Staged, Why,
+    BoundSignature, HostMemory, MemoryChoice, Placement, Stage, StageTimes, Staged, Why, nanos,
 };
 use ferry_engine::{EngineError, Job};
 
@@ -118,7 +118,7 @@ impl<G: Gpu, X: Execution> Lane<G, X> {
             unsafe { execution.bind(&tensor.name, address) }.map_err(EngineError::Run)?;
         }
         if staged {
-            flight.times.set(Stage::Preprocess, ns_since(start));
+            flight.times.set(Stage::Preprocess, nanos(start.elapsed()));
         }
         gpu.record(&events[1], stream).map_err(EngineError::from)?;
 
@@ -184,7 +184,7 @@ impl<G: Gpu, X: Execution> Lane<G, X> {
                 let bytes = to.bytes();
                 to.copy_from(&from.view(), bytes)?;
             }
-            times.set(Stage::Postprocess, ns_since(start));
+            times.set(Stage::Postprocess, nanos(start.elapsed()));
         }
         Ok(*times)
     }
@@ -222,8 +222,4 @@ fn stage<G: Gpu>(gpu: &G, job: &Job) -> Result<Option<Staged>, EngineError> {
         MemoryChoice::Auto => (HostMemory::Pinned, Why::Only),
     };
     Ok(Some(Staged { memory, why }))
-}
-
-fn ns_since(start: Instant) -> u64 {
-    u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ferry_core::{
-    HostMemory, MemoryChoice, Placement, RequestKind, Stage, StageTimes, Staged, Why,
+    HostMemory, MemoryChoice, Placement, RequestKind, Stage, StageTimes, Staged, Why, nanos,
 };
 use ferry_cuda::picture::PictureStep;
 use ferry_cuda::{Arena, Kernels};
@@ -62,7 +62,7 @@ impl Held {
     pub(super) fn land(mut self, times: StageTimes) -> (Job, Result<StageTimes, MemoryError>) {
         let mut times = times;
         times.set_staged(self.staged);
-        times.set(Stage::Queue, ns(self.waited));
+        times.set(Stage::Queue, nanos(self.waited));
         add(&mut times, Stage::CopyIn, self.filled);
         let drained = match self.reply_bounces {
             true => drain(&mut self.job, &self.staging).map(Some),
@@ -227,14 +227,10 @@ fn long(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
-fn ns(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
 /// Adds what the host did to what the device did for a stage.
 pub(super) fn add(times: &mut StageTimes, stage: Stage, by_host: Option<Duration>) {
     if let Some(by_host) = by_host {
-        times.set(stage, times.of(stage).unwrap_or(0).saturating_add(ns(by_host)));
+        times.set(stage, times.of(stage).unwrap_or(0).saturating_add(nanos(by_host)));
     }
 }
 

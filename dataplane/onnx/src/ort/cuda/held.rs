@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ferry_core::{
-    HostMemory, MemoryChoice, Placement, RequestKind, Stage, StageTimes, Staged, Why, nanos,
-};
+use ferry_core::{HostMemory, Placement, RequestKind, Stage, StageTimes, Staged, Why, nanos};
 use ferry_cuda::picture::PictureStep;
 use ferry_cuda::{Arena, Kernels};
 use ferry_engine::{EngineError, Job};
@@ -237,16 +235,16 @@ pub(super) fn add(times: &mut StageTimes, stage: Stage, by_host: Option<Duration
 /// What host memory is to the device for this request, and why.
 fn stage(job: &Job, payload: &View<'_>, others: usize, kernels: bool) -> Staged {
     let bytes = job.prepared.as_ref().map_or(job.arrival.payload_bytes, Region::bytes);
-    let (memory, why) = match job.memory {
-        MemoryChoice::Always(HostMemory::Pageable) => (HostMemory::Pageable, Why::Asked),
-        _ if payload.device().is_none() => (HostMemory::Pinned, Why::Unregistered),
-        MemoryChoice::Always(memory) => (memory, Why::Asked),
-        MemoryChoice::Auto if !kernels => (HostMemory::Pinned, Why::Busy),
-        MemoryChoice::Auto if bytes > LARGE_BYTES => (HostMemory::Pinned, Why::Large),
-        MemoryChoice::Auto if others > 0 => (HostMemory::Pinned, Why::Busy),
-        MemoryChoice::Auto => (HostMemory::Mapped, Why::Idle),
-    };
-    Staged { memory, why }
+    let is_large = bytes > LARGE_BYTES;
+    Staged::choose(job.memory, payload.device().is_some(), || {
+        if kernels && is_large {
+            (HostMemory::Pinned, Why::Large)
+        } else if !kernels || others > 0 {
+            (HostMemory::Pinned, Why::Busy)
+        } else {
+            (HostMemory::Mapped, Why::Idle)
+        }
+    })
 }
 
 fn unreachable_memory() -> EngineError {

@@ -90,9 +90,10 @@ pub enum ApiError {
     /// Something bounded is full for now.
     #[error("{0}")]
     Busy(String),
-    /// Session, token and generation do not fit together. One answer for all.
+    /// No session that the caller proves to be its own: there is none, or its token or generation
+    /// does not fit. One answer for all, so that nobody learns which sessions there are.
     #[error("no such session, or its token or generation does not fit: resume it or open another")]
-    Credentials,
+    NoSuchSession,
     /// The tenant's key is missing or wrong.
     #[error("metadata ferry-key is not the key of a tenant: ask the operator for one")]
     Key,

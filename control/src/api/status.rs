@@ -24,7 +24,7 @@ fn code(error: &ApiError) -> Code {
     match error {
         ApiError::Shapes(_) | ApiError::Field { .. } => Code::InvalidArgument,
         // A key that is nobody's must be told apart from a session that is not (or no more) there.
-        ApiError::NotFound { .. } | ApiError::Credentials => Code::NotFound,
+        ApiError::NotFound { .. } | ApiError::NoSuchSession => Code::NotFound,
         ApiError::Model { .. }
         | ApiError::Reload { .. }
         | ApiError::Transport { .. }

@@ -53,12 +53,13 @@ impl v1::models_server::Models for ModelsService {
     async fn get(&self, request: Request<v1::GetModelRequest>) -> Reply<v1::Model> {
         let who = auth::identity(&request)?.clone();
         let v1::GetModelRequest { name, version } = request.into_inner();
-        check_name(&name)?;
+        check_name(&name).map_err(ApiError::from)?;
         let versions = self.0.models.versions(&name, version);
         // The latest that serves; else the latest.
         let serving = self.0.models.get(&name, version).map(|served| served.version).ok();
         let chosen = versions.iter().find(|it| Some(it.version) == serving).or(versions.last());
-        let chosen = chosen.ok_or_else(|| self.0.models.unknown(&name, version))?;
+        let unknown = || ApiError::from(self.0.models.unknown(&name, version));
+        let chosen = chosen.ok_or_else(unknown)?;
         Ok(Response::new(self.told(Ok(&who), to_wire::model(chosen))))
     }
 
@@ -86,7 +87,7 @@ impl v1::models_server::Models for ModelsService {
         request: Request<v1::UnloadModelRequest>,
     ) -> Reply<v1::UnloadModelResponse> {
         let v1::UnloadModelRequest { name, version } = request.into_inner();
-        for served in self.0.models.unload(&name, version)? {
+        for served in self.0.models.unload(&name, version).map_err(ApiError::from)? {
             // To the end, even if the caller goes away.
             joined(self.0.runtime.spawn(retire(&self.0, served)).await)?;
         }

@@ -98,7 +98,7 @@ impl RunsService {
         let account = account.map_err(|error| refused("credentials", error))?;
         let is_own = who.tenant().is_some_and(|tenant| Arc::ptr_eq(tenant, &account.tenant));
         if !is_own {
-            return Err(refused("credentials", ApiError::Credentials));
+            return Err(refused("credentials", ApiError::NoSuchSession));
         }
         if batch.run_id != account.run {
             let why = format!("{}; the session is of run {}", batch.run_id, account.run);

@@ -9,7 +9,7 @@ use tonic::{Request, Response};
 use super::whole::Whole;
 use super::{auth, to_wire};
 use crate::error::ApiError;
-use crate::sessions::{Caller, Opened};
+use crate::sessions::{Caller, Opened, Sessions};
 use crate::state::State;
 
 /// Most sessions of one heartbeat.
@@ -30,10 +30,19 @@ impl SessionsService {
         Response::new(to_wire::opened(opened, self.0.config.lease))
     }
 
+    /// Work on the sessions that nothing breaks off once it is begun.
+    fn whole<T, W>(&self, work: impl FnOnce(Arc<Sessions>) -> W) -> Whole<T>
+    where
+        T: Send + 'static,
+        W: Future<Output = T> + Send + 'static,
+    {
+        Whole::new(&self.0.runtime, work(Arc::clone(&self.0.sessions)))
+    }
+
     /// A proof that did not fit, or an end that cannot be, counted.
     fn refuse(&self, reference: &v1::SessionRef, error: ApiError) -> tonic::Status {
         let what = match &error {
-            ApiError::Credentials => Some(("grpc", "credentials")),
+            ApiError::NoSuchSession => Some(("grpc", "credentials")),
             ApiError::NotAttachable(_) => Some(("rdma", "attach")),
             ApiError::Field { .. } => Some(("grpc", "attach")),
             _ => None,
@@ -56,9 +65,7 @@ impl v1::sessions_server::Sessions for SessionsService {
         let identity = auth::identity(&request)?.clone();
         let caller = Caller { tenant: Arc::clone(&tenant), identity, is_inside: false };
         let asked = SessionSpec::try_from(request.into_inner()).map_err(ApiError::from)?;
-        let sessions = Arc::clone(&self.0.sessions);
-        let opened =
-            Whole::new(&self.0.runtime, async move { sessions.open(caller, asked).await }).await;
+        let opened = self.whole(|sessions| async move { sessions.open(caller, asked).await }).await;
         match opened {
             Ok(opened) => Ok(self.opened(&opened)),
             Err(error) => {
@@ -109,14 +116,9 @@ impl v1::sessions_server::Sessions for SessionsService {
         let request = request.into_inner();
         let reference = reference(request.session.as_ref())?.clone();
         let (id, token, generation) = reference.parts()?;
-        let sessions = Arc::clone(&self.0.sessions);
         let resumed =
-            Whole::new(
-                &self.0.runtime,
-                async move { sessions.resume(id, &token, generation).await },
-            )
-            .await;
-        match resumed {
+            self.whole(|sessions| async move { sessions.resume(id, &token, generation).await });
+        match resumed.await {
             Ok(opened) => Ok(self.opened(&opened)),
             Err(error) => Err(self.refuse(&reference, error)),
         }
@@ -131,12 +133,10 @@ impl v1::sessions_server::Sessions for SessionsService {
         let (id, token, generation) = reference.parts()?;
         let attachment = request.attachment();
         let attachment = attachment.map_err(|error| self.refuse(&reference, error.into()))?;
-        let sessions = Arc::clone(&self.0.sessions);
-        let attached = Whole::new(&self.0.runtime, async move {
+        let attached = self.whole(|sessions| async move {
             sessions.attach(id, &token, generation, attachment).await
-        })
-        .await;
-        match attached {
+        });
+        match attached.await {
             Ok(region) => Ok(Response::new(to_wire::attached(&region))),
             Err(error) => Err(self.refuse(&reference, error)),
         }
@@ -151,8 +151,7 @@ impl v1::sessions_server::Sessions for SessionsService {
         let (id, token, generation) = reference.parts()?;
         let session = self.0.sessions.prove(id, &token, generation);
         let session = session.map_err(|error| self.refuse(reference, error))?;
-        let sessions = Arc::clone(&self.0.sessions);
-        Whole::new(&self.0.runtime, async move {
+        self.whole(|sessions| async move {
             sessions.end(&session, Status::SessionEnded, "closed").await;
         })
         .await;

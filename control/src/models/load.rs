@@ -10,8 +10,9 @@ use ferry_vision::Numbers;
 
 use super::changes::changes;
 use super::shapes::check_dims;
-use super::{DimSizes, EngineLoader, Instances, LoadSpec, Metadata, Precision, Rooms, Source};
-use crate::error::ApiError;
+use super::{
+    DimSizes, EngineLoader, Instances, LoadSpec, Metadata, ModelError, Precision, Rooms, Source,
+};
 use crate::host::clock::unix_ns;
 use crate::store::{Event, ModelRow};
 
@@ -55,8 +56,8 @@ impl Served {
     /// Chooses every open dimension, within the model's bounds.
     ///
     /// # Errors
-    /// [`ApiError`] with the tensor that does not fit, and what would.
-    pub fn bind(&self, shapes: &[(String, Vec<u64>)]) -> Result<BoundSignature, ApiError> {
+    /// [`ModelError`] with the tensor that does not fit, and what would.
+    pub fn bind(&self, shapes: &[(String, Vec<u64>)]) -> Result<BoundSignature, ModelError> {
         let bound = self.signature().bind(shapes)?;
         self.metadata.shapes.check(self.signature(), &bound)?;
         check_dims(&self.dims, self.signature(), &bound)?;
@@ -67,13 +68,13 @@ impl Served {
     /// `wish` bytes. A session that gave the shape of every output gets room for those.
     ///
     /// # Errors
-    /// [`ApiError`] if it wishes for more than the model may make.
+    /// [`ModelError`] if it wishes for more than the model may make.
     pub fn reply_room(
         &self,
         bound: &BoundSignature,
         shapes: &[(String, Vec<u64>)],
         wish: u64,
-    ) -> Result<u64, ApiError> {
+    ) -> Result<u64, ModelError> {
         let given = |output: &&BoundTensor| shapes.iter().any(|(name, _)| *name == output.name);
         let mut open = bound.outputs.iter().filter(|output| output.open).peekable();
         if wish == 0 && open.peek().is_some() && open.all(|output| given(&output)) {
@@ -188,7 +189,7 @@ impl Served {
         };
         let spec = LoadSpec {
             file: &source.file,
-            engine: metadata.engine,
+            engine: &metadata.engine,
             device: metadata.device,
             gpu: metadata.gpu,
             dims: &metadata.dims,

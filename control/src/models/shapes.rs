@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use ferry_core::{BoundSignature, BoundTensor, Dim, Signature, TensorSpec};
 
-use super::DimSizes;
-use crate::error::ApiError;
+use super::{DimSizes, ModelError};
 
 /// Bounds of tensors with open dimensions. Slots are bounded by quotas; this bounds what the
 /// engine allocates between input and output, which is a multiple of what its inputs hold and
@@ -33,8 +32,8 @@ impl ShapeLimits {
     /// Checks the shapes that a session chose.
     ///
     /// # Errors
-    /// [`ApiError::Field`] with what was asked for, the bound, and where it is raised.
-    pub fn check(&self, signature: &Signature, bound: &BoundSignature) -> Result<(), ApiError> {
+    /// [`ModelError::Field`] with what was asked for, the bound, and where it is raised.
+    pub fn check(&self, signature: &Signature, bound: &BoundSignature) -> Result<(), ModelError> {
         for (spec, tensor) in signature.inputs.iter().zip(&bound.inputs) {
             if let ([Dim::Named(_), _, ..], Some(&batch)) = (&*spec.shape, tensor.shape.first())
                 && batch > self.batch_max
@@ -59,12 +58,12 @@ impl ShapeLimits {
 /// Checks the shapes that a session chose against what the engine was built for.
 ///
 /// # Errors
-/// [`ApiError::Field`] with the dimension, its size and those there are.
+/// [`ModelError::Field`] with the dimension, its size and those there are.
 pub(super) fn check_dims(
     dims: &BTreeMap<String, DimSizes>,
     signature: &Signature,
     bound: &BoundSignature,
-) -> Result<(), ApiError> {
+) -> Result<(), ModelError> {
     for (spec, tensor) in signature.inputs.iter().zip(&bound.inputs) {
         for (dim, &size) in spec.shape.iter().zip(&tensor.shape) {
             let Dim::Named(dim) = dim else { continue };
@@ -76,7 +75,7 @@ pub(super) fn check_dims(
                      model's TOML and load it again",
                     tensor.name
                 );
-                return Err(ApiError::field("shapes", why));
+                return Err(ModelError::field("shapes", why));
             }
         }
     }
@@ -87,13 +86,13 @@ fn is_open(spec: &TensorSpec) -> bool {
     !spec.is_fixed()
 }
 
-fn refused(tensor: &BoundTensor, what: &str, asked: u64, key: &str, allowed: u64) -> ApiError {
+fn refused(tensor: &BoundTensor, what: &str, asked: u64, key: &str, allowed: u64) -> ModelError {
     let BoundTensor { name, shape, .. } = tensor;
     let why = format!(
         "tensor {name:?} with shape {shape:?} has {what} {asked}; the model allows {allowed}: ask \
          for less, or have the operator raise {key} in the model's TOML"
     );
-    ApiError::field("shapes", why)
+    ModelError::field("shapes", why)
 }
 
 #[cfg(test)]

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use ferry_core::{Stage, StageTimes};
+use ferry_core::{Stage, StageTimes, nanos};
 
 /// Times stages that follow each other: where one stops, the next one starts, so that nothing
 /// falls between them.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct StageClock {
+pub struct StageClock {
     /// The last border.
     border: Instant,
     times: StageTimes,
@@ -17,7 +17,7 @@ impl StageClock {
     /// A request that was visible at `visible` is taken now, which ends its `queue`. `rung` is when
     /// the thread that takes it was told, if it slept: from then on it was `wake`.
     pub(crate) fn taken(visible: Instant, rung: Option<Instant>) -> StageClock {
-        let mut clock = StageClock { border: visible, times: StageTimes::NONE };
+        let mut clock = StageClock::since(visible);
         match rung {
             None => clock.end(Stage::Queue),
             Some(rung) => {
@@ -28,14 +28,19 @@ impl StageClock {
         clock
     }
 
+    /// The first stage began at `start`.
+    pub fn since(start: Instant) -> StageClock {
+        StageClock { border: start, times: StageTimes::NONE }
+    }
+
     /// Ends `stage`, which began at the last border.
-    pub(crate) fn end(&mut self, stage: Stage) {
+    pub fn end(&mut self, stage: Stage) {
         self.end_at(stage, Instant::now());
     }
 
     fn end_at(&mut self, stage: Stage, now: Instant) {
         let elapsed = now.saturating_duration_since(self.border);
-        self.times.set(stage, u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX));
+        self.times.set(stage, nanos(elapsed));
         self.border = now;
     }
 
@@ -45,7 +50,7 @@ impl StageClock {
     }
 
     /// What was timed.
-    pub(crate) fn times(&self) -> StageTimes {
+    pub fn times(&self) -> StageTimes {
         self.times
     }
 }

@@ -10,6 +10,7 @@ pub mod engine;
 pub mod files;
 pub mod guard;
 mod instance;
+pub mod library;
 pub mod options;
 pub mod pool;
 pub mod prepare;
@@ -21,6 +22,7 @@ mod worker;
 
 pub use binding::check_binding;
 pub use callback::contained;
+pub use clock::StageClock;
 pub use echo::Echo;
 pub use engine::{Engine, EngineError, Finished, Interrupt, Job, Placed, TooLarge};
 pub use files::{FileBytes, FileDigest, FileError};

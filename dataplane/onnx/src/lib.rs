@@ -17,7 +17,6 @@ mod log;
 mod ort;
 pub mod runtime;
 mod signature;
-mod stages;
 #[cfg(feature = "tract")]
 mod tract;
 #[cfg(not(feature = "tract"))]

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ferry_core::Signature;
+use ferry_engine::library::Search;
 use ferry_engine::{EngineError, FileDigest};
 
 use crate::build::{build_source, can_target};
@@ -14,7 +15,7 @@ use crate::native::execution::{Context, Weights};
 use crate::native::gpu::{self, Gpu};
 use crate::options::{BuildOptions, DimRange, Precision};
 use crate::plan::About;
-use crate::search::{Search, required};
+use crate::search::required;
 use crate::source::Source;
 
 /// How TensorRT runs a model.

@@ -1,11 +1,10 @@
 //! What happens to a request in the hands of an instance.
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use ferry_core::{BoundSignature, RequestKind, Signature, Status, error_text};
+use ferry_core::{BoundSignature, RequestKind, Signature, Status, error_text, panic_text};
 use ferry_memory::Region;
 
 use super::{Counters, Ready};
@@ -141,7 +140,7 @@ impl Core {
                 ready
             }
             Err(panic) => {
-                self.discard(counters, &text_of(&*panic));
+                self.discard(counters, &panic_text(&*panic));
                 None
             }
         };
@@ -161,7 +160,7 @@ impl Core {
         self.finished = finished;
         self.bury();
         if let Err(panic) = polled {
-            self.discard(counters, &text_of(&*panic));
+            self.discard(counters, &panic_text(&*panic));
         }
         counters.in_flight.store(self.in_flight, Ordering::Relaxed);
         any
@@ -212,7 +211,7 @@ impl Core {
             }
             Ok(Ok(_)) => "its signature is another one: the model's file was changed".to_owned(),
             Ok(Err(error)) => error_text(&error),
-            Err(panic) => text_of(&*panic),
+            Err(panic) => panic_text(&*panic),
         };
         tracing::error!(instance = %self.label, why, "engine not rebuilt");
         false
@@ -231,7 +230,7 @@ impl Core {
         let prepared =
             catch_unwind(AssertUnwindSafe(|| preparation.prepare(arrival, binding, clock)));
         prepared.unwrap_or_else(|panic| {
-            tracing::error!(instance = %self.label, why = text_of(&*panic), "preparation panicked");
+            tracing::error!(instance = %self.label, why = panic_text(&*panic), "preparation panicked");
             // Its buffers may be half-changed. What it was made of was valid at the start.
             if let Ok(mut fresh) = Preparation::new(self.picture) {
                 fresh.place_with(self.preparation.placer());
@@ -286,14 +285,5 @@ impl Core {
         departure.outputs = placed.map(|placed| Box::new(placed.shapes));
         counters.busy_ns.fetch_add(busy_ns(&departure.times), Ordering::Relaxed);
         Ready { departure, reply_to }
-    }
-}
-
-/// What a panic said, if it said it in words.
-fn text_of(panic: &(dyn Any + Send)) -> String {
-    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
-        (Some(text), _) => (*text).to_owned(),
-        (_, Some(text)) => text.clone(),
-        _ => "a panic without a text".to_owned(),
     }
 }

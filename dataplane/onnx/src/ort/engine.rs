@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ferry_core::{BoundTensor, DType, Signature, Stage, StageTimes};
-use ferry_engine::{Engine, EngineError, Finished, Interrupt, Job, check_binding};
+use ferry_engine::{Engine, EngineError, Finished, Interrupt, Job, StageClock, check_binding};
 use ferry_memory::View;
 use ort::session::{RunOptions, Session};
 
@@ -14,7 +14,6 @@ use super::native::given::Left;
 use super::native::{Bindings, usable_in_place};
 use super::private::Private;
 use crate::runtime::Search;
-use crate::stages::Stages;
 
 /// An instance of an ONNX file in ONNX Runtime. It computes on the thread that submits.
 ///
@@ -135,7 +134,7 @@ impl OrtEngine {
     }
 
     fn run(&mut self, job: &mut Job) -> Result<StageTimes, EngineError> {
-        let mut stages = Stages::since(job.arrival.since());
+        let mut stages = StageClock::since(job.arrival.since());
         let shapes = &Arc::clone(&job.binding);
         let fit =
             shapes.inputs.len() == self.inputs.len() && shapes.outputs.len() == self.outputs.len();

@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ferry_core::{
-    BoundTensor, DType, HostMemory, MemoryChoice, Placement, RequestKind, Stage, StageTimes,
-    Staged, Why,
+    BoundTensor, DType, HostMemory, Placement, RequestKind, Stage, StageTimes, Staged, Why, nanos,
 };
 use ferry_cuda::picture::PictureStep;
 use ferry_cuda::{Arena, Kernels};
@@ -65,7 +64,7 @@ impl Held {
     pub(super) fn land(mut self, times: StageTimes) -> (Job, Result<StageTimes, MemoryError>) {
         let mut times = times;
         times.set_staged(self.staged);
-        times.set(Stage::Queue, ns(self.waited));
+        times.set(Stage::Queue, nanos(self.waited));
         add(&mut times, Stage::CopyIn, self.filled);
         let drained = match self.reply_bounces {
             true => drain(&mut self.job, &self.staging).map(Some),
@@ -282,30 +281,26 @@ pub(super) fn long(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
-fn ns(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
 /// Adds what the host did to what the device did for a stage.
 pub(super) fn add(times: &mut StageTimes, stage: Stage, by_host: Option<Duration>) {
     if let Some(by_host) = by_host {
-        times.set(stage, times.of(stage).unwrap_or(0).saturating_add(ns(by_host)));
+        times.set(stage, times.of(stage).unwrap_or(0).saturating_add(nanos(by_host)));
     }
 }
 
 /// What host memory is to the device for this request, and why.
 fn stage(job: &Job, payload: &View<'_>, others: usize, kernels: bool) -> Staged {
     let bytes = job.prepared.as_ref().map_or(job.arrival.payload_bytes, Region::bytes);
-    let (memory, why) = match job.memory {
-        MemoryChoice::Always(HostMemory::Pageable) => (HostMemory::Pageable, Why::Asked),
-        _ if payload.device().is_none() => (HostMemory::Pinned, Why::Unregistered),
-        MemoryChoice::Always(memory) => (memory, Why::Asked),
-        MemoryChoice::Auto if !kernels => (HostMemory::Pinned, Why::Busy),
-        MemoryChoice::Auto if bytes > LARGE_BYTES => (HostMemory::Pinned, Why::Large),
-        MemoryChoice::Auto if others > 0 => (HostMemory::Pinned, Why::Busy),
-        MemoryChoice::Auto => (HostMemory::Mapped, Why::Idle),
-    };
-    Staged { memory, why }
+    let is_large = bytes > LARGE_BYTES;
+    Staged::choose(job.memory, payload.device().is_some(), || {
+        if kernels && is_large {
+            (HostMemory::Pinned, Why::Large)
+        } else if !kernels || others > 0 {
+            (HostMemory::Pinned, Why::Busy)
+        } else {
+            (HostMemory::Mapped, Why::Idle)
+        }
+    })
 }
 
 fn unreachable_memory() -> EngineError {

@@ -7,10 +7,11 @@ use ferry_proto::{WireError, v1};
 use tonic::{Request, Response};
 
 use super::whole::Whole;
-use super::{auth, to_wire};
+use super::{auth, to_wire, told};
 use crate::error::ApiError;
 use crate::sessions::{Caller, Opened};
 use crate::state::State;
+use crate::tenants::Tenant;
 
 /// Most sessions of one heartbeat.
 const HEARTBEATS_MAX: usize = 4096;
@@ -30,8 +31,14 @@ impl SessionsService {
         Response::new(to_wire::opened(opened, self.0.config.lease))
     }
 
-    /// A proof that did not fit, or an end that cannot be, counted.
-    fn refuse(&self, reference: &v1::SessionRef, error: ApiError) -> tonic::Status {
+    /// A proof that did not fit, or an end that cannot be, counted as `caller`'s: whose the session
+    /// is does not say who tried.
+    fn refuse(
+        &self,
+        caller: &Tenant,
+        reference: &v1::SessionRef,
+        error: ApiError,
+    ) -> tonic::Status {
         let what = match &error {
             ApiError::Credentials => Some(("grpc", "credentials")),
             ApiError::NotAttachable(_) => Some(("rdma", "attach")),
@@ -40,7 +47,7 @@ impl SessionsService {
         };
         if let Some((link, what)) = what {
             let session = Some(SessionId(reference.session_id));
-            self.0.refusals.note(link, what, session, None, &error);
+            self.0.refusals.note(link, what, session, Some(caller.name()), &error);
         }
         error.into()
     }
@@ -54,6 +61,7 @@ impl v1::sessions_server::Sessions for SessionsService {
     ) -> Reply<v1::OpenSessionResponse> {
         let tenant = auth::tenant(&request)?;
         let identity = auth::identity(&request)?.clone();
+        let who = identity.clone();
         let caller = Caller { tenant: Arc::clone(&tenant), identity, is_inside: false };
         let asked = SessionSpec::try_from(request.into_inner()).map_err(ApiError::from)?;
         let sessions = Arc::clone(&self.0.sessions);
@@ -66,7 +74,7 @@ impl v1::sessions_server::Sessions for SessionsService {
                     let tenant = Some(tenant.name());
                     self.0.refusals.note("grpc", "quota", None, tenant, &error);
                 }
-                Err(error.into())
+                Err(told::error(&self.0, &who, error).into())
             }
         }
     }
@@ -75,6 +83,7 @@ impl v1::sessions_server::Sessions for SessionsService {
         &self,
         request: Request<v1::HeartbeatRequest>,
     ) -> Reply<v1::HeartbeatResponse> {
+        let caller = auth::tenant(&request)?;
         let sessions = request.into_inner().sessions;
         if sessions.len() > HEARTBEATS_MAX {
             let why = format!("{} in one heartbeat; at most {HEARTBEATS_MAX}", sessions.len());
@@ -92,7 +101,8 @@ impl v1::sessions_server::Sessions for SessionsService {
                     // One that ended is no attempt at anything.
                     if self.0.sessions.find(SessionId(reference.session_id)).is_some() {
                         let id = Some(SessionId(reference.session_id));
-                        self.0.refusals.note("grpc", "credentials", id, None, &error);
+                        let caller = Some(caller.name());
+                        self.0.refusals.note("grpc", "credentials", id, caller, &error);
                     }
                     gone.push(reference.session_id);
                 }
@@ -106,6 +116,7 @@ impl v1::sessions_server::Sessions for SessionsService {
         &self,
         request: Request<v1::ResumeSessionRequest>,
     ) -> Reply<v1::OpenSessionResponse> {
+        let caller = auth::tenant(&request)?;
         let request = request.into_inner();
         let reference = reference(request.session.as_ref())?.clone();
         let (id, token, generation) = reference.parts()?;
@@ -118,7 +129,7 @@ impl v1::sessions_server::Sessions for SessionsService {
             .await;
         match resumed {
             Ok(opened) => Ok(self.opened(&opened)),
-            Err(error) => Err(self.refuse(&reference, error)),
+            Err(error) => Err(self.refuse(&caller, &reference, error)),
         }
     }
 
@@ -126,11 +137,13 @@ impl v1::sessions_server::Sessions for SessionsService {
         &self,
         request: Request<v1::AttachSessionRequest>,
     ) -> Reply<v1::AttachSessionResponse> {
+        let caller = auth::tenant(&request)?;
         let request = request.into_inner();
         let reference = reference(request.session.as_ref())?.clone();
         let (id, token, generation) = reference.parts()?;
         let attachment = request.attachment();
-        let attachment = attachment.map_err(|error| self.refuse(&reference, error.into()))?;
+        let attachment =
+            attachment.map_err(|error| self.refuse(&caller, &reference, error.into()))?;
         let sessions = Arc::clone(&self.0.sessions);
         let attached = Whole::new(&self.0.runtime, async move {
             sessions.attach(id, &token, generation, attachment).await
@@ -138,7 +151,7 @@ impl v1::sessions_server::Sessions for SessionsService {
         .await;
         match attached {
             Ok(region) => Ok(Response::new(to_wire::attached(&region))),
-            Err(error) => Err(self.refuse(&reference, error)),
+            Err(error) => Err(self.refuse(&caller, &reference, error)),
         }
     }
 
@@ -146,11 +159,12 @@ impl v1::sessions_server::Sessions for SessionsService {
         &self,
         request: Request<v1::CloseSessionRequest>,
     ) -> Reply<v1::CloseSessionResponse> {
+        let caller = auth::tenant(&request)?;
         let request = request.into_inner();
         let reference = reference(request.session.as_ref())?;
         let (id, token, generation) = reference.parts()?;
         let session = self.0.sessions.prove(id, &token, generation);
-        let session = session.map_err(|error| self.refuse(reference, error))?;
+        let session = session.map_err(|error| self.refuse(&caller, reference, error))?;
         let sessions = Arc::clone(&self.0.sessions);
         Whole::new(&self.0.runtime, async move {
             sessions.end(&session, Status::SessionEnded, "closed").await;

@@ -97,8 +97,8 @@ impl From<VerbsError> for ferry_transport::LinkError {
 /// asks for this before there is a value that could be read, or dropped with a read.
 fn never_blocks(descriptor: impl AsFd) -> Result<(), VerbsError> {
     let descriptor = descriptor.as_fd();
-    let told = fcntl_getfl(descriptor)
-        .and_then(|flags| fcntl_setfl(descriptor, flags | OFlags::NONBLOCK));
+    let told =
+        fcntl_getfl(descriptor).and_then(|flags| fcntl_setfl(descriptor, flags | OFlags::NONBLOCK));
     told.map_err(|errno| VerbsError { verb: "fcntl", error: errno.into() })
 }
 

@@ -13,6 +13,7 @@ mod sessions;
 mod status;
 mod status_of;
 mod to_wire;
+mod told;
 mod whole;
 
 pub use admin::AdminService;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ferry_proto::v1;
 use tonic::{Request, Response};
 
-use super::{auth, to_wire};
+use super::{auth, to_wire, told};
 use crate::error::ApiError;
 use crate::models::{Loading, Served, check_name};
 use crate::state::State;
@@ -28,24 +28,17 @@ fn joined<T>(joined: Result<T, tokio::task::JoinError>) -> Result<T, ApiError> {
 }
 
 impl ModelsService {
-    /// A model as `who` is told of it: only the operator learns where the folder is.
-    fn told(&self, who: Result<&Identity, ApiError>, mut model: v1::Model) -> v1::Model {
-        let is_operator = who.is_ok_and(Identity::is_operator);
-        if let (false, Some(folder)) = (is_operator, &self.0.config.models) {
-            let whole = folder.canonicalize().unwrap_or_else(|_gone| folder.clone());
-            for folder in [&whole, folder] {
-                let prefix = format!("{}/", folder.display().to_string().trim_end_matches('/'));
-                model.error = model.error.replace(&prefix, "");
-            }
-        }
-        model
+    /// A model as `who` is told of it.
+    fn told(&self, who: &Identity, model: v1::Model) -> v1::Model {
+        v1::Model { error: told::why(&self.0, who, model.error), ..model }
     }
 }
 
 #[tonic::async_trait]
 impl v1::models_server::Models for ModelsService {
     async fn list(&self, request: Request<v1::ListModelsRequest>) -> Reply<v1::ListModelsResponse> {
-        let told = |listed| self.told(auth::identity(&request), to_wire::model(listed));
+        let who = auth::identity(&request)?;
+        let told = |listed| self.told(who, to_wire::model(listed));
         let models = self.0.models.list().iter().map(told).collect();
         Ok(Response::new(v1::ListModelsResponse { models }))
     }
@@ -60,7 +53,7 @@ impl v1::models_server::Models for ModelsService {
         let chosen = versions.iter().find(|it| Some(it.version) == serving).or(versions.last());
         let unknown = || ApiError::from(self.0.models.unknown(&name, version));
         let chosen = chosen.ok_or_else(unknown)?;
-        Ok(Response::new(self.told(Ok(&who), to_wire::model(chosen))))
+        Ok(Response::new(self.told(&who, to_wire::model(chosen))))
     }
 
     async fn load(&self, request: Request<v1::LoadModelRequest>) -> Reply<v1::LoadModelResponse> {

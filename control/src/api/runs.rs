@@ -90,8 +90,7 @@ impl RunsService {
     ) -> Result<(Vec<RequestRecord>, u64), ApiError> {
         let (id, token, _) = reference.parts()?;
         let refused = |what, error: ApiError| {
-            let tenant = who.tenant().map(|tenant| tenant.name());
-            self.0.refusals.note("grpc", what, Some(id), tenant, &error);
+            self.0.refusals.note("grpc", what, Some(id), who.name(), &error);
             error
         };
         let account = self.0.sessions.prove_owner(id, &token);
@@ -176,7 +175,7 @@ impl v1::runs_server::Runs for RunsService {
             let count = batch.request.len() as u64;
             let Some(reference) = &batch.session else {
                 let error = ApiError::from(WireError::Missing("session"));
-                self.0.refusals.note("grpc", "no_session", None, None, &error);
+                self.0.refusals.note("grpc", "no_session", None, who.name(), &error);
                 return Err(error.into());
             };
             match self.check(&batch, reference, &who) {

@@ -25,6 +25,9 @@ fn code(error: &ApiError) -> Code {
         ApiError::Shapes(_) | ApiError::Field { .. } => Code::InvalidArgument,
         // A key that is nobody's must be told apart from a session that is not (or no more) there.
         ApiError::NotFound { .. } | ApiError::Credentials => Code::NotFound,
+        ApiError::Exists { .. } => Code::AlreadyExists,
+        ApiError::Late(_) => Code::DeadlineExceeded,
+        ApiError::Unsupported { .. } => Code::Unimplemented,
         ApiError::Model { .. }
         | ApiError::Reload { .. }
         | ApiError::Transport { .. }
@@ -57,7 +60,7 @@ fn details(error: &ApiError, text: &str) -> ErrorDetails {
     match error {
         ApiError::Field { field, .. } => ErrorDetails::with_bad_request_violation(*field, text),
         ApiError::Shapes(_) => ErrorDetails::with_bad_request_violation("shapes", text),
-        ApiError::NotFound { kind, name, hint } => {
+        ApiError::NotFound { kind, name, hint } | ApiError::Exists { kind, name, hint } => {
             ErrorDetails::with_resource_info(*kind, name, "", hint)
         }
         ApiError::Model { name, why } | ApiError::Reload { name, why } => {

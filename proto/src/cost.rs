@@ -12,10 +12,13 @@ use prost::encoding::decode_varint;
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, FileDescriptorSet};
 
-use crate::v1::DESCRIPTORS;
+use crate::DESCRIPTORS;
 
 /// A vector that grows takes up to twice what it holds.
 const GROWTH: usize = 2;
+
+/// The packages whose messages are counted. No two have a message of one name, which a test holds.
+const PACKAGES: [&str; 2] = [".ferry.v1.", ".inference."];
 
 /// Messages within messages: ours nest three deep.
 const DEPTH_MAX: usize = 8;
@@ -41,10 +44,15 @@ pub enum TooCostly {
     },
 }
 
-/// What a message may take in memory beside its payload, which is not copied; `None` where nobody
-/// has to be afraid of it: answers, which come from the server that the client chose.
-pub fn decoded_max(message: &str) -> Option<usize> {
+/// What a message of so many bytes may take in memory beside its payload, which is not copied;
+/// `None` where nobody has to be afraid of it: answers, which come from the server that the client
+/// chose.
+pub fn decoded_max(message: &str, wire_bytes: usize) -> Option<usize> {
     match message {
+        // Numbers in lists instead of bytes are twice as long while the list grows. Small integers
+        // are one byte on the wire and sixteen then: 100,000 tokens have room, and no message
+        // becomes much more than four times what it was counted as.
+        "ModelInferRequest" => Some(wire_bytes.saturating_mul(4).saturating_add(1 << 20)),
         // The largest batch that is taken, with room for stages to come.
         "TimingBatch" => Some(16 << 20),
         // 4,096 sessions.
@@ -55,14 +63,14 @@ pub fn decoded_max(message: &str) -> Option<usize> {
     }
 }
 
-/// Checks what `wire` would take in memory as a `message` of `ferry.v1`.
+/// Checks what `wire` would take in memory as a `message` of one of the packages.
 ///
 /// Bytes that are no message pass: decoding them stops where this sum did, with an error.
 ///
 /// # Errors
 /// [`TooCostly`], before anything was allocated.
 pub fn check(message: &'static str, wire: &[u8]) -> Result<(), TooCostly> {
-    let Some(limit) = decoded_max(message) else { return Ok(()) };
+    let Some(limit) = decoded_max(message, wire.len()) else { return Ok(()) };
     let Some(&shape) = SCHEMA.by_name.get(message) else { return Ok(()) };
     let mut left = limit;
     SCHEMA.walk(shape, wire, &mut left).map_err(|stop| match stop {
@@ -77,7 +85,7 @@ enum Stop {
     Group,
 }
 
-/// Every message of the package.
+/// Every message of the packages.
 #[derive(Debug)]
 struct Schema {
     by_name: HashMap<String, usize>,
@@ -96,6 +104,8 @@ struct Shape {
 struct Field {
     kind: Kind,
     repeated: bool,
+    /// It is a hash map, whose value without elements is larger than a list's.
+    is_map: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -131,7 +141,8 @@ impl Schema {
             shapes[at].bytes = size(&shapes, at, DEPTH_MAX);
         }
         let ours = |(at, (path, _)): (usize, &(String, &DescriptorProto))| {
-            Some((path.strip_prefix(".ferry.v1.")?.to_owned(), at))
+            let name = PACKAGES.iter().find_map(|package| path.strip_prefix(package))?;
+            Some((name.to_owned(), at))
         };
         let by_name = all.iter().enumerate().filter_map(ours).collect();
         Schema { by_name, shapes }
@@ -165,7 +176,7 @@ impl Schema {
             };
             let Some(rest) = wire.get(fixed..) else { return Ok(()) };
             wire = rest;
-            if let Some(Field { kind: Kind::Number { bytes, .. }, repeated: true }) = field {
+            if let Some(Field { kind: Kind::Number { bytes, .. }, repeated: true, .. }) = field {
                 spend(left, bytes * GROWTH)?;
             }
         }
@@ -215,11 +226,16 @@ fn collect<'m>(
 
 fn fields(message: &DescriptorProto, by_path: &HashMap<&str, usize>) -> Vec<Option<Field>> {
     let mut fields = Vec::new();
+    let is_entry = |it: &&DescriptorProto| it.options.as_ref().is_some_and(|of| of.map_entry());
+    let entries: Vec<&str> =
+        message.nested_type.iter().filter(is_entry).map(|it| it.name()).collect();
     for field in &message.field {
+        let path = field.type_name();
+        let is_map = entries.iter().any(|name| path.rsplit('.').next() == Some(name));
         let kind = match field.r#type() {
             Type::String => Kind::Text,
             Type::Bytes => Kind::Bytes,
-            Type::Message | Type::Group => match by_path.get(field.type_name()) {
+            Type::Message | Type::Group => match by_path.get(path) {
                 Some(&shape) => Kind::Message(shape),
                 None => continue,
             },
@@ -239,7 +255,7 @@ fn fields(message: &DescriptorProto, by_path: &HashMap<&str, usize>) -> Vec<Opti
         if fields.len() <= number {
             fields.resize(number + 1, None);
         }
-        fields[number] = Some(Field { kind, repeated: field.label() == Label::Repeated });
+        fields[number] = Some(Field { kind, repeated: field.label() == Label::Repeated, is_map });
     }
     fields
 }
@@ -247,6 +263,7 @@ fn fields(message: &DescriptorProto, by_path: &HashMap<&str, usize>) -> Vec<Opti
 /// One value of a message, generously.
 fn size(shapes: &[Shape], at: usize, depth: usize) -> usize {
     let one = |field: &Field| match field.kind {
+        _ if field.is_map => size_of::<HashMap<u8, u8>>(),
         _ if field.repeated => size_of::<Vec<u8>>(),
         // An optional one has a mark.
         Kind::Number { .. } => 2 * size_of::<u64>(),
@@ -260,8 +277,10 @@ fn size(shapes: &[Shape], at: usize, depth: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use prost_types::FileDescriptorProto;
+
     use super::*;
-    use crate::v1;
+    use crate::{oip, v1};
 
     /// `count` times the same field.
     fn repeated(key: &[u8], count: usize) -> Vec<u8> {
@@ -334,9 +353,52 @@ mod tests {
         let methods: Vec<_> = services.flat_map(|service| &service.method).collect();
         assert!(methods.len() > 20, "{}", methods.len());
         for method in methods {
-            let input = method.input_type().strip_prefix(".ferry.v1.").unwrap();
+            let input = method.input_type();
+            let input = PACKAGES.iter().find_map(|it| input.strip_prefix(it)).unwrap();
             assert!(SCHEMA.by_name.contains_key(input), "{input}");
-            assert!(decoded_max(input).is_some(), "{input} is not bounded");
+            assert!(decoded_max(input, 0).is_some(), "{input} is not bounded");
         }
+    }
+
+    #[test]
+    fn no_two_messages_have_one_name() {
+        let files = FileDescriptorSet::decode(DESCRIPTORS).unwrap();
+        let is_ours =
+            |it: &&FileDescriptorProto| PACKAGES.contains(&format!(".{}.", it.package()).as_str());
+        let mut names = std::collections::HashSet::new();
+        for message in files.file.iter().filter(is_ours).flat_map(|file| &file.message_type) {
+            assert!(names.insert(message.name()), "{}", message.name());
+        }
+        assert!(names.len() > 100, "{}", names.len());
+    }
+
+    #[test]
+    fn numbers_and_parameters_of_an_inference_are_counted() {
+        let request = |contents: oip::InferTensorContents| {
+            let inputs = vec![oip::model_infer_request::InferInputTensor {
+                contents: Some(contents),
+                ..Default::default()
+            }];
+            oip::ModelInferRequest { inputs, ..Default::default() }.encode_to_vec()
+        };
+        let floats =
+            oip::InferTensorContents { fp32_contents: vec![1.0; 8 << 20], ..Default::default() };
+        assert_eq!(check("ModelInferRequest", &request(floats)), Ok(()));
+        let tokens = |count| oip::InferTensorContents {
+            int64_contents: vec![30_000; count],
+            ..Default::default()
+        };
+        assert_eq!(check("ModelInferRequest", &request(tokens(100_000))), Ok(()));
+        // Sixteen bytes for each one.
+        let zeros =
+            oip::InferTensorContents { int64_contents: vec![0; 1 << 20], ..Default::default() };
+        assert!(check("ModelInferRequest", &request(zeros)).is_err());
+        // inputs = 5, each with parameters = 4 of nothing.
+        let inputs = repeated(&[0x2a, 2, 0x22, 0], 1 << 20);
+        assert!(check("ModelInferRequest", &inputs).is_err());
+        // raw_input_contents = 7, of no bytes.
+        assert!(check("ModelInferRequest", &repeated(&[0x3a, 0], 4 << 20)).is_err());
+        // settings = 1.
+        assert!(check("TraceSettingRequest", &repeated(&[0x0a, 0], 1 << 17)).is_err());
     }
 }

@@ -1,0 +1,60 @@
+//! Shared memory that clients register.
+
+use ferry_proto::oip::system_shared_memory_status_response::RegionStatus;
+use ferry_proto::oip::{SystemSharedMemoryRegisterRequest, SystemSharedMemoryStatusResponse};
+
+use crate::error::ApiError;
+use crate::serving::regions::{Regions, SharedRegion};
+use crate::tenants::Tenant;
+
+/// The tenant's regions: all, or the one with this name.
+///
+/// # Errors
+/// [`ApiError::NotFound`] if there is none with it.
+pub(super) fn status(
+    regions: &Regions,
+    tenant: &Tenant,
+    name: &str,
+) -> Result<SystemSharedMemoryStatusResponse, ApiError> {
+    let status = |region: &SharedRegion| RegionStatus {
+        name: region.name.clone(),
+        key: region.key.clone(),
+        offset: region.offset,
+        byte_size: region.bytes,
+    };
+    let all = regions.list(tenant, name)?;
+    let regions = all.iter().map(|region| (region.name.clone(), status(region))).collect();
+    Ok(SystemSharedMemoryStatusResponse { regions })
+}
+
+/// Registers a region for the tenant.
+///
+/// # Errors
+/// As [`Regions::register`].
+pub(super) fn register(
+    regions: &Regions,
+    tenant: &Tenant,
+    asked: &SystemSharedMemoryRegisterRequest,
+) -> Result<(), ApiError> {
+    let SystemSharedMemoryRegisterRequest { name, key, offset, byte_size } = asked;
+    regions.register(tenant, name, key, *offset, *byte_size)
+}
+
+/// Why memory of a GPU is not registered.
+pub(super) fn no_cuda() -> ApiError {
+    ApiError::Unsupported {
+        what: "CUDA shared memory".into(),
+        why: "this server opens no handles of this protocol yet: use system shared memory, or \
+              the transport cuda-ipc of ferry.v1"
+            .into(),
+    }
+}
+
+/// The error for a region in the memory of a GPU.
+pub(super) fn no_cuda_region(name: &str) -> ApiError {
+    ApiError::NotFound {
+        kind: "CUDA shared memory region",
+        name: format!("{name:?}"),
+        hint: "this server has none".into(),
+    }
+}

@@ -23,6 +23,10 @@ const PACKAGES: [&str; 2] = [".ferry.v1.", ".inference."];
 /// Messages within messages: ours nest three deep.
 const DEPTH_MAX: usize = 8;
 
+/// Longest texts of a message together, in bytes: names, and the options of a run. Errors repeat
+/// some of them.
+const TEXTS_MAX: usize = 256 << 10;
+
 static SCHEMA: LazyLock<Schema> = LazyLock::new(Schema::new);
 
 /// Why a message is not decoded.
@@ -35,6 +39,12 @@ pub enum TooCostly {
         message: &'static str,
         /// What it may take.
         limit: usize,
+    },
+    /// Too long texts.
+    #[error("{message} has more than {TEXTS_MAX} bytes of text")]
+    Texts {
+        /// The message.
+        message: &'static str,
     },
     /// A group, which proto3 does not have.
     #[error("{message} has a group, which proto3 does not have")]
@@ -72,9 +82,10 @@ pub fn decoded_max(message: &str, wire_bytes: usize) -> Option<usize> {
 pub fn check(message: &'static str, wire: &[u8]) -> Result<(), TooCostly> {
     let Some(limit) = decoded_max(message, wire.len()) else { return Ok(()) };
     let Some(&shape) = SCHEMA.by_name.get(message) else { return Ok(()) };
-    let mut left = limit;
+    let mut left = Left { bytes: limit, texts: TEXTS_MAX };
     SCHEMA.walk(shape, wire, &mut left).map_err(|stop| match stop {
         Stop::Memory => TooCostly::Memory { message, limit },
+        Stop::Texts => TooCostly::Texts { message },
         Stop::Group => TooCostly::Group { message },
     })
 }
@@ -82,7 +93,14 @@ pub fn check(message: &'static str, wire: &[u8]) -> Result<(), TooCostly> {
 /// Why the sum ended early.
 enum Stop {
     Memory,
+    Texts,
     Group,
+}
+
+/// What may still be spent.
+struct Left {
+    bytes: usize,
+    texts: usize,
 }
 
 /// Every message of the packages.
@@ -148,7 +166,7 @@ impl Schema {
         Schema { by_name, shapes }
     }
 
-    fn walk(&self, shape: usize, mut wire: &[u8], left: &mut usize) -> Result<(), Stop> {
+    fn walk(&self, shape: usize, mut wire: &[u8], left: &mut Left) -> Result<(), Stop> {
         let fields = &self.shapes[shape].fields;
         while !wire.is_empty() {
             // Whatever ends the walk early ends decoding at the same byte.
@@ -184,7 +202,7 @@ impl Schema {
     }
 
     /// A field that says its length.
-    fn lengthy(&self, field: Field, inside: &[u8], left: &mut usize) -> Result<(), Stop> {
+    fn lengthy(&self, field: Field, inside: &[u8], left: &mut Left) -> Result<(), Stop> {
         let element = |bytes: usize| if field.repeated { bytes * GROWTH } else { 0 };
         match field.kind {
             Kind::Number { bytes, is_varint } => {
@@ -195,7 +213,10 @@ impl Schema {
                 };
                 spend(left, elements.saturating_mul(bytes * GROWTH))
             }
-            Kind::Text => spend(left, inside.len().saturating_add(element(size_of::<String>()))),
+            Kind::Text => {
+                left.texts = left.texts.checked_sub(inside.len()).ok_or(Stop::Texts)?;
+                spend(left, inside.len().saturating_add(element(size_of::<String>())))
+            }
             // Shared with the message that came.
             Kind::Bytes => spend(left, element(size_of::<bytes::Bytes>())),
             Kind::Message(shape) => {
@@ -206,8 +227,8 @@ impl Schema {
     }
 }
 
-fn spend(left: &mut usize, bytes: usize) -> Result<(), Stop> {
-    *left = left.checked_sub(bytes).ok_or(Stop::Memory)?;
+fn spend(left: &mut Left, bytes: usize) -> Result<(), Stop> {
+    left.bytes = left.bytes.checked_sub(bytes).ok_or(Stop::Memory)?;
     Ok(())
 }
 
@@ -398,6 +419,12 @@ mod tests {
         assert!(check("ModelInferRequest", &inputs).is_err());
         // raw_input_contents = 7, of no bytes.
         assert!(check("ModelInferRequest", &repeated(&[0x3a, 0], 4 << 20)).is_err());
+        // An error would repeat the name.
+        let long = oip::ModelInferRequest { id: "x".repeat(TEXTS_MAX), ..Default::default() };
+        assert_eq!(check("ModelInferRequest", &long.encode_to_vec()), Ok(()));
+        let longer = oip::ModelInferRequest { model_name: "y".into(), ..long };
+        let refused = check("ModelInferRequest", &longer.encode_to_vec());
+        assert_eq!(refused, Err(TooCostly::Texts { message: "ModelInferRequest" }));
         // settings = 1.
         assert!(check("TraceSettingRequest", &repeated(&[0x0a, 0], 1 << 17)).is_err());
     }

@@ -4,13 +4,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
-use ferry_core::{Generation, OutputShapes, Request, SessionId, StageTimes, Status};
+use ferry_core::{Generation, Request, SessionId, Status};
 use ferry_memory::{Arrival, Departure, PeerId, ReplyTo, Slot};
 use tokio::sync::oneshot;
 
 use super::routes::Route;
 use crate::error::ApiError;
-use crate::tenants::Reservation;
 
 /// What is known of a request beside its payload.
 #[derive(Clone, Copy, Debug)]
@@ -93,36 +92,15 @@ pub(crate) fn answer(route: &Route, departure: &mut Departure) -> Result<Bytes, 
     payload
 }
 
-/// As [`answer`], for a slot that nobody waits for: the payload is the slot, which `held` pays for,
-/// and goes when it was sent.
-pub(crate) fn keep_answer(
-    route: &Route,
-    mut departure: Departure,
-    held: Reservation,
-) -> Result<(Bytes, Option<Box<OutputShapes>>, StageTimes), ApiError> {
+/// As [`answer`], for a slot that the reply may keep until it was sent.
+pub(crate) fn keep_answer(route: &Route, mut departure: Departure) -> Result<Departure, ApiError> {
     let failed = (departure.status != Status::Ok).then(|| error_of(&departure));
     close(route, &mut departure);
-    if let Some(error) = failed {
-        return Err(error);
-    }
-    let Departure { slot, payload_bytes: bytes, outputs, times, .. } = departure;
-    Ok((Bytes::from_owner(Kept { slot, bytes, _held: held }), outputs, times))
+    failed.map_or(Ok(departure), Err)
 }
 
-/// A reply that lies in its slot.
-struct Kept {
-    slot: Slot,
-    bytes: usize,
-    _held: Reservation,
-}
-
-impl AsRef<[u8]> for Kept {
-    fn as_ref(&self) -> &[u8] {
-        reply_of(&self.slot, self.bytes)
-    }
-}
-
-fn reply_of(slot: &Slot, bytes: usize) -> &[u8] {
+/// The first bytes of the reply in a slot of this process alone.
+pub(crate) fn reply_of(slot: &Slot, bytes: usize) -> &[u8] {
     slot.reply_bytes().unwrap_or_default().get(..bytes).unwrap_or_default()
 }
 

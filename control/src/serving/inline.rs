@@ -1,6 +1,7 @@
 //! A request without a session: a model and its inputs by name, whatever protocol brought them.
 
 mod place;
+mod slots;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -11,7 +12,7 @@ use ferry_core::{
     BoundSignature, BoundTensor, DType, Generation, MemoryChoice, NamedShapes, OutputShapes, Part,
     Request, SessionId, SlotLayout, StageTimes, error_text, payload_bytes,
 };
-use ferry_memory::{MemoryError, SlotTable};
+use ferry_memory::{Departure, MemoryError, SlotTable};
 use ferry_transport::UnixClock;
 
 use super::call::{Call, keep_answer, serve};
@@ -21,6 +22,7 @@ use crate::error::ApiError;
 use crate::models::{Models, Served};
 use crate::store::Recorder;
 use crate::tenants::Tenant;
+use slots::{Reply, Spares};
 
 pub use place::Contents;
 pub(crate) use place::place;
@@ -91,12 +93,13 @@ pub struct Inline {
     models: Arc<Models>,
     recorder: Recorder,
     standing: Standing,
+    spares: Arc<Spares>,
 }
 
 impl Inline {
     /// Serves with `models`, and records what it serves.
     pub fn new(models: Arc<Models>, recorder: Recorder) -> Inline {
-        Inline { models, recorder, standing: Standing::default() }
+        Inline { models, recorder, standing: Standing::default(), spares: Arc::default() }
     }
 
     /// Serves one request, whose call began at `seen`. Its timings are in the reply, and in the
@@ -157,7 +160,7 @@ struct Run<'a> {
 impl Run<'_> {
     /// Runs it in a slot of its own with room for a reply of at least `wish` bytes.
     async fn once(&self, wish: u64) -> Result<InlineReply, ApiError> {
-        let Run { inline: Inline { recorder, standing, .. }, tenant, served, .. } = self;
+        let Run { inline: Inline { recorder, standing, spares, .. }, tenant, served, .. } = self;
         let Run { binding, request, seen, .. } = self;
         let layout = SlotLayout {
             slots: 1,
@@ -168,7 +171,7 @@ impl Run<'_> {
         // For as long as the call lasts, it counts as a session of one slot.
         let bytes = SlotTable::bytes(&layout).map_err(busy)?;
         let held = tenant.reserve(1, bytes as u64)?;
-        let table = SlotTable::private(layout).map_err(busy)?;
+        let table = spares.take(tenant, layout).map_err(busy)?;
         let full = || ApiError::Internal("a new table is full".into());
         let mut slot = table.acquire().ok_or_else(full)?;
         let payload_bytes = place(&mut slot, binding, request)?;
@@ -193,7 +196,11 @@ impl Run<'_> {
             None => serving.await?,
             Some(deadline) => in_time(deadline, serving).await?,
         };
-        let (payload, shapes, times) = keep_answer(&route, departure, held)?;
+        let Departure { slot, payload_bytes: bytes, outputs: shapes, times, .. } =
+            keep_answer(&route, departure)?;
+        let (tenant, spares) = (Arc::clone(tenant), Arc::clone(spares));
+        let payload =
+            Bytes::from_owner(Reply { slot: Some(slot), bytes, tenant, spares, _held: held });
         Ok(InlineReply {
             outputs: outputs(binding, shapes.as_deref(), &payload)?,
             payload,

@@ -40,14 +40,14 @@ pub(super) fn register(
     regions.register(tenant, name, key, *offset, *byte_size)
 }
 
-/// Why memory of a GPU is not registered.
+/// Why memory of a GPU is not registered. Looks for a driver the first time, which takes a moment.
 pub(super) fn no_cuda() -> ApiError {
-    ApiError::Unsupported {
-        what: "CUDA shared memory".into(),
-        why: "this server opens no handles of this protocol yet: use system shared memory, or \
-              the transport cuda-ipc of ferry.v1"
-            .into(),
-    }
+    const INSTEAD: &str = "use system shared memory, or the transport cuda-ipc of ferry.v1";
+    let why = match ferry_cuda::probe() {
+        Ok(_) => format!("this server opens no handles of this protocol yet: {INSTEAD}"),
+        Err(missing) => format!("{missing}. Without a GPU, {INSTEAD}"),
+    };
+    ApiError::Unsupported { what: "CUDA shared memory".into(), why }
 }
 
 /// The error for a region in the memory of a GPU.

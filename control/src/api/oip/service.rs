@@ -195,7 +195,8 @@ impl GrpcInferenceService for OipService {
         &self,
         _request: Request<oip::CudaSharedMemoryRegisterRequest>,
     ) -> Reply<oip::CudaSharedMemoryRegisterResponse> {
-        Err(memory::no_cuda().into())
+        let why = tokio::task::spawn_blocking(memory::no_cuda).await;
+        Err(why.unwrap_or_else(|error| ApiError::Internal(error.to_string())).into())
     }
 
     async fn cuda_shared_memory_unregister(

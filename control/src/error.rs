@@ -26,6 +26,16 @@ pub enum ApiError {
         /// What there is, or what to do.
         hint: String,
     },
+    /// There is one of this name already.
+    #[error("{kind} {name} is there already: {hint}")]
+    Exists {
+        /// `shared memory region`.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+        /// What to do.
+        hint: String,
+    },
     /// What a model says.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -75,6 +85,17 @@ pub enum ApiError {
     /// Something bounded is full for now.
     #[error("{0}")]
     Busy(String),
+    /// The time that the caller allowed is over.
+    #[error("{0}")]
+    Late(String),
+    /// What a protocol allows and this server does not do.
+    #[error("{what} is not served: {why}")]
+    Unsupported {
+        /// By name.
+        what: String,
+        /// Why, and what to do instead.
+        why: String,
+    },
     /// No session that the caller proves to be its own: there is none, or its token or generation
     /// does not fit. One answer for all, so that nobody learns which sessions there are.
     #[error("no such session, or its token or generation does not fit: resume it or open another")]

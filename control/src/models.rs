@@ -1,6 +1,7 @@
 //! The models that are served: found in the model folder, loaded, described, unloaded.
 
 mod changes;
+mod counts;
 mod error;
 mod folder;
 mod load;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use ferry_cuda::Device;
 use ferry_engine::{Engine, EngineError, FileDigest, Rebuild};
 
+pub use counts::{Counted, Counts, Tally};
 pub use error::ModelError;
 pub use folder::{NAME_BYTES_MAX, Source, check_name};
 pub use load::Served;

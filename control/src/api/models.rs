@@ -27,6 +27,43 @@ fn joined<T>(joined: Result<T, tokio::task::JoinError>) -> Result<T, ApiError> {
     joined.map_err(|error| ApiError::Internal(error.to_string()))
 }
 
+/// Loads a model, version 0 the latest, and retires the one that it replaces.
+///
+/// # Errors
+/// As [`Models::load`](crate::models::Models::load).
+pub(super) async fn load(
+    state: &Arc<State>,
+    name: &str,
+    version: u64,
+) -> Result<Loading, ApiError> {
+    state.takes_new()?;
+    let (of_thread, name) = (Arc::clone(state), name.to_owned());
+    let loaded = tokio::task::spawn_blocking(move || {
+        let loading = of_thread.models.load(&name, version)?;
+        if loading.is_new {
+            of_thread.recorder.event(loading.served.loaded_event());
+        }
+        Ok::<_, ApiError>(loading)
+    });
+    let loading = joined(loaded.await)??;
+    if let Some(retired) = &loading.retired {
+        state.runtime.spawn(retire(state, Arc::clone(retired)));
+    }
+    Ok(loading)
+}
+
+/// Takes a model out of service, version 0 all its versions.
+///
+/// # Errors
+/// As [`Models::unload`](crate::models::Models::unload).
+pub(super) async fn unload(state: &Arc<State>, name: &str, version: u64) -> Result<(), ApiError> {
+    for served in state.models.unload(name, version)? {
+        // To the end, even if the caller goes away.
+        joined(state.runtime.spawn(retire(state, served)).await)?;
+    }
+    Ok(())
+}
+
 impl ModelsService {
     /// A model as `who` is told of it.
     fn told(&self, who: &Identity, model: v1::Model) -> v1::Model {
@@ -57,20 +94,8 @@ impl v1::models_server::Models for ModelsService {
     }
 
     async fn load(&self, request: Request<v1::LoadModelRequest>) -> Reply<v1::LoadModelResponse> {
-        self.0.takes_new()?;
         let v1::LoadModelRequest { name, version } = request.into_inner();
-        let state = Arc::clone(&self.0);
-        let loaded = tokio::task::spawn_blocking(move || {
-            let loading = state.models.load(&name, version)?;
-            if loading.is_new {
-                state.recorder.event(loading.served.loaded_event());
-            }
-            Ok::<_, ApiError>(loading)
-        });
-        let Loading { served, is_new, changed, retired } = joined(loaded.await)??;
-        if let Some(retired) = retired {
-            self.0.runtime.spawn(retire(&self.0, retired));
-        }
+        let Loading { served, is_new, changed, .. } = load(&self.0, &name, version).await?;
         let model = Some(to_wire::served_model(&served));
         Ok(Response::new(v1::LoadModelResponse { model, loaded: is_new, changed }))
     }
@@ -80,10 +105,7 @@ impl v1::models_server::Models for ModelsService {
         request: Request<v1::UnloadModelRequest>,
     ) -> Reply<v1::UnloadModelResponse> {
         let v1::UnloadModelRequest { name, version } = request.into_inner();
-        for served in self.0.models.unload(&name, version).map_err(ApiError::from)? {
-            // To the end, even if the caller goes away.
-            joined(self.0.runtime.spawn(retire(&self.0, served)).await)?;
-        }
+        unload(&self.0, &name, version).await?;
         Ok(Response::new(v1::UnloadModelResponse {}))
     }
 }

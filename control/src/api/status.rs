@@ -33,6 +33,9 @@ fn code(error: &ApiError) -> Code {
         },
         // A key that is nobody's must be told apart from a session that is not (or no more) there.
         ApiError::NotFound { .. } | ApiError::NoSuchSession => Code::NotFound,
+        ApiError::Exists { .. } => Code::AlreadyExists,
+        ApiError::Late(_) => Code::DeadlineExceeded,
+        ApiError::Unsupported { .. } => Code::Unimplemented,
         ApiError::Transport { .. }
         | ApiError::Protocol { .. }
         | ApiError::Finished { .. }
@@ -73,7 +76,7 @@ fn details(error: &ApiError, text: &str) -> ErrorDetails {
         ApiError::Model(
             ModelError::NotServed { name, why } | ModelError::NotReloaded { name, why },
         ) => ErrorDetails::with_precondition_failure_violation("MODEL", name, why),
-        ApiError::NotFound { kind, name, hint } => {
+        ApiError::NotFound { kind, name, hint } | ApiError::Exists { kind, name, hint } => {
             ErrorDetails::with_resource_info(*kind, name, "", hint)
         }
         ApiError::Transport { transport, fix, .. } => {

@@ -9,10 +9,24 @@ use crate::state::State;
 use crate::tenants::Identity;
 
 /// `text`, which says why a model is not served, as `who` is told of it.
-pub(super) fn why(state: &State, who: &Identity, mut text: String) -> String {
-    if who.is_operator() {
-        return text;
+pub(super) fn why(state: &State, who: &Identity, text: String) -> String {
+    match who.is_operator() {
+        true => text,
+        false => without_paths(state, text),
     }
+}
+
+/// `error` as it is told to whoever asks.
+pub(super) fn to_others(state: &State, error: ApiError) -> ApiError {
+    match error {
+        ApiError::Model(ModelError::NotServed { name, why }) => {
+            ModelError::NotServed { name, why: without_paths(state, why) }.into()
+        }
+        other => other,
+    }
+}
+
+fn without_paths(state: &State, mut text: String) -> String {
     // Known as a whole, spaces in its name included.
     if let Some(folder) = &state.config.models {
         let whole = folder.canonicalize().unwrap_or_else(|_gone| folder.clone());
@@ -26,11 +40,9 @@ pub(super) fn why(state: &State, who: &Identity, mut text: String) -> String {
 
 /// `error` as `who` is told of it.
 pub(super) fn error(state: &State, who: &Identity, error: ApiError) -> ApiError {
-    match error {
-        ApiError::Model(ModelError::NotServed { name, why: text }) => {
-            ModelError::NotServed { name, why: why(state, who, text) }.into()
-        }
-        other => other,
+    match who.is_operator() {
+        true => error,
+        false => to_others(state, error),
     }
 }
 

@@ -9,9 +9,10 @@ use ferry_engine::{FileDigest, Picture, Pool, PoolOptions, RUN_AT_MOST};
 use ferry_vision::Numbers;
 
 use super::changes::changes;
-use super::shapes::check_dims;
+use super::shapes::{check_dims, has_batch};
 use super::{
-    DimSizes, EngineLoader, Instances, LoadSpec, Metadata, ModelError, Precision, Rooms, Source,
+    Counts, DimSizes, EngineLoader, Instances, LoadSpec, Metadata, ModelError, Precision, Rooms,
+    Source,
 };
 use crate::host::clock::unix_ns;
 use crate::store::{Event, ModelRow};
@@ -37,6 +38,8 @@ pub struct Served {
     pub dims: BTreeMap<String, DimSizes>,
     /// How large its replies are.
     pub rooms: Rooms,
+    /// What it was asked.
+    pub counts: Arc<Counts>,
     /// What the operator says of it.
     pub metadata: Metadata,
     /// Of its file; empty for a built-in model.
@@ -81,6 +84,17 @@ impl Served {
             return Ok(bound.reply_bytes());
         }
         self.rooms.of(bound, &self.metadata.shapes, wish)
+    }
+
+    /// The largest batch that a request may have; `None` for a model without one.
+    pub fn batch_max(&self) -> Option<u64> {
+        has_batch(self.signature()).then_some(self.metadata.shapes.batch_max)
+    }
+
+    /// How many items a request of these shapes has; 1 for a model without a batch.
+    pub fn items(&self, bound: &BoundSignature) -> u64 {
+        let first = bound.inputs.first().and_then(|input| input.shape.first());
+        first.copied().filter(|_| has_batch(self.signature())).unwrap_or(1)
     }
 
     /// Whether pictures are served.
@@ -167,6 +181,7 @@ impl Served {
             precision,
             dims,
             rooms,
+            counts: Arc::default(),
             sha256: files.first().map(FileDigest::hex).unwrap_or_default(),
             files: files.into_iter().chain(metadata.files.iter().cloned()).collect(),
             metadata,

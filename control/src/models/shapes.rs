@@ -82,6 +82,16 @@ pub(super) fn check_dims(
     Ok(())
 }
 
+/// Whether the first dimension of every input and every output is one open dimension, and none of
+/// the inputs has that one alone: a batch.
+pub(super) fn has_batch(signature: &Signature) -> bool {
+    let Some(TensorSpec { shape, .. }) = signature.inputs.first() else { return false };
+    let [Dim::Named(batch), ..] = &**shape else { return false };
+    let is_first = |spec: &TensorSpec| matches!(&*spec.shape, [Dim::Named(it), ..] if it == batch);
+    signature.inputs.iter().all(|input| input.shape.len() > 1 && is_first(input))
+        && signature.outputs.iter().all(is_first)
+}
+
 fn is_open(spec: &TensorSpec) -> bool {
     !spec.is_fixed()
 }
@@ -127,6 +137,24 @@ mod tests {
         assert!(told.contains('9') && told.contains('8') && told.contains("max_batch"), "{told}");
         check(vec![tensor("x", &[None])], &[("x", &[900])]).unwrap();
         check(vec![tensor("x", &[Some(9), None])], &[("x", &[9, 3])]).unwrap();
+    }
+
+    #[test]
+    fn a_batch_is_one_open_dimension_in_front_of_all() {
+        let spec = |dims: &[Option<&str>]| {
+            let dim = |name: &Option<&str>| name.map_or(Dim::Fixed(3), |it| Dim::Named(it.into()));
+            let shape = dims.iter().map(dim).collect();
+            TensorSpec { name: "t".into(), dtype: DType::F32, shape }
+        };
+        let has = |inputs: &[&[Option<&str>]], output: &[Option<&str>]| {
+            let inputs = inputs.iter().map(|it| spec(it)).collect();
+            has_batch(&Signature { inputs, outputs: vec![spec(output)] })
+        };
+        let (n, m) = (Some("n"), Some("m"));
+        assert!(has(&[&[n, None], &[n, m]], &[n]));
+        assert!(!has(&[&[n, None], &[m, None]], &[n]));
+        assert!(!has(&[&[n, None]], &[m, None]) && !has(&[&[n]], &[n]) && !has(&[], &[n]));
+        assert!(!has(&[&[None, n]], &[None, n]));
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::host::machine::{self, COMMIT, VERSION};
 use crate::models::{Metadata, Models, Progress, Served, State as ModelState};
 use crate::serving::inline::Inline;
 use crate::serving::refusals::Refusals;
+use crate::serving::regions::Regions;
 use crate::sessions::{Carriers, Limits, Parts, Sessions};
 use crate::state::{About, State};
 use crate::store::{
@@ -236,6 +237,7 @@ fn assemble(
         tenants: Tenants::new(&config.tenants, config.quota, config.operator_key.clone()),
         sessions: Arc::new(sessions),
         inline: Inline::new(Arc::clone(&models), recorder.clone()),
+        regions: Regions::new(config.shm_uids.clone()),
         models,
         lanes,
         store,

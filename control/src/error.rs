@@ -1,15 +1,13 @@
 //! Why something that was asked for is refused. What protocols make of it is theirs.
 
-use ferry_core::{BindError, OutputShapes, Status, Transport};
+use ferry_core::{OutputShapes, Status, Transport};
 
+use crate::models::ModelError;
 use crate::store::{QueryError, StoreError};
 
 /// Why a call is refused: one variant per thing that a caller can do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
-    /// Shapes that the model does not take.
-    #[error(transparent)]
-    Shapes(#[from] BindError),
     /// A field has no meaning, or is outside its bounds.
     #[error("{field}: {why}")]
     Field {
@@ -18,32 +16,29 @@ pub enum ApiError {
         /// What is wrong, and what is allowed.
         why: String,
     },
-    /// There is no such model, session or run.
+    /// There is no such session or run.
     #[error("no {kind} {name}; {hint}")]
     NotFound {
-        /// `model`, `session`, `run`.
+        /// `session`, `run`.
         kind: &'static str,
         /// What was asked for.
         name: String,
         /// What there is, or what to do.
         hint: String,
     },
-    /// A model that is there and is not served.
-    #[error("model {name} is not served: {why}")]
-    Model {
-        /// Its name and version.
+    /// There is one of this name already.
+    #[error("{kind} {name} is there already: {hint}")]
+    Exists {
+        /// `shared memory region`.
+        kind: &'static str,
+        /// Its name.
         name: String,
-        /// Why, and what to do.
-        why: String,
+        /// What to do.
+        hint: String,
     },
-    /// A model that serves and could not be loaded again.
-    #[error("model {name} is not loaded again, and goes on as it was: {why}")]
-    Reload {
-        /// Its name and version.
-        name: String,
-        /// Why, and what to do.
-        why: String,
-    },
+    /// What a model says.
+    #[error(transparent)]
+    Model(#[from] ModelError),
     /// A transport that is not usable here.
     #[error("transport {transport} is not usable: {why}; {fix}")]
     Transport {
@@ -90,9 +85,21 @@ pub enum ApiError {
     /// Something bounded is full for now.
     #[error("{0}")]
     Busy(String),
-    /// Session, token and generation do not fit together. One answer for all.
+    /// The time that the caller allowed is over.
+    #[error("{0}")]
+    Late(String),
+    /// What a protocol allows and this server does not do.
+    #[error("{what} is not served: {why}")]
+    Unsupported {
+        /// By name.
+        what: String,
+        /// Why, and what to do instead.
+        why: String,
+    },
+    /// No session that the caller proves to be its own: there is none, or its token or generation
+    /// does not fit. One answer for all, so that nobody learns which sessions there are.
     #[error("no such session, or its token or generation does not fit: resume it or open another")]
-    Credentials,
+    NoSuchSession,
     /// The tenant's key is missing or wrong.
     #[error("metadata ferry-key is not the key of a tenant: ask the operator for one")]
     Key,

@@ -80,6 +80,8 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(colours)
         .with_env_filter(filter)
+        // It would tell of a log that nobody reads on that same log, and panic.
+        .log_internal_errors(false)
         .init();
     let config = match args.config() {
         Ok(config) => config,

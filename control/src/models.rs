@@ -1,6 +1,8 @@
 //! The models that are served: found in the model folder, loaded, described, unloaded.
 
 mod changes;
+mod counts;
+mod error;
 mod folder;
 mod load;
 mod metadata;
@@ -17,11 +19,12 @@ use std::sync::Arc;
 use ferry_cuda::Device;
 use ferry_engine::{Engine, EngineError, FileDigest, Rebuild};
 
+pub use counts::{Counted, Counts, Tally};
+pub use error::ModelError;
 pub use folder::{NAME_BYTES_MAX, Source, check_name};
 pub use load::Served;
 pub use metadata::{
-    Batch, CompletionName, DeviceChoice, DimSizes, EngineChoice, Gpu, Metadata, MetadataError,
-    PrecisionName,
+    Batch, CompletionName, DeviceChoice, DimSizes, Gpu, Metadata, MetadataError, PrecisionName,
 };
 pub use precision::Precision;
 pub use progress::Progress;
@@ -34,8 +37,8 @@ pub use shapes::ShapeLimits;
 pub struct LoadSpec<'a> {
     /// The model's file.
     pub file: &'a Path,
-    /// Which engine runs it.
-    pub engine: EngineChoice,
+    /// The name of the engine that runs it.
+    pub engine: &'a str,
     /// Which device runs it.
     pub device: DeviceChoice,
     /// How it runs on a GPU.

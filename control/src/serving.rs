@@ -7,5 +7,6 @@ pub mod inline;
 pub mod lanes;
 pub(crate) mod payload;
 pub mod refusals;
+pub mod regions;
 pub mod routes;
 mod standing;

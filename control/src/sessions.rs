@@ -133,7 +133,7 @@ impl Sessions {
     /// short while ago: good for bringing timings, and for nothing else.
     ///
     /// # Errors
-    /// [`ApiError::Credentials`].
+    /// [`ApiError::NoSuchSession`].
     pub fn prove_owner(&self, id: SessionId, token: &Token) -> Result<Account, ApiError> {
         let live = self.find(id).map(|session| (*session.token(), session.account()));
         let known = live.or_else(|| {
@@ -144,7 +144,7 @@ impl Sessions {
         // An unknown session costs the same comparison as a wrong token.
         let none = Token::new([0; Token::BYTES]);
         let fits = known.as_ref().map_or(&none, |(secret, _)| secret).matches(token);
-        known.filter(|_| fits).map(|(_, account)| account).ok_or(ApiError::Credentials)
+        known.filter(|_| fits).map(|(_, account)| account).ok_or(ApiError::NoSuchSession)
     }
 
     /// A session by its id alone: for operators and for the server itself.
@@ -155,7 +155,7 @@ impl Sessions {
     /// A session whose owner proves it.
     ///
     /// # Errors
-    /// [`ApiError::Credentials`], the same for everything that does not fit.
+    /// [`ApiError::NoSuchSession`], the same for everything that does not fit.
     pub fn prove(
         &self,
         id: SessionId,
@@ -167,7 +167,7 @@ impl Sessions {
         let none = Token::new([0; Token::BYTES]);
         let fits = found.as_ref().map_or(&none, |session| session.token()).matches(token);
         let session = found.filter(|session| fits && session.generation() == generation);
-        session.ok_or(ApiError::Credentials)
+        session.ok_or(ApiError::NoSuchSession)
     }
 
     /// Every session, in no order.

@@ -15,6 +15,7 @@ use crate::serving::gate::Gate;
 use crate::serving::inline::Inline;
 use crate::serving::lanes::Lanes;
 use crate::serving::refusals::Refusals;
+use crate::serving::regions::Regions;
 use crate::sessions::Sessions;
 use crate::store::{Machine, Recorder, TimingStore};
 use crate::tenants::Tenants;
@@ -33,6 +34,8 @@ pub struct State {
     pub sessions: Arc<Sessions>,
     /// Serves requests without a session.
     pub inline: Inline,
+    /// Shared memory that clients registered.
+    pub regions: Regions,
     /// The lanes.
     pub lanes: Arc<Lanes>,
     /// Who may use it.

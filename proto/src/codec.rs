@@ -64,7 +64,9 @@ impl<U: Name + Default> Decoder for BoundedDecoder<U> {
 
 fn refused(why: TooCostly) -> Status {
     let mut status = match why {
-        TooCostly::Memory { .. } => Status::resource_exhausted(why.to_string()),
+        TooCostly::Memory { .. } | TooCostly::Texts { .. } => {
+            Status::resource_exhausted(why.to_string())
+        }
         TooCostly::Group { .. } => Status::invalid_argument(why.to_string()),
     };
     let mark = MetadataValue::from_static("memory");

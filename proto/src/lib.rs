@@ -5,10 +5,16 @@
 #[expect(missing_docs, clippy::allow_attributes, reason = "generated code")]
 pub mod v1 {
     tonic::include_proto!("ferry.v1");
-
-    /// The compiled descriptors, for server reflection.
-    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/ferry.v1.bin"));
 }
+
+/// Generated from `inference/*.proto`: the Open Inference Protocol.
+#[expect(missing_docs, clippy::allow_attributes, reason = "generated code")]
+pub mod oip {
+    tonic::include_proto!("inference");
+}
+
+/// The compiled descriptors of all packages, for server reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 pub mod channel;
 pub mod codec;

@@ -13,6 +13,7 @@ mod rdma;
 mod recording;
 mod sessions;
 
+pub use bare::references;
 pub use load::{Throughput, throughput};
 pub use pair::{Pair, Plan, pair};
 pub use rdma::{Beside, rdma};

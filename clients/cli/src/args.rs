@@ -185,9 +185,9 @@ pub(crate) struct BenchArgs {
     /// Measures our links beside bare references, interleaved, with a server of its own.
     #[arg(long)]
     pub(crate) floor: bool,
-    /// Only these links, for `--floor`: shm, tcp, zmq, grpc; or rdma beside perftest.
-    #[arg(long = "link", value_delimiter = ',', requires = "floor")]
-    pub(crate) links: Vec<String>,
+    /// Only these links, for `--floor`, of those with a bare reference; or rdma beside perftest.
+    #[arg(long = "link", value_delimiter = ',', requires = "floor", value_parser = transport_name)]
+    pub(crate) links: Vec<Transport>,
 }
 
 #[derive(Debug, Group)]

@@ -10,12 +10,8 @@ use crate::args::BenchArgs;
 use crate::failure::Failure;
 use crate::printer::Printer;
 
-/// The links that have a bare reference.
-const LINKS: [&str; 4] = ["shm", "tcp", "zmq", "grpc"];
-
 pub(crate) fn run(args: &BenchArgs, printer: &Printer) -> Result<(), Failure> {
-    let is_rdma = |name: &str| name == Transport::Rdma.name();
-    if args.transports.contains(&Transport::Rdma) || args.links.iter().any(|link| is_rdma(link)) {
+    if args.transports.contains(&Transport::Rdma) || args.links.contains(&Transport::Rdma) {
         return rdma(args, printer);
     }
     let links = links(args)?;
@@ -28,17 +24,15 @@ pub(crate) fn run(args: &BenchArgs, printer: &Printer) -> Result<(), Failure> {
         plan.in_bytes, plan.out_bytes
     ));
     let mut pairs = Vec::new();
-    for &link in &links {
+    for &transport in &links {
         for wait in WaitPolicy::ALL {
-            let transport: Transport =
-                link.parse().map_err(|error| Failure::Usage(format!("--link {link}: {error}")))?;
             let pair = floor::pair(&client, &plan, transport, wait, &mut printer.progress())?;
             report::pair(&pair, printer)?;
             pairs.push(pair);
         }
     }
     report::pairs(&pairs, printer)?;
-    if links.contains(&"shm") {
+    if links.contains(&Transport::Shm) {
         report::recording(&floor::recording(&client, &mut printer.progress())?, printer)?;
         report::throughput(&floor::throughput(&client, &plan)?, printer)?;
         let sessions = floor::sessions(&client, &server, &plan, &mut printer.progress())?;
@@ -65,13 +59,13 @@ fn plan(args: &BenchArgs) -> Plan {
     }
 }
 
-fn links(args: &BenchArgs) -> Result<Vec<&'static str>, Failure> {
-    if args.links.is_empty() {
-        return Ok(LINKS.to_vec());
-    }
-    let known = |given: &String| LINKS.into_iter().find(|link| link == given);
-    let unknown = |given: &String| {
-        Failure::Usage(format!("--link {given:?} has no bare reference; known are {LINKS:?}"))
+/// The links that were named, each with a bare reference; else all that have one.
+fn links(args: &BenchArgs) -> Result<Vec<Transport>, Failure> {
+    let known: Vec<_> = floor::references().collect();
+    let Some(other) = args.links.iter().find(|link| !known.contains(link)) else {
+        return Ok(if args.links.is_empty() { known } else { args.links.clone() });
     };
-    args.links.iter().map(|given| known(given).ok_or_else(|| unknown(given))).collect()
+    let known: Vec<_> = known.into_iter().map(Transport::name).collect();
+    let known = known.join(", ");
+    Err(Failure::Usage(format!("--link {other} has no bare reference; those with one are {known}")))
 }

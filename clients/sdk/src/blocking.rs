@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ferry_connect::ImportedBacking;
-use ferry_core::Status;
 use ferry_core::session::SLOTS_MAX;
+use ferry_core::{Status, nanos};
 use ferry_memory::SlotTable;
 use ferry_transport::{Driver, DriverState, LinkError};
 
@@ -160,7 +160,7 @@ impl Session {
     /// Sends a request in a slot of the present lease: the driver takes the table of the first slot
     /// for its own.
     fn send(&mut self, slot: Slot) -> Result<u64, Error> {
-        let fill_ns = u64::try_from(slot.handed_out.elapsed().as_nanos()).ok();
+        let fill_ns = Some(nanos(slot.handed_out.elapsed()));
         let bytes = slot.payload_len();
         let driver = self.driver.as_mut().map_err(|ended| ended.error())?;
         driver.submit(slot.inner, bytes, slot.what, fill_ns).map_err(|error| {

@@ -59,6 +59,28 @@ pub const METHODS: &[(&str, Access)] = &[
     ("/ferry.v1.Admin/EvictSession", Operator),
     ("/ferry.v1.Admin/Drain", Operator),
     ("/ferry.v1.Admin/Devices", Operator),
+    // What a client of any server of this protocol asks first.
+    ("/inference.GRPCInferenceService/ServerLive", Anyone),
+    ("/inference.GRPCInferenceService/ServerReady", Anyone),
+    ("/inference.GRPCInferenceService/ServerMetadata", Known),
+    ("/inference.GRPCInferenceService/ModelReady", Known),
+    ("/inference.GRPCInferenceService/ModelMetadata", Known),
+    ("/inference.GRPCInferenceService/ModelConfig", Known),
+    ("/inference.GRPCInferenceService/ModelStatistics", Known),
+    ("/inference.GRPCInferenceService/ModelInfer", OfTenant),
+    ("/inference.GRPCInferenceService/ModelStreamInfer", OfTenant),
+    ("/inference.GRPCInferenceService/RepositoryIndex", Known),
+    ("/inference.GRPCInferenceService/RepositoryModelLoad", Operator),
+    ("/inference.GRPCInferenceService/RepositoryModelUnload", Operator),
+    // Regions belong to whoever registered them.
+    ("/inference.GRPCInferenceService/SystemSharedMemoryStatus", OfTenant),
+    ("/inference.GRPCInferenceService/SystemSharedMemoryRegister", OfTenant),
+    ("/inference.GRPCInferenceService/SystemSharedMemoryUnregister", OfTenant),
+    ("/inference.GRPCInferenceService/CudaSharedMemoryStatus", OfTenant),
+    ("/inference.GRPCInferenceService/CudaSharedMemoryRegister", OfTenant),
+    ("/inference.GRPCInferenceService/CudaSharedMemoryUnregister", OfTenant),
+    ("/inference.GRPCInferenceService/TraceSetting", Operator),
+    ("/inference.GRPCInferenceService/LogSettings", Operator),
     ("/grpc.health.v1.Health/Check", Anyone),
     ("/grpc.health.v1.Health/Watch", Anyone),
     ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Anyone),
@@ -205,7 +227,7 @@ mod tests {
     fn every_method_of_the_descriptors_is_in_the_table_and_no_other() {
         let mut described = BTreeSet::new();
         for descriptors in [
-            ferry_proto::v1::DESCRIPTORS,
+            ferry_proto::DESCRIPTORS,
             tonic_health::pb::FILE_DESCRIPTOR_SET,
             tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
         ] {

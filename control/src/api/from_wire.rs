@@ -19,7 +19,7 @@ pub(super) fn inline(request: v1::InferRequest) -> Result<InlineRequest, ApiErro
             dtype: dtype.map_err(|why| WireError::invalid("inputs.datatype", why))?,
             name: it.name,
             shape: it.shape,
-            contents: it.contents,
+            contents: it.contents.into(),
         })
     };
     Ok(InlineRequest {
@@ -29,5 +29,6 @@ pub(super) fn inline(request: v1::InferRequest) -> Result<InlineRequest, ApiErro
         inputs: request.inputs.into_iter().map(tensor).collect::<Result<_, _>>()?,
         payload: request.payload,
         shapes: named_shapes(request.shapes),
+        deadline: None,
     })
 }

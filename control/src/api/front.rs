@@ -12,5 +12,5 @@ mod budget;
 mod gate;
 mod methods;
 
-pub(crate) use accept::{Incoming, Peers};
+pub(crate) use accept::{Incoming, Peer, Peers};
 pub(crate) use gate::GateLayer;

@@ -7,23 +7,24 @@ use ferry_core::{Status, Transport, error_text};
 use ferry_proto::{WireError, batch_rows_to_wire, output_shapes_to_wire, server_times_to_wire, v1};
 use tonic::{Request, Response};
 
-use super::{auth, from_wire, to_wire};
+use super::{auth, from_wire, to_wire, told};
 use crate::error::ApiError;
 use crate::serving::call::{Call, answer, serve};
 use crate::serving::payload;
 use crate::sessions::Session;
 use crate::state::State;
+use crate::tenants::Identity;
 
 /// The service.
 #[derive(Clone, Debug)]
 pub struct InferenceService(pub Arc<State>);
 
 impl InferenceService {
-    fn prove(&self, reference: &v1::SessionRef) -> Result<Arc<Session>, ApiError> {
+    fn prove(&self, who: &Identity, reference: &v1::SessionRef) -> Result<Arc<Session>, ApiError> {
         let (id, token, generation) = reference.parts()?;
         let proved = self.0.sessions.prove(id, &token, generation);
         if let Err(error) = &proved {
-            self.0.refusals.note("grpc", "credentials", Some(id), None, error);
+            self.0.refusals.note("grpc", "credentials", Some(id), who.name(), error);
         }
         proved
     }
@@ -31,10 +32,11 @@ impl InferenceService {
     async fn with_session(
         &self,
         reference: &v1::SessionRef,
-        request: &v1::InferRequest,
+        request: &Request<v1::InferRequest>,
         seen: Instant,
     ) -> Result<v1::InferResponse, ApiError> {
-        let session = self.prove(reference)?;
+        let session = self.prove(auth::identity(request)?, reference)?;
+        let request = request.get_ref();
         let table = session.inline_slots().ok_or_else(|| ApiError::Transport {
             transport: Transport::Grpc,
             why: format!("the session was opened with {}", session.agreed.transport),
@@ -73,11 +75,13 @@ impl InferenceService {
         seen: Instant,
     ) -> Result<v1::InferResponse, ApiError> {
         let tenant = auth::tenant(&request)?;
+        let who = auth::identity(&request)?.clone();
         let request = request.into_inner();
         if request.model.is_empty() {
             return Err(WireError::Missing("session or model").into());
         }
-        let reply = self.0.inline.infer(tenant, &from_wire::inline(request)?, seen).await?;
+        let reply = self.0.inline.infer(tenant, &from_wire::inline(request)?, seen).await;
+        let reply = reply.map_err(|error| told::error(&self.0, &who, error))?;
         Ok(to_wire::inline(&reply))
     }
 }
@@ -94,7 +98,7 @@ impl v1::inference_server::Inference for InferenceService {
             return Err(ApiError::Request { status: Status::Draining, text }.into());
         }
         let answer = match &request.get_ref().session {
-            Some(reference) => self.with_session(reference, request.get_ref(), seen).await,
+            Some(reference) => self.with_session(reference, &request, seen).await,
             None => self.without_session(request, seen).await,
         };
         answer.map(Response::new).map_err(|error| {

@@ -9,7 +9,7 @@ use futures_util::stream::BoxStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response};
 
-use super::{auth, from_wire, to_wire};
+use super::{auth, from_wire, to_wire, told};
 use crate::error::ApiError;
 use crate::inside::drive::{self, Load, Rows};
 use crate::inside::{self, Inside};
@@ -36,7 +36,8 @@ impl v1::local_server::Local for LocalService {
         let request = from_wire::inline(request)?;
         let state = &self.0;
         let who = Inside { tenant: &tenant, identity: &identity };
-        let reply = inside::infer(&state.sessions, &state.recorder, who, request).await?;
+        let reply = inside::infer(&state.sessions, &state.recorder, who, request).await;
+        let reply = reply.map_err(|error| told::error(state, &identity, error))?;
         let mut answer = to_wire::inline(&reply);
         answer.payload = reply.payload.clone();
         answer.stages = stages_to_wire(&reply.times);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ferry_proto::v1;
 use tonic::{Request, Response};
 
-use super::{auth, to_wire};
+use super::{auth, to_wire, told};
 use crate::error::ApiError;
 use crate::models::{Loading, Served, check_name};
 use crate::state::State;
@@ -27,25 +27,55 @@ fn joined<T>(joined: Result<T, tokio::task::JoinError>) -> Result<T, ApiError> {
     joined.map_err(|error| ApiError::Internal(error.to_string()))
 }
 
-impl ModelsService {
-    /// A model as `who` is told of it: only the operator learns where the folder is.
-    fn told(&self, who: Result<&Identity, ApiError>, mut model: v1::Model) -> v1::Model {
-        let is_operator = who.is_ok_and(Identity::is_operator);
-        if let (false, Some(folder)) = (is_operator, &self.0.config.models) {
-            let whole = folder.canonicalize().unwrap_or_else(|_gone| folder.clone());
-            for folder in [&whole, folder] {
-                let prefix = format!("{}/", folder.display().to_string().trim_end_matches('/'));
-                model.error = model.error.replace(&prefix, "");
-            }
+/// Loads a model, version 0 the latest, and retires the one that it replaces.
+///
+/// # Errors
+/// As [`Models::load`](crate::models::Models::load).
+pub(super) async fn load(
+    state: &Arc<State>,
+    name: &str,
+    version: u64,
+) -> Result<Loading, ApiError> {
+    state.takes_new()?;
+    let (of_thread, name) = (Arc::clone(state), name.to_owned());
+    let loaded = tokio::task::spawn_blocking(move || {
+        let loading = of_thread.models.load(&name, version)?;
+        if loading.is_new {
+            of_thread.recorder.event(loading.served.loaded_event());
         }
-        model
+        Ok::<_, ApiError>(loading)
+    });
+    let loading = joined(loaded.await)??;
+    if let Some(retired) = &loading.retired {
+        state.runtime.spawn(retire(state, Arc::clone(retired)));
+    }
+    Ok(loading)
+}
+
+/// Takes a model out of service, version 0 all its versions.
+///
+/// # Errors
+/// As [`Models::unload`](crate::models::Models::unload).
+pub(super) async fn unload(state: &Arc<State>, name: &str, version: u64) -> Result<(), ApiError> {
+    for served in state.models.unload(name, version)? {
+        // To the end, even if the caller goes away.
+        joined(state.runtime.spawn(retire(state, served)).await)?;
+    }
+    Ok(())
+}
+
+impl ModelsService {
+    /// A model as `who` is told of it.
+    fn told(&self, who: &Identity, model: v1::Model) -> v1::Model {
+        v1::Model { error: told::why(&self.0, who, model.error), ..model }
     }
 }
 
 #[tonic::async_trait]
 impl v1::models_server::Models for ModelsService {
     async fn list(&self, request: Request<v1::ListModelsRequest>) -> Reply<v1::ListModelsResponse> {
-        let told = |listed| self.told(auth::identity(&request), to_wire::model(listed));
+        let who = auth::identity(&request)?;
+        let told = |listed| self.told(who, to_wire::model(listed));
         let models = self.0.models.list().iter().map(told).collect();
         Ok(Response::new(v1::ListModelsResponse { models }))
     }
@@ -53,30 +83,19 @@ impl v1::models_server::Models for ModelsService {
     async fn get(&self, request: Request<v1::GetModelRequest>) -> Reply<v1::Model> {
         let who = auth::identity(&request)?.clone();
         let v1::GetModelRequest { name, version } = request.into_inner();
-        check_name(&name)?;
+        check_name(&name).map_err(ApiError::from)?;
         let versions = self.0.models.versions(&name, version);
         // The latest that serves; else the latest.
         let serving = self.0.models.get(&name, version).map(|served| served.version).ok();
         let chosen = versions.iter().find(|it| Some(it.version) == serving).or(versions.last());
-        let chosen = chosen.ok_or_else(|| self.0.models.unknown(&name, version))?;
-        Ok(Response::new(self.told(Ok(&who), to_wire::model(chosen))))
+        let unknown = || ApiError::from(self.0.models.unknown(&name, version));
+        let chosen = chosen.ok_or_else(unknown)?;
+        Ok(Response::new(self.told(&who, to_wire::model(chosen))))
     }
 
     async fn load(&self, request: Request<v1::LoadModelRequest>) -> Reply<v1::LoadModelResponse> {
-        self.0.takes_new()?;
         let v1::LoadModelRequest { name, version } = request.into_inner();
-        let state = Arc::clone(&self.0);
-        let loaded = tokio::task::spawn_blocking(move || {
-            let loading = state.models.load(&name, version)?;
-            if loading.is_new {
-                state.recorder.event(loading.served.loaded_event());
-            }
-            Ok::<_, ApiError>(loading)
-        });
-        let Loading { served, is_new, changed, retired } = joined(loaded.await)??;
-        if let Some(retired) = retired {
-            self.0.runtime.spawn(retire(&self.0, retired));
-        }
+        let Loading { served, is_new, changed, .. } = load(&self.0, &name, version).await?;
         let model = Some(to_wire::served_model(&served));
         Ok(Response::new(v1::LoadModelResponse { model, loaded: is_new, changed }))
     }
@@ -86,10 +105,7 @@ impl v1::models_server::Models for ModelsService {
         request: Request<v1::UnloadModelRequest>,
     ) -> Reply<v1::UnloadModelResponse> {
         let v1::UnloadModelRequest { name, version } = request.into_inner();
-        for served in self.0.models.unload(&name, version)? {
-            // To the end, even if the caller goes away.
-            joined(self.0.runtime.spawn(retire(&self.0, served)).await)?;
-        }
+        unload(&self.0, &name, version).await?;
         Ok(Response::new(v1::UnloadModelResponse {}))
     }
 }

@@ -3,19 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ferry_proto::DESCRIPTORS;
 use ferry_proto::channel::{FRAME_BYTES_MAX, MESSAGE_BYTES_MAX, WINDOW_BYTES};
+use ferry_proto::oip::grpc_inference_service_server::GrpcInferenceServiceServer;
 use ferry_proto::v1::{
-    DESCRIPTORS, admin_server::AdminServer, inference_server::InferenceServer,
-    local_server::LocalServer, models_server::ModelsServer, runs_server::RunsServer,
-    sessions_server::SessionsServer,
+    admin_server::AdminServer, inference_server::InferenceServer, local_server::LocalServer,
+    models_server::ModelsServer, runs_server::RunsServer, sessions_server::SessionsServer,
 };
 use tonic::server::NamedService;
 use tower_layer::{Identity, Stack};
 
 use super::front::GateLayer;
 use super::{
-    AdminService, AuthLayer, InferenceService, LocalService, ModelsService, RunsService,
-    SessionsService,
+    AdminService, AuthLayer, InferenceService, LocalService, ModelsService, OipService,
+    RunsService, SessionsService,
 };
 use crate::state::State;
 
@@ -26,13 +27,14 @@ const KEEPALIVE_EVERY: Duration = Duration::from_secs(20);
 const KEEPALIVE_WITHIN: Duration = Duration::from_secs(20);
 
 /// The names of the services, as health checks know them.
-pub const SERVICES: [&str; 6] = [
+pub const SERVICES: [&str; 7] = [
     SessionsServer::<SessionsService>::NAME,
     InferenceServer::<InferenceService>::NAME,
     LocalServer::<LocalService>::NAME,
     ModelsServer::<ModelsService>::NAME,
     AdminServer::<AdminService>::NAME,
     RunsServer::<RunsService>::NAME,
+    GrpcInferenceServiceServer::<OipService>::NAME,
 ];
 
 /// The services, behind the check of who calls.
@@ -70,5 +72,6 @@ pub(crate) fn router(state: &Arc<State>) -> anyhow::Result<Router> {
         .add_service(service!(RunsServer, RunsService))
         .add_service(service!(InferenceServer, InferenceService))
         .add_service(service!(LocalServer, LocalService))
+        .add_service(service!(GrpcInferenceServiceServer, OipService))
         .add_service(reflection))
 }

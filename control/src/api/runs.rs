@@ -90,15 +90,14 @@ impl RunsService {
     ) -> Result<(Vec<RequestRecord>, u64), ApiError> {
         let (id, token, _) = reference.parts()?;
         let refused = |what, error: ApiError| {
-            let tenant = who.tenant().map(|tenant| tenant.name());
-            self.0.refusals.note("grpc", what, Some(id), tenant, &error);
+            self.0.refusals.note("grpc", what, Some(id), who.name(), &error);
             error
         };
         let account = self.0.sessions.prove_owner(id, &token);
         let account = account.map_err(|error| refused("credentials", error))?;
         let is_own = who.tenant().is_some_and(|tenant| Arc::ptr_eq(tenant, &account.tenant));
         if !is_own {
-            return Err(refused("credentials", ApiError::Credentials));
+            return Err(refused("credentials", ApiError::NoSuchSession));
         }
         if batch.run_id != account.run {
             let why = format!("{}; the session is of run {}", batch.run_id, account.run);
@@ -176,7 +175,7 @@ impl v1::runs_server::Runs for RunsService {
             let count = batch.request.len() as u64;
             let Some(reference) = &batch.session else {
                 let error = ApiError::from(WireError::Missing("session"));
-                self.0.refusals.note("grpc", "no_session", None, None, &error);
+                self.0.refusals.note("grpc", "no_session", None, who.name(), &error);
                 return Err(error.into());
             };
             match self.check(&batch, reference, &who) {

@@ -8,6 +8,7 @@ use tonic::metadata::MetadataValue;
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::error::ApiError;
+use crate::models::ModelError;
 use crate::store::{QueryError, StoreError};
 
 impl From<WireError> for ApiError {
@@ -22,12 +23,20 @@ impl From<WireError> for ApiError {
 /// The code of an error.
 fn code(error: &ApiError) -> Code {
     match error {
-        ApiError::Shapes(_) | ApiError::Field { .. } => Code::InvalidArgument,
+        ApiError::Field { .. } => Code::InvalidArgument,
+        ApiError::Model(error) => match error {
+            ModelError::Shapes(_) | ModelError::Field { .. } => Code::InvalidArgument,
+            ModelError::NotFound { .. } => Code::NotFound,
+            ModelError::NotServed { .. } | ModelError::NotReloaded { .. } => {
+                Code::FailedPrecondition
+            }
+        },
         // A key that is nobody's must be told apart from a session that is not (or no more) there.
-        ApiError::NotFound { .. } | ApiError::Credentials => Code::NotFound,
-        ApiError::Model { .. }
-        | ApiError::Reload { .. }
-        | ApiError::Transport { .. }
+        ApiError::NotFound { .. } | ApiError::NoSuchSession => Code::NotFound,
+        ApiError::Exists { .. } => Code::AlreadyExists,
+        ApiError::Late(_) => Code::DeadlineExceeded,
+        ApiError::Unsupported { .. } => Code::Unimplemented,
+        ApiError::Transport { .. }
         | ApiError::Protocol { .. }
         | ApiError::Finished { .. }
         | ApiError::NotAttachable(_) => Code::FailedPrecondition,
@@ -55,13 +64,20 @@ fn code(error: &ApiError) -> Code {
 /// What a program may do about an error.
 fn details(error: &ApiError, text: &str) -> ErrorDetails {
     match error {
-        ApiError::Field { field, .. } => ErrorDetails::with_bad_request_violation(*field, text),
-        ApiError::Shapes(_) => ErrorDetails::with_bad_request_violation("shapes", text),
-        ApiError::NotFound { kind, name, hint } => {
-            ErrorDetails::with_resource_info(*kind, name, "", hint)
+        ApiError::Field { field, .. } | ApiError::Model(ModelError::Field { field, .. }) => {
+            ErrorDetails::with_bad_request_violation(*field, text)
         }
-        ApiError::Model { name, why } | ApiError::Reload { name, why } => {
-            ErrorDetails::with_precondition_failure_violation("MODEL", name, why)
+        ApiError::Model(ModelError::Shapes(_)) => {
+            ErrorDetails::with_bad_request_violation("shapes", text)
+        }
+        ApiError::Model(ModelError::NotFound { name, hint }) => {
+            ErrorDetails::with_resource_info("model", name, "", hint)
+        }
+        ApiError::Model(
+            ModelError::NotServed { name, why } | ModelError::NotReloaded { name, why },
+        ) => ErrorDetails::with_precondition_failure_violation("MODEL", name, why),
+        ApiError::NotFound { kind, name, hint } | ApiError::Exists { kind, name, hint } => {
+            ErrorDetails::with_resource_info(*kind, name, "", hint)
         }
         ApiError::Transport { transport, fix, .. } => {
             let subject = transport.name();

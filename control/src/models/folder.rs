@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use crate::error::ApiError;
+use super::ModelError;
 
 /// Longest name of a model, in bytes.
 pub const NAME_BYTES_MAX: usize = 128;
@@ -58,12 +58,12 @@ pub(super) struct Scan {
 /// people and to SQL as it is.
 ///
 /// # Errors
-/// [`ApiError::Field`] says what is allowed.
-pub fn check_name(name: &str) -> Result<(), ApiError> {
+/// [`ModelError::Field`] says what is allowed.
+pub fn check_name(name: &str) -> Result<(), ModelError> {
     if is_name(name) {
         return Ok(());
     }
-    Err(ApiError::field("model", format!("{name:?} cannot be a model: {}", allowed())))
+    Err(ModelError::field("model", format!("{name:?} cannot be a model: {}", allowed())))
 }
 
 fn is_name(name: &str) -> bool {

@@ -9,11 +9,11 @@ use ferry_engine::{FileDigest, Picture, Pool, PoolOptions, RUN_AT_MOST};
 use ferry_vision::Numbers;
 
 use super::changes::changes;
-use super::shapes::check_dims;
+use super::shapes::{check_dims, has_batch};
 use super::{
-    Batch, DimSizes, EngineLoader, Instances, LoadSpec, Metadata, Precision, Rooms, Source,
+    Batch, Counts, DimSizes, EngineLoader, Instances, LoadSpec, Metadata, ModelError, Precision,
+    Rooms, Source,
 };
-use crate::error::ApiError;
 use crate::host::clock::unix_ns;
 use crate::store::{Event, ModelRow};
 
@@ -38,6 +38,8 @@ pub struct Served {
     pub dims: BTreeMap<String, DimSizes>,
     /// How large its replies are.
     pub rooms: Rooms,
+    /// What it was asked.
+    pub counts: Arc<Counts>,
     /// What the operator says of it.
     pub metadata: Metadata,
     /// Of its file; empty for a built-in model.
@@ -57,8 +59,8 @@ impl Served {
     /// Chooses every open dimension, within the model's bounds.
     ///
     /// # Errors
-    /// [`ApiError`] with the tensor that does not fit, and what would.
-    pub fn bind(&self, shapes: &[(String, Vec<u64>)]) -> Result<BoundSignature, ApiError> {
+    /// [`ModelError`] with the tensor that does not fit, and what would.
+    pub fn bind(&self, shapes: &[(String, Vec<u64>)]) -> Result<BoundSignature, ModelError> {
         let bound = self.signature().bind(shapes)?;
         self.metadata.shapes.check(self.signature(), &bound)?;
         check_dims(&self.dims, self.signature(), &bound)?;
@@ -69,19 +71,30 @@ impl Served {
     /// `wish` bytes. A session that gave the shape of every output gets room for those.
     ///
     /// # Errors
-    /// [`ApiError`] if it wishes for more than the model may make.
+    /// [`ModelError`] if it wishes for more than the model may make.
     pub fn reply_room(
         &self,
         bound: &BoundSignature,
         shapes: &[(String, Vec<u64>)],
         wish: u64,
-    ) -> Result<u64, ApiError> {
+    ) -> Result<u64, ModelError> {
         let given = |output: &&BoundTensor| shapes.iter().any(|(name, _)| *name == output.name);
         let mut open = bound.outputs.iter().filter(|output| output.open).peekable();
         if wish == 0 && open.peek().is_some() && open.all(|output| given(&output)) {
             return Ok(bound.reply_bytes());
         }
         self.rooms.of(bound, &self.metadata.shapes, wish)
+    }
+
+    /// The largest batch that a request may have; `None` for a model without one.
+    pub fn batch_max(&self) -> Option<u64> {
+        has_batch(self.signature()).then_some(self.metadata.shapes.batch_max)
+    }
+
+    /// How many items a request of these shapes has; 1 for a model without a batch.
+    pub fn items(&self, bound: &BoundSignature) -> u64 {
+        let first = bound.inputs.first().and_then(|input| input.shape.first());
+        first.copied().filter(|_| has_batch(self.signature())).unwrap_or(1)
     }
 
     /// Whether pictures are served.
@@ -149,7 +162,7 @@ impl Served {
         }
         let signature = engines.first().map(|engine| engine.signature().clone());
         let signature = signature.unwrap_or_default();
-        let batch = Batch::options(&metadata, &signature, &dims, device.is_some())?;
+        let batch = Batch::options(&metadata, &signature, &dims)?;
         match &batch {
             Ok(batch) => tracing::info!(model = name, version, ?batch, "requests are batched"),
             Err(why) => tracing::info!(model = name, version, why, "requests are not batched"),
@@ -175,6 +188,7 @@ impl Served {
             precision,
             dims,
             rooms,
+            counts: Arc::default(),
             sha256: files.first().map(FileDigest::hex).unwrap_or_default(),
             files: files.into_iter().chain(metadata.files.iter().cloned()).collect(),
             metadata,
@@ -197,7 +211,7 @@ impl Served {
         };
         let spec = LoadSpec {
             file: &source.file,
-            engine: metadata.engine,
+            engine: &metadata.engine,
             device: metadata.device,
             gpu: metadata.gpu,
             dims: &metadata.dims,

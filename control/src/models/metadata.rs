@@ -15,7 +15,10 @@ use serde::Deserialize;
 use super::ShapeLimits;
 
 pub use batch::Batch;
-pub use device::{CompletionName, DeviceChoice, DimSizes, EngineChoice, Gpu, PrecisionName};
+pub use device::{CompletionName, DeviceChoice, DimSizes, Gpu, PrecisionName};
+
+/// The engine where nobody says otherwise.
+const ENGINE_DEFAULT: &str = "auto";
 
 /// Most instances of one model: each is a copy of its working memory and a thread.
 const INSTANCES_MAX: usize = 256;
@@ -37,8 +40,8 @@ const LABELS_BYTES_MAX: u64 = 4 << 20;
 pub struct Metadata {
     /// For people.
     pub description: String,
-    /// Which engine runs it.
-    pub engine: EngineChoice,
+    /// The name of the engine that runs it.
+    pub engine: String,
     /// Which device runs it.
     pub device: DeviceChoice,
     /// How it runs on a GPU.
@@ -89,7 +92,7 @@ pub enum MetadataError {
 #[serde(deny_unknown_fields, default)]
 struct File {
     description: String,
-    engine: EngineChoice,
+    engine: Option<String>,
     device: Option<DeviceChoice>,
     gpu: Option<Gpu>,
     dims: BTreeMap<String, DimSizes>,
@@ -180,7 +183,7 @@ impl Metadata {
     pub fn unnamed(threads: usize, queue: usize) -> Metadata {
         Metadata {
             description: String::new(),
-            engine: EngineChoice::Auto,
+            engine: ENGINE_DEFAULT.to_owned(),
             device: DeviceChoice::Auto,
             gpu: Gpu::default(),
             dims: BTreeMap::new(),
@@ -233,7 +236,7 @@ impl Metadata {
         };
         Ok(Metadata {
             description: file.description,
-            engine: file.engine,
+            engine: file.engine.unwrap_or(base.engine),
             device: file.device.unwrap_or(base.device),
             gpu: file.gpu.unwrap_or(base.gpu).check().map_err(meaning)?,
             dims: DimSizes::check(file.dims).map_err(meaning)?,

@@ -6,8 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::folder::{PassedOver, Scan, is_there, scan};
-use super::{EngineLoader, Metadata, Progress, Served, Source, check_name};
-use crate::error::ApiError;
+use super::{EngineLoader, Metadata, ModelError, Progress, Served, Source, check_name};
 
 /// Every model by name and version.
 #[derive(Debug)]
@@ -164,17 +163,18 @@ impl Models {
     /// the latest. Blocks.
     ///
     /// # Errors
-    /// [`ApiError::NotFound`], [`ApiError::Model`] or [`ApiError::Reload`], with the reason.
-    pub fn load(&self, name: &str, version: u64) -> Result<Loading, ApiError> {
+    /// [`ModelError::NotFound`], [`ModelError::NotServed`] or [`ModelError::NotReloaded`], with the reason.
+    pub fn load(&self, name: &str, version: u64) -> Result<Loading, ModelError> {
         check_name(name)?;
         let built_in = self.entries().iter().any(|(key, it)| key.0 == name && it.source.is_none());
         if built_in {
             return Ok(Loading::unchanged(self.get(name, version)?));
         }
-        let Scan { sources, passed_over, .. } = self.scan().map_err(|error| ApiError::Model {
-            name: name.to_owned(),
-            why: format!("the model folder cannot be read: {error}"),
-        })?;
+        let Scan { sources, passed_over, .. } =
+            self.scan().map_err(|error| ModelError::NotServed {
+                name: name.to_owned(),
+                why: format!("the model folder cannot be read: {error}"),
+            })?;
         let mut found = sources.into_iter().filter(|it| it.name == name);
         let source =
             if version == 0 { found.next_back() } else { found.find(|it| it.version == version) };
@@ -184,12 +184,12 @@ impl Models {
         Err(match passed_over.into_iter().find(|it| it.name == name) {
             None => self.unknown(name, version),
             Some(PassedOver { name, path, why }) => {
-                ApiError::Model { name, why: format!("{}: {why}", path.display()) }
+                ModelError::NotServed { name, why: format!("{}: {why}", path.display()) }
             }
         })
     }
 
-    fn load_source(&self, source: Source) -> Result<Loading, ApiError> {
+    fn load_source(&self, source: Source) -> Result<Loading, ModelError> {
         let _one_at_a_time = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (source.name.clone(), source.version);
         let old = match self.entries().get(&key).map(|entry| &entry.state) {
@@ -226,14 +226,16 @@ impl Models {
                 let name = format!("{} version {}", key.0, key.1);
                 match old {
                     // It goes on serving what it was loaded from.
-                    Some(old) if !old.is_lost() => return Err(ApiError::Reload { name, why }),
+                    Some(old) if !old.is_lost() => {
+                        return Err(ModelError::NotReloaded { name, why });
+                    }
                     Some(_lost) => {}
                     None => {
                         let state = State::Failed(why.clone());
                         entries.insert(key, Entry { state, source: Some(source) });
                     }
                 }
-                Err(ApiError::Model { name, why })
+                Err(ModelError::NotServed { name, why })
             }
         }
     }
@@ -241,8 +243,8 @@ impl Models {
     /// A model that serves; version 0 is the latest that does.
     ///
     /// # Errors
-    /// [`ApiError::NotFound`] with the names there are, or [`ApiError::Model`] with the reason.
-    pub fn get(&self, name: &str, version: u64) -> Result<Arc<Served>, ApiError> {
+    /// [`ModelError::NotFound`] with the names there are, or [`ModelError::NotServed`] with the reason.
+    pub fn get(&self, name: &str, version: u64) -> Result<Arc<Served>, ModelError> {
         let listed = self.versions(name, version);
         let serving = listed.iter().rev().find_map(|it| match &it.state {
             State::Loaded(served) => Some(Arc::clone(served)),
@@ -256,7 +258,7 @@ impl Models {
             State::Failed(why) => why.clone(),
             _ => "it is not loaded; load it with Models.Load".to_owned(),
         };
-        Err(ApiError::Model { name: format!("{name} version {}", last.version), why })
+        Err(ModelError::NotServed { name: format!("{name} version {}", last.version), why })
     }
 
     /// The versions of a model, oldest first; `version` 0 is all of them.
@@ -294,8 +296,8 @@ impl Models {
     /// retired. A built-in model stays.
     ///
     /// # Errors
-    /// [`ApiError::NotFound`] or, for a built-in model, [`ApiError::Field`].
-    pub fn unload(&self, name: &str, version: u64) -> Result<Vec<Arc<Served>>, ApiError> {
+    /// [`ModelError::NotFound`] or, for a built-in model, [`ModelError::Field`].
+    pub fn unload(&self, name: &str, version: u64) -> Result<Vec<Arc<Served>>, ModelError> {
         check_name(name)?;
         let mut entries = self.entries();
         let is = |key: &(String, u64)| key.0 == name && (version == 0 || key.1 == version);
@@ -303,7 +305,7 @@ impl Models {
         let mut retired = Vec::new();
         for (_, entry) in entries.iter_mut().filter(|(key, _)| is(key)) {
             if entry.source.is_none() {
-                return Err(ApiError::field("name", format!("{name} is built in and stays")));
+                return Err(ModelError::field("name", format!("{name} is built in and stays")));
             }
             found = true;
             if let State::Loaded(served) = std::mem::replace(&mut entry.state, State::Available) {
@@ -315,13 +317,13 @@ impl Models {
     }
 
     /// The error for a model that is not there.
-    pub fn unknown(&self, name: &str, version: u64) -> ApiError {
+    pub fn unknown(&self, name: &str, version: u64) -> ModelError {
         let label =
             if version == 0 { name.to_owned() } else { format!("{name} version {version}") };
         let all: Vec<String> =
             self.list().iter().map(|it| format!("{} version {}", it.name, it.version)).collect();
         let hint = format!("there are: {}", all.join(", "));
-        ApiError::NotFound { kind: "model", name: format!("{label:?}"), hint }
+        ModelError::NotFound { name: format!("{label:?}"), hint }
     }
 }
 

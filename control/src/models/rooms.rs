@@ -6,8 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use ferry_core::signature::{PAYLOAD_BYTES_MAX, TENSOR_ALIGN_BYTES};
 use ferry_core::{BoundSignature, BoundTensor, OutputShapes, Signature, payload_bytes};
 
-use super::ShapeLimits;
-use crate::error::ApiError;
+use super::{ModelError, ShapeLimits};
 
 /// Room for replies of which nothing is known, in bytes: as much as two requests, so that outputs as
 /// large as the inputs fit, and this.
@@ -64,13 +63,13 @@ impl Rooms {
     /// bytes.
     ///
     /// # Errors
-    /// [`ApiError::Field`] if it wishes for more than the model may make.
+    /// [`ModelError::Field`] if it wishes for more than the model may make.
     pub fn of(
         &self,
         bound: &BoundSignature,
         limits: &ShapeLimits,
         wish: u64,
-    ) -> Result<u64, ApiError> {
+    ) -> Result<u64, ModelError> {
         let agreed = bound.reply_bytes();
         let most = most(bound, limits).max(agreed);
         if wish > most {
@@ -78,7 +77,7 @@ impl Rooms {
                 "{wish}; the model's outputs have {most} bytes at most: ask for less, or have the \
                  operator raise max_elements in the model's TOML"
             );
-            return Err(ApiError::field("reply_bytes_min", why));
+            return Err(ModelError::field("reply_bytes_min", why));
         }
         let is_open = bound.outputs.iter().any(|output| output.open);
         let known = match (self.seen(bound), self.declared(bound)) {

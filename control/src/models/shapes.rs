@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use ferry_core::{BoundSignature, BoundTensor, Dim, Signature, TensorSpec};
 
-use super::DimSizes;
-use crate::error::ApiError;
+use super::{DimSizes, ModelError};
 
 /// Bounds of tensors with open dimensions. Slots are bounded by quotas; this bounds what the
 /// engine allocates between input and output, which is a multiple of what its inputs hold and
@@ -33,8 +32,8 @@ impl ShapeLimits {
     /// Checks the shapes that a session chose.
     ///
     /// # Errors
-    /// [`ApiError::Field`] with what was asked for, the bound, and where it is raised.
-    pub fn check(&self, signature: &Signature, bound: &BoundSignature) -> Result<(), ApiError> {
+    /// [`ModelError::Field`] with what was asked for, the bound, and where it is raised.
+    pub fn check(&self, signature: &Signature, bound: &BoundSignature) -> Result<(), ModelError> {
         for (spec, tensor) in signature.inputs.iter().zip(&bound.inputs) {
             if let ([Dim::Named(_), _, ..], Some(&batch)) = (&*spec.shape, tensor.shape.first())
                 && batch > self.batch_max
@@ -59,12 +58,12 @@ impl ShapeLimits {
 /// Checks the shapes that a session chose against what the engine was built for.
 ///
 /// # Errors
-/// [`ApiError::Field`] with the dimension, its size and those there are.
+/// [`ModelError::Field`] with the dimension, its size and those there are.
 pub(super) fn check_dims(
     dims: &BTreeMap<String, DimSizes>,
     signature: &Signature,
     bound: &BoundSignature,
-) -> Result<(), ApiError> {
+) -> Result<(), ModelError> {
     for (spec, tensor) in signature.inputs.iter().zip(&bound.inputs) {
         for (dim, &size) in spec.shape.iter().zip(&tensor.shape) {
             let Dim::Named(dim) = dim else { continue };
@@ -76,24 +75,34 @@ pub(super) fn check_dims(
                      model's TOML and load it again",
                     tensor.name
                 );
-                return Err(ApiError::field("shapes", why));
+                return Err(ModelError::field("shapes", why));
             }
         }
     }
     Ok(())
 }
 
+/// Whether the first dimension of every input and every output is one open dimension, and none of
+/// the inputs has that one alone: a batch.
+pub(super) fn has_batch(signature: &Signature) -> bool {
+    let Some(TensorSpec { shape, .. }) = signature.inputs.first() else { return false };
+    let [Dim::Named(batch), ..] = &**shape else { return false };
+    let is_first = |spec: &TensorSpec| matches!(&*spec.shape, [Dim::Named(it), ..] if it == batch);
+    signature.inputs.iter().all(|input| input.shape.len() > 1 && is_first(input))
+        && signature.outputs.iter().all(is_first)
+}
+
 fn is_open(spec: &TensorSpec) -> bool {
     !spec.is_fixed()
 }
 
-fn refused(tensor: &BoundTensor, what: &str, asked: u64, key: &str, allowed: u64) -> ApiError {
+fn refused(tensor: &BoundTensor, what: &str, asked: u64, key: &str, allowed: u64) -> ModelError {
     let BoundTensor { name, shape, .. } = tensor;
     let why = format!(
         "tensor {name:?} with shape {shape:?} has {what} {asked}; the model allows {allowed}: ask \
          for less, or have the operator raise {key} in the model's TOML"
     );
-    ApiError::field("shapes", why)
+    ModelError::field("shapes", why)
 }
 
 #[cfg(test)]
@@ -128,6 +137,24 @@ mod tests {
         assert!(told.contains('9') && told.contains('8') && told.contains("max_batch"), "{told}");
         check(vec![tensor("x", &[None])], &[("x", &[900])]).unwrap();
         check(vec![tensor("x", &[Some(9), None])], &[("x", &[9, 3])]).unwrap();
+    }
+
+    #[test]
+    fn a_batch_is_one_open_dimension_in_front_of_all() {
+        let spec = |dims: &[Option<&str>]| {
+            let dim = |name: &Option<&str>| name.map_or(Dim::Fixed(3), |it| Dim::Named(it.into()));
+            let shape = dims.iter().map(dim).collect();
+            TensorSpec { name: "t".into(), dtype: DType::F32, shape }
+        };
+        let has = |inputs: &[&[Option<&str>]], output: &[Option<&str>]| {
+            let inputs = inputs.iter().map(|it| spec(it)).collect();
+            has_batch(&Signature { inputs, outputs: vec![spec(output)] })
+        };
+        let (n, m) = (Some("n"), Some("m"));
+        assert!(has(&[&[n, None], &[n, m]], &[n]));
+        assert!(!has(&[&[n, None], &[m, None]], &[n]));
+        assert!(!has(&[&[n, None]], &[m, None]) && !has(&[&[n]], &[n]) && !has(&[], &[n]));
+        assert!(!has(&[&[None, n]], &[None, n]));
     }
 
     #[test]

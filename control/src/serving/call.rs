@@ -97,17 +97,33 @@ pub(crate) fn answer(route: &Route, departure: &mut Departure) -> Result<Bytes, 
     payload
 }
 
+/// As [`answer`], for a slot that the reply may keep until it was sent.
+pub(crate) fn keep_answer(route: &Route, mut departure: Departure) -> Result<Departure, ApiError> {
+    let failed = (departure.status != Status::Ok).then(|| error_of(&departure));
+    close(route, &mut departure);
+    failed.map_or(Ok(departure), Err)
+}
+
+/// The first bytes of the reply in a slot of this process alone.
+pub(crate) fn reply_of(slot: &Slot, bytes: usize) -> &[u8] {
+    slot.reply_bytes().unwrap_or_default().get(..bytes).unwrap_or_default()
+}
+
 fn payload_of(departure: &Departure) -> Result<Bytes, ApiError> {
-    let all = departure.slot.reply_bytes().unwrap_or_default();
-    let bytes = all.get(..departure.payload_bytes).unwrap_or_default();
     if departure.status == Status::Ok {
-        return Ok(Bytes::copy_from_slice(bytes));
+        return Ok(Bytes::copy_from_slice(reply_of(&departure.slot, departure.payload_bytes)));
     }
+    Err(error_of(departure))
+}
+
+/// The error that a reply is.
+fn error_of(departure: &Departure) -> ApiError {
+    let bytes = reply_of(&departure.slot, departure.payload_bytes);
     let text = String::from_utf8_lossy(bytes).into_owned();
-    Err(match departure.status {
+    match departure.status {
         Status::ReplyTooLarge => {
             ApiError::ReplyTooLarge { outputs: departure.outputs.clone(), text }
         }
         status => ApiError::Request { status, text },
-    })
+    }
 }

@@ -100,8 +100,11 @@ impl Handler for LaneHandler {
     }
 
     fn refused(&mut self, refusal: &Refusal) {
+        self.learn();
         let (what, session) = kind_of(refusal);
-        self.refusals.note(self.link, what, session, None, refusal);
+        let whose = refusal.proved().and_then(|session| self.table.get(&session));
+        let tenant = whose.map(|entry| entry.route.tenant.name());
+        self.refusals.note(self.link, what, session, tenant, refusal);
     }
 }
 
@@ -110,6 +113,7 @@ fn kind_of(refusal: &Refusal) -> (&'static str, Option<SessionId>) {
     match refusal {
         Refusal::Frame(_) => ("bad_frame", None),
         Refusal::Credentials(session) => ("forged_token", Some(*session)),
+        Refusal::Stranger { session, .. } => ("no_proof", Some(*session)),
         Refusal::Session { own, .. } => ("foreign_session", Some(*own)),
         Refusal::Generation { session, .. } => ("stale_generation", Some(*session)),
         Refusal::Slot { session, .. } => ("bad_slot", Some(*session)),

@@ -1,5 +1,8 @@
 //! A request without a session: a model and its inputs by name, whatever protocol brought them.
 
+mod place;
+mod slots;
+
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
@@ -9,23 +12,27 @@ use ferry_core::{
     BoundSignature, BoundTensor, DType, Generation, MemoryChoice, NamedShapes, OutputShapes, Part,
     Request, SessionId, SlotLayout, StageTimes, error_text, payload_bytes,
 };
-use ferry_memory::{MemoryError, Slot, SlotTable};
+use ferry_memory::{Departure, MemoryError, SlotTable};
 use ferry_transport::UnixClock;
 
-use super::call::{Call, answer, serve};
+use super::call::{Call, keep_answer, serve};
 use super::routes::{Meter, Recording, Route};
 use super::standing::Standing;
 use crate::error::ApiError;
 use crate::models::{Models, Served};
 use crate::store::Recorder;
 use crate::tenants::Tenant;
+use slots::{Reply, Spares};
+
+pub use place::Contents;
+pub(crate) use place::place;
 
 /// Shortest reply half of a slot, in bytes: the texts of errors fit. Halves are whole pages.
 pub const REPLY_BYTES_MIN: u64 = 4096;
 
-/// A tensor that lies in a message.
+/// A tensor that lies in a message, or where `C` says.
 #[derive(Clone, Debug)]
-pub struct InlineTensor {
+pub struct InlineTensor<C = Bytes> {
     /// Its name.
     pub name: String,
     /// Its elements.
@@ -33,7 +40,7 @@ pub struct InlineTensor {
     /// Its shape.
     pub shape: Vec<u64>,
     /// Its bytes.
-    pub contents: Bytes,
+    pub contents: C,
 }
 
 /// What is to be served.
@@ -46,11 +53,13 @@ pub struct InlineRequest {
     /// What the request is.
     pub what: Request,
     /// The inputs by name; none: the payload holds them.
-    pub inputs: Vec<InlineTensor>,
+    pub inputs: Vec<InlineTensor<Contents>>,
     /// A picture, or all inputs one after the other.
     pub payload: Bytes,
     /// Sizes of open dimensions beside those that the inputs show.
     pub shapes: NamedShapes,
+    /// When nobody waits for the answer any more.
+    pub deadline: Option<Instant>,
 }
 
 /// What came of it.
@@ -84,12 +93,13 @@ pub struct Inline {
     models: Arc<Models>,
     recorder: Recorder,
     standing: Standing,
+    spares: Arc<Spares>,
 }
 
 impl Inline {
     /// Serves with `models`, and records what it serves.
     pub fn new(models: Arc<Models>, recorder: Recorder) -> Inline {
-        Inline { models, recorder, standing: Standing::default() }
+        Inline { models, recorder, standing: Standing::default(), spares: Arc::default() }
     }
 
     /// Serves one request, whose call began at `seen`. Its timings are in the reply, and in the
@@ -104,6 +114,20 @@ impl Inline {
         seen: Instant,
     ) -> Result<InlineReply, ApiError> {
         let served = self.models.get(&request.model, request.version)?;
+        self.infer_with(served, tenant, request, seen).await
+    }
+
+    /// As [`infer`](Inline::infer), by the model that the request names and the caller has found.
+    ///
+    /// # Errors
+    /// As [`infer`](Inline::infer).
+    pub async fn infer_with(
+        &self,
+        served: Arc<Served>,
+        tenant: Arc<Tenant>,
+        request: &InlineRequest,
+        seen: Instant,
+    ) -> Result<InlineReply, ApiError> {
         let binding = Arc::new(served.bind(&request.all_shapes())?);
         let mut run = Run { inline: self, tenant, served, binding, request, seen };
         match run.once(0).await {
@@ -136,7 +160,7 @@ struct Run<'a> {
 impl Run<'_> {
     /// Runs it in a slot of its own with room for a reply of at least `wish` bytes.
     async fn once(&self, wish: u64) -> Result<InlineReply, ApiError> {
-        let Run { inline: Inline { recorder, standing, .. }, tenant, served, .. } = self;
+        let Run { inline: Inline { recorder, standing, spares, .. }, tenant, served, .. } = self;
         let Run { binding, request, seen, .. } = self;
         let layout = SlotLayout {
             slots: 1,
@@ -146,8 +170,8 @@ impl Run<'_> {
         let busy = |error: MemoryError| ApiError::Busy(error_text(&error));
         // For as long as the call lasts, it counts as a session of one slot.
         let bytes = SlotTable::bytes(&layout).map_err(busy)?;
-        let _held = tenant.reserve(1, bytes as u64)?;
-        let table = SlotTable::private(layout).map_err(busy)?;
+        let held = tenant.reserve(1, bytes as u64)?;
+        let table = spares.take(tenant, layout).map_err(busy)?;
         let full = || ApiError::Internal("a new table is full".into());
         let mut slot = table.acquire().ok_or_else(full)?;
         let payload_bytes = place(&mut slot, binding, request)?;
@@ -163,70 +187,43 @@ impl Run<'_> {
             meter: Arc::new(Meter::default()),
             recording: Some(recording),
             largest: AtomicU64::new(0),
+            counts: Arc::clone(&served.counts),
+            items: served.items(binding),
         });
         let call = Call { session, generation, request: number, what: request.what, seen: *seen };
-        let mut departure = serve(&route, call.arrival(slot, payload_bytes)).await?;
-        let payload = answer(&route, &mut departure)?;
+        let serving = serve(&route, call.arrival(slot, payload_bytes));
+        let departure = match request.deadline {
+            None => serving.await?,
+            Some(deadline) => in_time(deadline, serving).await?,
+        };
+        let Departure { slot, payload_bytes: bytes, outputs: shapes, times, .. } =
+            keep_answer(&route, departure)?;
+        let (tenant, spares) = (Arc::clone(tenant), Arc::clone(spares));
+        let payload =
+            Bytes::from_owner(Reply { slot: Some(slot), bytes, tenant, spares, _held: held });
         Ok(InlineReply {
-            outputs: outputs(binding, departure.outputs.as_deref(), &payload)?,
+            outputs: outputs(binding, shapes.as_deref(), &payload)?,
             payload,
-            times: departure.times,
-            shapes: departure.outputs,
+            times,
+            shapes,
             served: Arc::clone(served),
             session,
         })
     }
 }
 
-/// Copies the inputs to their places, or the payload as it is; how many bytes that makes.
-///
-/// # Errors
-/// [`ApiError::Field`] names the input that is missing, twice there, or of another size.
-pub(crate) fn place(
-    slot: &mut Slot,
-    binding: &BoundSignature,
-    request: &InlineRequest,
-) -> Result<usize, ApiError> {
-    let mut copied = |at: usize, bytes: &[u8]| {
-        let copied = slot.request_mut().copy_in(at, bytes);
-        copied.map_err(|error| ApiError::Internal(error_text(&error)))
-    };
-    if request.inputs.is_empty() {
-        copied(0, &request.payload)?;
-        return Ok(request.payload.len());
+/// What `serving` comes to before `deadline`. Later the model may still run, and its answer is
+/// dropped.
+async fn in_time<T>(
+    deadline: Instant,
+    serving: impl Future<Output = Result<T, ApiError>>,
+) -> Result<T, ApiError> {
+    let late = || ApiError::Late("the timeout of the request is over: allow more".into());
+    if Instant::now() >= deadline {
+        return Err(late());
     }
-    for wanted in &binding.inputs {
-        let input = input(wanted, &request.inputs)?;
-        let at = usize::try_from(wanted.offset)
-            .map_err(|error| ApiError::Internal(error.to_string()))?;
-        copied(at, &input.contents)?;
-    }
-    let bytes = binding.request_bytes();
-    usize::try_from(bytes).map_err(|error| ApiError::Internal(error.to_string()))
-}
-
-fn input<'a>(
-    wanted: &BoundTensor,
-    inputs: &'a [InlineTensor],
-) -> Result<&'a InlineTensor, ApiError> {
-    let mut all = inputs.iter().filter(|it| it.name == wanted.name);
-    let (Some(input), None) = (all.next(), all.next()) else {
-        let why = format!("the model wants {:?} exactly once", wanted.name);
-        return Err(ApiError::field("inputs", why));
-    };
-    if input.dtype == wanted.dtype && input.contents.len() as u64 == wanted.bytes {
-        return Ok(input);
-    }
-    let why = format!(
-        "{:?} is {} of {} bytes; the model wants {} {:?}, {} bytes",
-        input.name,
-        input.dtype,
-        input.contents.len(),
-        wanted.dtype,
-        wanted.shape,
-        wanted.bytes
-    );
-    Err(ApiError::field("inputs", why))
+    let served = tokio::time::timeout_at(deadline.into(), serving).await;
+    served.unwrap_or_else(|_elapsed| Err(late()))
 }
 
 /// The outputs, each a part of the payload that is not copied again. `shapes` are theirs, where they

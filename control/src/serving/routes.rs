@@ -12,7 +12,7 @@ use ferry_engine::Work;
 use ferry_memory::{Arrival, Departure, ReplyTo};
 use ferry_transport::UnixClock;
 
-use crate::models::Served;
+use crate::models::{Counts, Served};
 use crate::store::Recorder;
 use crate::tenants::Tenant;
 
@@ -77,6 +77,10 @@ pub struct Route {
     pub recording: Option<Recording>,
     /// The largest reply that the model was told of, in bytes: of a smaller one it learns nothing.
     pub largest: AtomicU64,
+    /// What the model was asked. Outlives it, as far as this session's last requests need.
+    pub counts: Arc<Counts>,
+    /// How many items of a batch a request has.
+    pub items: u64,
 }
 
 impl Route {
@@ -128,8 +132,9 @@ impl Route {
         self.meter.in_flight.fetch_sub(1, Ordering::Release);
     }
 
-    /// A request's accounts are closed: records it where the server does.
+    /// A request's accounts are closed: counts it, and records it where the server does.
     pub fn record(&self, departure: &Departure) {
+        self.counts.count(self.items, departure);
         self.learn(departure);
         let Some(recording) = &self.recording else { return };
         recording.recorder.record(RequestRecord {

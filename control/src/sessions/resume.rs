@@ -29,7 +29,7 @@ impl Sessions {
         {
             let lease = session.lease();
             if lease.over || lease.generation != generation {
-                return Err(ApiError::Credentials);
+                return Err(ApiError::NoSuchSession);
             }
         }
         match &session.place {
@@ -50,7 +50,7 @@ impl Sessions {
     /// Takes a session up again: the old lease is fenced before the new one begins.
     ///
     /// # Errors
-    /// [`ApiError::Credentials`] if the proof does not fit; then nothing has changed. If the lane
+    /// [`ApiError::NoSuchSession`] if the proof does not fit; then nothing has changed. If the lane
     /// does not take the new lease, the session is over.
     pub async fn resume(
         &self,
@@ -65,9 +65,9 @@ impl Sessions {
             // Whoever resumed or ended it meanwhile was first.
             let mut lease = session.lease();
             if lease.over || lease.generation != generation {
-                return Err(ApiError::Credentials);
+                return Err(ApiError::NoSuchSession);
             }
-            let next = generation.next().ok_or(ApiError::Credentials)?;
+            let next = generation.next().ok_or(ApiError::NoSuchSession)?;
             (lease.generation, lease.expires) = (next, Instant::now() + self.lease());
         }
         take_off(&session, Status::SessionEnded).await;

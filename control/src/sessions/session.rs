@@ -120,6 +120,8 @@ impl Session {
             meter: Arc::clone(&self.meter),
             recording: self.recording.clone(),
             largest: AtomicU64::new(0),
+            counts: Arc::clone(&self.served.counts),
+            items: self.served.items(&self.agreed.binding),
         })
     }
 }

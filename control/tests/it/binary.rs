@@ -234,6 +234,24 @@ fn sigint_ends_it_too_and_nothing_else_is_on_stdout() {
     assert!(pid_free, "no socket is left");
 }
 
+/// As behind `ferryd 2>&1 | head`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nobody_reads_any_more_stops_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (reads, writes) = std::io::pipe().unwrap();
+    drop(reads);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ferryd"));
+    command.current_dir(folder.path()).args(["--listen", "127.0.0.1:0", "--store", "sqlite:f.db"]);
+    let mut ferryd =
+        Ferryd::spawn(command.args(["--log", "debug"]).stdout(Stdio::piped()).stderr(writes));
+    let mut sessions = SessionsClient::connect(format!("http://{}", ferryd.address)).await.unwrap();
+    let opened = sessions.open(ask(Transport::Tcp, 64, 64)).await.unwrap().into_inner();
+    let (status, _) = Client::connect(&opened).infer(&[7; 64]);
+    assert_eq!(status, Status::Ok);
+    ferryd.signal(Signal::TERM);
+    assert_eq!(ferryd.wait().code(), Some(0));
+}
+
 /// ONNX Runtime's official builds report to their maker, unless they find this when they are opened.
 #[test]
 fn libraries_are_told_not_to_report_unless_somebody_chose_otherwise() {

@@ -17,6 +17,7 @@ mod inline;
 mod leases;
 mod local;
 mod models;
+mod oip;
 mod operations;
 mod owners;
 mod precision;

@@ -1,17 +1,20 @@
 //! Runs belong to the tenant that started them: nobody else sees, ends, fills or falsifies them.
 
+use ferry_control::Config;
 use ferry_control::runs::UNFINISHED_MAX;
 use ferry_control::tenants::{Quota, TenantConfig};
-use ferry_core::{Status, Transport};
+use ferry_core::{Status, Token, Transport};
 use ferry_proto::channel::KEY_METADATA;
 use ferry_proto::v1;
+use ferry_proto::v1::inference_client::InferenceClient;
+use ferry_proto::v1::models_client::ModelsClient;
 use ferry_proto::v1::runs_client::RunsClient;
 use ferry_proto::v1::sessions_client::SessionsClient;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Code, Request};
 
-use crate::common::{Client, LONG, Running, ask};
+use crate::common::{Client, LONG, Running, ask, link, until};
 
 type AddKey = fn(Request<()>) -> Result<Request<()>, tonic::Status>;
 type Keyed = InterceptedService<Channel, AddKey>;
@@ -32,11 +35,16 @@ fn channels(server: &Running) -> [Keyed; 3] {
 }
 
 async fn server() -> Running {
+    server_with(|_| {}).await
+}
+
+async fn server_with(edit: impl FnOnce(&mut Config)) -> Running {
     let tenant =
         |name: &str| TenantConfig { name: name.into(), key: name.into(), quota: Quota::default() };
     Running::start(|config| {
         config.tenants = vec![tenant("a"), tenant("b")];
         config.operator_key = Some("operator".into());
+        edit(config);
     })
     .await
 }
@@ -197,10 +205,7 @@ async fn load_inside_the_server_is_the_operators_and_has_so_many_threads() {
         rows += batch.request.len();
     }
     assert_eq!(rows, 2);
-    crate::common::until("its threads are back", || {
-        server.state.driving.available_permits() == room
-    })
-    .await;
+    until("its threads are back", || server.state.driving.available_permits() == room).await;
     server.stop().await;
 }
 
@@ -226,5 +231,113 @@ async fn guessed_tokens_of_heartbeats_are_counted_and_contradictions_refused() {
     let both = sessions.open(both).await.unwrap_err();
     assert_eq!(both.code(), Code::InvalidArgument);
     assert!(both.message().contains("client_records"), "{}", both.message());
+    server.stop().await;
+}
+
+/// What was refused, of whom, in the order of its name.
+async fn refused(server: &Running, operator: Keyed) -> Vec<String> {
+    server.state.refusals.flush();
+    server.state.recorder.flush(LONG).await.unwrap();
+    let sql = "SELECT DISTINCT what || ' of ' || coalesce(tenant, 'nobody') AS it FROM refusals \
+               ORDER BY it";
+    let query = v1::QueryRequest { sql: sql.into(), rows_max: 0 };
+    let mut answer = RunsClient::new(operator).query(query).await.unwrap().into_inner();
+    let mut told = Vec::new();
+    while let Some(message) = answer.message().await.unwrap() {
+        for value in message.rows.into_iter().flat_map(|row| row.values) {
+            let Some(v1::value::Kind::Text(text)) = value.kind else { panic!("{value:?}") };
+            told.push(text);
+        }
+    }
+    told
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_is_of_whoever_tried_and_not_of_whose_session_it_names() {
+    let server = server().await;
+    let [a, b, operator] = channels(&server);
+    let asked = || ask(Transport::Grpc, 64, 64);
+    let opened = SessionsClient::new(a.clone()).open(asked()).await.unwrap().into_inner();
+    let guess = || {
+        let session = opened.session.clone().unwrap();
+        Some(v1::SessionRef { token: vec![7; 32].into(), ..session })
+    };
+    let mut theirs = SessionsClient::new(b.clone());
+    let beat = v1::HeartbeatRequest { sessions: vec![guess().unwrap()] };
+    assert_eq!(theirs.heartbeat(beat).await.unwrap().into_inner().gone.len(), 1);
+    theirs.resume(v1::ResumeSessionRequest { session: guess() }).await.unwrap_err();
+    let end = v1::AttachSessionRequest { session: guess(), ..Default::default() };
+    theirs.attach(end).await.unwrap_err();
+    theirs.close(v1::CloseSessionRequest { session: guess() }).await.unwrap_err();
+    let infer = v1::InferRequest { session: guess(), ..Default::default() };
+    InferenceClient::new(b.clone()).infer(infer).await.unwrap_err();
+    let nothing = tokio_stream::iter([v1::TimingBatch::default()]);
+    RunsClient::new(b).record(nothing).await.unwrap_err();
+    assert_eq!(server.state.refusals.total(), 6);
+    let told = refused(&server, operator).await;
+    assert_eq!(told, ["attach of b", "credentials of b", "no_session of b"]);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_of_a_link_is_of_the_tenant_whose_session_was_proved() {
+    let server = server().await;
+    let [a, _, operator] = channels(&server);
+    let mut own = SessionsClient::new(a);
+    for (lanes, transport) in (1..).zip([Transport::Shm, Transport::Tcp]) {
+        let mut opened = own.open(ask(transport, 64, 64)).await.unwrap().into_inner();
+        let (_, token, generation) = opened.session.as_ref().unwrap().parts().unwrap();
+        link(&opened, Token::new([9; 32])).unwrap_err();
+        opened.session.as_mut().unwrap().generation = generation.0 + 1;
+        link(&opened, token).unwrap_err();
+        until("both are counted", || server.state.refusals.total() == 2 * lanes).await;
+    }
+    let told = refused(&server, operator).await;
+    assert_eq!(told, ["forged_token of nobody", "stale_generation of a"]);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tenants_are_told_no_absolute_path_of_the_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let models = folder.path().join("my models");
+    std::fs::create_dir(&models).unwrap();
+    std::fs::write(models.join("broken.onnx"), b"no model").unwrap();
+    std::fs::write(models.join("library.onnx"), ferry_zoo::digits::onnx()).unwrap();
+    std::fs::write(models.join("library.toml"), "engine = 'onnx'").unwrap();
+    let missing = folder.path().join("missing").join("libonnxruntime.so");
+    let server = server_with(|config| {
+        config.models = Some(models);
+        config.onnxruntime = Some(missing);
+    })
+    .await;
+    let [a, _, operator] = channels(&server);
+    let (mut theirs, mut all) = (ModelsClient::new(a.clone()), ModelsClient::new(operator));
+    let folder = folder.path().display().to_string();
+    let list = v1::ListModelsRequest {};
+    let failed = |listed: v1::ListModelsResponse| {
+        let failed = listed.models.into_iter().filter(|it| !it.error.is_empty());
+        failed.map(|it| (it.name, it.error)).collect::<Vec<_>>()
+    };
+    let whole = failed(all.list(list).await.unwrap().into_inner());
+    // Where another test of this process has opened the library, that model serves.
+    assert!(!whole.is_empty() && whole.iter().all(|(_, why)| why.contains(&folder)), "{whole:?}");
+    let mut told = Vec::new();
+    for (name, why) in failed(theirs.list(list).await.unwrap().into_inner()) {
+        told.push(why);
+        let get = v1::GetModelRequest { name: name.clone(), version: 0 };
+        told.push(theirs.get(get).await.unwrap().into_inner().error);
+        let open = v1::OpenSessionRequest { model: name.clone(), ..ask(Transport::Tcp, 64, 64) };
+        let refused = SessionsClient::new(a.clone()).open(open).await.unwrap_err();
+        told.push(refused.message().to_owned());
+        let infer = v1::InferRequest { model: name, ..Default::default() };
+        let refused = InferenceClient::new(a.clone()).infer(infer).await.unwrap_err();
+        told.push(refused.message().to_owned());
+    }
+    assert_eq!(told.len(), 4 * whole.len());
+    for why in &told {
+        assert!(!why.contains(&folder) && !why.contains("my models"), "{why}");
+        assert!(why.contains("broken.onnx") || why.contains("libonnxruntime.so"), "{why}");
+    }
     server.stop().await;
 }

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use ferry_conformance::transports::linked;
 use ferry_core::{Stage, StageTimes, Transport};
 use ferry_proto::v1;
 use ferry_proto::v1::inference_client::InferenceClient;
@@ -63,7 +64,7 @@ fn numbers(answer: &v1::QueryResponse) -> impl Iterator<Item = Vec<i64>> {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_stages_of_every_link_are_the_whole_and_server_is_the_same_in_both_records() {
     let server = Running::start(|_| {}).await;
-    for transport in [Transport::Shm, Transport::Tcp, Transport::Zmq] {
+    for transport in linked() {
         // Its client records nothing at the server, which therefore does.
         let opened = server.open(ask(transport, 5000, 4000)).await.unwrap();
         let session = opened.session.as_ref().unwrap().session_id;

@@ -1,16 +1,15 @@
 //! The same echo over every link.
 
+use ferry_conformance::transports::linked;
 use ferry_core::{Status, Transport};
 use ferry_proto::v1;
 
 use crate::common::{Client, Running, ask, echoed, link};
 
-const LINKS: [Transport; 3] = [Transport::Shm, Transport::Tcp, Transport::Zmq];
-
 #[tokio::test(flavor = "multi_thread")]
 async fn every_link_carries_requests_to_the_model_and_back() {
     let server = Running::start(|_| {}).await;
-    for transport in LINKS {
+    for transport in linked() {
         let opened = server.open(ask(transport, 5000, 7000)).await.unwrap();
         assert_eq!(opened.transport, transport.name());
         assert_eq!((opened.model.as_str(), opened.version), ("echo", 1));
@@ -32,7 +31,7 @@ async fn every_link_carries_requests_to_the_model_and_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn several_requests_are_in_flight_up_to_the_slots() {
     let server = Running::start(|_| {}).await;
-    for transport in LINKS {
+    for transport in linked() {
         let asked = v1::OpenSessionRequest { slots: 8, ..ask(transport, 64, 64) };
         let mut client = server.client(asked).await;
         for i in 0..8_u8 {
@@ -67,7 +66,7 @@ async fn auto_says_what_it_chose_and_why() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_forged_token_joins_no_session_and_is_counted() {
     let server = Running::start(|_| {}).await;
-    for (forged, transport) in LINKS.into_iter().enumerate() {
+    for (forged, transport) in linked().enumerate() {
         let opened = server.open(ask(transport, 64, 64)).await.unwrap();
         let error = link(&opened, ferry_core::Token::new([9; 32])).unwrap_err();
         assert!(!error.is_empty());
@@ -82,7 +81,7 @@ async fn a_forged_token_joins_no_session_and_is_counted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_payload_of_the_wrong_length_is_told_and_the_session_goes_on() {
     let server = Running::start(|_| {}).await;
-    for transport in LINKS {
+    for transport in linked() {
         let mut client = server.client(ask(transport, 64, 64)).await;
         let (status, text) = client.infer(&[1; 63]);
         assert_eq!(status, Status::BadRequest);

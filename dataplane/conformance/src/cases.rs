@@ -4,6 +4,8 @@
 //! are those of ONNX Runtime 1.30, and each agrees with a second opinion (onnx's reference
 //! evaluator, NumPy, or scikit-learn).
 
+pub mod run;
+
 use std::path::{Path, PathBuf};
 
 use ferry_core::DType;
@@ -60,8 +62,12 @@ pub fn folder() -> PathBuf {
     root().join("models")
 }
 
+/// `FERRY_CASES` names the folder where it is not that of the sources.
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("cases/onnx")
+    match std::env::var_os("FERRY_CASES") {
+        Some(folder) => PathBuf::from(folder),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("cases/onnx"),
+    }
 }
 
 /// All cases.

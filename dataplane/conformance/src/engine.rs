@@ -9,7 +9,7 @@ use ferry_core::{
     SlotIndex, SlotLayout, Stage, TensorSpec,
 };
 use ferry_engine::{Engine, Finished, Job};
-use ferry_memory::{Arrival, PeerId, SlotTable};
+use ferry_memory::{Arrival, PeerId, Slot, SlotTable};
 
 /// No job takes longer unless something hangs.
 const WATCHDOG: Duration = Duration::from_secs(60);
@@ -58,46 +58,65 @@ impl Bench {
         let mut slot = self.table.acquire().expect("a slot is free");
         let filled = slot.request_mut().copy_in(0, &self.under.request);
         assert!(filled.is_ok(), "the request is as long as its signature says: {filled:?}");
-        let now = Instant::now();
-        let arrival = Arrival {
-            peer: PeerId(1),
-            session: SessionId(1),
-            generation: Generation::FIRST,
-            request,
-            what: Request::of(RequestKind::Tensor),
-            payload_bytes,
-            slot,
-            seen: now,
-            visible: now,
-        };
-        Job {
-            arrival: arrival.into(),
-            binding: Arc::clone(&self.under.binding),
-            prepared: None,
-            placed: None,
-            memory: MemoryChoice::Auto,
-        }
+        job_in(slot, &self.under.binding, request, payload_bytes)
     }
 
     fn whole(&self, request: u64) -> Job {
         self.job(request, self.under.request.len())
     }
 
-    /// Polls until `count` jobs are there.
     fn collect(&mut self, finished: &mut Vec<Finished>, count: usize) {
-        let start = Instant::now();
-        while finished.len() < count {
-            self.under.engine.poll(finished);
-            assert!(start.elapsed() < WATCHDOG, "{} of {count} jobs came back", finished.len());
-            std::thread::yield_now();
-        }
+        collect(&mut *self.under.engine, finished, count);
     }
 
     fn run(&mut self, job: Job) -> Finished {
-        let mut finished: Vec<Finished> = self.under.engine.submit(job).into_iter().collect();
-        self.collect(&mut finished, 1);
-        assert_eq!(finished.len(), 1, "one job came back as several");
-        finished.remove(0)
+        finish(&mut *self.under.engine, job)
+    }
+}
+
+/// Polls until `count` jobs are there.
+fn collect(engine: &mut dyn Engine, finished: &mut Vec<Finished>, count: usize) {
+    let start = Instant::now();
+    while finished.len() < count {
+        engine.poll(finished);
+        assert!(start.elapsed() < WATCHDOG, "{} of {count} jobs came back", finished.len());
+        std::thread::yield_now();
+    }
+}
+
+/// Runs one job to its end.
+pub(crate) fn finish(engine: &mut dyn Engine, job: Job) -> Finished {
+    let mut finished: Vec<Finished> = engine.submit(job).into_iter().collect();
+    collect(engine, &mut finished, 1);
+    assert_eq!(finished.len(), 1, "one job came back as several");
+    finished.remove(0)
+}
+
+/// A `tensor` request number `request` of the first `payload_bytes` bytes in its slot.
+pub(crate) fn job_in(
+    slot: Slot,
+    binding: &Arc<BoundSignature>,
+    request: u64,
+    payload_bytes: usize,
+) -> Job {
+    let now = Instant::now();
+    let arrival = Arrival {
+        peer: PeerId(1),
+        session: SessionId(1),
+        generation: Generation::FIRST,
+        request,
+        what: Request::of(RequestKind::Tensor),
+        payload_bytes,
+        slot,
+        seen: now,
+        visible: now,
+    };
+    Job {
+        arrival: arrival.into(),
+        binding: Arc::clone(binding),
+        prepared: None,
+        placed: None,
+        memory: MemoryChoice::Auto,
     }
 }
 

@@ -15,6 +15,7 @@ pub mod engine;
 pub mod far;
 pub mod lent;
 pub mod link;
+pub mod transports;
 pub mod turns;
 
 pub use link::{ClientEnd, Connect, ServerEnd};

@@ -1,5 +1,6 @@
-//! An error and its causes on one line.
+//! What errors and panics say: an error and its causes on one line.
 
+use std::any::Any;
 use std::borrow::Cow;
 use std::error::Error;
 
@@ -14,6 +15,16 @@ pub fn error_text(error: &dyn Error) -> String {
         source = error.source();
     }
     text
+}
+
+/// What a panic said, if it said it in words.
+#[must_use]
+pub fn panic_text(panic: &(dyn Any + Send)) -> String {
+    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+        (Some(text), _) => (*text).to_owned(),
+        (_, Some(text)) => text.clone(),
+        _ => "a panic without a text".to_owned(),
+    }
 }
 
 /// Stands for what was left out.

@@ -24,7 +24,7 @@ pub use endpoint::{
     Attachment, DeviceMemory, DeviceUuid, Endpoint, Gid, IpcHandle, MemoryKey, QueuePair,
     RegionDescriptor, Retry,
 };
-pub use error_text::{error_text, without_middle};
+pub use error_text::{error_text, panic_text, without_middle};
 pub use found::{Area, Finding, Found};
 pub use frame::{
     Body, FRAME_BYTES, FRAME_ROOM_BYTES, Frame, FrameError, Head, PixelFormat, Reply, Request,
@@ -37,7 +37,7 @@ pub use session::{Generation, SessionId, SlotIndex, SlotLayout, Token, TraceId};
 pub use shapes::{OutputShapes, ShapesError};
 pub use signature::{BindError, BoundSignature, BoundTensor, Signature};
 pub use spec::{NamedShapes, PlacementWish, RecordedBy, SessionSpec};
-pub use stage::{ServerTimes, Stage, StageTimes};
+pub use stage::{ServerTimes, Stage, StageTimes, nanos};
 pub use status::Status;
 pub use tail::{Hop, Hops, InBatch, TAIL_BYTES_MAX, Tail, TailError};
 pub use tensor::{DType, Dim, TensorSpec};

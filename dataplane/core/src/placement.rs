@@ -107,6 +107,24 @@ impl Why {
 }
 
 impl Staged {
+    /// What host memory is to a device for a request of a session that chose `choice`;
+    /// `is_registered`: the device knows the memory. `auto` decides where the session leaves it
+    /// open.
+    pub fn choose(
+        choice: MemoryChoice,
+        is_registered: bool,
+        auto: impl FnOnce() -> (HostMemory, Why),
+    ) -> Staged {
+        let (memory, why) = match choice {
+            // A driver copies whatever memory there is.
+            MemoryChoice::Always(HostMemory::Pageable) => (HostMemory::Pageable, Why::Asked),
+            _ if !is_registered => (HostMemory::Pinned, Why::Unregistered),
+            MemoryChoice::Always(memory) => (memory, Why::Asked),
+            MemoryChoice::Auto => auto(),
+        };
+        Staged { memory, why }
+    }
+
     /// Two bytes; never zero.
     pub const fn to_wire(self) -> [u8; 2] {
         [self.memory as u8 + 1, self.why as u8]
@@ -170,6 +188,23 @@ impl FromStr for SlotPlace {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_asked_for_holds_where_the_device_knows_the_memory() {
+        use HostMemory::{Mapped, Pageable, Pinned};
+        let choose = |choice, is_registered| {
+            let Staged { memory, why } =
+                Staged::choose(choice, is_registered, || (Mapped, Why::Idle));
+            (memory, why)
+        };
+        for memory in HostMemory::ALL {
+            assert_eq!(choose(MemoryChoice::Always(memory), true), (memory, Why::Asked));
+        }
+        assert_eq!(choose(MemoryChoice::Auto, true), (Mapped, Why::Idle));
+        assert_eq!(choose(MemoryChoice::Auto, false), (Pinned, Why::Unregistered));
+        assert_eq!(choose(MemoryChoice::Always(Mapped), false), (Pinned, Why::Unregistered));
+        assert_eq!(choose(MemoryChoice::Always(Pageable), false), (Pageable, Why::Asked));
+    }
 
     #[test]
     fn names_parse_back_and_others_are_told_the_choice() {

@@ -1,8 +1,14 @@
 //! The named steps of a request, and how long each took.
 
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use crate::placement::Staged;
+
+/// A duration in nanoseconds, as stages are told. More than `u64::MAX`, which is 584 years, is that.
+pub fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
 
 /// A step of a request. See `docs/MEASURING.md` for where each starts and stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -13,6 +13,9 @@ const ALIGN_BYTES: usize = 256;
 /// The driver hands out memory in pieces of 2 MiB.
 const CHUNK_BYTES: usize = 2 << 20;
 
+/// More than any device has, which its driver says; asking for more would wrap where it is rounded.
+const BYTES_MAX: usize = 1 << 62;
+
 /// A heap in device memory that only grows. What is freed is given out again; what the arena
 /// holds goes when it is dropped.
 ///
@@ -73,7 +76,7 @@ impl Arena {
     /// # Errors
     /// What the driver says: most often that there is no memory left.
     pub fn allocate(&self, bytes: usize) -> Result<u64, CudaError> {
-        let bytes = bytes.max(1).next_multiple_of(ALIGN_BYTES);
+        let bytes = bytes.clamp(1, BYTES_MAX).next_multiple_of(ALIGN_BYTES);
         let mut state = self.state();
         let address = match state.blocks.take(bytes) {
             Some(address) => address,

@@ -156,6 +156,22 @@ impl Plan<'_> {
         Ok(unsafe { self.runner.stream.copy(to, from, bytes) }?)
     }
 
+    /// Copies as many bytes as `to` has from where a library put them: memory of the device, or of
+    /// the host.
+    ///
+    /// # Errors
+    /// [`FlightError`].
+    ///
+    /// # Safety
+    /// As [`Plan::copy`], of `to` and of as many bytes from the address `from` on.
+    #[expect(unsafe_code, reason = "the device copies behind the caller's back")]
+    pub unsafe fn copy_from(&mut self, to: &View<'_>, from: u64) -> Result<(), FlightError> {
+        to.check_writable()?;
+        let address = self.address(to)?;
+        // SAFETY: `to` may be written (checked above); the rest is the caller's argument.
+        Ok(unsafe { self.runner.stream.copy(address, from, to.bytes()) }?)
+    }
+
     /// Copies as [`Plan::copy`] does, by a kernel that reads or writes host memory in place; both
     /// views must be memory that the device reaches.
     ///

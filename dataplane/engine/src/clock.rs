@@ -3,12 +3,12 @@
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
-use ferry_core::{Stage, StageTimes};
+use ferry_core::{Stage, StageTimes, nanos};
 
 /// Times stages that follow each other: where one stops, the next one starts, so that nothing
 /// falls between them.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct StageClock {
+pub struct StageClock {
     /// The last border.
     border: Instant,
     times: StageTimes,
@@ -29,7 +29,7 @@ impl StageClock {
         since: Option<Instant>,
         now: Instant,
     ) -> StageClock {
-        let mut clock = StageClock { border: visible, times: StageTimes::NONE };
+        let mut clock = StageClock::since(visible);
         let free = since.map_or(now, |since| since.clamp(visible, now.max(visible)));
         match rung {
             None => clock.end_at(Stage::Queue, free),
@@ -44,15 +44,20 @@ impl StageClock {
         clock
     }
 
+    /// The first stage began at `start`.
+    pub fn since(start: Instant) -> StageClock {
+        StageClock { border: start, times: StageTimes::NONE }
+    }
+
     /// Ends `stage`, which began at the last border.
-    pub(crate) fn end(&mut self, stage: Stage) {
+    pub fn end(&mut self, stage: Stage) {
         self.end_at(stage, Instant::now());
     }
 
     /// Ends `stage` at `now`. One that ended before goes on: its parts are added up.
     pub(crate) fn end_at(&mut self, stage: Stage, now: Instant) {
         let elapsed = now.saturating_duration_since(self.border);
-        self.times.add(stage, u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX));
+        self.times.add(stage, nanos(elapsed));
         self.border = now;
     }
 
@@ -74,7 +79,7 @@ impl StageClock {
     }
 
     /// What was timed.
-    pub(crate) fn times(&self) -> StageTimes {
+    pub fn times(&self) -> StageTimes {
         self.times
     }
 }

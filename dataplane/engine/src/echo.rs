@@ -1,6 +1,6 @@
 //! The engine that gives back what it got.
 
-use ferry_core::{DType, Dim, Signature, Stage, StageTimes, TensorSpec};
+use ferry_core::{DType, Dim, Signature, Stage, StageTimes, TensorSpec, nanos};
 use ferry_memory::MemoryError;
 
 use crate::engine::{Engine, EngineError, Finished, Job};
@@ -46,8 +46,7 @@ impl Engine for Echo {
         let start = job.arrival.since();
         let outcome = copy(&mut job).map(|()| {
             let mut times = StageTimes::NONE;
-            let elapsed = start.elapsed().as_nanos();
-            times.set(Stage::Infer, u64::try_from(elapsed).unwrap_or(u64::MAX));
+            times.set(Stage::Infer, nanos(start.elapsed()));
             times
         });
         Some(Finished { job, outcome: outcome.map_err(EngineError::from) })

@@ -123,6 +123,15 @@ impl Job {
         all.part(at, bytes)
     }
 
+    /// Where output `index` of the signature begins in the reply's payload, in bytes.
+    ///
+    /// # Errors
+    /// As [`output`](Job::output).
+    pub fn output_offset(&self, index: usize) -> Result<usize, MemoryError> {
+        let room = self.arrival.slot.reply().bytes();
+        self.output_range(index, room).map(|(offset, _)| offset)
+    }
+
     /// The room for output `index` of the signature, to write.
     ///
     /// # Errors

@@ -4,12 +4,14 @@
 
 pub mod batch;
 mod binding;
+mod callback;
 mod clock;
 pub mod echo;
 pub mod engine;
 pub mod files;
 pub mod guard;
 mod instance;
+pub mod library;
 pub mod options;
 pub mod pool;
 pub mod prepare;
@@ -21,6 +23,8 @@ mod worker;
 
 pub use batch::{BatchOptions, why_not_batched};
 pub use binding::check_binding;
+pub use callback::contained;
+pub use clock::StageClock;
 pub use echo::Echo;
 pub use engine::{Engine, EngineError, Finished, Interrupt, Job, Placed, TooLarge};
 pub use files::{FileBytes, FileDigest, FileError};

@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use ferry_core::{
-    Generation, OutputShapes, Request, SessionId, Stage, StageTimes, Status, without_middle,
+    Generation, OutputShapes, Request, SessionId, Stage, StageTimes, Status, nanos, without_middle,
 };
 
 use crate::slots::Slot;
@@ -136,7 +136,7 @@ impl Departure {
 
 /// Nanoseconds from `from` to `to`; 0 if `to` is earlier.
 pub fn between_ns(from: Instant, to: Instant) -> u64 {
-    u64::try_from(to.saturating_duration_since(from).as_nanos()).unwrap_or(u64::MAX)
+    nanos(to.saturating_duration_since(from))
 }
 
 /// Where a departure goes when it is not ready at once.

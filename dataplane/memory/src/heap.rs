@@ -47,7 +47,7 @@ impl Drop for HeapBacking {
     }
 }
 
-#[cfg(not(miri))]
+#[cfg(not(any(miri, asan)))]
 mod pages {
     use std::io;
     use std::ptr::NonNull;
@@ -72,14 +72,13 @@ mod pages {
     }
 }
 
-/// Miri maps no pages, and watches over what it allocates itself.
-#[cfg(miri)]
+/// Miri maps no pages, and `check-memory` with AddressSanitizer wants none: both watch over what is
+/// allocated.
+#[cfg(any(miri, asan))]
 mod pages {
     use std::alloc::{Layout, alloc_zeroed, dealloc};
     use std::io;
     use std::ptr::NonNull;
-
-    use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
     fn layout(bytes: usize) -> io::Result<Layout> {
         Layout::from_size_align(bytes, 4096).map_err(io::Error::other)

@@ -5,6 +5,9 @@
 //! the zoo writes files: all of them use these.
 #![forbid(unsafe_code)]
 
+pub mod indices;
+pub mod walk;
+
 use bytes::{Buf, Bytes};
 use prost::Message;
 

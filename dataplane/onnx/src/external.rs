@@ -7,8 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::{Component, Path};
 
-/// Graphs in graphs: what protobuf's own readers allow.
-const DEPTH_MAX: usize = 100;
+use ferry_onnx_file::walk::{BYTES, Message, VARINT, fields};
 
 /// `TensorProto.DataLocation.EXTERNAL`.
 const EXTERNAL: u64 = 1;
@@ -17,10 +16,6 @@ const EXTERNAL: u64 = 1;
 const RAW_DATA: u64 = 9;
 const EXTERNAL_DATA: u64 = 13;
 const DATA_LOCATION: u64 = 14;
-
-/// Wire types of protobuf.
-const VARINT: u64 = 0;
-pub(crate) const BYTES: u64 = 2;
 
 /// Files by the name that the model gives them, `./` left out.
 pub(crate) type Files = BTreeMap<String, Vec<u8>>;
@@ -32,44 +27,6 @@ pub(crate) enum Weights {
     Beside,
     /// All become part of the model.
     Inside,
-}
-
-/// The messages of an ONNX file in which tensors occur.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Message {
-    Model,
-    MainGraph,
-    Graph,
-    Node,
-    Attribute,
-    Function,
-    Sparse,
-    /// A weight of the main graph.
-    Weight,
-    Tensor,
-}
-
-impl Message {
-    /// The message in a field.
-    fn inner(self, field: u64) -> Option<Message> {
-        Some(match (self, field) {
-            (Message::Model, 7) => Message::MainGraph,
-            (Message::Model, 25) => Message::Function,
-            (Message::MainGraph | Message::Graph, 1) | (Message::Function, 7) => Message::Node,
-            (Message::MainGraph, 5) => Message::Weight,
-            (Message::Graph, 5) | (Message::Sparse, 1 | 2) => Message::Tensor,
-            (Message::MainGraph | Message::Graph, 15) => Message::Sparse,
-            (Message::Node, 5) | (Message::Function, 11) => Message::Attribute,
-            (Message::Attribute, 5 | 10) => Message::Tensor,
-            (Message::Attribute, 6 | 11) => Message::Graph,
-            (Message::Attribute, 22 | 23) => Message::Sparse,
-            _ => return None,
-        })
-    }
-
-    pub(crate) fn is_tensor(self) -> bool {
-        matches!(self, Message::Weight | Message::Tensor)
-    }
 }
 
 /// The files that a model's weights lie in.
@@ -255,85 +212,6 @@ fn entry(bytes: &[u8]) -> Result<(String, String), String> {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// One field of a message.
-pub(crate) struct Field<'a> {
-    pub(crate) number: u64,
-    pub(crate) wire: u64,
-    /// With its tag and its length.
-    whole: &'a [u8],
-    /// Of a field of bytes.
-    pub(crate) payload: &'a [u8],
-    /// Of a number.
-    value: u64,
-}
-
-impl Field<'_> {
-    /// The message that it holds, in one that is `outer`.
-    pub(crate) fn message_in(&self, outer: Message) -> Option<Message> {
-        outer.inner(self.number).filter(|_| self.wire == BYTES)
-    }
-}
-
-/// The fields of a message that lies `depth` deep.
-///
-/// # Errors
-/// If that is too deep.
-pub(crate) fn fields(
-    mut bytes: &[u8],
-    depth: usize,
-) -> Result<impl Iterator<Item = Result<Field<'_>, String>>, String> {
-    if depth > DEPTH_MAX {
-        return Err(format!("graphs within graphs, more than {DEPTH_MAX} deep"));
-    }
-    Ok(std::iter::from_fn(move || {
-        if bytes.is_empty() {
-            return None;
-        }
-        let field = field(&mut bytes).ok_or_else(|| {
-            bytes = &[];
-            "not the format of an ONNX file".to_owned()
-        });
-        Some(field)
-    }))
-}
-
-fn field<'a>(bytes: &mut &'a [u8]) -> Option<Field<'a>> {
-    let all = *bytes;
-    let tag = varint(bytes).filter(|&tag| tag >> 3 != 0)?;
-    let (mut payload, mut value) = (&all[..0], 0);
-    match tag & 7 {
-        VARINT => value = varint(bytes)?,
-        1 => take(bytes, 8).map(drop)?,
-        BYTES => {
-            let long = varint(bytes)?;
-            payload = take(bytes, usize::try_from(long).ok()?)?;
-        }
-        5 => take(bytes, 4).map(drop)?,
-        _ => return None,
-    }
-    let whole = all.get(..all.len() - bytes.len())?;
-    Some(Field { number: tag >> 3, wire: tag & 7, whole, payload, value })
-}
-
-fn take<'a>(bytes: &mut &'a [u8], count: usize) -> Option<&'a [u8]> {
-    let (taken, rest) = bytes.split_at_checked(count)?;
-    *bytes = rest;
-    Some(taken)
-}
-
-fn varint(bytes: &mut &[u8]) -> Option<u64> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let (&byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        value |= u64::from(byte & 0x7F) << shift;
-        if byte < 0x80 {
-            return Some(value);
-        }
-    }
-    None
 }
 
 fn put_varint(out: &mut Vec<u8>, mut value: u64) {

@@ -1,10 +1,11 @@
 //! A model's file, read once; and what is wrong with it, in words that name it.
 
-use std::any::Any;
 use std::path::{Path, PathBuf};
 
-use ferry_core::{error_text, without_middle};
+use ferry_core::error_text;
 use ferry_engine::{EngineError, FileBytes, FileDigest};
+
+pub(crate) use ferry_engine::library::one_line;
 
 use crate::external::{self, Files, Weights};
 
@@ -64,26 +65,4 @@ impl ModelFile {
         }
         Ok(file)
     }
-}
-
-/// What a panic said, if it said it in words.
-pub(crate) fn text_of(panic: &(dyn Any + Send)) -> String {
-    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
-        (Some(text), _) => (*text).to_owned(),
-        (_, Some(text)) => text.clone(),
-        _ => "a panic without a text".to_owned(),
-    }
-}
-
-/// Why a library gave a file up, on one line of bearable length.
-pub(crate) fn one_line(text: &str) -> String {
-    /// Longer messages are dumps of a node or a graph between what failed and why. A slot has room
-    /// for this and what is said around it.
-    const BYTES_MAX: usize = 3000;
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let told = without_middle(&line, BYTES_MAX);
-    if told.len() < line.len() {
-        tracing::debug!("all of a long message: {line}");
-    }
-    told.into_owned()
 }

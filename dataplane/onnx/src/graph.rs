@@ -2,16 +2,13 @@
 
 use std::collections::HashSet;
 
-use ferry_onnx_file::{GraphProto, ModelProto, NodeProto};
+use ferry_onnx_file::{GraphProto, ModelProto};
 
 /// Operators that give as many elements as their input's values say.
 const DATA_DEPENDENT: [&str; 4] = ["NonZero", "NonMaxSuppression", "Unique", "Compress"];
 
 /// Operators whose result tells of their input's shape alone.
 const OF_SHAPES: [&str; 2] = ["Shape", "Size"];
-
-/// Operators with graphs of their own, which may use any tensor of the outer one.
-const WITH_GRAPHS: [&str; 3] = ["If", "Loop", "Scan"];
 
 /// Decodes a file.
 pub(crate) fn read(model: &[u8]) -> Result<ModelProto, String> {
@@ -26,6 +23,8 @@ pub(crate) fn waits_for_values(graph: &GraphProto) -> Option<&'static str> {
 }
 
 /// An output that no value of an input reaches: a weight, a constant, or what is made of shapes.
+/// Also one that is reached through a graph within the graph alone: an operator that chooses by a
+/// constant is a constant, whatever its graphs have.
 pub(crate) fn of_no_value(graph: &GraphProto) -> Option<&str> {
     let weights: HashSet<_> =
         graph.initializer.iter().filter_map(|it| it.name.as_deref()).collect();
@@ -33,10 +32,11 @@ pub(crate) fn of_no_value(graph: &GraphProto) -> Option<&str> {
     // Old files list weights among the inputs.
     let mut reached: HashSet<_> = inputs.filter(|name| !weights.contains(name)).collect();
     for node in &graph.node {
-        let is = |all: &[&str]| node.op_type.as_deref().is_some_and(|op| all.contains(&op));
-        let takes = |node: &NodeProto| node.input.iter().any(|it| reached.contains(it.as_str()));
-        if is(&WITH_GRAPHS) || takes(node) && !is(&OF_SHAPES) {
-            reached.extend(node.output.iter().map(String::as_str));
+        let tells_shapes = node.op_type.as_deref().is_some_and(|op| OF_SHAPES.contains(&op));
+        if !tells_shapes && node.input.iter().any(|it| reached.contains(it.as_str())) {
+            // One that is left out has an empty name.
+            let named = node.output.iter().filter(|it| !it.is_empty());
+            reached.extend(named.map(String::as_str));
         }
     }
     let mut outputs = graph.output.iter().filter_map(|it| it.name.as_deref());
@@ -55,7 +55,7 @@ pub(crate) fn declares_shape(model: &ModelProto, name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use ferry_onnx_file::{TensorProto, ValueInfoProto};
+    use ferry_onnx_file::{NodeProto, TensorProto, ValueInfoProto};
 
     use super::*;
 
@@ -87,9 +87,17 @@ mod tests {
             (&[("Identity", &["w"][..], "same")][..], "same"),
             (&[("Constant", &[], "c")], "c"),
             (&[("Shape", &["x"], "s"), ("Add", &["s", "w"], "t")], "t"),
+            (&[("If", &["w"], "y")], "y"),
         ] {
             assert_eq!(of_no_value(&graph(nodes, output)), Some(output));
         }
+    }
+
+    #[test]
+    fn tensors_that_are_left_out_are_not_one_tensor() {
+        let mut graph = graph(&[("Split", &["x"], "a"), ("Clip", &["w", "", "w"], "y")], "y");
+        graph.node[0].output.push(String::new());
+        assert_eq!(of_no_value(&graph), Some("y"));
     }
 
     #[test]
@@ -97,7 +105,7 @@ mod tests {
         for (nodes, output) in [
             (&[("Add", &["x", "w"][..], "y")][..], "y"),
             (&[("Shape", &["x"], "s"), ("Reshape", &["x", "s"], "y")], "y"),
-            (&[("If", &["w"], "y")], "y"),
+            (&[("If", &["x"], "y")], "y"),
         ] {
             assert_eq!(of_no_value(&graph(nodes, output)), None);
         }

@@ -12,13 +12,11 @@
 mod external;
 mod file;
 mod graph;
-mod indices;
 pub mod load;
 mod log;
 mod ort;
 pub mod runtime;
 mod signature;
-mod stages;
 #[cfg(feature = "tract")]
 mod tract;
 #[cfg(not(feature = "tract"))]

@@ -1,6 +1,7 @@
 //! ONNX Runtime.
 
 mod cuda;
+mod declarations;
 mod engine;
 mod model;
 #[expect(unsafe_code, reason = "ONNX Runtime binds foreign memory by its C API only")]

@@ -1,13 +1,17 @@
-//! Finding ONNX Runtime's library, and opening it once per process.
+//! ONNX Runtime's library.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::Arc;
 
+use ferry_core::panic_text;
+use ferry_engine::contained;
+use ferry_engine::library::Library;
 use ort::environment::Environment;
 use ort::logging::LogLevel;
 
-use crate::file::text_of;
+pub use ferry_engine::library::{Probe, Search};
+
 use crate::log::Log;
 use crate::ort::library_version;
 
@@ -18,35 +22,6 @@ const LOADER_NAME: &str = "libonnxruntime.so";
 const FIX: &str = "run dataplane/onnx/fetch-onnxruntime, or give the path of a libonnxruntime.so \
                    of version 1.24 or newer";
 
-/// Where to look for the library, best first.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Search {
-    /// A path that somebody chose: if it is set, nothing else is tried.
-    pub explicit: Option<PathBuf>,
-    /// Paths to try in this order. Those that are no file are passed over. If none can be opened,
-    /// the system's loader is asked for `libonnxruntime.so`.
-    pub candidates: Vec<PathBuf>,
-}
-
-/// Whether ONNX Runtime can be used in this process.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Probe {
-    /// It is open.
-    Found {
-        /// The file, or `libonnxruntime.so` if the system's loader found it.
-        path: PathBuf,
-        /// As the library says, such as `1.30.0`.
-        version: String,
-    },
-    /// It could not be opened.
-    Missing {
-        /// Every path that was tried, with what was wrong.
-        why: String,
-        /// What to do.
-        fix: String,
-    },
-}
-
 /// The library, opened.
 #[derive(Debug)]
 pub(crate) struct Opened {
@@ -55,11 +30,9 @@ pub(crate) struct Opened {
     pub(crate) environment: Environment,
 }
 
-static OPENED: OnceLock<Opened> = OnceLock::new();
-static OPENING: Mutex<()> = Mutex::new(());
+static LIBRARY: Library<Opened> = Library::new();
 
-/// Opens the library, or says why it cannot be opened. A process has one: once it is open, every
-/// later call finds that one, whatever it searches for. A failure is not remembered.
+/// Opens the library, or says why it cannot be opened. Candidates that are no file are passed over.
 pub fn probe(search: &Search) -> Probe {
     match opened(search) {
         Ok(opened) => Probe::Found { path: opened.path.clone(), version: opened.version.clone() },
@@ -74,49 +47,19 @@ pub(crate) fn missing(why: &str) -> String {
 
 /// The library; an error says what was tried.
 pub(crate) fn opened(search: &Search) -> Result<&'static Opened, String> {
-    if let Some(opened) = OPENED.get() {
-        return Ok(opened);
-    }
-    let _one_at_a_time = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(opened) = OPENED.get() {
-        return Ok(opened);
-    }
-    let mut why = Vec::new();
-    for path in paths(search, &mut why) {
-        // The library's own start-up code runs here, and ort asserts what it expects of it.
-        match catch_unwind(AssertUnwindSafe(|| open(&path))) {
-            Ok(Ok(opened)) => {
-                tracing::info!(path = %opened.path.display(), version = opened.version,
-                    "ONNX Runtime opened");
-                return Ok(OPENED.get_or_init(|| opened));
-            }
-            Ok(Err(error)) => why.push(error),
-            Err(panic) => why.push(format!("{}: {}", path.display(), text_of(&*panic))),
-        }
-    }
-    Err(why.join("; "))
-}
-
-/// What is worth opening; what is not is noted in `why`.
-fn paths(search: &Search, why: &mut Vec<String>) -> Vec<PathBuf> {
-    let named = match &search.explicit {
-        Some(path) => std::slice::from_ref(path),
-        None => search.candidates.as_slice(),
+    // ort looks for relative paths beside the executable first: absolute ones are what they say.
+    let find = |path: PathBuf| match path.is_file() {
+        true => Ok(path),
+        false => Err(format!("{}: no such file", path.display())),
     };
-    let mut paths = Vec::new();
-    for path in named {
-        // ort looks for relative paths beside the executable first: absolute ones are what they
-        // say.
-        match std::path::absolute(path) {
-            Ok(path) if path.is_file() => paths.push(path),
-            Ok(path) => why.push(format!("{}: no such file", path.display())),
-            Err(error) => why.push(format!("{}: {error}", path.display())),
-        }
-    }
-    if search.explicit.is_none() {
-        paths.push(PathBuf::from(LOADER_NAME));
-    }
-    paths
+    LIBRARY.open(search, PathBuf::from(LOADER_NAME), find, |path| {
+        // The library's own start-up code runs here, and ort asserts what it expects of it.
+        let opened = catch_unwind(AssertUnwindSafe(|| open(&path)))
+            .unwrap_or_else(|panic| Err(format!("{}: {}", path.display(), panic_text(&*panic))))?;
+        let (path, version) = (opened.path.display(), &opened.version);
+        tracing::info!(%path, version, "ONNX Runtime opened");
+        Ok(opened)
+    })
 }
 
 fn open(path: &Path) -> Result<Opened, String> {
@@ -128,7 +71,7 @@ fn open(path: &Path) -> Result<Opened, String> {
         .with_telemetry(false)
         .with_logger(Arc::new(
             move |level, category: &str, id: &str, location: &str, text: &str| {
-                log.line(level, category, id, location, text);
+                contained((), || log.line(level, category, id, location, text));
             },
         ))
         .build()

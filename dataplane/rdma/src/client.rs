@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ferry_core::{Body, Frame, FrameError, Head, SlotIndex, Tail};
+use ferry_core::{Body, Frame, FrameError, Head, SlotIndex, Tail, nanos};
 use ferry_memory::Slot;
 use ferry_transport::connect::Own;
 use ferry_transport::event::EventWaker;
@@ -178,7 +178,7 @@ impl RdmaClient {
     fn sent(&mut self, slot: u32) {
         let at = slot as usize;
         if let Some(posted) = self.posted.get_mut(at).and_then(Option::take) {
-            let elapsed_ns = u64::try_from(posted.since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            let elapsed_ns = nanos(posted.since.elapsed());
             let request = posted.request;
             self.pending.push_back(Event::Sent { peer: SERVER, request, elapsed_ns });
         }

@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use ferry_core::{Body, Frame, FrameError, Generation, Head, SessionId, SlotIndex, Status, Tail};
+use ferry_core::{
+    Body, Frame, FrameError, Generation, Head, SessionId, SlotIndex, Status, Tail, nanos,
+};
 use ferry_memory::Slot;
 use ferry_transport::admitted::is_goodbye;
 use ferry_transport::{Admitted, Event, LinkError, Refusal, Rejected, Transfer};
@@ -183,7 +185,7 @@ impl Session {
         let sent = self.replies.get_mut(at).and_then(Option::take).map(|reply| Event::Sent {
             peer: self.admitted.peer,
             request: reply.request,
-            elapsed_ns: u64::try_from(reply.since.elapsed().as_nanos()).unwrap_or(u64::MAX),
+            elapsed_ns: nanos(reply.since.elapsed()),
         });
         let waited = self.early.get_mut(at).and_then(Option::take);
         let heard = waited.map_or(Heard::Nothing, |request| self.accept(request));

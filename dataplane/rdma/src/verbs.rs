@@ -42,6 +42,10 @@ pub use queue_pair::{Depth, Init, Path, QueuePair, Rts, Write};
 pub use registration::{Access, By, Part, Registration};
 pub use status::CompletionStatus;
 
+use std::os::fd::AsFd;
+
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+
 /// A verb that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{verb}: {error}")]
@@ -86,5 +90,36 @@ impl VerbsError {
 impl From<VerbsError> for ferry_transport::LinkError {
     fn from(error: VerbsError) -> Self {
         ferry_transport::LinkError::os(error.verb, error.error)
+    }
+}
+
+/// Has reads of a descriptor of the library return at once where nothing waits. Whoever reads one
+/// asks for this before there is a value that could be read, or dropped with a read.
+fn never_blocks(descriptor: impl AsFd) -> Result<(), VerbsError> {
+    let descriptor = descriptor.as_fd();
+    let told =
+        fcntl_getfl(descriptor).and_then(|flags| fcntl_setfl(descriptor, flags | OFlags::NONBLOCK));
+    told.map_err(|errno| VerbsError { verb: "fcntl", error: errno.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::fs::OpenOptionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_descriptor_never_blocks_or_is_refused() {
+        let (mut empty, _writer) = std::io::pipe().unwrap();
+        never_blocks(&empty).unwrap();
+        let read = empty.read(&mut [0]).unwrap_err();
+        assert_eq!(read.kind(), std::io::ErrorKind::WouldBlock);
+
+        // A descriptor whose flags nobody may set.
+        let mut options = std::fs::OpenOptions::new();
+        let no_flags = options.read(true).custom_flags(libc::O_PATH).open("/").unwrap();
+        let refused = never_blocks(&no_flags).unwrap_err();
+        assert_eq!((refused.verb, refused.error.raw_os_error()), ("fcntl", Some(libc::EBADF)));
     }
 }

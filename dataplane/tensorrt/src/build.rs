@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use bytes::Bytes;
 use ferry_core::{Dim, Signature};
 use ferry_engine::EngineError;
+use ferry_engine::library::Search;
 use trtx::builder::BuilderConfig;
 use trtx::{Builder, BuilderFlag, OnnxParser, OptProfileSelector};
 
@@ -14,7 +15,7 @@ use crate::half;
 use crate::log::{self, listen};
 use crate::options::{BuildOptions, Capability, DimRange, Precision};
 use crate::plan::{About, EnginePlan, ranges};
-use crate::search::{Opened, Search, required};
+use crate::search::{Opened, required};
 use crate::signature::signature as signature_of;
 use crate::source::{EXPORT_AGAIN, Source};
 use ferry_onnx_file::{self as onnx, ModelProto};

@@ -12,12 +12,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use ferry_engine::EngineError;
+use ferry_engine::library::Search;
 use sha2::{Digest, Sha256};
 
 use crate::build::build_source;
 use crate::options::BuildOptions;
 use crate::plan::{About, EnginePlan, key};
-use crate::search::{Opened, Search, required};
+use crate::search::{Opened, required};
 use crate::source::Source;
 
 const MAGIC: [u8; 8] = *b"FERRYTRT";

@@ -15,8 +15,9 @@ use crate::options::DimRange;
 /// of its own. Made by [`TrtModel::instance`](crate::TrtModel::instance).
 ///
 /// Tensors in the device's own memory are used where they lie, if they start at a multiple of 256
-/// bytes; but integers that a peer may write while the model runs are copied: an operator that has
-/// checked an index must not find another one when it uses it. Everything else is copied by the
+/// bytes; but what a peer may write while the model runs is copied if an operator may take it for an
+/// index: integers, and floats where the graph takes those for more than numbers. An operator that
+/// has checked an index must not find another one when it uses it. Everything else is copied by the
 /// device, from and to pinned memory.
 ///
 /// Stages: `infer`, and `copy_in` and `copy_out` where something was copied, by events on the
@@ -61,15 +62,18 @@ pub(crate) struct Lanes<G: Gpu, X: Execution> {
 }
 
 impl<G: Gpu, X: Execution> Lanes<G, X> {
-    /// A lane for each of `executions`.
+    /// A lane for each of `executions`; `floats_are_plain` if the graph takes them for numbers and
+    /// nothing else.
     pub(crate) fn new(
         gpu: &Arc<G>,
         signature: Signature,
         ranges: BTreeMap<String, DimRange>,
+        floats_are_plain: bool,
         executions: Vec<X>,
     ) -> Result<Lanes<G, X>, EngineError> {
         let tensors = [signature.inputs.len(), signature.outputs.len()];
-        let lanes = executions.into_iter().map(|execution| Lane::new(gpu, execution, tensors));
+        let lane = |execution| Lane::new(gpu, execution, tensors, floats_are_plain);
+        let lanes = executions.into_iter().map(lane);
         let lanes = lanes.collect::<Result<Vec<_>, _>>();
         let lanes = lanes.map_err(EngineError::from)?;
         Ok(Lanes { signature, ranges, lanes, known: None })

@@ -38,12 +38,13 @@ mod survey;
 pub use build::{build, signature};
 pub use cache::{Cache, CacheUse};
 pub use engine::TrtEngine;
+pub use ferry_engine::library::{Probe, Search};
 pub use model::{TrtModel, TrtOptions};
 pub use native::cuda::CudaGpu;
 pub use native::gpu::{Gpu, GpuError};
 pub use options::{BuildOptions, Capability, DimRange, Precision, UnknownPrecision};
 pub use plan::EnginePlan;
-pub use search::{FETCHED, Probe, Search, probe};
+pub use search::{FETCHED, probe, standard as search};
 pub use survey::survey;
 
 /// What errors call the library.

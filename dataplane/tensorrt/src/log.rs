@@ -3,8 +3,8 @@
 use std::cell::RefCell;
 use std::sync::OnceLock;
 
-use ferry_core::without_middle;
-use ferry_engine::EngineError;
+use ferry_engine::library::one_line;
+use ferry_engine::{EngineError, contained};
 use trtx::{LogHandler, Logger, Severity};
 
 /// Errors of one call that are kept: the first say why, the rest are what follows from it.
@@ -19,19 +19,23 @@ struct Handler;
 
 impl LogHandler for Handler {
     fn log(&self, severity: Severity, message: &str) {
-        match severity {
-            Severity::InternalError | Severity::Error => {
-                tracing::debug!("tensorrt: {message}");
-                HEARD.with_borrow_mut(|heard| {
-                    if let Some(heard) = heard.as_mut().filter(|heard| heard.len() < KEPT_MAX) {
-                        heard.push(message.to_owned());
-                    }
-                });
-            }
-            Severity::Warning => tracing::warn!("tensorrt: {message}"),
-            Severity::Info => tracing::debug!("tensorrt: {message}"),
-            Severity::Verbose => tracing::trace!("tensorrt: {message}"),
+        contained((), || line(severity, message));
+    }
+}
+
+fn line(severity: Severity, message: &str) {
+    match severity {
+        Severity::InternalError | Severity::Error => {
+            tracing::debug!("tensorrt: {message}");
+            HEARD.with_borrow_mut(|heard| {
+                if let Some(heard) = heard.as_mut().filter(|heard| heard.len() < KEPT_MAX) {
+                    heard.push(message.to_owned());
+                }
+            });
         }
+        Severity::Warning => tracing::warn!("tensorrt: {message}"),
+        Severity::Info => tracing::debug!("tensorrt: {message}"),
+        Severity::Verbose => tracing::trace!("tensorrt: {message}"),
     }
 }
 
@@ -71,19 +75,6 @@ fn reason(error: &str, heard: &[String]) -> String {
     heard.iter().map(|text| one_line(text)).collect::<Vec<_>>().join("; ")
 }
 
-/// A message on one line of bearable length.
-pub(crate) fn one_line(text: &str) -> String {
-    /// Longer messages are dumps of a node or a graph between what failed and why. A slot has room
-    /// for this and what is said around it.
-    const BYTES_MAX: usize = 3000;
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let told = without_middle(&line, BYTES_MAX);
-    if told.len() < line.len() {
-        tracing::debug!("all of a long message: {line}");
-    }
-    told.into_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,7 +86,5 @@ mod tests {
         assert_eq!(text, "at node 3 [Foo -> \"y\"]: Assertion failed: no plugin");
         assert_eq!(reason("Runtime error: Failed", &["a\nb".into(), "c".into()]), "a b; c");
         assert_eq!(reason("Runtime error: Failed", &[]), "Failed");
-        assert_eq!(one_line(&"x".repeat(500)).len(), 500);
-        assert!(one_line(&"x".repeat(5000)).len() <= 3000, "long ones lose their middle");
     }
 }

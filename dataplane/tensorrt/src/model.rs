@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ferry_core::Signature;
+use ferry_engine::library::Search;
 use ferry_engine::{EngineError, FileDigest};
 
 use crate::build::{build_source, can_target};
@@ -14,7 +15,7 @@ use crate::native::execution::{Context, Weights};
 use crate::native::gpu::{self, Gpu};
 use crate::options::{BuildOptions, DimRange, Precision};
 use crate::plan::About;
-use crate::search::{Search, required};
+use crate::search::required;
 use crate::source::Source;
 
 /// How TensorRT runs a model.
@@ -42,6 +43,7 @@ pub struct TrtModel<G: Gpu> {
     weights: Arc<Weights<G>>,
     about: About,
     contexts: usize,
+    floats_are_plain: bool,
     files: Vec<FileDigest>,
 }
 
@@ -64,6 +66,7 @@ impl<G: Gpu> TrtModel<G> {
         let building = BuildOptions { precision, capability, ranges: options.ranges.clone() };
         let library = required(search)?;
         let source = Source::read(path)?;
+        let floats_are_plain = source.floats_are_plain()?;
         let plan = match cache {
             Some(cache) => cache.get_source(&source, library, &building)?.0,
             None => build_source(&source, library, &building)?,
@@ -71,7 +74,7 @@ impl<G: Gpu> TrtModel<G> {
         let weights = Weights::load(&plan.engine, gpu)?;
         let contexts = options.contexts.max(1);
         let (about, files) = (plan.about, vec![source.digest]);
-        Ok(TrtModel { gpu: Arc::clone(gpu), weights, about, contexts, files })
+        Ok(TrtModel { gpu: Arc::clone(gpu), weights, about, contexts, floats_are_plain, files })
     }
 
     /// What the model takes and gives.
@@ -107,7 +110,8 @@ impl<G: Gpu> TrtModel<G> {
         let contexts = (0..self.contexts).map(|_| Context::new(&self.weights));
         let contexts = contexts.collect::<Result<Vec<_>, _>>()?;
         let About { signature, ranges, .. } = self.about.clone();
-        Lanes::new(&self.gpu, signature, ranges, contexts).map(TrtEngine::new)
+        let lanes = Lanes::new(&self.gpu, signature, ranges, self.floats_are_plain, contexts);
+        lanes.map(TrtEngine::new)
     }
 }
 

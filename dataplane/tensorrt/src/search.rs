@@ -1,8 +1,9 @@
-//! Finding TensorRT's libraries, and opening them once per process.
+//! Where TensorRT's libraries are.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock, PoisonError};
+
+use ferry_engine::library::{Library, Probe, Search};
 
 use crate::native::library::{self, Version};
 
@@ -33,35 +34,23 @@ const FIX: &str = "install TensorRT 11.4 and set TENSORRT_LIB_DIR to the folder 
 /// More Python versions than that below one prefix are not looked at.
 const PYTHONS_MAX: usize = 32;
 
-/// Where to look for the libraries, best first.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Search {
-    /// A folder, or the main library in it, that somebody chose: if it is set, nothing else is
-    /// tried.
-    pub explicit: Option<PathBuf>,
-    /// Folders to try in this order. Those without the main library are passed over. If none can
-    /// be used, the system's loader is asked.
-    pub folders: Vec<PathBuf>,
-}
-
-impl Search {
-    /// Looks where people put the libraries: at `explicit` alone, if it is given; else in
-    /// `$TENSORRT_LIB_DIR`, then in `folders`, then in the packages of Python below
-    /// `$VIRTUAL_ENV`, `/usr/local` and `/usr`. `variable` reads the environment.
-    pub fn standard(
-        explicit: Option<PathBuf>,
-        folders: impl IntoIterator<Item = PathBuf>,
-        variable: impl Fn(&str) -> Option<OsString>,
-    ) -> Search {
-        let set = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let mut all: Vec<PathBuf> = set("TENSORRT_LIB_DIR").into_iter().collect();
-        all.extend(folders);
-        let prefixes = set("VIRTUAL_ENV").into_iter();
-        for prefix in prefixes.chain(["/usr/local".into(), "/usr".into()]) {
-            all.extend(python_folders(&prefix));
-        }
-        Search { explicit, folders: all }
+/// Looks where people put the libraries: at `explicit` alone, if it is given (their folder, or the
+/// main library in it); else in the folder `$TENSORRT_LIB_DIR`, then in `folders`, then in the
+/// packages of Python below `$VIRTUAL_ENV`, `/usr/local` and `/usr`. `variable` reads the
+/// environment.
+pub fn standard(
+    explicit: Option<PathBuf>,
+    folders: impl IntoIterator<Item = PathBuf>,
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Search {
+    let set = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let mut candidates: Vec<PathBuf> = set("TENSORRT_LIB_DIR").into_iter().collect();
+    candidates.extend(folders);
+    let prefixes = set("VIRTUAL_ENV").into_iter();
+    for prefix in prefixes.chain(["/usr/local".into(), "/usr".into()]) {
+        candidates.extend(python_folders(&prefix));
     }
+    Search { explicit, candidates }
 }
 
 /// The folders of Python packages below `prefix` that may hold the libraries; newest Python first.
@@ -86,25 +75,6 @@ fn as_python(name: &std::ffi::OsStr) -> Option<u32> {
     if rest.is_empty() { Some(0) } else { rest.strip_prefix('.')?.parse().ok() }
 }
 
-/// Whether TensorRT can be used in this process.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Probe {
-    /// It is open.
-    Found {
-        /// The main library's file, or its name if the system's loader found it.
-        path: PathBuf,
-        /// As the library says, such as `1.7.1.116`.
-        version: String,
-    },
-    /// It could not be opened.
-    Missing {
-        /// Every path that was tried, with what was wrong.
-        why: String,
-        /// What to do.
-        fix: String,
-    },
-}
-
 /// The libraries, opened.
 #[derive(Debug)]
 pub(crate) struct Opened {
@@ -112,11 +82,10 @@ pub(crate) struct Opened {
     pub(crate) version: String,
 }
 
-static OPENED: OnceLock<Opened> = OnceLock::new();
-static OPENING: Mutex<()> = Mutex::new(());
+static LIBRARIES: Library<Opened> = Library::new();
 
-/// Opens the libraries, or says why they cannot be opened. A process has one pair: once it is
-/// open, every later call finds that one, whatever it searches for. A failure is not remembered.
+/// Opens the libraries, or says why they cannot be opened. Folders without the main library are
+/// passed over.
 pub fn probe(search: &Search) -> Probe {
     match opened(search) {
         Ok(opened) => Probe::Found { path: opened.path.clone(), version: opened.version.clone() },
@@ -133,51 +102,17 @@ pub(crate) fn required(search: &Search) -> Result<&'static Opened, ferry_engine:
 }
 
 fn opened(search: &Search) -> Result<&'static Opened, String> {
-    if let Some(opened) = OPENED.get() {
-        return Ok(opened);
-    }
-    let _one_at_a_time = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(opened) = OPENED.get() {
-        return Ok(opened);
-    }
-    let mut why = Vec::new();
-    for [main, parser] in pairs(search, &mut why) {
-        match library::open(&main, &parser) {
-            Ok(version) => {
-                let version = version.to_string();
-                tracing::info!(path = %main.display(), version, "TensorRT opened");
-                return Ok(OPENED.get_or_init(|| Opened { path: main, version }));
-            }
-            Err(error) => why.push(error),
-        }
-    }
-    Err(why.join("; "))
-}
-
-/// What is worth opening: a main library and its parser. What is not is noted in `why`.
-fn pairs(search: &Search, why: &mut Vec<String>) -> Vec<[PathBuf; 2]> {
-    let named = match &search.explicit {
-        Some(path) => std::slice::from_ref(path),
-        None => search.folders.as_slice(),
-    };
-    let mut pairs = Vec::new();
-    for path in named {
-        let absolute = match std::path::absolute(path) {
-            Ok(absolute) => absolute,
-            Err(error) => {
-                why.push(format!("{}: {error}", path.display()));
-                continue;
-            }
-        };
-        match pair(&absolute) {
-            Ok(pair) => pairs.push(pair),
-            Err(error) => why.push(error),
-        }
-    }
-    if search.explicit.is_none() {
-        pairs.push(STEMS.map(|stem| format!("{stem}.{}", Version::HEADERS.major).into()));
-    }
-    pairs
+    let by_name = STEMS.map(|stem| format!("{stem}.{}", Version::HEADERS.major).into());
+    LIBRARIES.open(
+        search,
+        by_name,
+        |path| pair(&path),
+        |[main, parser]| {
+            let version = library::open(&main, &parser)?.to_string();
+            tracing::info!(path = %main.display(), version, "TensorRT opened");
+            Ok(Opened { path: main, version })
+        },
+    )
 }
 
 /// The two files in a folder, or beside a main library.
@@ -221,7 +156,7 @@ mod tests {
             "TENSORRT_LIB_DIR" => Some("/chosen".into()),
             _ => None,
         };
-        let search = Search::standard(None, ["/fetched".into()], variable);
+        let search = standard(None, ["/fetched".into()], variable);
         let site =
             |python| root.path().join("lib").join(python).join("site-packages").join(PACKAGES[0]);
         let first: [PathBuf; 5] = [
@@ -231,11 +166,10 @@ mod tests {
             site("python3.9"),
             site("python3"),
         ];
-        assert_eq!(search.folders[..5], first);
-        let none = Search::standard(Some("/only".into()), [], |_| Some("".into()));
-        let mut why = Vec::new();
-        assert!(pairs(&none, &mut why).is_empty(), "nothing but what was chosen");
-        assert_eq!(why, ["/only: no such file"]);
+        assert_eq!(search.candidates[..5], first);
+        let only = standard(Some("/only".into()), [], |_| Some("".into()));
+        let why = opened(&only).map(drop);
+        assert_eq!(why, Err("/only: no such file".into()), "nothing but what was chosen");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use ferry_core::error_text;
 use ferry_engine::{EngineError, FileBytes, FileDigest};
+use ferry_onnx_file::indices;
 
 /// What to do about a file that cannot be read as ONNX.
 pub(crate) const EXPORT_AGAIN: &str =
@@ -30,6 +31,17 @@ impl Source {
             return Err(unusable(path, "the file is empty", EXPORT_AGAIN));
         }
         Ok(Source { path: path.to_owned(), bytes: Bytes::from(bytes), digest })
+    }
+
+    /// Whether the operators of the graph take floats for numbers and nothing else.
+    pub(crate) fn floats_are_plain(&self) -> Result<bool, EngineError> {
+        let found = indices::from_floats(&self.bytes);
+        let found = found.map_err(|why| self.unusable(why, EXPORT_AGAIN))?;
+        if let Some(operator) = &found {
+            let model = self.path.display();
+            tracing::debug!(%model, operator, "floats are copied before they are used");
+        }
+        Ok(found.is_none())
     }
 
     /// An error that names the file, the reason and the remedy.

@@ -2,9 +2,10 @@
 
 use ferry_core::Found;
 use ferry_cuda::Listed;
+use ferry_engine::library::{Probe, Search};
 
 use crate::options::{Capability, OTHERWISE};
-use crate::search::{Probe, Search, probe};
+use crate::search::probe;
 
 /// Looks for a GPU that TensorRT runs on, and only where there is one for TensorRT: what opens,
 /// where it lies and on which GPUs it runs.

@@ -47,7 +47,7 @@ fn of_version(major: i32, minor: i32) -> String {
 #[test]
 fn missing_and_wrong_libraries_are_explained() {
     let root = tempfile::tempdir().unwrap();
-    let explicit = |path: &Path| Search { explicit: Some(path.to_owned()), folders: Vec::new() };
+    let explicit = |path: &Path| Search { explicit: Some(path.to_owned()), candidates: Vec::new() };
     let digits = ferry_zoo::write("digits", root.path(), 1, &mut |_| {}).unwrap().model;
 
     let nowhere = root.path().join("nowhere");
@@ -90,8 +90,8 @@ fn missing_and_wrong_libraries_are_explained() {
 
     // Folders that fail are passed over; a later call can still find the right ones.
     let right = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join(FETCHED);
-    let folders = vec![nowhere, garbage, other, old, parser, right.clone()];
-    let found = probe(&Search { explicit: None, folders });
+    let candidates = vec![nowhere, garbage, other, old, parser, right.clone()];
+    let found = probe(&Search { explicit: None, candidates });
     let Probe::Found { path, version } = found else { panic!("run fetch-tensorrt: {found:?}") };
     assert_eq!(path, std::path::absolute(right.join(MAIN)).unwrap());
     assert_eq!(version, "1.7.1.116");

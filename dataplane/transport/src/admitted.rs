@@ -61,6 +61,14 @@ pub enum Refusal {
     /// The token is not that of the session, or there is no such session. Both are answered alike.
     #[error("session {0} refused: unknown, or the token does not fit")]
     Credentials(SessionId),
+    /// A stranger that may not even prove a session, or did not begin with a proof.
+    #[error("stranger that names session {session} refused: {what}")]
+    Stranger {
+        /// The session that it named, which may be anybody's.
+        session: SessionId,
+        /// What it did.
+        what: &'static str,
+    },
     /// The frame is for another session than the one that this connection proved.
     #[error("frame names session {named}, this connection is of {own}")]
     Session {
@@ -97,7 +105,7 @@ pub enum Refusal {
         /// Room that there is.
         bytes_max: u64,
     },
-    /// A frame that only the other end may send, or out of order.
+    /// A frame of this session's client that only the other end may send, or out of order.
     #[error("session {0} sent a frame of a kind that is not expected now")]
     Kind(SessionId),
     /// Ring indices that no honest peer writes, or another breach outside the frame.
@@ -108,6 +116,27 @@ pub enum Refusal {
         /// What was seen.
         what: &'static str,
     },
+}
+
+impl Refusal {
+    /// The session whose client it was, where that was proved: a session that is only named may be
+    /// another's.
+    pub fn proved(&self) -> Option<SessionId> {
+        match *self {
+            Refusal::Frame(_) | Refusal::Credentials(_) | Refusal::Stranger { .. } => None,
+            Refusal::Session { own: session, .. }
+            | Refusal::Generation { session, .. }
+            | Refusal::Slot { session, .. }
+            | Refusal::Length { session, .. }
+            | Refusal::Kind(session)
+            | Refusal::Breach { session, .. } => Some(session),
+        }
+    }
+}
+
+/// The first frame of a stranger is no hello.
+pub(crate) fn no_hello(session: SessionId) -> Refusal {
+    Refusal::Stranger { session, what: "its first frame is no hello" }
 }
 
 impl Admitted {

@@ -2,6 +2,7 @@
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use ferry_core::nanos;
 pub(crate) use ferry_memory::between_ns;
 
 /// Tells the wall clock of an instant from one reading of both clocks, so that a request costs no
@@ -21,7 +22,7 @@ impl UnixClock {
     /// Reads both clocks now. A wall clock before 1970 counts as 1970.
     pub fn read() -> UnixClock {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let unix_ns = u64::try_from(unix.as_nanos()).unwrap_or(u64::MAX);
+        let unix_ns = nanos(unix);
         UnixClock { at: Instant::now(), unix_ns }
     }
 

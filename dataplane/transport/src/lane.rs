@@ -13,7 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 
-use ferry_core::{SessionId, WaitPolicy};
+use ferry_core::{SessionId, WaitPolicy, panic_text};
 use ferry_memory::{Arrival, Departure, PeerId};
 
 use crate::admitted::Refusal;
@@ -118,7 +118,7 @@ pub fn spawn(
             let ran = catch_unwind(AssertUnwindSafe(|| run(&options, &its, make, &started)));
             its.end(match ran {
                 Ok(()) => LaneError::Stopped,
-                Err(panic) => LaneError::Dead { cause: cause_of(&*panic) },
+                Err(panic) => LaneError::Dead { cause: panic_text(&*panic) },
             });
         })
         .map_err(|error| LaneError::Thread(error.to_string()))?;
@@ -161,10 +161,4 @@ fn run(
     if started.send(Ok(endpoint)).is_ok() {
         lane.run();
     }
-}
-
-fn cause_of(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-    text.unwrap_or_else(|| "a panic without a text".into())
 }

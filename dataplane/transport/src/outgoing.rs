@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ferry_core::{FRAME_BYTES, Frame, Head, Tail};
+use ferry_core::{FRAME_BYTES, Frame, Head, Tail, nanos};
 use ferry_memory::{Slot, SlotTable};
 
 use crate::link::{LinkError, Rejected, Transfer};
@@ -103,6 +103,6 @@ impl Outgoing {
 
     /// Time since the submit.
     pub(crate) fn elapsed_ns(&self) -> u64 {
-        u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        nanos(self.since.elapsed())
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ferry_core::{Body, Frame, Generation, SessionId, SlotIndex, Status, Token};
 use ferry_memory::{PeerId, SlotTable};
 
-use crate::admitted::{Admission, Admitted, Refusal};
+use crate::admitted::{Admission, Admitted, Refusal, no_hello};
 use crate::link::AdmitError;
 
 /// The sessions of one link.
@@ -66,7 +66,7 @@ impl Roster {
     pub(crate) fn join(&mut self, hello: &Frame, peer: PeerId) -> Result<Admitted, Refusal> {
         let session = hello.session;
         let Body::Hello { token } = &hello.body else {
-            return Err(Refusal::Kind(session));
+            return Err(no_hello(session));
         };
         let known = self.members.get_mut(&session);
         // An unknown session costs the same comparison as a wrong token.

@@ -176,4 +176,5 @@ def main():
                 written += 1
 
 
-main()
+if __name__ == "__main__":
+    main()

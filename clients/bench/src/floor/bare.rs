@@ -18,19 +18,31 @@ pub(super) trait Bare {
     fn once(&mut self) -> Result<(), Error>;
 }
 
+type Start = fn(&Plan, WaitPolicy) -> Result<Box<dyn Bare>, Error>;
+
+/// The reference of each link that has one.
+const REFERENCES: [(Transport, Start); 4] = [
+    (Transport::Shm, |plan, wait| Ok(Box::new(BareShm::start(plan, wait)?))),
+    (Transport::Tcp, |plan, _| Ok(Box::new(BareTcp::start(plan)?))),
+    (Transport::Zmq, |plan, _| Ok(Box::new(BareZmq::start(plan)?))),
+    (Transport::Grpc, |plan, _| Ok(Box::new(BareGrpc::start(plan)?))),
+];
+
+/// The transports that have a reference.
+pub fn references() -> impl Iterator<Item = Transport> {
+    REFERENCES.into_iter().map(|(transport, _)| transport)
+}
+
 /// Starts the reference of a link.
 pub(super) fn start(
     plan: &Plan,
     transport: Transport,
     wait: WaitPolicy,
 ) -> Result<Box<dyn Bare>, Error> {
-    Ok(match transport {
-        Transport::Shm => Box::new(BareShm::start(plan, wait)?),
-        Transport::Tcp => Box::new(BareTcp::start(plan)?),
-        Transport::Zmq => Box::new(BareZmq::start(plan)?),
-        Transport::Grpc => Box::new(BareGrpc::start(plan)?),
-        other => return Err(Error::Usage(format!("{other} has no bare reference"))),
-    })
+    let found = REFERENCES.into_iter().find(|(of, _)| *of == transport);
+    let none = || Error::Usage(format!("{transport} has no bare reference"));
+    let (_, start) = found.ok_or_else(none)?;
+    start(plan, wait)
 }
 
 pub(super) fn thread(

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use ferry_client::blocking::Client;
 use ferry_client::{RecordSink, Transport, WaitPolicy};
+use ferry_core::nanos;
 
 use super::bare;
 use super::ours::Ours;
@@ -135,7 +136,7 @@ fn round(
         }
         let start = Instant::now();
         once()?;
-        times.add(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        times.add(nanos(start.elapsed()));
     }
     Ok(times)
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use ferry_client::Transport;
 use ferry_client::blocking::{Client, Session};
+use ferry_core::nanos;
 
 use super::pair::Plan;
 use crate::own_server::OwnServer;
@@ -51,7 +52,7 @@ pub fn sessions(
         let start = Instant::now();
         let mut session = open(client, plan)?;
         if number > 0 {
-            opening.add(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
+            opening.add(nanos(start.elapsed()));
         }
         // Used once, so that its memory is really there.
         let mut slot = session.slot()?;

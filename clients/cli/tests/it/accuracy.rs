@@ -1,7 +1,8 @@
 //! The digit classifier is right as often over every transport as it was when it was trained.
 
+use ferry_client::PixelFormat;
 use ferry_client::blocking::Client;
-use ferry_client::{PixelFormat, Transport};
+use ferry_conformance::transports::outside;
 use ferry_zoo::digits::{HELD_OUT_CORRECT, SIDE, held_out};
 
 use crate::server::Server;
@@ -11,7 +12,7 @@ fn held_out_digits_are_recognised_over_every_transport() {
     let server = Server::start(&[], |_| {});
     let client = Client::connect(&server.url).unwrap();
     let side = u32::try_from(SIDE).unwrap();
-    for transport in [Transport::Shm, Transport::Tcp, Transport::Zmq, Transport::Grpc] {
+    for transport in outside() {
         let mut session = client.session("digits").transport(transport).open().unwrap();
         let mut correct = 0;
         for digit in held_out() {

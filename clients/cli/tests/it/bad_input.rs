@@ -3,6 +3,9 @@
 use std::fs;
 use std::io::Read;
 
+use ferry_client::Transport;
+use ferry_conformance::transports::everywhere;
+
 use crate::server::{Server, ferryd, run, text};
 
 /// Runs a command that must fail; its exit code and what it said.
@@ -49,7 +52,7 @@ fn wrong_requests_are_told_what_would_fit() {
     let sof = bomb.windows(2).position(|it| it == [0xFF, 0xC0]).unwrap();
     bomb[sof + 5..sof + 9].fill(0xFF);
     let bomb = file("bomb.jpg", &bomb);
-    for transport in ["local", "shm", "tcp", "zmq", "grpc"] {
+    for transport in everywhere().map(Transport::name) {
         for image in [&cut, &bomb] {
             let (_, said) = infer("digits", transport, image);
             assert!(!said.is_empty(), "{transport} {image}");

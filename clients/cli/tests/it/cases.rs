@@ -4,13 +4,10 @@
 use ferry_client::blocking::{Client, Session};
 use ferry_client::{Error, Transport, v1};
 use ferry_conformance::cases::{self, Case, Exchange, Tensor};
+use ferry_conformance::transports::outside;
 use ferry_proto::v1::local_client::LocalClient;
 
 use crate::server::Server;
-
-/// Those that this machine has without a device; `local` goes another way.
-const TRANSPORTS: [Transport; 4] =
-    [Transport::Shm, Transport::Tcp, Transport::Zmq, Transport::Grpc];
 
 /// A server with all models, each run by `engine`.
 fn server(engine: &str) -> Server {
@@ -111,7 +108,7 @@ fn all_are_right(engine: &str) {
     let mut wrongs = Vec::new();
     for case in cases::onnx() {
         for (number, exchange) in case.requests.iter().enumerate() {
-            for transport in TRANSPORTS {
+            for transport in outside() {
                 let answer = open(&client, transport, &case, exchange)
                     .and_then(|mut session| ask(&mut session, exchange));
                 if let Err(why) = judge(&case, exchange, answer) {
@@ -145,7 +142,7 @@ fn requests_of_equal_shapes_share_a_session() {
         let shapes = |exchange: &Exchange| -> Vec<Vec<u64>> {
             exchange.inputs.iter().map(|(_, tensor)| tensor.shape.clone()).collect()
         };
-        for transport in TRANSPORTS {
+        for transport in outside() {
             let mut before = None::<(Vec<Vec<u64>>, Session)>;
             for (number, exchange) in case.requests.iter().enumerate() {
                 let now = shapes(exchange);

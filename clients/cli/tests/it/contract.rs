@@ -2,20 +2,26 @@
 
 use std::fs;
 
+use ferry_client::Transport;
+use ferry_conformance::transports::everywhere;
 use ferry_zoo::digits::demo_jpeg;
 use serde_json::Value;
 
 use crate::server::{Server, npy, run, text};
 
-const TRANSPORTS: [&str; 5] = ["local", "shm", "tcp", "zmq", "grpc"];
 const STAGES: [&str; 7] = ["p50", "p90", "p99", "p999", "max", "mean", "cov"];
+
+/// The transports that every machine has, as they are typed.
+fn transports() -> Vec<&'static str> {
+    everywhere().map(Transport::name).collect()
+}
 
 #[test]
 fn a_picture_is_answered_over_every_transport_and_written_as_npy() {
     let server = Server::start(&[], |_| {});
     let image = server.path("models").join(demo_jpeg().file_name);
     let mut files = Vec::new();
-    for transport in TRANSPORTS {
+    for transport in transports() {
         let folder = server.path(transport);
         let words = ["infer", "--model", "digits", "--transport", transport, "--image"];
         let words = [&words[..], &[image.to_str().unwrap(), "--output"]].concat();
@@ -42,7 +48,7 @@ fn tensors_go_in_and_come_out_the_same_over_every_transport() {
     fs::write(&input, file).unwrap();
     let named = format!("input={}", input.display());
     let mut answers = Vec::new();
-    for transport in TRANSPORTS {
+    for transport in transports() {
         let folder = server.path(&format!("out-{transport}"));
         let words = ["infer", "--model", "digits", "--transport", transport, "--input", &named];
         server.json(&[&words[..], &["--output", folder.to_str().unwrap()]].concat());
@@ -54,12 +60,13 @@ fn tensors_go_in_and_come_out_the_same_over_every_transport() {
 #[test]
 fn a_bench_prints_one_object_per_transport_and_sql_finds_every_request() {
     let server = Server::start(&[], |_| {});
+    let transports = transports();
     let lines = server.json(&[
         "bench",
         "--model",
         "echo",
         "--transport",
-        "local,shm,tcp,zmq,grpc",
+        &transports.join(","),
         "--clients",
         "2",
         "--requests",
@@ -73,9 +80,9 @@ fn a_bench_prints_one_object_per_transport_and_sql_finds_every_request() {
         "--out-bytes",
         "100",
     ]);
-    assert_eq!(lines.len(), TRANSPORTS.len());
-    for (line, transport) in lines.iter().zip(TRANSPORTS) {
-        assert_eq!(line["transport"], transport);
+    assert_eq!(lines.len(), transports.len());
+    for (line, transport) in lines.iter().zip(&transports) {
+        assert_eq!(line["transport"], *transport);
         assert_eq!((&line["model"], &line["clients"]), (&"echo".into(), &2.into()));
         assert_eq!((&line["requests"], &line["errors"]), (&80.into(), &0.into()), "{line}");
         assert!(line["throughput_rps"].as_f64().unwrap() > 0.0);
@@ -95,7 +102,7 @@ fn a_bench_prints_one_object_per_transport_and_sql_finds_every_request() {
         assert!(rows[0]["least"].as_i64().unwrap() >= 0);
     }
     let runs = server.json(&["runs", "list"]);
-    assert!(runs.len() > TRANSPORTS.len(), "the server's own, and one for each");
+    assert!(runs.len() > transports.len(), "the server's own, and one for each");
     let (a, b) = (lines[1]["run_id"].to_string(), lines[2]["run_id"].to_string());
     assert!(server.ferry(&["runs", "show", &a]).status.success());
     let compared = server.json(&["runs", "compare", &a, &b]);
@@ -151,7 +158,7 @@ fn the_other_commands_answer() {
         let mut all = findings.iter();
         all.find(|it| it["name"] == name).is_some_and(|it| it["usable"] == true)
     };
-    assert!(TRANSPORTS.iter().all(|transport| usable(transport)), "{findings:?}");
+    assert!(transports().iter().all(|transport| usable(transport)), "{findings:?}");
     assert!(!usable("rdma"), "said, with what to do");
     let rdma: Vec<_> = findings.iter().filter(|it| it["area"] == "rdma").collect();
     assert!(rdma.iter().any(|it| it["name"] == "library"), "{findings:?}");

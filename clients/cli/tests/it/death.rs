@@ -4,13 +4,11 @@ use std::time::{Duration, Instant};
 
 use ferry_client::blocking::{Client, Session};
 use ferry_client::{Error, Transport, v1};
+use ferry_conformance::transports::{linked, outside};
 use ferry_proto::v1::admin_client::AdminClient;
 use rustix::process::Signal;
 
 use crate::server::Server;
-
-const TRANSPORTS: [Transport; 4] =
-    [Transport::Shm, Transport::Tcp, Transport::Zmq, Transport::Grpc];
 
 fn echo(client: &Client, transport: Transport) -> Session {
     let session = client.session("echo").transport(transport).slots(1);
@@ -29,7 +27,7 @@ fn once(session: &mut Session, value: u8) -> Result<(), Error> {
 fn a_session_that_was_evicted_is_opened_again_by_the_next_slot() {
     let server = Server::start(&[], |_| {});
     let client = Client::connect(&server.url).unwrap();
-    for transport in TRANSPORTS {
+    for transport in outside() {
         let mut session = echo(&client, transport);
         once(&mut session, 1).unwrap();
         let id = session.agreed().session().to_string();
@@ -45,7 +43,7 @@ fn a_session_that_was_evicted_is_opened_again_by_the_next_slot() {
 
 #[test]
 fn a_killed_server_is_noticed_and_its_successor_found() {
-    for transport in TRANSPORTS {
+    for transport in outside() {
         let mut server = Server::start(&[], |_| {});
         let address = server.url.trim_start_matches("http://").to_owned();
         let client = Client::connect(&server.url).unwrap();
@@ -67,7 +65,7 @@ fn a_killed_server_is_noticed_and_its_successor_found() {
 
 #[test]
 fn a_server_killed_mid_request_is_told_to_whoever_waits() {
-    for transport in TRANSPORTS {
+    for transport in outside() {
         let mut server = Server::start(&[], |_| {});
         let client = Client::connect(&server.url).unwrap();
         let mut session = echo(&client, transport);
@@ -148,7 +146,7 @@ fn clients_that_vanish_leave_nothing_behind() {
     let mut admin = AdminClient::new(client.control().channel());
     client.run(admin.status(v1::StatusRequest {})).unwrap();
     let before = files();
-    for transport in TRANSPORTS {
+    for transport in outside() {
         let mut bench = std::process::Command::new(crate::server::ferry_path())
             .args(["bench", "--server", &server.url, "--model", "echo", "--clients", "4"])
             .args(["--requests", "1000000", "--transport", transport.name()])
@@ -175,7 +173,7 @@ fn a_restart_of_the_control_plane_under_load_breaks_no_request_and_no_session() 
     let server = Server::start(&["--lease-seconds", "2"], |_| {});
     let client = Client::connect(&server.url).unwrap();
     // grpc carries its requests over what is restarted.
-    for transport in [Transport::Shm, Transport::Tcp, Transport::Zmq] {
+    for transport in linked() {
         let mut session = echo(&client, transport);
         let (id, start) = (session.agreed().session(), Instant::now());
         let mut restarts = 0;

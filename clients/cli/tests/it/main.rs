@@ -7,6 +7,7 @@ mod between;
 mod cases;
 mod contract;
 mod death;
+mod fresh;
 mod loss;
 mod options;
 mod outputs;

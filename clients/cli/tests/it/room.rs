@@ -7,14 +7,12 @@ use std::time::Duration;
 use ferry_client::blocking::{Client, Session};
 use ferry_client::{Error, Reply, Slot, Status, Transport, v1};
 use ferry_conformance::cases;
+use ferry_conformance::transports::outside;
 use ferry_proto::v1::local_client::LocalClient;
 use serde_json::{Value, json};
 
 use crate::cases::onnxruntime;
 use crate::server::{Server, npy, text};
-
-const TRANSPORTS: [Transport; 4] =
-    [Transport::Shm, Transport::Tcp, Transport::Zmq, Transport::Grpc];
 
 /// Numbers of which a reply has room in a session of which nothing is known (64 KiB), and of which
 /// it has none. Each of the larger ones is more than twice as large as the one before, which is what
@@ -77,7 +75,7 @@ fn all(session: &mut Session) -> BTreeMap<u64, u64> {
 
 #[test]
 fn a_reply_that_has_no_room_is_asked_for_once_more_and_those_beside_it_are_kept() {
-    for transport in TRANSPORTS {
+    for transport in outside() {
         let server = server("");
         let client = Client::connect(&server.url).unwrap();
         let mut session = open(&client, transport, 8);
@@ -193,7 +191,7 @@ fn where_there_may_be_no_such_room_the_error_names_the_bytes_and_the_session_ser
 #[test]
 fn tasks_that_share_a_session_get_their_own_answers_while_it_grows() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    for transport in TRANSPORTS {
+    for transport in outside() {
         let server = server("");
         let all = grow_under_tasks(&server, transport);
         runtime.block_on(async { tokio::time::timeout(WATCHDOG, all).await }).unwrap();

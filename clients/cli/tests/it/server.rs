@@ -3,9 +3,12 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+
+use crate::fresh;
 
 /// How long a server may take to end; only a guard.
 const END_WITHIN: Duration = Duration::from_secs(30);
@@ -14,10 +17,19 @@ pub(crate) fn ferry_path() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_ferry"))
 }
 
-fn ferryd_path() -> PathBuf {
-    let path = ferry_path().with_file_name("ferryd");
-    assert!(path.exists(), "ferryd is missing: run `cargo build -p ferry-control` in this profile");
-    path
+/// Where ferryd is, which must be of the sources that lie here.
+fn ferryd_path() -> &'static Path {
+    static PATH: LazyLock<PathBuf> = LazyLock::new(|| {
+        let path = ferry_path().with_file_name("ferryd");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
+        let why = match fresh::newer(root, &path, "ferry-control") {
+            Ok(None) => return path,
+            Ok(Some(source)) => format!("it is older than {}", source.display()),
+            Err(error) => error.to_string(),
+        };
+        panic!("{}: {why}: run `cargo build -p ferry-control` in this profile", path.display());
+    });
+    &PATH
 }
 
 /// Starts ferryd with these options; the caller reads its output.

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -75,6 +76,7 @@ enum Entry {
 pub(crate) struct Peer {
     number: u64,
     peers: Arc<Peers>,
+    is_on_this_host: bool,
     /// What its calls may take of the bytes of all.
     pub(crate) budgets: Budgets,
     is_proved: AtomicBool,
@@ -109,7 +111,7 @@ impl Peers {
     }
 
     /// Takes a connection, and sends the oldest stranger away where there is no room.
-    fn join(self: &Arc<Self>) -> Entry {
+    fn join(self: &Arc<Self>, stream: &TcpStream) -> Entry {
         let mut room = self.room();
         if room.all >= self.max + self.strangers_max {
             return Entry::Wait;
@@ -131,6 +133,7 @@ impl Peers {
         let peer = Arc::new(Peer {
             number,
             peers: Arc::clone(self),
+            is_on_this_host: is_on_this_host(stream.peer_addr(), stream.local_addr()),
             budgets: Budgets::new(self.calls_bytes_max / SHARE),
             is_proved: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
@@ -147,6 +150,11 @@ impl Peer {
         if !self.is_proved.swap(true, Ordering::Relaxed) {
             self.peers.room().strangers.remove(&self.number);
         }
+    }
+
+    /// Whether it comes from this host, by its address: a proxy on this host hides who is behind it.
+    pub(crate) fn is_on_this_host(&self) -> bool {
+        self.is_on_this_host
     }
 
     /// Sends a stranger away.
@@ -290,7 +298,7 @@ impl Stream for Incoming {
                 None => ready!(this.listener.poll_accept(context)).map(|(stream, _)| stream),
             };
             match came {
-                Ok(stream) => match this.peers.join() {
+                Ok(stream) => match this.peers.join(&stream) {
                     Entry::In(peer) => {
                         // A connection that is gone already says so when it is read.
                         drop(stream.set_nodelay(true));
@@ -316,8 +324,37 @@ impl Stream for Incoming {
     }
 }
 
+/// Whether both ends of a connection have one address. One that is gone already is nobody's.
+fn is_on_this_host(peer: io::Result<SocketAddr>, own: io::Result<SocketAddr>) -> bool {
+    let (Ok(peer), Ok(own)) = (peer, own) else { return false };
+    let [peer, own] = [peer, own].map(|address| address.ip().to_canonical());
+    peer == own || peer.is_loopback()
+}
+
 /// Whether the error is of the connection that came, not of the server.
 fn is_of_one(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_told_by_its_address() {
+        for (peer, own, expected) in [
+            ("127.0.0.1:5", "127.0.0.1:7077", true),
+            ("127.0.0.2:5", "127.0.0.1:7077", true),
+            ("[::ffff:10.0.0.1]:5", "10.0.0.1:7077", true),
+            ("[::1]:5", "[::1]:7077", true),
+            ("10.0.0.2:5", "10.0.0.1:7077", false),
+            ("[2001:db8::2]:5", "[2001:db8::1]:7077", false),
+        ] {
+            let [peer, own] = [peer, own].map(|it| Ok(it.parse().unwrap()));
+            assert_eq!(is_on_this_host(peer, own), expected);
+        }
+        let gone = || Err(io::ErrorKind::NotConnected.into());
+        assert!(!is_on_this_host(gone(), gone()));
+    }
 }

@@ -3,6 +3,7 @@
 use ferry_core::Found;
 use ferry_engine::EngineError;
 
+use super::EngineFactory;
 use crate::config::Config;
 use crate::models::{Instances, LoadSpec};
 
@@ -17,22 +18,22 @@ const FIX: &str =
 #[derive(Debug)]
 pub(super) struct Tensorrt;
 
-/// Says that no engine can run here.
-pub(in crate::app) fn survey(_config: &Config) -> Found {
-    Found::bad("tensorrt", WHY, FIX)
-}
-
-/// There is none.
-pub(super) fn version(_config: &Config) -> Option<String> {
-    None
-}
-
 impl Tensorrt {
     pub(super) fn new(_config: &Config) -> Tensorrt {
         Tensorrt
     }
+}
 
-    pub(super) fn load(&self, _spec: &LoadSpec<'_>) -> Result<Instances, EngineError> {
+impl EngineFactory for Tensorrt {
+    fn name(&self) -> &'static str {
+        "tensorrt"
+    }
+
+    fn load(&self, _spec: &LoadSpec<'_>) -> Result<Instances, EngineError> {
         Err(EngineError::Library { library: "TensorRT", why: format!("{WHY}: {FIX}") })
+    }
+
+    fn survey(&self, _gpu: &[Found]) -> Vec<Found> {
+        vec![Found::bad("tensorrt", WHY, FIX)]
     }
 }

@@ -9,6 +9,7 @@ use ferry_tensorrt::{
     Cache, CudaGpu, DimRange, Precision, Probe, Search, TrtEngine, TrtModel, TrtOptions,
 };
 
+use super::EngineFactory;
 use crate::config::Config;
 use crate::models::{
     CompletionName, DeviceChoice, DimSizes, Gpu, Instances, LoadSpec, Precision as ComputesIn,
@@ -28,24 +29,7 @@ pub(super) struct Tensorrt {
 /// The operator's path alone; else where the script puts the libraries, and where people do.
 fn search(config: &Config) -> Search {
     let fetched = super::fetched(ferry_tensorrt::FETCHED);
-    Search::standard(config.tensorrt.clone(), fetched, |name| std::env::var_os(name))
-}
-
-/// Whether an engine can run here.
-pub(in crate::app) fn survey(config: &Config) -> Found {
-    ferry_tensorrt::survey(&search(config))
-}
-
-/// The library's version, where there is a GPU for it: else it is not even opened.
-pub(super) fn version(config: &Config) -> Option<String> {
-    let search = search(config);
-    if !ferry_tensorrt::survey(&search).usable {
-        return None;
-    }
-    match ferry_tensorrt::probe(&search) {
-        Probe::Found { version, .. } => Some(version),
-        Probe::Missing { .. } => None,
-    }
+    ferry_tensorrt::search(config.tensorrt.clone(), fetched, |name| std::env::var_os(name))
 }
 
 /// What this engine has no meaning for.
@@ -72,9 +56,15 @@ impl Tensorrt {
         let cache = cache.map(|folder| Cache::new(folder, config.engine_cache_bytes_max));
         Tensorrt { library: search(config), cache }
     }
+}
+
+impl EngineFactory for Tensorrt {
+    fn name(&self) -> &'static str {
+        NAME
+    }
 
     /// The model on a GPU. There is no other device for it: what cannot be is refused.
-    pub(super) fn load(&self, spec: &LoadSpec<'_>) -> Result<Instances, EngineError> {
+    fn load(&self, spec: &LoadSpec<'_>) -> Result<Instances, EngineError> {
         let ordinal = match spec.device {
             DeviceChoice::Auto => 0,
             DeviceChoice::Cuda(ordinal) => ordinal,
@@ -121,6 +111,21 @@ impl Tensorrt {
             files: model.files().to_vec(),
             rebuild: Some(Rebuild::new(move || Ok(boxed(model.instance()?)))),
         })
+    }
+
+    fn survey(&self, _gpu: &[Found]) -> Vec<Found> {
+        vec![ferry_tensorrt::survey(&self.library)]
+    }
+
+    /// Where there is no GPU for it, the library is not even opened.
+    fn library(&self) -> Option<(&'static str, String)> {
+        if !ferry_tensorrt::survey(&self.library).usable {
+            return None;
+        }
+        match ferry_tensorrt::probe(&self.library) {
+            Probe::Found { version, .. } => Some((NAME, version)),
+            Probe::Missing { .. } => None,
+        }
     }
 }
 

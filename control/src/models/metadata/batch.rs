@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ferry_core::{Dim, Signature};
-use ferry_engine::{BatchOptions, RunOn, why_not_batched};
+use ferry_engine::{BatchOptions, why_not_batched};
 use serde::Deserialize;
 
 use super::{DimSizes, Metadata};
@@ -12,6 +12,10 @@ use super::{DimSizes, Metadata};
 /// Most rows of a batch where nobody says otherwise: a CPU computes no more in larger ones, and
 /// each request waits for the whole batch.
 const ROWS_DEFAULT: u64 = 32;
+
+/// A batch of a model that looks from one row to another mixes what its clients sent: nobody is
+/// batched whose operator does not say that this is none.
+const UNSAID: &str = "no [batch] table says that its rows mean nothing to each other";
 
 /// What the file says.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -38,15 +42,10 @@ impl Batch {
         metadata: &Metadata,
         signature: &Signature,
         dims: &BTreeMap<String, DimSizes>,
-        is_on_gpu: bool,
     ) -> Result<Result<BatchOptions, String>, String> {
         let rows_max = rows_max(metadata, signature, dims);
-        let elements_max = metadata.shapes.elements_max;
         let Some(table) = &metadata.batch else {
-            let (rows_max, delay) = (rows_max.min(ROWS_DEFAULT), Duration::ZERO);
-            let default = BatchOptions { rows_max, delay, preferred: Vec::new(), elements_max };
-            return Ok(why_not_by_default(metadata, signature, is_on_gpu, rows_max)
-                .map_or(Ok(default), Err));
+            return Ok(Err(why_not_batched(signature).unwrap_or_else(|| UNSAID.to_owned())));
         };
         if table.enabled == Some(false) {
             return Ok(Err("enabled = false in [batch]".to_owned()));
@@ -62,7 +61,7 @@ impl Batch {
             rows_max: max,
             delay: Duration::from_micros(table.delay_us),
             preferred: table.preferred.clone(),
-            elements_max,
+            elements_max: metadata.shapes.elements_max,
         }))
     }
 }
@@ -75,30 +74,6 @@ fn rows_max(metadata: &Metadata, signature: &Signature, dims: &BTreeMap<String, 
         _ => None,
     };
     metadata.shapes.batch_max.min(built.unwrap_or(u64::MAX))
-}
-
-/// Why requests are not batched where the operator says nothing of it.
-fn why_not_by_default(
-    metadata: &Metadata,
-    signature: &Signature,
-    is_on_gpu: bool,
-    rows_max: u64,
-) -> Option<String> {
-    if let Some(why) = why_not_batched(signature) {
-        return Some(why);
-    }
-    // As for `max_batch`: the only dimension of a tensor is as likely its length as a batch.
-    if let Some(flat) = signature.inputs.iter().find(|input| input.shape.len() < 2) {
-        return Some(format!("input {flat} has one dimension, which need not be a batch"));
-    }
-    if metadata.run == RunOn::Lane {
-        return Some("it runs on the lane".to_owned());
-    }
-    if is_on_gpu {
-        // One stream each, until the queue is longer than that; and a graph for every size.
-        return Some("on a GPU a [batch] table must say so".to_owned());
-    }
-    (rows_max < 2).then(|| "it takes one row at a time".to_owned())
 }
 
 #[cfg(test)]

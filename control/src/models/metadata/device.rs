@@ -1,4 +1,4 @@
-//! Which engine and which device run a model, and how.
+//! Which device runs a model, and how.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -10,21 +10,6 @@ const STREAMS_MAX: usize = 64;
 
 /// Streams where nobody says otherwise: sixteen sessions have one each.
 const STREAMS_DEFAULT: usize = 16;
-
-/// Which engine runs a model.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum EngineChoice {
-    /// ONNX Runtime where its library is there, else tract.
-    #[default]
-    Auto,
-    /// ONNX Runtime.
-    Onnx,
-    /// tract.
-    Tract,
-    /// TensorRT, on a GPU that it supports.
-    Tensorrt,
-}
 
 /// Which device runs a model: `auto`, `cpu` or `cuda:N`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]

@@ -37,7 +37,7 @@ fn tensorrt_is_told_precision_contexts_and_sizes() {
     let text = "engine = 'tensorrt'\ndevice = 'cuda:1'\n[gpu]\nprecision = 'fp16'\nstreams = 3\n\
                 [dims]\nn = { max = 8 }\nheight = { min = 64, typical = 224, max = 512 }";
     let metadata = read(text).unwrap();
-    assert_eq!(metadata.engine, EngineChoice::Tensorrt);
+    assert_eq!(metadata.engine, "tensorrt");
     assert_eq!(metadata.device, DeviceChoice::Cuda(1));
     assert_eq!((metadata.gpu.precision, metadata.gpu.streams), (PrecisionName::Fp16, 3));
     assert_eq!(metadata.dims["n"], DimSizes { min: 1, typical: 1, max: 8 });
@@ -48,7 +48,7 @@ fn tensorrt_is_told_precision_contexts_and_sizes() {
 fn what_has_no_meaning_is_refused_with_the_file() {
     for text in [
         "engin = 'onnx'",
-        "engine = 'torch'",
+        "engine = 1",
         "instances = 0",
         "queue = 1000000",
         "run_seconds_max = 0",

@@ -144,6 +144,17 @@ impl Device {
         check("cuCtxSetCurrent", unsafe { sys::cuCtxSetCurrent(self.context.0) })
     }
 
+    /// Waits for what runs on the default stream: libraries copy there where they are given no
+    /// stream. Nothing of this crate runs there for long.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn synchronize_default(&self) -> Result<(), CudaError> {
+        self.bind()?;
+        // SAFETY: null names the default stream.
+        check("cuStreamSynchronize", unsafe { sys::cuStreamSynchronize(std::ptr::null_mut()) })
+    }
+
     /// Whether this process can no longer use it: something crashed on it, or it was reset.
     /// Asks the driver; never waits.
     pub fn is_lost(&self) -> bool {

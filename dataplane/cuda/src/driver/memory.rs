@@ -46,8 +46,7 @@ impl DeviceBuffer {
         // SAFETY: the range is ours alone: nobody was given its address yet.
         check("cuMemsetD8", unsafe { sys::cuMemsetD8_v2(self.address, 0, self.bytes) })?;
         // Streams here do not wait for the default stream, on which that ran.
-        // SAFETY: null names the default stream.
-        check("cuStreamSynchronize", unsafe { sys::cuStreamSynchronize(std::ptr::null_mut()) })
+        self.device.synchronize_default()
     }
 
     /// The device.
@@ -105,9 +104,8 @@ impl DeviceBuffer {
             sys::cuMemcpyHtoD_v2(to, from.as_ptr().cast(), from.len())
         })?;
         // From pageable memory the call returns once the bytes are staged; other streams, and other
-        // processes, do not wait for the rest.
-        // SAFETY: null names the default stream, on which that ran.
-        check("cuStreamSynchronize", unsafe { sys::cuStreamSynchronize(std::ptr::null_mut()) })
+        // processes, do not wait for the rest of what runs on the default stream.
+        self.device.synchronize_default()
     }
 
     /// Copies to the host and waits until it is there.

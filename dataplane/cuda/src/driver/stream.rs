@@ -111,9 +111,29 @@ impl Stream {
     /// Both ranges are mapped until the work is done, `to` may be written, and nobody in this
     /// process borrows either as a slice meanwhile.
     pub unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), CudaError> {
+        if bytes == 0 {
+            return Ok(());
+        }
         self.device.bind()?;
         // SAFETY: the caller's argument.
         check("cuMemcpyAsync", unsafe { sys::cuMemcpyAsync(to, from, bytes, self.raw.0) })
+    }
+
+    /// Adds a fill of `bytes` bytes of the device's memory with `byte`.
+    ///
+    /// # Errors
+    /// What the driver says.
+    ///
+    /// # Safety
+    /// The range is mapped until the work is done and may be written, and nobody in this process
+    /// borrows it meanwhile.
+    pub unsafe fn fill(&self, to: u64, byte: u8, bytes: usize) -> Result<(), CudaError> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.device.bind()?;
+        // SAFETY: the caller's argument.
+        check("cuMemsetD8Async", unsafe { sys::cuMemsetD8Async(to, byte, bytes, self.raw.0) })
     }
 }
 

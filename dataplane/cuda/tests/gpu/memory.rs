@@ -41,6 +41,28 @@ mod exported {
     ferry_conformance::backing_suite!(make);
 }
 
+mod imported {
+    use std::cell::RefCell;
+
+    use ferry_cuda::ImportedBacking;
+
+    use super::{BYTES, Region};
+    use crate::process::{Other, memory};
+
+    thread_local! {
+        /// Processes that export what a test imports: nobody imports memory of its own.
+        static EXPORTERS: RefCell<Vec<Other>> = const { RefCell::new(Vec::new()) };
+    }
+
+    fn make() -> Region {
+        let mut exporter = Other::start(&[]);
+        let described = memory(&exporter.ask(&format!("export {BYTES}")).unwrap());
+        EXPORTERS.with_borrow_mut(|exporters| exporters.push(exporter));
+        Region::whole(ImportedBacking::open(&described).unwrap())
+    }
+    ferry_conformance::backing_suite!(make);
+}
+
 #[test]
 fn more_memory_than_there_is_is_refused_with_the_numbers_and_others_go_on() {
     let device = device();
@@ -52,6 +74,16 @@ fn more_memory_than_there_is_is_refused_with_the_numbers_and_others_go_on() {
     assert!(source.to_string().contains("OUT_OF_MEMORY"), "{source}");
     let mut small = Region::whole(DeviceBacking::new(&device, BYTES).unwrap());
     small.view_mut().copy_in(0, &[7; 16]).unwrap();
+}
+
+#[test]
+fn an_arena_refuses_sizes_that_no_device_has_and_goes_on() {
+    let arena = ferry_cuda::Arena::new(&device());
+    for bytes in [usize::MAX, usize::MAX - 255, isize::MAX.unsigned_abs(), 1 << 50] {
+        arena.allocate(bytes).unwrap_err();
+    }
+    let block = arena.allocate(1).unwrap();
+    assert!(arena.free(block));
 }
 
 #[test]

@@ -1,11 +1,10 @@
 //! What the thread that runs an instance holds: its engine, and what is in its hands.
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use ferry_core::{Signature, error_text};
+use ferry_core::{Signature, error_text, panic_text};
 
 use self::batched::Batches;
 use super::Counters;
@@ -170,18 +169,9 @@ impl Core {
             }
             Ok(Ok(_)) => "its signature is another one: the model's file was changed".to_owned(),
             Ok(Err(error)) => error_text(&error),
-            Err(panic) => text_of(&*panic),
+            Err(panic) => panic_text(&*panic),
         };
         tracing::error!(instance = %self.label, why, "engine not rebuilt");
         false
-    }
-}
-
-/// What a panic said, if it said it in words.
-fn text_of(panic: &(dyn Any + Send)) -> String {
-    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
-        (Some(text), _) => (*text).to_owned(),
-        (_, Some(text)) => text.clone(),
-        _ => "a panic without a text".to_owned(),
     }
 }

@@ -7,6 +7,9 @@
 //! set of weights. What makes that possible is an allocator of ours, which gives the library
 //! memory of the arena that the current thread names: see [`allocator`].
 //!
+//! A graph has one size for each tensor, and repeats what the library put on the stream and nothing
+//! else. Requests for which that is not all run without: see [`plain`].
+//!
 //! [`Arena`]: ferry_cuda::Arena
 
 #[expect(unsafe_code, reason = "ONNX Runtime takes allocators by its C API only")]
@@ -20,6 +23,8 @@ mod model;
 #[expect(unsafe_code, reason = "ONNX Runtime binds foreign memory by its C API only")]
 mod native;
 mod pictures;
+mod pins;
+mod plain;
 mod schedule;
 mod start;
 #[expect(unsafe_code, reason = "the device works behind the caller's back")]

@@ -2,19 +2,18 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use ferry_core::{BoundSignature, BoundTensor, DType, Signature, Stage, StageTimes};
-use ferry_engine::{Engine, EngineError, Finished, Interrupt, Job, check_binding};
+use ferry_core::{BoundTensor, DType, Signature, Stage, StageTimes};
+use ferry_engine::{Engine, EngineError, Finished, Interrupt, Job, StageClock, check_binding};
 use ferry_memory::View;
 use ort::session::{RunOptions, Session};
 
+use super::declarations::Declarations;
 use super::model::{OrtModel, OrtOptions};
-use super::native::given::Given;
+use super::native::given::Left;
 use super::native::{Bindings, usable_in_place};
 use super::private::Private;
 use crate::runtime::Search;
-use crate::stages::Stages;
 
 /// An instance of an ONNX file in ONNX Runtime. It computes on the thread that submits.
 ///
@@ -23,8 +22,9 @@ use crate::stages::Stages;
 ///
 /// - integers that a peer may write while the model runs: an operator that has checked an index
 ///   must not find another one when it uses it. Floats too, if an operator of the model makes an
-///   index or a size of one or sorts them (`indices`); elsewhere a float can be wrong and nothing
-///   else. Outputs too, as a model may go on computing with what is also an output;
+///   index or a size of one or sorts them (`ferry_onnx_file::indices`); elsewhere a float can be
+///   wrong and nothing else. Outputs too, as a model may go on computing with what is also an
+///   output;
 /// - booleans, because bytes other than 0 and 1 are none;
 /// - memory that is not the host's, or not aligned.
 ///
@@ -40,9 +40,7 @@ pub struct OrtEngine {
     bindings: Bindings,
     inputs: Vec<Private>,
     outputs: Vec<Private>,
-    /// Whether the model is known to make outputs of other shapes than it declares. Shared by its
-    /// instances.
-    declares_wrongly: Arc<AtomicBool>,
+    declarations: Arc<Declarations>,
     floats_are_plain: bool,
 }
 
@@ -106,7 +104,7 @@ enum Room {
 struct Ran {
     rooms: Vec<Room>,
     /// Outputs that are not where they were bound.
-    left: Vec<(usize, Given)>,
+    left: Left,
 }
 
 impl OrtEngine {
@@ -126,17 +124,17 @@ impl OrtEngine {
     pub(super) fn new(
         session: Arc<Session>,
         signature: Signature,
-        declares_wrongly: Arc<AtomicBool>,
+        declarations: Arc<Declarations>,
         floats_are_plain: bool,
     ) -> ort::Result<OrtEngine> {
         let room = |count| std::iter::repeat_with(Private::default).take(count).collect();
         let (inputs, outputs) = (room(signature.inputs.len()), room(signature.outputs.len()));
         let bindings = Bindings::new(session, signature.clone())?;
-        Ok(OrtEngine { signature, bindings, inputs, outputs, declares_wrongly, floats_are_plain })
+        Ok(OrtEngine { signature, bindings, inputs, outputs, declarations, floats_are_plain })
     }
 
     fn run(&mut self, job: &mut Job) -> Result<StageTimes, EngineError> {
-        let mut stages = Stages::since(job.arrival.since());
+        let mut stages = StageClock::since(job.arrival.since());
         let shapes = &Arc::clone(&job.binding);
         let fit =
             shapes.inputs.len() == self.inputs.len() && shapes.outputs.len() == self.outputs.len();
@@ -147,11 +145,13 @@ impl OrtEngine {
             stages.end(Stage::Preprocess);
         }
         let rooms = self.rooms(job)?;
-        let ran = self.compute(job, rooms);
-        let ran = if self.learns_from(&ran, &job.binding) {
-            self.compute(job, vec![Room::Theirs; job.binding.outputs.len()])
+        let ran = self.compute(job, &rooms);
+        let is_bound = |index: usize| rooms[index] != Room::Theirs;
+        let ran = if self.declarations.learn(ran.as_ref(), shapes, is_bound) {
+            let rooms = vec![Room::Theirs; rooms.len()];
+            self.compute(job, &rooms).map(|left| Ran { rooms, left })
         } else {
-            ran
+            ran.map(|left| Ran { rooms, left })
         }?;
         stages.end(Stage::Infer);
         if self.land(job, &ran)? {
@@ -184,7 +184,7 @@ impl OrtEngine {
     fn rooms(&mut self, job: &Job) -> Result<Vec<Room>, EngineError> {
         let private = job.arrival.slot.reply_bytes().is_some();
         let in_place = InPlace { private, floats_are_plain: self.floats_are_plain };
-        let mut places_known = !self.declares_wrongly.load(Ordering::Relaxed);
+        let mut places_known = !self.declarations.are_wrong();
         let all = self.outputs.iter_mut().zip(&job.binding.outputs).enumerate();
         let room = |(index, (own, tensor)): (usize, (&mut Private, &BoundTensor))| {
             places_known &= !tensor.open;
@@ -204,41 +204,17 @@ impl OrtEngine {
         all.map(room).collect()
     }
 
-    fn compute(&mut self, job: &Job, rooms: Vec<Room>) -> Result<Ran, EngineError> {
+    fn compute(&mut self, job: &Job, rooms: &[Room]) -> Result<Left, EngineError> {
         let inputs = input_views(&self.inputs, job, self.inputs_in_place(job))?;
         let mut outputs = Vec::with_capacity(rooms.len());
-        for (index, (own, room)) in self.outputs.iter().zip(&rooms).enumerate() {
+        for (index, (own, room)) in self.outputs.iter().zip(rooms).enumerate() {
             outputs.push(match room {
                 Room::Slot => Some(job.output(index)?),
                 Room::Own => Some(own.view(job.output(index)?.bytes())?),
                 Room::Theirs => None,
             });
         }
-        let left = self.bindings.run(&job.binding, &inputs, &outputs)?;
-        Ok(Ran { rooms, left })
-    }
-
-    /// Whether a run showed that the model makes an output of another shape than it declares: no
-    /// declaration of it is relied upon any more. Only once, so that no request runs more than
-    /// twice.
-    fn learns_from(&self, ran: &Result<Ran, EngineError>, shapes: &BoundSignature) -> bool {
-        let why = match ran {
-            Ok(ran) => {
-                let is_other = |(index, given): &&(usize, Given)| {
-                    ran.rooms[*index] != Room::Theirs && given.shape != shapes.outputs[*index].shape
-                };
-                let other = ran.left.iter().find(is_other);
-                other.map(|(index, given)| format!("output {index} has shape {:?}", given.shape))
-            }
-            Err(EngineError::Run(why)) if is_another_shape(why) => Some(why.clone()),
-            Err(_) => None,
-        };
-        let Some(why) = why else { return false };
-        let is_news = !self.declares_wrongly.swap(true, Ordering::Relaxed);
-        if is_news {
-            tracing::warn!(why, "the model makes an output of another shape than it declares");
-        }
-        is_news
+        self.bindings.run(&job.binding, &inputs, &outputs)
     }
 
     /// Brings the outputs to their places in the slot; says whether something was copied.
@@ -247,14 +223,9 @@ impl OrtEngine {
         if left.is_empty() && rooms.iter().all(|room| *room == Room::Slot) {
             return Ok(false);
         }
-        let given = |index: usize| left.iter().find(|(at, _)| *at == index).map(|(_, it)| it);
-        let agreed = Arc::clone(&job.binding);
-        let shapes = agreed.outputs.iter().enumerate().map(|(index, tensor)| {
-            given(index).map_or(tensor.shape.as_slice(), |given| given.shape.as_slice())
-        });
-        job.place_outputs(shapes)?;
+        left.place(job)?;
         for (index, (own, room)) in self.outputs.iter().zip(rooms).enumerate() {
-            match (given(index), room) {
+            match (left.get(index), room) {
                 (Some(given), _) => {
                     let elements = given.elements(&self.bound(job, rooms)?)?;
                     job.output_mut(index)?.copy_in(0, &elements)?;
@@ -294,13 +265,6 @@ fn input_views<'a>(
         Ok(if in_place.allows(&view, tensor.dtype) { view } else { own()? })
     };
     all.map(one).collect()
-}
-
-/// What ONNX Runtime says of an output that was bound with another shape than it gets.
-fn is_another_shape(why: &str) -> bool {
-    ["shape verification failed", "computed output shape", "Expected shape"]
-        .iter()
-        .any(|text| why.contains(text))
 }
 
 impl Engine for OrtEngine {

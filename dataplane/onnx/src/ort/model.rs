@@ -1,21 +1,21 @@
 //! An ONNX file in ONNX Runtime, and its instances.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ferry_core::{DType, Signature};
 use ferry_engine::{EngineError, FileDigest};
+use ferry_onnx_file::indices;
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::value::{Outlet, TensorElementType, ValueType};
 
+use super::declarations::Declarations;
 use super::engine::OrtEngine;
 use super::native::commit_from_memory;
 use crate::external::Weights;
 use crate::file::{EXPORT_AGAIN, ModelFile, one_line, unusable};
 use crate::graph;
-use crate::indices;
 use crate::runtime::{self, Opened, Search};
 use crate::signature::{Declared, DeclaredDim, Refused, signature};
 
@@ -47,7 +47,7 @@ pub struct OrtModel {
     /// The session of all instances, or the one that the first of them will take.
     session: Mutex<Option<Arc<Session>>>,
     /// Whether a run showed that an output has another shape than the file declares.
-    declares_wrongly: Arc<AtomicBool>,
+    declarations: Arc<Declarations>,
     /// Whether its operators take floats for numbers and nothing else.
     floats_are_plain: bool,
 }
@@ -79,7 +79,7 @@ impl OrtModel {
             signature,
             files: file.digests,
             session,
-            declares_wrongly: Arc::default(),
+            declarations: Arc::default(),
             floats_are_plain,
         })
     }
@@ -105,8 +105,8 @@ impl OrtModel {
     /// [`EngineError::Model`] if the file has to be read again and cannot be.
     pub fn instance(&self) -> Result<OrtEngine, EngineError> {
         let session = self.session()?;
-        let declares_wrongly = Arc::clone(&self.declares_wrongly);
-        OrtEngine::new(session, self.signature.clone(), declares_wrongly, self.floats_are_plain)
+        let declarations = Arc::clone(&self.declarations);
+        OrtEngine::new(session, self.signature.clone(), declarations, self.floats_are_plain)
             .map_err(|error| unusable(&self.path, one_line(error.message()), EXPORT_AGAIN))
     }
 

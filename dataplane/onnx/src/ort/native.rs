@@ -21,7 +21,7 @@ use ort::session::builder::SessionBuilder;
 use ort::session::{IoBinding, RunOptions, Session};
 use ort::sys::{ONNXTensorElementDataType, OrtApiBase, OrtStatusPtr, OrtValue};
 
-use self::given::{Given, Value, outputs_of};
+use self::given::{Left, Value};
 use crate::file::ModelFile;
 
 /// How many bindings an instance keeps: one per slot that it serves, 64 sessions of 16 slots. One
@@ -101,7 +101,7 @@ impl Bindings {
         shapes: &Arc<BoundSignature>,
         inputs: &[View<'_>],
         outputs: &[Option<View<'_>>],
-    ) -> Result<Vec<(usize, Given)>, EngineError> {
+    ) -> Result<Left, EngineError> {
         self.note_addresses(shapes, inputs, outputs)?;
         self.runs += 1;
         let same = |kept: &Kept| Arc::ptr_eq(&kept.shapes, shapes) || kept.shapes == *shapes;
@@ -148,7 +148,7 @@ impl Bindings {
         // our outputs as they were, with another request's answer in them. One that left an output
         // elsewhere has put that memory into the binding, where the next run would write.
         let stays = match &left {
-            Ok(left) => left.iter().all(|(index, _)| outputs[*index].is_none()),
+            Ok(left) => left.iter().all(|(index, _)| outputs[index].is_none()),
             Err(_) => false,
         };
         if !stays || self.forget_values(outputs).is_err() {
@@ -158,32 +158,12 @@ impl Bindings {
     }
 
     /// The outputs of the current request that are not where they were bound.
-    fn left(
-        &self,
-        shapes: &BoundSignature,
-        outputs: &[Option<View<'_>>],
-    ) -> ort::Result<Vec<(usize, Given)>> {
-        let Some(kept) = self.kept.get(&self.addresses) else { return Ok(Vec::new()) };
-        let values = outputs_of(&kept.binding)?;
-        if values.len() != outputs.len() {
-            let told = format!("{} outputs were bound, and {} came", outputs.len(), values.len());
-            return Err(ort::Error::new(told));
-        }
-        let mut left = Vec::new();
-        let all = shapes.outputs.iter().zip(outputs).zip(values).enumerate();
-        for (index, ((tensor, bound), value)) in all {
-            let ours = bound.and_then(|view| view.host()).map(|base| base.addr().get());
-            let is_ours = match ours {
-                // Without elements any address will do.
-                Some(_) if tensor.bytes == 0 => value.shape(tensor.dtype)? == tensor.shape,
-                Some(ours) => value.address()? == ours,
-                None => false,
-            };
-            if !is_ours {
-                left.push((index, value.given(tensor.dtype)?));
-            }
-        }
-        Ok(left)
+    fn left(&self, shapes: &BoundSignature, outputs: &[Option<View<'_>>]) -> ort::Result<Left> {
+        let gone = || ort::Error::new("a binding that was just run is gone");
+        let kept = self.kept.get(&self.addresses).ok_or_else(gone)?;
+        let address = |view: View<'_>| view.host().map(|base| base.addr().get());
+        let bound: Vec<_> = outputs.iter().map(|view| view.and_then(address)).collect();
+        Left::by(&kept.binding, &shapes.outputs, &bound)
     }
 
     /// Rids the current binding of the memory that the library found for a run: the next one must
@@ -192,22 +172,9 @@ impl Bindings {
         let Some(kept) = self.kept.get(&self.addresses) else { return Ok(()) };
         let names = &self.names[self.signature.inputs.len()..];
         for (_, name) in outputs.iter().zip(names).filter(|(bound, _)| bound.is_none()) {
-            self.bind_open(&kept.binding, name)?;
+            bind_open(&kept.binding, name, &self.memory)?;
         }
         Ok(())
-    }
-
-    /// Leaves it to the library to find memory for an output.
-    fn bind_open(&self, binding: &IoBinding, name: &CStr) -> ort::Result<()> {
-        // SAFETY: binding and memory information are alive, the name ends in NUL, and the call
-        // keeps none of the pointers.
-        check(unsafe {
-            (ort::api().BindOutputToDevice)(
-                binding.ptr().cast_mut(),
-                name.as_ptr(),
-                self.memory.ptr(),
-            )
-        })
     }
 
     /// Collects the addresses of all views; refuses views that are not what `shapes` says.
@@ -259,7 +226,7 @@ impl Bindings {
         }
         for ((tensor, view), name) in shapes.outputs.iter().zip(outputs).zip(output_names) {
             let Some(view) = view else {
-                self.bind_open(&binding, name)?;
+                bind_open(&binding, name, &self.memory)?;
                 continue;
             };
             let value = over(&self.memory, tensor, view)?;
@@ -285,6 +252,19 @@ impl Bindings {
 
 /// Stands for the address of an output that is not bound.
 const NOT_BOUND: usize = 0;
+
+/// Leaves it to the library to find memory of the kind `memory` for an output.
+pub(super) fn bind_open(
+    binding: &IoBinding,
+    name: &CStr,
+    memory: &MemoryInfo<'_>,
+) -> ort::Result<()> {
+    // SAFETY: binding and memory information are alive, the name ends in NUL, and the call keeps
+    // none of the pointers.
+    check(unsafe {
+        (ort::api().BindOutputToDevice)(binding.ptr().cast_mut(), name.as_ptr(), memory.ptr())
+    })
+}
 
 /// Ends what `builder` began with a model in memory. What [`ModelFile::weights`] has is found under
 /// its name; ONNX Runtime copies it, so that nothing of `file` is used afterwards.
@@ -324,7 +304,7 @@ fn failed(error: ort::Error) -> EngineError {
 }
 
 /// What a call of the C API says.
-fn check(status: OrtStatusPtr) -> ort::Result<()> {
+pub(super) fn check(status: OrtStatusPtr) -> ort::Result<()> {
     // SAFETY: every caller was just given the status by the C API, and nobody else owns it.
     unsafe { ort::Error::result_from_status(status) }
 }

@@ -4,14 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ferry_core::{BoundTensor, DType, Signature, Stage, StageTimes};
-use ferry_engine::{Engine, EngineError, Finished, Job, check_binding};
+use ferry_engine::{Engine, EngineError, Finished, Job, StageClock, check_binding};
 use ferry_memory::{View, ViewMut};
 use tract_onnx::prelude::{DatumType, IntoTValue, TValue, TVec, Tensor};
 
 use super::model::TractModel;
 use super::plan::{Plan, datum_type};
 use crate::ort::only_true_and_false;
-use crate::stages::Stages;
 
 /// An instance of an ONNX file in tract. It computes on the thread that submits, with no others.
 ///
@@ -39,7 +38,7 @@ impl TractEngine {
     }
 
     fn run(&mut self, job: &mut Job) -> Result<StageTimes, EngineError> {
-        let mut stages = Stages::since(job.arrival.since());
+        let mut stages = StageClock::since(job.arrival.since());
         let binding = &*Arc::clone(&job.binding);
         check_binding(self.model.signature(), binding)?;
         let plan = match self.plan.take() {

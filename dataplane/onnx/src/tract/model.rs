@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ferry_core::{BoundSignature, DType, Signature};
+use ferry_core::{BoundSignature, DType, Signature, panic_text};
 use ferry_engine::{EngineError, FileDigest};
 use tract_onnx::pb::ModelProto;
 use tract_onnx::prelude::InferenceModel;
@@ -14,7 +14,7 @@ use super::engine::TractEngine;
 use super::plan::{Plan, PlanOutput};
 use super::{declared, half};
 use crate::external::Weights;
-use crate::file::{EXPORT_AGAIN, ModelFile, one_line, text_of, unusable};
+use crate::file::{EXPORT_AGAIN, ModelFile, one_line, unusable};
 use crate::signature::{Declared, DeclaredDim, signature};
 
 /// The version of the library that is built in.
@@ -153,7 +153,7 @@ fn read(model: &[u8]) -> Result<(ModelProto, InferenceModel), String> {
     };
     match catch_unwind(AssertUnwindSafe(read)) {
         Ok(read) => read.map_err(|why: String| one_line(&why)),
-        Err(panic) => Err(format!("tract panicked: {}", one_line(&text_of(&*panic)))),
+        Err(panic) => Err(format!("tract panicked: {}", one_line(&panic_text(&*panic)))),
     }
 }
 

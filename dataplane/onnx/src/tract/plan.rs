@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use ferry_core::{BoundSignature, BoundTensor, DType};
+use ferry_core::{BoundSignature, BoundTensor, DType, panic_text};
 use ferry_engine::EngineError;
 use tract_onnx::prelude::{
     DatumType, InferenceFact, InferenceModel, InferenceModelExt, IntoRunnable, TValue, TVec,
@@ -12,7 +12,7 @@ use tract_onnx::prelude::{
 use tract_onnx::tract_hir::internal::{DimLike, TDim, format_err};
 
 use super::half;
-use crate::file::{one_line, text_of};
+use crate::file::one_line;
 
 /// An optimised graph and the shapes that it is for.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl Plan {
         // tract asserts much of what a file may get wrong.
         match catch_unwind(AssertUnwindSafe(build)) {
             Ok(plan) => plan.map_err(|error| one_line(&format!("{error:#}"))),
-            Err(panic) => Err(format!("tract panicked: {}", one_line(&text_of(&*panic)))),
+            Err(panic) => Err(format!("tract panicked: {}", one_line(&panic_text(&*panic)))),
         }
     }
 
@@ -89,7 +89,7 @@ impl Plan {
             Ok(outputs) => outputs
                 .map_err(|error: TractError| EngineError::Run(one_line(&format!("{error:#}")))),
             Err(panic) => {
-                let why = one_line(&text_of(&*panic));
+                let why = one_line(&panic_text(&*panic));
                 Err(EngineError::Run(format!("tract panicked: {why}")))
             }
         }

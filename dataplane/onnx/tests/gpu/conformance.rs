@@ -8,6 +8,8 @@ use ferry_onnx::{Completion, CudaOptions};
 use crate::common::{bytes_of, model, noise, zoo};
 
 fn digits(options: CudaOptions) -> EngineUnderTest {
+    // What is not written shows.
+    let options = CudaOptions { poison: true, ..options };
     let directory = tempfile::tempdir().unwrap();
     let model = model(&zoo(directory.path(), "digits"), options);
     let engine = Box::new(model.instance().unwrap());

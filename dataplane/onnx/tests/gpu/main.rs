@@ -4,11 +4,13 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![expect(clippy::print_stderr, reason = "what was measured belongs beside what was checked")]
 
+mod cases;
 mod common;
 mod conformance;
 mod half;
 mod lost;
 mod numbers;
+mod outputs;
 mod pictures;
 mod products;
 mod side_by_side;

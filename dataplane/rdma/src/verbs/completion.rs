@@ -6,9 +6,8 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use crate::verbs::sys;
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
-use super::{CompletionStatus, Device, VerbsError};
+use super::{CompletionStatus, Device, VerbsError, never_blocks};
 
 /// Most completions that are taken from the device in one call.
 const BATCH: usize = 32;
@@ -43,8 +42,8 @@ pub struct Completion {
     pub vendor_error: u32,
 }
 
-/// What announces completions by a descriptor. Reading it never blocks: there is no value of this
-/// type before the descriptor was told so.
+/// What announces completions by a descriptor. Reading it never blocks: `new` gives no value whose
+/// descriptor was not told so.
 #[derive(Debug)]
 struct Channel {
     raw: NonNull<sys::ibv_comp_channel>,
@@ -57,10 +56,8 @@ impl Channel {
         let raw = unsafe { sys::ibv_create_comp_channel(device.context()) };
         let raw = NonNull::new(raw).ok_or_else(|| VerbsError::last("ibv_create_comp_channel"))?;
         let channel = Channel { raw, device: Arc::clone(device) };
-        let set =
-            fcntl_getfl(&channel).and_then(|flags| fcntl_setfl(&channel, flags | OFlags::NONBLOCK));
         // A channel that could not be told is only destroyed, which waits for nothing.
-        set.map_err(|errno| VerbsError { verb: "fcntl", error: errno.into() })?;
+        never_blocks(&channel)?;
         Ok(channel)
     }
 }
@@ -158,7 +155,7 @@ impl CompletionQueue {
         loop {
             let (mut queue, mut context) = (std::ptr::null_mut(), std::ptr::null_mut());
             let channel = self.channel.raw.as_ptr();
-            // SAFETY: the channel is alive and does not block.
+            // SAFETY: the channel is alive, and does not block, as `Channel` says.
             let returned =
                 unsafe { sys::ibv_get_cq_event(channel, &raw mut queue, &raw mut context) };
             if returned != 0 {

@@ -10,9 +10,8 @@ use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
 use crate::verbs::sys;
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
-use super::VerbsError;
+use super::{VerbsError, never_blocks};
 pub use event::DeviceEvent;
 use event::read_event;
 
@@ -120,9 +119,7 @@ impl Device {
             opened.unwrap_or(Err(VerbsError { verb: "ibv_get_device_list", error: missing }))?;
         let device = Device { context, name: name.to_owned(), entry };
         // Events are asked for, never waited for.
-        let flags =
-            fcntl_getfl(&device).and_then(|flags| fcntl_setfl(&device, flags | OFlags::NONBLOCK));
-        flags.map_err(|errno| VerbsError { verb: "fcntl", error: errno.into() })?;
+        never_blocks(&device)?;
         Ok(device)
     }
 

@@ -29,11 +29,21 @@ fn lanes(
     dtype: DType,
     contexts: usize,
 ) -> (Lanes<Fake, FakeExecution>, Arc<AtomicUsize>) {
+    lanes_of(gpu, dtype, true, contexts)
+}
+
+fn lanes_of(
+    gpu: &Arc<Fake>,
+    dtype: DType,
+    floats_are_plain: bool,
+    contexts: usize,
+) -> (Lanes<Fake, FakeExecution>, Arc<AtomicUsize>) {
     let set = Arc::new(AtomicUsize::new(0));
     let executions = std::iter::repeat_with(|| FakeExecution::new(&set));
     let ranges = [("n".to_owned(), DimRange { min: 1, typical: 1, max: 8 })].into();
     let executions = executions.take(contexts).collect();
-    (Lanes::new(gpu, signature(dtype), ranges, executions).unwrap(), set)
+    let signature = signature(dtype);
+    (Lanes::new(gpu, signature, ranges, floats_are_plain, executions).unwrap(), set)
 }
 
 fn keeps_the_promises(contexts: usize) {
@@ -111,8 +121,12 @@ fn finish(engine: &mut dyn Engine) -> Finished {
 
 /// The stages of a job, and how many copies it took, after its answer was checked.
 fn run(dtype: DType, place: Option<Place>) -> ([bool; 5], usize) {
+    run_with(dtype, true, place)
+}
+
+fn run_with(dtype: DType, floats_are_plain: bool, place: Option<Place>) -> ([bool; 5], usize) {
     let gpu = Fake::new();
-    let (mut engine, _) = lanes(&gpu, dtype, 1);
+    let (mut engine, _) = lanes_of(&gpu, dtype, floats_are_plain, 1);
     let binding = binding(dtype, 8);
     let table = slots(&binding, place);
     assert!(engine.submit(job(&table, &binding, 7)).is_none(), "in flight");
@@ -137,8 +151,10 @@ fn tensors_are_copied_where_they_must_be() {
     // Another device's: as the host's that nobody pinned.
     let other = run(DType::F32, Some(Place::OtherDevice));
     assert_eq!(other, ([true, true, true, true, true], 2));
-    // Integers are copied: the peer may change them.
-    assert_eq!(run(DType::I32, Some(Place::Device)), ([true, false, true, false, true], 2));
+    // Integers are copied: the peer may change them; so are floats that may become indices.
+    let copied = ([true, false, true, false, true], 2);
+    assert_eq!(run(DType::I32, Some(Place::Device)), copied);
+    assert_eq!(run_with(DType::F32, false, Some(Place::Device)), copied);
 }
 
 /// What became of a request that wanted `memory`, from slots in `place`.

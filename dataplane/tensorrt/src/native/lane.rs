@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use ferry_core::{
-    BoundSignature, HostMemory, MemoryChoice, Placement, Stage, StageTimes, Staged, Why,
-};
+use ferry_core::{BoundSignature, HostMemory, Placement, Stage, StageTimes, Staged, Why, nanos};
 use ferry_engine::{EngineError, Job};
 
 use super::execution::Execution;
@@ -22,6 +20,7 @@ pub(crate) struct Lane<G: Gpu, X: Execution> {
     events: [G::Event; 4],
     inputs: Vec<Room>,
     outputs: Vec<Room>,
+    floats_are_plain: bool,
     /// What the context is set to.
     shapes: Option<Arc<BoundSignature>>,
     flight: Option<Flight>,
@@ -43,6 +42,7 @@ impl<G: Gpu, X: Execution> Lane<G, X> {
         gpu: &Arc<G>,
         execution: X,
         [inputs, outputs]: [usize; 2],
+        floats_are_plain: bool,
     ) -> Result<Lane<G, X>, GpuError> {
         gpu.bind()?;
         let room = |count| std::iter::repeat_with(Room::default).take(count).collect();
@@ -53,6 +53,7 @@ impl<G: Gpu, X: Execution> Lane<G, X> {
             execution,
             inputs: room(inputs),
             outputs: room(outputs),
+            floats_are_plain,
             shapes: None,
             flight: None,
         })
@@ -89,7 +90,7 @@ impl<G: Gpu, X: Execution> Lane<G, X> {
     }
 
     fn enqueue(&mut self) -> Result<(), EngineError> {
-        let Lane { gpu, execution, stream, events, inputs, outputs, shapes, flight } = self;
+        let Lane { gpu, execution, stream, events, inputs, outputs, shapes, flight, .. } = self;
         let Some(flight) = flight else { return Ok(()) };
         let binding = Arc::clone(&flight.job.binding);
         gpu.bind().map_err(EngineError::from)?;
@@ -104,7 +105,8 @@ impl<G: Gpu, X: Execution> Lane<G, X> {
         let staged_as = stage(&**gpu, &flight.job)?;
         flight.times.set_staged(staged_as);
         let pageable = staged_as.is_some_and(|it| it.memory == HostMemory::Pageable);
-        let how = How { private: flight.job.inputs_are_private(), pageable };
+        let private = flight.job.inputs_are_private();
+        let how = How { private, floats_are_plain: self.floats_are_plain, pageable };
         let start = Instant::now();
         let mut staged = false;
         for (index, (tensor, room)) in binding.inputs.iter().zip(inputs).enumerate() {
@@ -118,7 +120,7 @@ impl<G: Gpu, X: Execution> Lane<G, X> {
             unsafe { execution.bind(&tensor.name, address) }.map_err(EngineError::Run)?;
         }
         if staged {
-            flight.times.set(Stage::Preprocess, ns_since(start));
+            flight.times.set(Stage::Preprocess, nanos(start.elapsed()));
         }
         gpu.record(&events[1], stream).map_err(EngineError::from)?;
 
@@ -184,7 +186,7 @@ impl<G: Gpu, X: Execution> Lane<G, X> {
                 let bytes = to.bytes();
                 to.copy_from(&from.view(), bytes)?;
             }
-            times.set(Stage::Postprocess, ns_since(start));
+            times.set(Stage::Postprocess, nanos(start.elapsed()));
         }
         Ok(*times)
     }
@@ -209,21 +211,13 @@ fn stage<G: Gpu>(gpu: &G, job: &Job) -> Result<Option<Staged>, EngineError> {
     if from_slot && slot.placement() == Placement::Cuda(gpu.ordinal()) {
         return Ok(None);
     }
-    let (memory, why) = match job.memory {
-        MemoryChoice::Always(HostMemory::Pageable) => (HostMemory::Pageable, Why::Asked),
-        // What was prepared here lies in memory of this process, wherever the slot is.
-        _ if !from_slot || reach(gpu, &slot).is_none() => (HostMemory::Pinned, Why::Unregistered),
-        MemoryChoice::Always(HostMemory::Pinned) => (HostMemory::Pinned, Why::Asked),
-        MemoryChoice::Always(HostMemory::Mapped) => {
-            let why = "mapped memory, which tensorrt does not read in place: ask for pinned or \
-                       auto, or serve the model with engine = \"onnx\"";
-            return Err(EngineError::Run(why.to_owned()));
-        }
-        MemoryChoice::Auto => (HostMemory::Pinned, Why::Only),
-    };
-    Ok(Some(Staged { memory, why }))
-}
-
-fn ns_since(start: Instant) -> u64 {
-    u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    // What was prepared here lies in memory of this process, wherever the slot is.
+    let is_registered = from_slot && reach(gpu, &slot).is_some();
+    let staged = Staged::choose(job.memory, is_registered, || (HostMemory::Pinned, Why::Only));
+    if staged.memory == HostMemory::Mapped {
+        let why = "mapped memory, which tensorrt does not read in place: ask for pinned or auto, \
+                   or serve the model with engine = \"onnx\"";
+        return Err(EngineError::Run(why.to_owned()));
+    }
+    Ok(Some(staged))
 }

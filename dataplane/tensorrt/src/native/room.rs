@@ -21,6 +21,8 @@ pub(super) struct Room {
 pub(super) struct How {
     /// Nobody can change the inputs meanwhile.
     pub(super) private: bool,
+    /// The graph takes floats for numbers and nothing else.
+    pub(super) floats_are_plain: bool,
     /// Host memory is copied by the host first, registered or not: the session asked for it.
     pub(super) pageable: bool,
 }
@@ -29,6 +31,11 @@ impl How {
     fn reach<G: Gpu>(self, gpu: &G, view: &View<'_>) -> Option<u64> {
         let used = !self.pageable || matches!(view.placement(), Placement::Cuda(_));
         reach(gpu, view).filter(|_| used)
+    }
+
+    /// Whether a tensor that changes meanwhile only makes the answer wrong.
+    fn is_plain(self, tensor: &BoundTensor) -> bool {
+        self.floats_are_plain && tensor.dtype.is_float()
     }
 }
 
@@ -66,7 +73,7 @@ impl Room {
     ) -> Result<(u64, Way), EngineError> {
         let bytes = length(view, tensor)?;
         let reached = how.reach(gpu, view);
-        let harmless = tensor.dtype.is_float() || how.private;
+        let harmless = how.is_plain(tensor) || how.private;
         if let Some(address) = reached.filter(|&it| harmless && in_place(view, it)) {
             return Ok((address, Way::InPlace));
         }
@@ -96,7 +103,7 @@ impl Room {
         let bytes = length(view, tensor)?;
         let reached = how.reach(gpu, view);
         // A model may go on computing with what is also an output: see `fill`.
-        let harmless = tensor.dtype.is_float();
+        let harmless = how.is_plain(tensor);
         if let Some(run) = reached.filter(|&it| harmless && in_place(view, it)) {
             return Ok(Place { run, copy_to: None, staged: false });
         }

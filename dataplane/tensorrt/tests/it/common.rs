@@ -7,7 +7,7 @@ use ferry_tensorrt::{EnginePlan, FETCHED, Precision, Probe, Search, probe};
 /// Where `fetch-tensorrt` puts the libraries. Without them a test fails, and says what to do.
 pub(crate) fn search() -> Search {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
-    let search = Search { explicit: Some(Path::new(root).join(FETCHED)), folders: Vec::new() };
+    let search = Search { explicit: Some(Path::new(root).join(FETCHED)), candidates: Vec::new() };
     if let Probe::Missing { why, fix } = probe(&search) {
         panic!("this test needs TensorRT-RTX: {why}: {fix}");
     }

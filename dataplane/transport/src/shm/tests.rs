@@ -20,7 +20,7 @@ use ferry_memory::{Bell, PeerId, Region, SharedBacking, Slot};
 use super::layout::{Headers, SessionLayout, SessionMemory, Slots, Way};
 use super::wire::{self, Welcome};
 use super::*;
-use crate::admitted::{Admission, Refusal};
+use crate::admitted::{Admission, Refusal, no_hello};
 use crate::link::{Event, Events, Link, LinkError, Listener, Transfer};
 
 const LAYOUT: SlotLayout = SlotLayout { slots: 4, request_bytes: 5000, reply_bytes: 100 };

@@ -13,27 +13,27 @@ fn metadata(batch: Option<Batch>) -> Metadata {
     Metadata { batch, ..Metadata::unnamed(1, 64) }
 }
 
-/// What comes of it for a model with this input, on a CPU.
+/// What comes of it for a model with this input.
 fn of(metadata: &Metadata, input: &str) -> Result<Result<BatchOptions, String>, String> {
     let signature = Signature { inputs: vec![spec(input)], outputs: vec![spec("n 10")] };
-    Batch::options(metadata, &signature, &BTreeMap::new(), false)
+    Batch::options(metadata, &signature, &BTreeMap::new())
 }
 
 #[test]
-fn models_with_rows_are_batched_on_a_cpu_and_none_waits() {
-    let options = of(&metadata(None), "n 3 h w").unwrap().unwrap();
+fn nothing_is_batched_unless_a_table_says_that_rows_are_apart() {
+    let why = |input: &str| of(&metadata(None), input).unwrap().unwrap_err();
+    assert!(why("n 3 h w").contains("[batch]"));
+    assert!(why("1 3").contains("not open"), "what no table can change comes first");
+}
+
+#[test]
+fn a_table_without_sizes_takes_32_rows_and_waits_for_none() {
+    let options = of(&metadata(Some(Batch::default())), "n 3 h w").unwrap().unwrap();
     assert_eq!((options.rows_max, options.delay), (32, Duration::ZERO));
     assert_eq!(options.elements_max, ShapeLimits::default().elements_max);
-    let why = |metadata: &Metadata, input: &str| of(metadata, input).unwrap().unwrap_err();
-    assert!(why(&metadata(None), "1 3").contains("not open"));
-    assert!(why(&metadata(None), "n").contains("one dimension"));
-    let on_the_lane = Metadata { run: RunOn::Lane, ..metadata(None) };
-    assert!(why(&on_the_lane, "n 3").contains("lane"));
-    let one = ShapeLimits { batch_max: 1, ..ShapeLimits::default() };
-    assert!(why(&Metadata { shapes: one, ..metadata(None) }, "n 3").contains("one row"));
-    let signature = Signature { inputs: vec![spec("n 3")], outputs: vec![spec("n")] };
-    let on_a_gpu = Batch::options(&metadata(None), &signature, &BTreeMap::new(), true);
-    assert!(on_a_gpu.unwrap().unwrap_err().contains("[batch]"));
+    let eight = ShapeLimits { batch_max: 8, ..ShapeLimits::default() };
+    let options = of(&Metadata { shapes: eight, ..metadata(Some(Batch::default())) }, "n 3");
+    assert_eq!(options.unwrap().unwrap().rows_max, 8);
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn a_table_decides_within_what_the_model_may_be_given() {
     assert!(told.contains("257") && told.contains("256") && told.contains("max_batch"), "{told}");
     let signature = Signature { inputs: vec![spec("n 3")], outputs: vec![spec("n")] };
     let dims = [("n".to_owned(), DimSizes { min: 1, typical: 4, max: 8 })].into();
-    let built = |max| Batch::options(&metadata(Some(table(max))), &signature, &dims, true);
+    let built = |max| Batch::options(&metadata(Some(table(max))), &signature, &dims);
     assert_eq!(built(None).unwrap().unwrap().rows_max, 8);
     assert!(built(Some(9)).unwrap_err().contains("[dims]"));
 }

@@ -3,10 +3,10 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 
-use ferry_core::{RequestKind, Status, error_text};
+use ferry_core::{RequestKind, Status, error_text, panic_text};
 use ferry_memory::Region;
 
-use super::{Core, Member, Ran, text_of};
+use super::{Core, Member, Ran};
 use crate::clock::{busy_ns, merge, ready_at};
 use crate::engine::{EngineError, Finished, Job};
 use crate::guard::{ArrivalGuard, Guarded};
@@ -47,7 +47,7 @@ impl Core {
         self.finished = finished;
         self.settle(counters);
         if let Err(panic) = polled {
-            self.discard(counters, &text_of(&*panic));
+            self.discard(counters, &panic_text(&*panic));
         }
         any
     }
@@ -63,7 +63,7 @@ impl Core {
         match submitted {
             Ok(finished) => finished.map(|finished| (finished, Ran::Here(cut))),
             Err(panic) => {
-                self.discard(counters, &text_of(&*panic));
+                self.discard(counters, &panic_text(&*panic));
                 None
             }
         }
@@ -88,7 +88,7 @@ impl Core {
         let preparation = &mut self.preparation;
         let prepared = catch_unwind(AssertUnwindSafe(|| make(preparation)));
         prepared.unwrap_or_else(|panic| {
-            tracing::error!(instance = %self.label, why = text_of(&*panic), "preparation panicked");
+            tracing::error!(instance = %self.label, why = panic_text(&*panic), "preparation panicked");
             // Its buffers may be half-changed. What it was made of was valid at the start.
             if let Ok(mut fresh) = Preparation::new(self.picture) {
                 fresh.place_with(self.preparation.placer());

@@ -8,10 +8,13 @@ use ferry_cuda::{Arena, Device, DeviceBacking, Graph, PinnedBacking, Priority, R
 use ferry_engine::EngineError;
 use ferry_memory::{HeapBacking, Region, View};
 
-use super::allocator::with_arena;
+use super::allocator::{with_arena, with_pins};
 use super::error::{failed, without_memory};
 use super::model::CudaModel;
+use super::pins::Pins;
 use crate::file::one_line;
+use crate::ort::declarations::{is_another_shape, other_shape};
+use crate::ort::native::given::Left;
 
 /// How many graphs a stream keeps: one for each slot whose device memory is used in place, and
 /// one for all others. A graph of ResNet50 takes some 0.5 MiB of the host.
@@ -46,7 +49,7 @@ pub(super) struct Context {
 
 #[derive(Debug)]
 struct Kept {
-    graph: Graph,
+    recorded: Recorded,
     shapes: Arc<BoundSignature>,
     last_run: u64,
 }
@@ -55,6 +58,27 @@ impl Kept {
     fn is_for(&self, shapes: &Arc<BoundSignature>) -> bool {
         Arc::ptr_eq(&self.shapes, shapes) || self.shapes == *shapes
     }
+}
+
+/// A recorded run.
+#[derive(Debug)]
+pub(super) struct Recorded {
+    pub(super) graph: Graph,
+    /// What the graph leaves elsewhere than in the places of the outputs.
+    pub(super) strays: Vec<Stray>,
+    /// What the graph copies from; after it.
+    _pins: Arc<Pins>,
+}
+
+/// An output that the model does not write, because another tensor is it: an input, or another
+/// output. It is copied behind each run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stray {
+    /// Its place.
+    pub(super) to: u64,
+    /// Where the library has it.
+    pub(super) from: u64,
+    pub(super) bytes: usize,
 }
 
 /// Memory of the stream's own, where a slot's cannot be used in place. A clone keeps it for a
@@ -209,7 +233,7 @@ impl Context {
             kept.last_run = self.runs;
             return Ok(());
         }
-        let graph = self.capture(model, shapes, addresses)?;
+        let recorded = self.capture(model, shapes, addresses)?;
         if self.graphs.len() >= GRAPHS_MAX {
             let oldest = self.graphs.iter().min_by_key(|(_, kept)| kept.last_run);
             if let Some(oldest) = oldest.map(|(addresses, _)| addresses.clone()) {
@@ -217,7 +241,7 @@ impl Context {
                 self.graphs.remove(&oldest);
             }
         }
-        let kept = Kept { graph, shapes: Arc::clone(shapes), last_run: self.runs };
+        let kept = Kept { recorded, shapes: Arc::clone(shapes), last_run: self.runs };
         self.graphs.insert(addresses.to_vec(), kept);
         Ok(())
     }
@@ -227,28 +251,37 @@ impl Context {
         model: &CudaModel,
         shapes: &Arc<BoundSignature>,
         addresses: &[u64],
-    ) -> Result<Graph, RecordError> {
+    ) -> Result<Recorded, RecordError> {
         // What the slot or the staging area holds is being written by this stream.
         self.runner.stream().synchronize().map_err(failed)?;
-        let bound = model.bind(shapes, addresses)?;
         let stream = model.session_stream();
-        let run = || stream.run(&bound).map_err(|error| one_line(error.message()));
         let settle = || stream.stream().synchronize().map_err(|error| error.to_string());
         let trials = Arc::new(Arena::new(model.device()));
-        let tried = with_arena(&trials, || run().and_then(|()| settle()));
-        let warmed =
-            tried.and_then(|()| with_arena(&self.workspace, || run().and_then(|()| settle())));
-        warmed.map_err(|why| self.failure(why))?;
-        let captured = with_arena(&self.workspace, || {
-            Graph::capture(stream.stream(), self.runner.stream().priority(), || stream.run(&bound))
+        for arena in [&trials, &self.workspace] {
+            // Each run has a binding of its own: what one leaves elsewhere is bound afterwards.
+            let bound = model.bind(shapes, addresses)?;
+            let ran = with_arena(arena, || stream.run(&bound));
+            let ran = ran.map_err(|error| one_line(error.message())).and_then(|()| settle());
+            ran.map_err(|why| self.failure(why)).map_err(unless_declared_wrongly)?;
+        }
+        let bound = model.bind(shapes, addresses)?;
+        let pins = Arc::new(Pins::of_recording(model.device()));
+        let priority = self.runner.stream().priority();
+        let recorded = with_arena(&self.workspace, || {
+            with_pins(&pins, || Graph::capture(stream.stream(), priority, || stream.record(&bound)))
         });
-        captured.map_err(|error| {
+        let graph = recorded.map_err(|error| {
             let why = one_line(&error_text(&error));
             match self.failure(why) {
                 EngineError::Run(why) => RecordError::Unrecordable(why),
                 lost => RecordError::Engine(lost),
             }
-        })
+        })?;
+        let left = bound.left(shapes, addresses);
+        let left = left.map_err(|error| EngineError::Run(one_line(error.message())))?;
+        let made = left.iter().map(|(index, given)| (index, &*given.shape, given.address));
+        let strays = strays(made, shapes, addresses).map_err(RecordError::Unrecordable)?;
+        Ok(Recorded { graph, strays, _pins: pins })
     }
 
     /// What the library says does not tell whether the device is lost: a stream does.
@@ -260,25 +293,59 @@ impl Context {
     }
 
     /// The graph that [`Context::record`] saw to, with the stream to run it on.
-    pub(super) fn graph(&mut self, addresses: &[u64]) -> Option<(&mut Runner, &Graph)> {
-        let graph = self.graphs.get(addresses)?;
-        Some((&mut self.runner, &graph.graph))
+    pub(super) fn graph(&mut self, addresses: &[u64]) -> Option<(&mut Runner, &Recorded)> {
+        let kept = self.graphs.get(addresses)?;
+        Some((&mut self.runner, &kept.recorded))
     }
 
-    /// Runs a model that cannot be recorded, and waits for it.
+    /// Runs a model without a graph, and waits for it. Gives the outputs that are elsewhere than at
+    /// their addresses.
     pub(super) fn run_plainly(
         &self,
         model: &CudaModel,
         shapes: &Arc<BoundSignature>,
         addresses: &[u64],
-    ) -> Result<(), EngineError> {
+    ) -> Result<Left, EngineError> {
         let bound = model.bind(shapes, addresses)?;
         let stream = model.session_stream();
         let ran = with_arena(&self.workspace, || stream.run(&bound));
         let settled = stream.stream().synchronize();
+        // Outputs that are weights, and those that were computed on the host, are copied there.
+        let settled = settled.and_then(|()| model.device().synchronize_default());
         settled.map_err(failed)?;
-        ran.map_err(|error| EngineError::Run(one_line(error.message())))
+        let left = ran.and_then(|()| bound.left(shapes, addresses));
+        left.map_err(|error| EngineError::Run(one_line(error.message())))
     }
+}
+
+/// A run that failed because an output has another shape than was declared is no reason to fail:
+/// without a graph its size is what the model makes it.
+fn unless_declared_wrongly(error: EngineError) -> RecordError {
+    match error {
+        EngineError::Run(why) if is_another_shape(&why) => RecordError::Unrecordable(why),
+        other => RecordError::Engine(other),
+    }
+}
+
+/// What a recorded run leaves elsewhere than at the addresses of its outputs. `made` has the index
+/// of each such output, its shape, and where it is.
+fn strays<'a>(
+    made: impl Iterator<Item = (usize, &'a [u64], usize)> + Clone,
+    shapes: &BoundSignature,
+    addresses: &[u64],
+) -> Result<Vec<Stray>, String> {
+    let made_shapes = made.clone().map(|(index, shape, _)| (index, shape));
+    if let Some(other) = other_shape(made_shapes, shapes, |_| true) {
+        return Err(format!("{other}, and declares another one"));
+    }
+    let places = addresses.get(shapes.inputs.len()..).unwrap_or_default();
+    let stray = |(index, _, from): (usize, &[u64], usize)| {
+        let (to, tensor) = (*places.get(index)?, shapes.outputs.get(index)?);
+        let bytes = usize::try_from(tensor.bytes).ok()?;
+        Some(Stray { to, from: from as u64, bytes })
+    };
+    let no_place = || "an output without a place".to_owned();
+    made.map(|made| stray(made).ok_or_else(no_place)).collect()
 }
 
 /// Memory of at least `bytes` bytes.
@@ -294,4 +361,56 @@ fn grow<R>(
         *room = Some(make(bytes)?);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use ferry_core::{DType, Dim, Signature, TensorSpec};
+
+    use super::*;
+
+    fn one_in_two_out() -> BoundSignature {
+        let spec = |name: &str| TensorSpec {
+            name: name.into(),
+            dtype: DType::F32,
+            shape: vec![Dim::Fixed(4)],
+        };
+        let (inputs, outputs) = (vec![spec("x")], vec![spec("x"), spec("y")]);
+        Signature { inputs, outputs }.bind(&[]).unwrap()
+    }
+
+    #[test]
+    fn outputs_that_are_elsewhere_are_copied_to_their_places() {
+        let shapes = one_in_two_out();
+        let addresses = [0x1000, 0x2000, 0x3000];
+        let of =
+            |made: &[(usize, &[u64], usize)]| strays(made.iter().copied(), &shapes, &addresses);
+        assert_eq!(of(&[]), Ok(Vec::new()));
+        let input = Stray { to: 0x2000, from: 0x1000, bytes: 16 };
+        assert_eq!(of(&[(0, &[4], 0x1000)]), Ok(vec![input]));
+        let other = Stray { to: 0x3000, from: 0x2000, bytes: 16 };
+        assert_eq!(of(&[(0, &[4], 0x1000), (1, &[4], 0x2000)]), Ok(vec![input, other]));
+    }
+
+    #[test]
+    fn an_output_of_another_shape_is_not_recorded() {
+        let shapes = one_in_two_out();
+        let made = [(1, &[5][..], 0x2000)].into_iter();
+        let why = strays(made, &shapes, &[0x1000, 0x2000, 0x3000]).unwrap_err();
+        assert!(why.contains("output 1") && why.contains("[5]"), "{why}");
+        let nowhere = strays([(1, &[4][..], 0x2000)].into_iter(), &shapes, &[0x1000, 0x2000]);
+        assert!(nowhere.is_err());
+    }
+
+    #[test]
+    fn a_wrong_declaration_is_not_recorded_and_other_failures_fail() {
+        let why = "y: shape verification failed".to_owned();
+        let declared = unless_declared_wrongly(EngineError::Run(why));
+        assert!(matches!(declared, RecordError::Unrecordable(_)));
+        for error in
+            [EngineError::Run("no".into()), EngineError::Lost("shape verification failed".into())]
+        {
+            assert!(matches!(unless_declared_wrongly(error), RecordError::Engine(_)));
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use ferry_core::{DType, Signature};
+use ferry_core::Signature;
 use ferry_cuda::{CudaPlacer, Flight, Priority};
 use ferry_engine::{Engine, EngineError, Finished, Job, Picture};
 use ferry_memory::Placer;
@@ -66,10 +66,6 @@ impl Seat {
 
 impl CudaEngine {
     pub(super) fn new(model: Arc<CudaModel>) -> Result<CudaEngine, EngineError> {
-        if let Some(input) = model.signature().inputs.iter().find(|it| it.dtype == DType::Bool) {
-            let why = format!("input {input} is boolean, which is not served on a GPU");
-            return Err(EngineError::Model(format!("{why}: use device = \"cpu\"")));
-        }
         let streams = model.options().streams.max(1);
         let high = streams.min(STREAMS_HIGH_MAX);
         let normal = std::iter::repeat_n(Priority::Normal, streams);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ferry_core::{
-    HostMemory, MemoryChoice, Placement, RequestKind, Stage, StageTimes, Staged, Why,
+    BoundTensor, DType, HostMemory, Placement, RequestKind, Stage, StageTimes, Staged, Why, nanos,
 };
 use ferry_cuda::picture::PictureStep;
 use ferry_cuda::{Arena, Kernels};
@@ -13,7 +13,9 @@ use ferry_memory::{MemoryError, Region, View};
 
 use super::context::{Context, Needs, Staging};
 use super::model::CudaModel;
+use super::native::NOT_BOUND;
 use super::pictures::Pictures;
+use crate::ort::private::only_true_and_false;
 
 /// Requests above this many bytes are copied by a copy engine under `auto`: a kernel that reads
 /// them would hold multiprocessors for long. See docs/measurements for where the two cross.
@@ -62,7 +64,7 @@ impl Held {
     pub(super) fn land(mut self, times: StageTimes) -> (Job, Result<StageTimes, MemoryError>) {
         let mut times = times;
         times.set_staged(self.staged);
-        times.set(Stage::Queue, ns(self.waited));
+        times.set(Stage::Queue, nanos(self.waited));
         add(&mut times, Stage::CopyIn, self.filled);
         let drained = match self.reply_bounces {
             true => drain(&mut self.job, &self.staging).map(Some),
@@ -88,7 +90,7 @@ pub(super) enum Way {
     /// A copy engine, or for pageable memory the driver, moves them.
     Copy,
     /// The host copies them to pinned memory of the stream's own, or from it, and a copy engine
-    /// moves them.
+    /// moves them. So do booleans come, wherever they are.
     Bounce,
     /// A kernel reads or writes host memory.
     Kernel,
@@ -105,6 +107,8 @@ pub(super) struct Places {
     pub(super) staging: Staging,
     pub(super) staged: Option<Staged>,
     addresses: Vec<u64>,
+    /// Whether the calling thread waits for the device while the payload is copied.
+    copies_wait: bool,
 }
 
 impl Places {
@@ -131,11 +135,9 @@ impl Places {
             Some(HostMemory::Mapped) => Way::Kernel,
             None | Some(HostMemory::Pinned) => Way::Copy,
         };
-        let (request, reply) = (way(&payload), way(&room));
-        // What is used as an index is copied before: a peer may write it at any time.
-        let floats = job.binding.inputs.iter().all(|tensor| tensor.dtype.is_float());
-        let plain = floats && model.floats_are_plain();
-        let request = if request == Way::InPlace && !plain { Way::Copy } else { request };
+        let plain = model.floats_are_plain();
+        let request = of_request(way(&payload), &job.binding.inputs, plain);
+        let reply = of_reply(way(&room), &job.binding.outputs, plain);
         let picture = match (is_raw, pictures) {
             (false, _) => None,
             // Mapped memory is streamed in first: many small reads across PCIe under way at once
@@ -147,18 +149,22 @@ impl Places {
         };
         let needs = Needs {
             raw: if is_raw && request != Way::InPlace { job.arrival.payload_bytes } else { 0 },
-            bounce_in: if request == Way::Bounce { job.arrival.payload_bytes } else { 0 },
-            bounce_out: if reply == Way::Bounce { long(job.binding.reply_bytes()) } else { 0 },
+            bounce_in: bounce_bytes(request, job.arrival.payload_bytes),
+            bounce_out: bounce_bytes(reply, long(job.binding.reply_bytes())),
         };
         let staging = context.staging(&job.binding, needs)?;
+        let copies_wait = staged.is_some_and(|it| it.memory == HostMemory::Pageable)
+            || on_device && request == Way::Bounce;
         let addresses = Vec::new();
-        let mut places = Places { request, picture, reply, staging, staged, addresses };
-        places.addresses = places.find(job)?;
+        let mut places =
+            Places { request, picture, reply, staging, staged, addresses, copies_wait };
+        places.addresses = places.find(job, model.known_outputs(&job.binding))?;
         Ok(places)
     }
 
-    /// One address per tensor of the model, inputs first.
-    fn find(&self, job: &Job) -> Result<Vec<u64>, EngineError> {
+    /// One address per tensor of the model, inputs first. Outputs behind the first `known` have
+    /// none.
+    fn find(&self, job: &Job, known: usize) -> Result<Vec<u64>, EngineError> {
         let (inputs, outputs) = (&job.binding.inputs, &job.binding.outputs);
         let mut addresses = Vec::with_capacity(inputs.len() + outputs.len());
         let in_slot = self.request == Way::InPlace && self.picture.is_none();
@@ -171,6 +177,7 @@ impl Places {
         }
         for (index, tensor) in outputs.iter().enumerate() {
             addresses.push(match self.reply {
+                _ if index >= known => NOT_BOUND,
                 Way::InPlace => address(job.output(index)?)?,
                 _ => part(self.staging.reply(), tensor.offset, tensor.bytes)?,
             });
@@ -182,13 +189,26 @@ impl Places {
         &self.addresses
     }
 
-    /// Whether the driver copies while the calling thread waits.
-    pub(super) fn copies_wait(&self) -> bool {
-        self.staged.is_some_and(|it| it.memory == HostMemory::Pageable)
+    /// Where each output is to be; `None` where the library finds the memory.
+    pub(super) fn outputs(&self, job: &Job) -> impl Iterator<Item = Option<u64>> {
+        let outputs = self.addresses.iter().skip(job.binding.inputs.len());
+        outputs.map(|&address| (address != NOT_BOUND).then_some(address))
     }
 
-    /// Copies the payload to pinned memory, where a copy engine cannot read it where it lies; how
-    /// long that took.
+    /// Leaves it to the library to find memory for every output.
+    pub(super) fn forget_outputs(&mut self, job: &Job) {
+        for address in self.addresses.iter_mut().skip(job.binding.inputs.len()) {
+            *address = NOT_BOUND;
+        }
+    }
+
+    /// Whether the calling thread waits for the device while the payload is copied.
+    pub(super) fn copies_wait(&self) -> bool {
+        self.copies_wait
+    }
+
+    /// Copies the payload to pinned memory, where a copy engine cannot read it where it lies, or it
+    /// holds booleans; how long that took.
     pub(super) fn fill(&self, job: &Job) -> Result<Option<Duration>, MemoryError> {
         if self.request != Way::Bounce {
             return Ok(None);
@@ -197,6 +217,12 @@ impl Places {
         let bytes = job.arrival.payload_bytes;
         let mut to = self.staging.bounce_in().ok_or_else(no_bounce)?;
         to.view_mut().copy_from(&job.arrival.slot.request(), bytes)?;
+        for tensor in job.binding.inputs.iter().filter(|it| it.dtype == DType::Bool) {
+            let (at, mut booleans) = (long(tensor.offset), vec![0; long(tensor.bytes)]);
+            to.view().part(0, bytes)?.copy_out(at, &mut booleans)?;
+            only_true_and_false(&mut booleans);
+            to.view_mut().copy_in(at, &booleans)?;
+        }
         Ok(Some(start.elapsed()))
     }
 
@@ -210,6 +236,34 @@ impl Places {
     }
 }
 
+/// The way of a payload, given how it can come to the device.
+fn of_request(way: Way, inputs: &[BoundTensor], floats_are_plain: bool) -> Way {
+    // A byte other than 0 and 1 is no boolean, and a kernel may do anything with it.
+    if inputs.iter().any(|tensor| tensor.dtype == DType::Bool) {
+        return Way::Bounce;
+    }
+    unless_peers_may_write(way, inputs, floats_are_plain)
+}
+
+/// The way of a reply, given how it can come from the device.
+fn of_reply(way: Way, outputs: &[BoundTensor], floats_are_plain: bool) -> Way {
+    // A model may go on computing with what is also an output.
+    unless_peers_may_write(way, outputs, floats_are_plain)
+}
+
+/// A peer may write a slot on the device at any time: what may be an index or a size is not used
+/// there.
+fn unless_peers_may_write(way: Way, tensors: &[BoundTensor], floats_are_plain: bool) -> Way {
+    let plain = floats_are_plain && tensors.iter().all(|tensor| tensor.dtype.is_float());
+    if way == Way::InPlace && !plain { Way::Copy } else { way }
+}
+
+/// Pinned memory for so many bytes that go this way. There is some where there are none: a
+/// payload without bytes goes the same way.
+fn bounce_bytes(way: Way, bytes: usize) -> usize {
+    if way == Way::Bounce { bytes.max(1) } else { 0 }
+}
+
 fn drain(job: &mut Job, staging: &Staging) -> Result<Duration, MemoryError> {
     let start = Instant::now();
     let bytes = long(job.binding.reply_bytes());
@@ -218,39 +272,35 @@ fn drain(job: &mut Job, staging: &Staging) -> Result<Duration, MemoryError> {
     Ok(start.elapsed())
 }
 
-fn no_bounce() -> MemoryError {
+pub(super) fn no_bounce() -> MemoryError {
     MemoryError::Layout { what: "no pinned memory for what is not registered".to_owned() }
 }
 
 /// Saturates: no memory is that long, and whoever asks for it is refused.
-fn long(bytes: u64) -> usize {
+pub(super) fn long(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
-}
-
-fn ns(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Adds what the host did to what the device did for a stage.
 pub(super) fn add(times: &mut StageTimes, stage: Stage, by_host: Option<Duration>) {
     if let Some(by_host) = by_host {
-        times.set(stage, times.of(stage).unwrap_or(0).saturating_add(ns(by_host)));
+        times.set(stage, times.of(stage).unwrap_or(0).saturating_add(nanos(by_host)));
     }
 }
 
 /// What host memory is to the device for this request, and why.
 fn stage(job: &Job, payload: &View<'_>, others: usize, kernels: bool) -> Staged {
     let bytes = job.prepared.as_ref().map_or(job.arrival.payload_bytes, Region::bytes);
-    let (memory, why) = match job.memory {
-        MemoryChoice::Always(HostMemory::Pageable) => (HostMemory::Pageable, Why::Asked),
-        _ if payload.device().is_none() => (HostMemory::Pinned, Why::Unregistered),
-        MemoryChoice::Always(memory) => (memory, Why::Asked),
-        MemoryChoice::Auto if !kernels => (HostMemory::Pinned, Why::Busy),
-        MemoryChoice::Auto if bytes > LARGE_BYTES => (HostMemory::Pinned, Why::Large),
-        MemoryChoice::Auto if others > 0 => (HostMemory::Pinned, Why::Busy),
-        MemoryChoice::Auto => (HostMemory::Mapped, Why::Idle),
-    };
-    Staged { memory, why }
+    let is_large = bytes > LARGE_BYTES;
+    Staged::choose(job.memory, payload.device().is_some(), || {
+        if kernels && is_large {
+            (HostMemory::Pinned, Why::Large)
+        } else if !kernels || others > 0 {
+            (HostMemory::Pinned, Why::Busy)
+        } else {
+            (HostMemory::Mapped, Why::Idle)
+        }
+    })
 }
 
 fn unreachable_memory() -> EngineError {
@@ -266,4 +316,44 @@ fn part(view: View<'_>, offset: u64, bytes: u64) -> Result<u64, EngineError> {
         return Err(unreachable_memory());
     };
     address(view.part(at, len)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tensor(dtype: DType) -> BoundTensor {
+        BoundTensor { name: "x".into(), dtype, shape: vec![1], offset: 0, bytes: 1, open: false }
+    }
+
+    const WAYS: [Way; 4] = [Way::InPlace, Way::Copy, Way::Bounce, Way::Kernel];
+
+    #[test]
+    fn plain_floats_alone_are_used_where_a_peer_may_write() {
+        let (float, index) = (tensor(DType::F32), tensor(DType::I64));
+        for way in WAYS {
+            let copied = if way == Way::InPlace { Way::Copy } else { way };
+            for of in [of_request, of_reply] {
+                assert_eq!(of(way, std::slice::from_ref(&float), true), way);
+                assert_eq!(of(way, std::slice::from_ref(&float), false), copied);
+                assert_eq!(of(way, &[float.clone(), index.clone()], true), copied);
+            }
+        }
+    }
+
+    #[test]
+    fn booleans_come_by_the_host_and_go_as_they_are() {
+        let (float, boolean) = (tensor(DType::F32), tensor(DType::Bool));
+        for way in WAYS {
+            assert_eq!(of_request(way, &[float.clone(), boolean.clone()], true), Way::Bounce);
+            let copied = if way == Way::InPlace { Way::Copy } else { way };
+            assert_eq!(of_reply(way, std::slice::from_ref(&boolean), true), copied);
+        }
+    }
+
+    #[test]
+    fn what_has_no_bytes_has_a_place_to_come_by() {
+        assert_eq!((bounce_bytes(Way::Bounce, 0), bounce_bytes(Way::Bounce, 9)), (1, 9));
+        assert_eq!(bounce_bytes(Way::Copy, 9), 0);
+    }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ferry_core::{BoundSignature, Signature, TensorSpec, error_text};
+use ferry_core::{BoundSignature, Signature, error_text};
 use ferry_cuda::{Arena, Device, Kernels, Priority, Runner};
 use ferry_engine::{EngineError, FileDigest, check_binding};
 use ferry_onnx_file::GraphProto;
@@ -18,6 +18,7 @@ use super::native::{Bound, RunOptions, SessionStream};
 use crate::external::Weights;
 use crate::file::{EXPORT_AGAIN, ModelFile, one_line, unusable};
 use crate::graph;
+use crate::ort::declarations::Declarations;
 use crate::ort::model::{floats_are_plain, signature_of};
 use crate::ort::native::commit_from_memory;
 use crate::runtime::{self, Opened, Search};
@@ -69,6 +70,9 @@ pub struct CudaOptions {
     pub beside_urgent: usize,
     /// When an instance says that a request is done.
     pub completion: Completion,
+    /// Whether the places of outputs are filled with a pattern before each run, so that what is not
+    /// written shows: for tests.
+    pub poison: bool,
 }
 
 impl Default for CudaOptions {
@@ -80,6 +84,7 @@ impl Default for CudaOptions {
             streams: 4,
             beside_urgent: 1,
             completion: Completion::Poll,
+            poison: cfg!(debug_assertions),
         }
     }
 }
@@ -96,6 +101,8 @@ pub struct CudaModel {
     device: Arc<Device>,
     weights: Arc<Arena>,
     run_options: RunOptions,
+    recording_options: RunOptions,
+    declarations: Declarations,
     /// The session's own stream, on which runs are made or recorded, one at a time.
     runner: Mutex<Runner>,
     /// Whether all of the model can run on the device and be recorded, as far as is known.
@@ -130,13 +137,12 @@ impl CudaModel {
         let weights = Arc::new(Arena::new(&device));
         let load =
             |graphs| with_arena(&weights, || commit(&file, library, options, &runner, graphs));
-        // With graphs the library refuses a model of which a part would run on the CPU. It does
-        // not refuse one whose tensors are as large as values say, and a graph of that one would
-        // go on with the sizes of the request that it was recorded with.
+        // With graphs the library refuses a model of which a part would run on the CPU. What else
+        // a graph would not repeat, it does not refuse.
         let proto = graph::read(&file.model).map_err(|why| unusable(path, why, EXPORT_AGAIN))?;
         let graph = proto.graph.as_ref();
-        let why = match graph.and_then(graph::waits_for_values) {
-            Some(op) => Err(format!("{op} gives as many elements as the values of its input say")),
+        let why = match graph.and_then(unrepeatable) {
+            Some(why) => Err(why),
             None => load(true).map_err(|why| one_line(why.message())),
         };
         let (session, graphs) = match why {
@@ -147,16 +153,12 @@ impl CudaModel {
             }
         };
         let signature = signature_of(&file, &session)?;
-        if let Some(why) = unwritten(graph, &signature) {
-            let fix = "use device = \"cpu\", or export the model without that";
-            return Err(unusable(path, why, fix));
-        }
         let floats_are_plain = floats_are_plain(&file)?;
         let kernels = Kernels::of(&device)
             .inspect_err(|error| tracing::warn!(%error, "no picture kernel, no mapped memory"))
             .ok();
-        let run_options = RunOptions::new()
-            .map_err(|error| unusable(path, one_line(error.message()), EXPORT_AGAIN))?;
+        let no_options =
+            |error: ort::Error| unusable(path, one_line(error.message()), EXPORT_AGAIN);
         Ok(CudaModel {
             path: path.to_owned(),
             options,
@@ -166,7 +168,9 @@ impl CudaModel {
             session: Arc::new(session),
             device,
             weights,
-            run_options,
+            run_options: RunOptions::of_run().map_err(no_options)?,
+            recording_options: RunOptions::of_recording().map_err(no_options)?,
+            declarations: Declarations::default(),
             runner: Mutex::new(runner),
             graphs: AtomicBool::new(graphs),
             floats_are_plain,
@@ -214,9 +218,29 @@ impl CudaModel {
         self.floats_are_plain
     }
 
-    /// Whether requests run as recorded graphs.
+    /// Whether requests run as recorded graphs. Those of a model with an output that is open do
+    /// not: see [`BoundTensor::open`](ferry_core::BoundTensor::open).
     pub fn has_graphs(&self) -> bool {
-        self.graphs.load(Ordering::Relaxed)
+        self.graphs.load(Ordering::Relaxed) && self.signature.open_output().is_none()
+    }
+
+    /// Whether requests of these shapes do. A graph has one size for each tensor.
+    pub(super) fn records(&self, shapes: &BoundSignature) -> bool {
+        let graphs = self.graphs.load(Ordering::Relaxed);
+        graphs && self.known_outputs(shapes) == shapes.outputs.len()
+    }
+
+    /// How many outputs, from the first on, have a place before the model has run.
+    pub(super) fn known_outputs(&self, shapes: &BoundSignature) -> usize {
+        if self.declarations.are_wrong() {
+            return 0;
+        }
+        shapes.outputs.iter().take_while(|output| !output.open).count()
+    }
+
+    /// Whether the model keeps to the shapes that it declares.
+    pub(super) fn declarations(&self) -> &Declarations {
+        &self.declarations
     }
 
     /// From now on requests run without graphs, one at a time.
@@ -255,6 +279,10 @@ impl CudaModel {
         &self.run_options
     }
 
+    pub(super) fn recording_options(&self) -> &RunOptions {
+        &self.recording_options
+    }
+
     pub(super) fn bind(
         &self,
         shapes: &BoundSignature,
@@ -266,20 +294,15 @@ impl CudaModel {
     }
 }
 
-/// Why an output of the model might not be in the memory that is bound for it.
-fn unwritten(graph: Option<&GraphProto>, signature: &Signature) -> Option<String> {
-    // The library hands out the input itself.
-    let is_input =
-        |output: &&TensorSpec| signature.inputs.iter().any(|input| input.name == output.name);
-    if let Some(output) = signature.outputs.iter().find(is_input) {
-        return Some(format!("output {output} is an input of the model"));
+/// What of a model a recorded graph would not repeat, though the library records it.
+fn unrepeatable(graph: &GraphProto) -> Option<String> {
+    // It would go on with the sizes of the request that it was recorded with.
+    if let Some(op) = graph::waits_for_values(graph) {
+        return Some(format!("{op} gives as many elements as the values of its input say"));
     }
-    // It is written while a run is set up, which a recorded graph does not repeat.
-    if let Some(output) = graph.and_then(graph::of_no_value) {
-        return Some(format!("output {output} depends on no value of an input"));
-    }
-    let output = signature.open_output()?;
-    Some(format!("how large output {output} is shows only when the model has run"))
+    // The library writes it while a run is set up, on a stream of its own.
+    graph::of_no_value(graph)
+        .map(|output| format!("output {output} depends on no value of an input"))
 }
 
 fn refused(path: &Path, error: &ort::Error) -> EngineError {

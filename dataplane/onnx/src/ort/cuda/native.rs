@@ -1,6 +1,6 @@
 //! The calls that Rust cannot check: tensors bound by device address, and runs of them.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::ptr::NonNull;
 use std::sync::{Arc, MutexGuard};
 
@@ -12,10 +12,13 @@ use ort::session::{IoBinding, Session};
 use ort::sys::{OrtRunOptions, OrtValue};
 
 use super::model::CudaModel;
-use crate::ort::native::element_type;
+use crate::ort::native::given::{Left, Value};
+use crate::ort::native::{bind_open, check, element_type};
 
-/// How every run is made: the library records no graph of its own, and does not wait for the
-/// device.
+/// Stands for the address of an output for which the library is to find memory.
+pub(super) const NOT_BOUND: u64 = 0;
+
+/// How runs are made: the library records no graph of its own.
 #[derive(Debug)]
 pub(super) struct RunOptions(NonNull<OrtRunOptions>);
 
@@ -25,27 +28,35 @@ unsafe impl Send for RunOptions {}
 unsafe impl Sync for RunOptions {}
 
 impl RunOptions {
-    pub(super) fn new() -> ort::Result<RunOptions> {
+    /// Of runs that end when the device is done. Only they free what the library has copied to the
+    /// device meanwhile.
+    pub(super) fn of_run() -> ort::Result<RunOptions> {
+        RunOptions::new(&[NO_GRAPH_OF_ITS_OWN])
+    }
+
+    /// Of runs that are recorded: nobody can wait for the device then.
+    pub(super) fn of_recording() -> ort::Result<RunOptions> {
+        let no_wait = (c"disable_synchronize_execution_providers", c"1");
+        RunOptions::new(&[NO_GRAPH_OF_ITS_OWN, no_wait])
+    }
+
+    fn new(entries: &[(&CStr, &CStr)]) -> ort::Result<RunOptions> {
         let mut options = std::ptr::null_mut();
         // SAFETY: a place of ours; released in `drop`.
-        let status = unsafe { (ort::api().CreateRunOptions)(&raw mut options) };
-        // SAFETY: the status was just given to us by the C API and nobody else owns it.
-        unsafe { ort::Error::result_from_status(status) }?;
+        check(unsafe { (ort::api().CreateRunOptions)(&raw mut options) })?;
         let options = NonNull::new(options).ok_or_else(|| ort::Error::new("no run options"))?;
         let options = RunOptions(options);
-        for (key, value) in
-            [(c"gpu_graph_id", c"-1"), (c"disable_synchronize_execution_providers", c"1")]
-        {
+        for (key, value) in entries {
             // SAFETY: alive, and two texts that end in NUL and are copied.
-            let status = unsafe {
+            check(unsafe {
                 (ort::api().AddRunConfigEntry)(options.0.as_ptr(), key.as_ptr(), value.as_ptr())
-            };
-            // SAFETY: as above.
-            unsafe { ort::Error::result_from_status(status) }?;
+            })?;
         }
         Ok(options)
     }
 }
+
+const NO_GRAPH_OF_ITS_OWN: (&CStr, &CStr) = (c"gpu_graph_id", c"-1");
 
 impl Drop for RunOptions {
     fn drop(&mut self) {
@@ -67,7 +78,8 @@ impl std::fmt::Debug for Bound {
 }
 
 impl Bound {
-    /// Binds one address per tensor of `shapes`, inputs first. Nothing is read or written yet.
+    /// Binds one address per tensor of `shapes`, inputs first; where that of an output is
+    /// [`NOT_BOUND`], the library finds the memory. Nothing is read or written yet.
     pub(super) fn new(
         session: &Arc<Session>,
         device: &Device,
@@ -87,30 +99,41 @@ impl Bound {
         let named = signature.inputs.iter().zip(&shapes.inputs).zip(inputs);
         for ((spec, tensor), &address) in named {
             let name = CString::new(spec.name.as_str())?;
-            let value = Value::over(&memory, tensor, address)?;
+            let value = over(&memory, tensor, address)?;
             // SAFETY: binding and value are alive, the name ends in NUL; the call keeps none of
             // the three pointers (it counts a reference to the value's content).
-            let status = unsafe {
-                (ort::api().BindInput)(binding.ptr().cast_mut(), name.as_ptr(), value.0.as_ptr())
-            };
-            // SAFETY: the status was just given to us by the C API and nobody else owns it.
-            unsafe { ort::Error::result_from_status(status) }?;
+            check(unsafe {
+                (ort::api().BindInput)(binding.ptr().cast_mut(), name.as_ptr(), value.as_ptr())
+            })?;
         }
         let named = signature.outputs.iter().zip(&shapes.outputs).zip(outputs);
         for ((spec, tensor), &address) in named {
             let name = CString::new(spec.name.as_str())?;
-            let value = Value::over(&memory, tensor, address)?;
+            if address == NOT_BOUND {
+                bind_open(&binding, &name, &memory)?;
+                continue;
+            }
+            let value = over(&memory, tensor, address)?;
             // SAFETY: as for inputs.
-            let status = unsafe {
-                (ort::api().BindOutput)(binding.ptr().cast_mut(), name.as_ptr(), value.0.as_ptr())
-            };
-            // SAFETY: as for inputs.
-            unsafe { ort::Error::result_from_status(status) }?;
+            check(unsafe {
+                (ort::api().BindOutput)(binding.ptr().cast_mut(), name.as_ptr(), value.as_ptr())
+            })?;
         }
         Ok(Bound { session: Arc::clone(session), binding })
     }
 
-    /// Puts a run on the session's stream; does not wait for it.
+    /// The outputs that the last run left elsewhere than where they were bound. `shapes` and
+    /// `addresses` are those of [`Bound::new`].
+    pub(super) fn left(&self, shapes: &BoundSignature, addresses: &[u64]) -> ort::Result<Left> {
+        let outputs = addresses.get(shapes.inputs.len()..).unwrap_or_default().iter();
+        let bound = outputs.map(|&address| match address {
+            NOT_BOUND => Ok(None),
+            address => usize::try_from(address).map(Some).map_err(ort::Error::wrap),
+        });
+        Left::by(&self.binding, &shapes.outputs, &bound.collect::<ort::Result<Vec<_>>>()?)
+    }
+
+    /// Runs the session as `options` say.
     ///
     /// # Safety
     /// Every address of [`Bound::new`] is the start of device memory as long as its tensor, which
@@ -119,15 +142,13 @@ impl Bound {
     unsafe fn run(&self, options: &RunOptions) -> ort::Result<()> {
         // SAFETY: session, options and binding are alive and belong together; the rest is the
         // caller's argument.
-        let status = unsafe {
+        check(unsafe {
             (ort::api().RunWithBinding)(
                 self.session.ptr().cast_mut(),
                 options.0.as_ptr(),
                 self.binding.ptr(),
             )
-        };
-        // SAFETY: the status was just given to us by the C API and nobody else owns it.
-        unsafe { ort::Error::result_from_status(status) }
+        })
     }
 }
 
@@ -148,8 +169,17 @@ impl<'a> SessionStream<'a> {
         self.runner.stream()
     }
 
-    /// Puts a run on the stream; does not wait for it.
+    /// Runs the model, and waits for the device.
     pub(super) fn run(&self, bound: &Bound) -> ort::Result<()> {
+        self.run_as(bound, self.model.run_options())
+    }
+
+    /// Puts a run on the stream, which records it.
+    pub(super) fn record(&self, bound: &Bound) -> ort::Result<()> {
+        self.run_as(bound, self.model.recording_options())
+    }
+
+    fn run_as(&self, bound: &Bound, options: &RunOptions) -> ort::Result<()> {
         if !Arc::ptr_eq(&bound.session, self.model.session()) {
             return Err(ort::Error::new("tensors that were bound for another session"));
         }
@@ -157,43 +187,29 @@ impl<'a> SessionStream<'a> {
         // long as the binding says, in a slot or staging memory that the caller holds until the
         // stream is done. It is of this session, of which there is one stream, and that is locked:
         // nobody else runs the session.
-        unsafe { bound.run(self.model.run_options()) }
+        unsafe { bound.run(options) }
     }
 }
 
 /// A tensor over device memory, for as long as it takes to bind it.
-struct Value(NonNull<OrtValue>);
-
-impl Value {
-    fn over(memory: &MemoryInfo<'_>, tensor: &BoundTensor, address: u64) -> ort::Result<Value> {
-        let shape = tensor.shape.iter().map(|&dim| i64::try_from(dim));
-        let shape = shape.collect::<Result<Vec<i64>, _>>().map_err(ort::Error::wrap)?;
-        let address = usize::try_from(address).map_err(ort::Error::wrap)?;
-        let bytes = usize::try_from(tensor.bytes).map_err(ort::Error::wrap)?;
-        let mut value: *mut OrtValue = std::ptr::null_mut();
-        // SAFETY: the call stores the address and reads nothing behind it. Shape and length are
-        // copied or checked against each other by the call. `value` is a place of ours.
-        let status = unsafe {
-            (ort::api().CreateTensorWithDataAsOrtValue)(
-                memory.ptr(),
-                std::ptr::without_provenance_mut(address),
-                bytes,
-                shape.as_ptr(),
-                shape.len(),
-                element_type(tensor.dtype),
-                &raw mut value,
-            )
-        };
-        // SAFETY: the status was just given to us by the C API and nobody else owns it.
-        unsafe { ort::Error::result_from_status(status) }?;
-        NonNull::new(value).map(Value).ok_or_else(|| ort::Error::new("no tensor was made"))
-    }
-}
-
-impl Drop for Value {
-    fn drop(&mut self) {
-        // SAFETY: made in `over`, ours, not used again; ONNX Runtime does not free memory that it
-        // was given by address.
-        unsafe { (ort::api().ReleaseValue)(self.0.as_ptr()) };
-    }
+fn over(memory: &MemoryInfo<'_>, tensor: &BoundTensor, address: u64) -> ort::Result<Value> {
+    let shape = tensor.shape.iter().map(|&dim| i64::try_from(dim));
+    let shape = shape.collect::<Result<Vec<i64>, _>>().map_err(ort::Error::wrap)?;
+    let address = usize::try_from(address).map_err(ort::Error::wrap)?;
+    let bytes = usize::try_from(tensor.bytes).map_err(ort::Error::wrap)?;
+    let mut value: *mut OrtValue = std::ptr::null_mut();
+    // SAFETY: the call stores the address and reads nothing behind it. Shape and length are
+    // copied or checked against each other by the call. `value` is a place of ours.
+    check(unsafe {
+        (ort::api().CreateTensorWithDataAsOrtValue)(
+            memory.ptr(),
+            std::ptr::without_provenance_mut(address),
+            bytes,
+            shape.as_ptr(),
+            shape.len(),
+            element_type(tensor.dtype),
+            &raw mut value,
+        )
+    })?;
+    Value::own(value).ok_or_else(|| ort::Error::new("no tensor was made"))
 }

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ferry_core::{Stage, StageTimes};
 use ferry_cuda::Flight;
 use ferry_engine::{EngineError, Finished, Job};
 
 use super::context::{Context, RecordError};
 use super::error::flown;
-use super::held::{Held, Places, add};
+use super::held::{Held, Places};
 use super::model::CudaModel;
+use super::plain::run_to_end;
 use super::steps;
 
 /// What is to be started.
@@ -28,7 +28,7 @@ pub(super) type Launched = Result<Flight<Held>, Box<Finished>>;
 impl Start {
     /// Whether [`launch`] may take long, and is not for the thread that drives the streams.
     pub(super) fn is_slow(&self, model: &CudaModel, context: &Context) -> bool {
-        !model.has_graphs()
+        !model.records(&self.job.binding)
             || self.places.copies_wait()
             || !context.has(&self.job.binding, self.places.addresses())
     }
@@ -37,7 +37,7 @@ impl Start {
 /// Puts a request on its stream. Records the model for these addresses if it was not yet; one that
 /// cannot be recorded runs to its end.
 pub(super) fn launch(model: &Arc<CudaModel>, context: &mut Context, start: Start) -> Launched {
-    if !model.has_graphs() {
+    if !model.records(&start.job.binding) {
         return Err(run_to_end(model, context, start));
     }
     match context.record(model, &start.job.binding, start.places.addresses()) {
@@ -56,50 +56,16 @@ pub(super) fn launch(model: &Arc<CudaModel>, context: &mut Context, start: Start
     };
     let held = Held::new(job, &places, model, context, waited, filled);
     let kernels = model.kernels().map(|kernels| &**kernels);
-    let Some((runner, graph)) = context.graph(places.addresses()) else {
+    let Some((runner, recorded)) = context.graph(places.addresses()) else {
         let error = EngineError::Run("a graph that was just made is gone".to_owned());
         return Err(over(held.into_job(), error));
     };
-    let parts = steps::Parts { places: &places, kernels, graph };
+    let poison = model.options().poison;
+    let parts = steps::Parts { places: &places, kernels, recorded, poison };
     let started = runner.start(held, |held, plan| steps::enqueue(plan, &held.job, &parts));
     started.map_err(|(held, error)| over(held.into_job(), flown(error)))
 }
 
 fn over(job: Job, error: EngineError) -> Box<Finished> {
     Box::new(Finished { job, outcome: Err(error) })
-}
-
-fn run_to_end(model: &CudaModel, context: &mut Context, start: Start) -> Box<Finished> {
-    let mut start = start;
-    let outcome = run_plainly(model, context, &mut start);
-    Box::new(Finished { job: start.job, outcome })
-}
-
-/// Runs a request without a graph, and waits for it.
-fn run_plainly(
-    model: &CudaModel,
-    context: &mut Context,
-    start: &mut Start,
-) -> Result<StageTimes, EngineError> {
-    let Start { job, places, since } = start;
-    let waited = since.map_or(Duration::ZERO, |since| since.elapsed());
-    let kernels = model.kernels().map(|kernels| &**kernels);
-    let filled = places.fill(job)?;
-    let way = steps::Half::In;
-    let mut times =
-        steps::copy_and_wait(&mut context.runner, job, places, kernels, way).map_err(flown)?;
-    add(&mut times, Stage::Queue, Some(waited));
-    add(&mut times, Stage::CopyIn, filled);
-    let begun = Instant::now();
-    context.run_plainly(model, &job.binding, places.addresses())?;
-    add(&mut times, Stage::Infer, Some(begun.elapsed()));
-    let way = steps::Half::Out;
-    let out =
-        steps::copy_and_wait(&mut context.runner, job, places, kernels, way).map_err(flown)?;
-    for stage in [Stage::CopyOut, Stage::Postprocess] {
-        times.put(stage, out.of(stage));
-    }
-    add(&mut times, Stage::CopyOut, places.drain(job)?);
-    times.set_staged(places.staged);
-    Ok(times)
 }

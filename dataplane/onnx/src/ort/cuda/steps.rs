@@ -1,16 +1,23 @@
 //! What is put on a stream for a request: the ways of its bytes, and the model's graph.
 
-use ferry_core::{Stage, StageTimes};
-use ferry_cuda::{FlightError, Graph, Kernels, Plan, Runner};
+use ferry_core::{BoundTensor, Stage, StageTimes};
+use ferry_cuda::{Flight, FlightError, Kernels, Plan, Runner};
 use ferry_engine::Job;
 
-use super::held::{Places, Way};
+use super::context::Recorded;
+use super::held::{Places, Way, long};
+use crate::ort::native::given::Left;
+
+/// What the places of outputs hold before a run that is to write them all, where that is tested.
+const POISON: u8 = 0xA5;
 
 /// What a request takes beside its job.
 pub(super) struct Parts<'a> {
     pub(super) places: &'a Places,
     pub(super) kernels: Option<&'a Kernels>,
-    pub(super) graph: &'a Graph,
+    pub(super) recorded: &'a Recorded,
+    /// Whether the places of outputs are filled before.
+    pub(super) poison: bool,
 }
 
 /// Puts one request on a stream: its copies, and the graph, each with a mark behind it.
@@ -20,11 +27,19 @@ pub(super) fn enqueue(
     parts: &Parts<'_>,
 ) -> Result<(), FlightError> {
     come(plan, job, parts.places, parts.kernels)?;
+    if parts.poison {
+        poison(plan, job, parts.places)?;
+    }
     // SAFETY: the graph was recorded for the addresses of `places`, which are those of the job's
     // slot and of the stream's staging memory, and uses the stream's workspace and the model's
     // weights. The flight keeps job, staging memory, workspace and model. One stream runs one
     // thing at a time, and no other stream uses this workspace.
-    unsafe { plan.graph(parts.graph) }?;
+    unsafe { plan.graph(&parts.recorded.graph) }?;
+    for stray in &parts.recorded.strays {
+        // SAFETY: as for the graph: both are among what it was recorded with, and the library had
+        // a tensor as long as the output at `from` when the recorded run was over.
+        unsafe { plan.stream().copy(stray.to, stray.from, stray.bytes) }?;
+    }
     plan.mark(Stage::Infer)?;
     go(plan, job, parts.places, parts.kernels)
 }
@@ -113,10 +128,44 @@ fn go(
     }
 }
 
+/// Fills the places of outputs with what no model gives.
+fn poison(plan: &mut Plan<'_>, job: &Job, places: &Places) -> Result<(), FlightError> {
+    let outputs: &[BoundTensor] = &job.binding.outputs;
+    for (tensor, place) in outputs.iter().zip(places.outputs(job)) {
+        let Some(place) = place else { continue };
+        // SAFETY: the place of an output, as long as that, which is the model's to write.
+        unsafe { plan.stream().fill(place, POISON, long(tensor.bytes)) }?;
+    }
+    Ok(())
+}
+
+/// Copies the outputs of a run from where it left them to their places in the reply.
+fn gather(plan: &mut Plan<'_>, job: &Job, places: &Places, left: &Left) -> Result<(), FlightError> {
+    let bounce = places.staging.bounce_out().filter(|_| places.reply == Way::Bounce);
+    for (index, bound) in places.outputs(job).enumerate() {
+        let slot = job.output(index)?;
+        let to = match &bounce {
+            Some(bounce) => bounce.part(job.output_offset(index)?, slot.bytes())?,
+            None => slot,
+        };
+        let Some(from) = left.get(index).map(|given| given.address as u64).or(bound) else {
+            continue;
+        };
+        let is_there = to.device().is_some_and(|it| it.address == from);
+        if is_there || to.bytes() == 0 {
+            continue;
+        }
+        // SAFETY: as in `come`. From `from` on, the library has a tensor of the shape that the
+        // output's place was made for, which the flight keeps, or a place that was bound for it.
+        unsafe { plan.copy_from(&to, from) }?;
+    }
+    plan.mark(Stage::CopyOut)
+}
+
 /// One of the two ways of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Half {
-    In,
+    In { poison: bool },
     Out,
 }
 
@@ -130,10 +179,30 @@ pub(super) fn copy_and_wait(
 ) -> Result<StageTimes, FlightError> {
     // `job` and `places` are borrowed until it is over, so the flight need not keep them.
     let started = runner.start((), |(), plan| match half {
-        Half::In => come(plan, job, places, kernels),
+        Half::In { poison: poisoned } => {
+            come(plan, job, places, kernels)?;
+            if poisoned { poison(plan, job, places) } else { Ok(()) }
+        }
         Half::Out => go(plan, job, places, kernels),
     });
     let flight = started.map_err(|((), error)| error)?;
-    let ((), times) = flight.finish(runner);
+    wait(flight, runner)
+}
+
+/// Brings the outputs of a run to their places in the reply, and waits for it.
+pub(super) fn gather_and_wait(
+    runner: &mut Runner,
+    job: &Job,
+    places: &Places,
+    left: Left,
+) -> Result<StageTimes, FlightError> {
+    // The flight keeps what is the library's; the rest is borrowed until it is over.
+    let started = runner.start(left, |left, plan| gather(plan, job, places, left));
+    let flight = started.map_err(|(_left, error)| error)?;
+    wait(flight, runner)
+}
+
+fn wait<K>(flight: Flight<K>, runner: &mut Runner) -> Result<StageTimes, FlightError> {
+    let (_kept, times) = flight.finish(runner);
     Ok(times?)
 }

@@ -6,9 +6,10 @@
 
 use std::borrow::Cow;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
-use ferry_core::DType;
-use ferry_engine::EngineError;
+use ferry_core::{BoundTensor, DType};
+use ferry_engine::{EngineError, Job};
 use ferry_memory::View;
 use ort::AsPointer;
 use ort::session::IoBinding;
@@ -48,8 +49,67 @@ pub(crate) struct Given {
     pub(crate) bytes: usize,
 }
 
+/// The outputs of one run that are not where they were bound.
+#[derive(Debug)]
+pub(crate) struct Left(Vec<(usize, Given)>);
+
+impl Left {
+    /// Those of the last run of `binding`. `bound` has the address of each output; `None` where the
+    /// library found the memory.
+    pub(crate) fn by(
+        binding: &IoBinding,
+        outputs: &[BoundTensor],
+        bound: &[Option<usize>],
+    ) -> ort::Result<Left> {
+        let values = outputs_of(binding)?;
+        if values.len() != outputs.len() {
+            let told = format!("{} outputs were bound, and {} came", outputs.len(), values.len());
+            return Err(ort::Error::new(told));
+        }
+        let mut left = Vec::new();
+        for (index, ((tensor, bound), value)) in outputs.iter().zip(bound).zip(values).enumerate() {
+            let is_ours = match bound {
+                // Without elements any address will do.
+                Some(_) if tensor.bytes == 0 => value.shape(tensor.dtype)? == tensor.shape,
+                Some(ours) => value.address()? == *ours,
+                None => false,
+            };
+            if !is_ours {
+                left.push((index, value.given(tensor.dtype)?));
+            }
+        }
+        Ok(Left(left))
+    }
+
+    /// With the index of each, in the model's order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &Given)> + Clone {
+        self.0.iter().map(|(index, given)| (*index, given))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn get(&self, index: usize) -> Option<&Given> {
+        self.iter().find(|(at, _)| *at == index).map(|(_, given)| given)
+    }
+
+    /// Gives a job's outputs the shapes that the run made them, and with them their places in the
+    /// reply.
+    ///
+    /// # Errors
+    /// As [`Job::place_outputs`].
+    pub(crate) fn place(&self, job: &mut Job) -> Result<(), EngineError> {
+        let agreed = Arc::clone(&job.binding);
+        let shapes = agreed.outputs.iter().enumerate().map(|(index, tensor)| {
+            self.get(index).map_or(tensor.shape.as_slice(), |given| given.shape.as_slice())
+        });
+        job.place_outputs(shapes)
+    }
+}
+
 /// The outputs of the last run of `binding`, in the order in which they were bound.
-pub(crate) fn outputs_of(binding: &IoBinding) -> ort::Result<Vec<Value>> {
+fn outputs_of(binding: &IoBinding) -> ort::Result<Vec<Value>> {
     let mut allocator: *mut OrtAllocator = std::ptr::null_mut();
     // SAFETY: a place of ours for a pointer to the library's own allocator, which lives as long as
     // the library.

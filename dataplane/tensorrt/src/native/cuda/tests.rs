@@ -77,7 +77,7 @@ fn signature() -> Signature {
 
 fn lanes(gpu: &Arc<CudaGpu>, contexts: usize) -> Lanes<CudaGpu, Copy> {
     let executions = std::iter::repeat_with(Copy::new).take(contexts).collect();
-    Lanes::new(gpu, signature(), [].into(), executions).unwrap()
+    Lanes::new(gpu, signature(), [].into(), true, executions).unwrap()
 }
 
 #[test]

@@ -7,7 +7,7 @@ use ferry_core::{Body, Frame, Generation, SessionId, Status};
 use ferry_memory::PeerId;
 
 use super::ShmListener;
-use crate::admitted::Refusal;
+use crate::admitted::{Refusal, no_hello};
 use crate::link::{Event, LinkError};
 use crate::shm::door::{Stranger, log_peer};
 use crate::shm::notices::Notice;
@@ -68,7 +68,7 @@ impl ShmListener {
         let hello = match received {
             Received::Message(Ok(hello)) if !self.door.admits(&stranger.socket) => {
                 let what = "a user of this machine who is not on the list of those that may";
-                Err(Refusal::Breach { session: hello.session, what })
+                Err(Refusal::Stranger { session: hello.session, what })
             }
             Received::Message(Ok(hello)) => self.check_hello(&hello),
             Received::Message(Err(error)) => Err(Refusal::Frame(error)),
@@ -94,7 +94,7 @@ impl ShmListener {
     fn check_hello(&mut self, hello: &Frame) -> Result<PeerId, Refusal> {
         let unknown = Refusal::Credentials(hello.session);
         let Body::Hello { token } = &hello.body else {
-            return Err(Refusal::Kind(hello.session));
+            return Err(no_hello(hello.session));
         };
         let peer = self.seats.peer_of(hello.session).ok_or(unknown.clone())?;
         let session = self.seats.of(peer).ok_or(unknown.clone())?;

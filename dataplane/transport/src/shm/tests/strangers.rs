@@ -23,7 +23,7 @@ fn wrong_hellos_are_refused_alike_and_lock_nobody_out() {
             hello(&old),
             Refusal::Generation { session: SessionId(1), named: Generation(2), now: Generation(3) },
         ),
-        (request(0, 1), Refusal::Kind(SessionId(1))),
+        (request(0, 1), no_hello(SessionId(1))),
     ];
     let mut server = Server::with_session();
     for (frame, expected) in cases {

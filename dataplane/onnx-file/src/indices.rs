@@ -4,7 +4,7 @@
 //! gives a wrong answer to that peer. Some make an index or a size of them, or sort them, and may
 //! read a float twice: once to check it, and once to use it.
 
-use crate::external::{BYTES, Message, fields};
+use crate::walk::{BYTES, Message, fields};
 
 /// ONNX's own operators that make an index or a size of a float, or put floats in order.
 const FROM_FLOATS: [&[u8]; 14] = [
@@ -32,7 +32,7 @@ const OWN_DOMAINS: [&[u8]; 2] = [b"", b"ai.onnx"];
 ///
 /// # Errors
 /// A text that says what is wrong: no protobuf, or graphs too deep within each other.
-pub(crate) fn from_floats(model: &[u8]) -> Result<Option<String>, String> {
+pub fn from_floats(model: &[u8]) -> Result<Option<String>, String> {
     find(Message::Model, model, 0)
 }
 

@@ -1,0 +1,177 @@
+//! The largest elements of an output, as texts.
+
+use bytes::Bytes;
+use ferry_core::DType;
+
+use crate::error::ApiError;
+use crate::serving::inline::InlineTensor;
+
+/// The type of such an output.
+pub(super) const DATATYPE: &str = "BYTES";
+
+/// Texts `VALUE:INDEX:LABEL`, or `VALUE:INDEX` where there is no label.
+#[derive(Debug)]
+pub(super) struct Classes {
+    pub(super) shape: Vec<u64>,
+    /// Each text behind its length in four bytes, the lowest first.
+    pub(super) contents: Bytes,
+}
+
+/// The `count` largest elements of an output, or all if it has fewer, of each item if it
+/// `has_batch`. Elements that are no numbers come last.
+///
+/// # Errors
+/// [`ApiError::Field`] for an output of truth values.
+pub(super) fn of(
+    output: &InlineTensor,
+    has_batch: bool,
+    labels: &[String],
+    count: u64,
+) -> Result<Classes, ApiError> {
+    let values = values(output).ok_or_else(|| {
+        let why = format!("{:?} is {}, which has no largest", output.name, output.dtype);
+        ApiError::field("classification", why)
+    })?;
+    let items = if has_batch { output.shape.first().copied().unwrap_or(1) } else { 1 };
+    let items_at_least_one = usize::try_from(items).unwrap_or(usize::MAX).max(1);
+    let of_item = values.len() / items_at_least_one;
+    let count = usize::try_from(count).unwrap_or(usize::MAX).min(of_item);
+    let mut contents = Vec::new();
+    for item in values.chunks_exact(of_item.max(1)) {
+        for (index, value) in largest(item, count) {
+            let label = labels.get(index).map(|label| format!(":{label}")).unwrap_or_default();
+            let text = format!("{value}:{index}{label}");
+            let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
+            contents.extend_from_slice(&length.to_le_bytes());
+            contents.extend_from_slice(text.as_bytes());
+        }
+    }
+    let count = count as u64;
+    let shape = if has_batch { vec![items, count] } else { vec![count] };
+    Ok(Classes { shape, contents: contents.into() })
+}
+
+/// An element: what it is compared by, and how it is written.
+#[derive(Clone, Copy, Debug)]
+enum Value {
+    Float(f64),
+    Integer(i128),
+}
+
+impl std::fmt::Display for Value {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            // As many digits as clients of the protocol are used to.
+            Value::Float(number) => write!(f, "{number:.6}"),
+            Value::Integer(number) => write!(f, "{number}"),
+        }
+    }
+}
+
+impl Value {
+    /// The larger one first.
+    fn before(&self, other: &Value) -> std::cmp::Ordering {
+        match (self, other) {
+            (Value::Integer(a), Value::Integer(b)) => b.cmp(a),
+            (Value::Float(a), Value::Float(b)) => a.is_nan().cmp(&b.is_nan()).then(b.total_cmp(a)),
+            // Elements of one tensor are of one kind.
+            _ => std::cmp::Ordering::Equal,
+        }
+    }
+}
+
+fn largest(item: &[Value], count: usize) -> Vec<(usize, Value)> {
+    let mut all: Vec<(usize, Value)> = item.iter().copied().enumerate().collect();
+    // Of equal ones the first comes first.
+    let order = |a: &(usize, Value), b: &(usize, Value)| a.1.before(&b.1).then(a.0.cmp(&b.0));
+    if count > 0 && count < all.len() {
+        all.select_nth_unstable_by(count - 1, order);
+    }
+    all.truncate(count);
+    all.sort_unstable_by(order);
+    all
+}
+
+fn values(output: &InlineTensor) -> Option<Vec<Value>> {
+    let bytes = &output.contents;
+    let float = |value: f32| Value::Float(value.into());
+    Some(match output.dtype {
+        DType::Bool => return None,
+        DType::I8 => each(bytes, |it| Value::Integer(i8::from_ne_bytes(it).into())),
+        DType::I16 => each(bytes, |it| Value::Integer(i16::from_ne_bytes(it).into())),
+        DType::I32 => each(bytes, |it| Value::Integer(i32::from_ne_bytes(it).into())),
+        DType::I64 => each(bytes, |it| Value::Integer(i64::from_ne_bytes(it).into())),
+        DType::U8 => each(bytes, |it| Value::Integer(u8::from_ne_bytes(it).into())),
+        DType::U16 => each(bytes, |it| Value::Integer(u16::from_ne_bytes(it).into())),
+        DType::U32 => each(bytes, |it| Value::Integer(u32::from_ne_bytes(it).into())),
+        DType::U64 => each(bytes, |it| Value::Integer(u64::from_ne_bytes(it).into())),
+        DType::F16 => each(bytes, |it| float(half::f16::from_ne_bytes(it).to_f32())),
+        DType::Bf16 => each(bytes, |it| float(half::bf16::from_ne_bytes(it).to_f32())),
+        DType::F32 => each(bytes, |it| float(f32::from_ne_bytes(it))),
+        DType::F64 => each(bytes, |it| Value::Float(f64::from_ne_bytes(it))),
+    })
+}
+
+fn each<const N: usize>(bytes: &[u8], one: impl Fn([u8; N]) -> Value) -> Vec<Value> {
+    bytes.as_chunks::<N>().0.iter().map(|chunk| one(*chunk)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn output(dtype: DType, shape: &[u64], contents: Vec<u8>) -> InlineTensor {
+        let (name, shape, contents) = ("y".to_owned(), shape.to_vec(), contents.into());
+        InlineTensor { name, dtype, shape, contents }
+    }
+
+    fn floats(values: &[f32]) -> Vec<u8> {
+        values.iter().flat_map(|it| it.to_ne_bytes()).collect()
+    }
+
+    fn texts(classes: &Classes) -> Vec<String> {
+        let (mut rest, mut texts) = (&classes.contents[..], Vec::new());
+        while let Some((length, behind)) = rest.split_first_chunk::<4>() {
+            let (text, behind) = behind.split_at(u32::from_le_bytes(*length) as usize);
+            texts.push(String::from_utf8(text.to_vec()).unwrap());
+            rest = behind;
+        }
+        texts
+    }
+
+    #[test]
+    fn the_largest_come_first_with_their_labels() {
+        let labels = ["cat", "dog", "owl"].map(str::to_owned);
+        let output = output(DType::F32, &[4], floats(&[0.25, f32::NAN, 0.5, 0.5]));
+        let classes = of(&output, false, &labels, 3).unwrap();
+        assert_eq!(texts(&classes), ["0.500000:2:owl", "0.500000:3", "0.250000:0:cat"]);
+        assert_eq!(classes.shape, [3]);
+        assert_eq!(texts(&of(&output, false, &[], u64::MAX).unwrap())[3], "NaN:1");
+    }
+
+    #[test]
+    fn each_item_of_a_batch_has_its_own() {
+        let output = output(DType::I8, &[2, 3], vec![1, 3, 2, 0xff, 0xfe, 0xfd]);
+        let classes = of(&output, true, &[], 2).unwrap();
+        assert_eq!(texts(&classes), ["3:1", "2:2", "-1:0", "-2:1"]);
+        assert_eq!(classes.shape, [2, 2]);
+    }
+
+    #[test]
+    fn halves_are_numbers_and_truth_has_no_largest() {
+        let halves = [half::f16::from_f32(-1.5), half::f16::from_f32(2.0)];
+        let bytes = halves.iter().flat_map(|it| it.to_ne_bytes()).collect();
+        let classes = of(&output(DType::F16, &[2], bytes), false, &[], 1).unwrap();
+        assert_eq!(texts(&classes), ["2.000000:1"]);
+        let told = of(&output(DType::Bool, &[1], vec![1]), false, &[], 1).unwrap_err();
+        assert!(told.to_string().contains("BOOL"), "{told}");
+    }
+
+    #[test]
+    fn tensors_without_elements_have_no_classes() {
+        for (shape, has_batch) in [(&[0, 3][..], true), (&[2, 0], true), (&[0], false)] {
+            let classes = of(&output(DType::F32, shape, Vec::new()), has_batch, &[], 5).unwrap();
+            assert!(classes.contents.is_empty(), "{shape:?}");
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! How a model is configured.
+
+use ferry_core::{DType, TensorSpec};
+use ferry_proto::oip::model_instance_group::Kind;
+use ferry_proto::oip::{
+    DataType, ModelConfig, ModelInput, ModelInstanceGroup, ModelOutput, ModelTransactionPolicy,
+    ModelVersionPolicy, model_version_policy,
+};
+
+use super::metadata::{dims, platform};
+use super::offer::Offer;
+
+/// The configuration of a model, with the tensors of its metadata. Where it has a batch, dimensions
+/// are told without it.
+pub(super) fn of(offer: &Offer) -> ModelConfig {
+    let served = &offer.served;
+    let batch_max = served.batch_max();
+    // Tensors behind their batch.
+    let behind = usize::from(batch_max.is_some());
+    let signature = offer.signature();
+    let input = |spec: &TensorSpec| {
+        let mut input = ModelInput {
+            name: spec.name.clone(),
+            dims: dims(spec.shape.get(behind..).unwrap_or_default()),
+            ..ModelInput::default()
+        };
+        input.set_data_type(data_type(spec.dtype));
+        input
+    };
+    let output = |spec: &TensorSpec| {
+        let mut output = ModelOutput {
+            name: spec.name.clone(),
+            dims: dims(spec.shape.get(behind..).unwrap_or_default()),
+            ..ModelOutput::default()
+        };
+        output.set_data_type(data_type(spec.dtype));
+        output
+    };
+    let latest = model_version_policy::Latest { num_versions: 1 };
+    ModelConfig {
+        name: served.name.clone(),
+        platform: platform(served.engine).to_owned(),
+        backend: served.engine.to_owned(),
+        max_batch_size: batch_max.map_or(0, |max| i32::try_from(max).unwrap_or(i32::MAX)),
+        input: signature.inputs.iter().map(input).collect(),
+        output: signature.outputs.iter().map(output).collect(),
+        instance_group: vec![instances(offer)],
+        version_policy: Some(ModelVersionPolicy {
+            policy_choice: Some(model_version_policy::PolicyChoice::Latest(latest)),
+        }),
+        model_transaction_policy: Some(ModelTransactionPolicy { decoupled: false }),
+        ..ModelConfig::default()
+    }
+}
+
+fn instances(offer: &Offer) -> ModelInstanceGroup {
+    let served = &offer.served;
+    let count = i32::try_from(served.metadata.instances).unwrap_or(i32::MAX);
+    let mut group =
+        ModelInstanceGroup { name: served.name.clone(), count, ..ModelInstanceGroup::default() };
+    group.set_kind(Kind::Cpu);
+    if let Some(device) = &served.device {
+        group.set_kind(Kind::Gpu);
+        group.gpus = i32::try_from(device.ordinal()).into_iter().collect();
+    }
+    group
+}
+
+fn data_type(dtype: DType) -> DataType {
+    match dtype {
+        DType::Bool => DataType::TypeBool,
+        DType::U8 => DataType::TypeUint8,
+        DType::I8 => DataType::TypeInt8,
+        DType::U16 => DataType::TypeUint16,
+        DType::I16 => DataType::TypeInt16,
+        DType::U32 => DataType::TypeUint32,
+        DType::I32 => DataType::TypeInt32,
+        DType::U64 => DataType::TypeUint64,
+        DType::I64 => DataType::TypeInt64,
+        DType::F16 => DataType::TypeFp16,
+        DType::Bf16 => DataType::TypeBf16,
+        DType::F32 => DataType::TypeFp32,
+        DType::F64 => DataType::TypeFp64,
+    }
+}

@@ -1,0 +1,104 @@
+//! Settings of tracing and of the log: they can be read, and set to what they are.
+
+use std::collections::HashMap;
+
+use ferry_proto::oip::log_settings_request as asked_log;
+use ferry_proto::oip::log_settings_response::setting_value::ParameterChoice;
+use ferry_proto::oip::{
+    LogSettingsRequest, LogSettingsResponse, TraceSettingRequest, TraceSettingResponse,
+    log_settings_response, trace_setting_response,
+};
+use tracing::level_filters::LevelFilter;
+
+use crate::error::ApiError;
+
+/// What a trace is here: none. The times of every request are in SQL.
+const TRACE: [(&str, &str); 6] = [
+    ("trace_file", ""),
+    ("trace_level", "OFF"),
+    ("trace_rate", "1000"),
+    ("trace_count", "-1"),
+    ("log_frequency", "0"),
+    ("trace_mode", "triton"),
+];
+
+/// The settings of tracing.
+///
+/// # Errors
+/// [`ApiError::Unsupported`] names one that is to be changed, [`ApiError::Field`] one that is none.
+pub(super) fn trace(asked: &TraceSettingRequest) -> Result<TraceSettingResponse, ApiError> {
+    for (name, setting) in &asked.settings {
+        let known = TRACE.iter().find(|(known, _)| known == name);
+        let (_, is) = known.ok_or_else(|| unknown(name, &TRACE.map(|(known, _)| known)))?;
+        // Nothing at all is the request to clear a setting.
+        if !setting.value.iter().all(|value| value == is) {
+            return Err(ApiError::Unsupported {
+                what: format!("the setting {name}"),
+                why: "the stages of every request are in the store already: ask it with \
+                      Runs.Query (docs/SQL.md)"
+                    .into(),
+            });
+        }
+    }
+    let setting = |(name, value): (&str, &str)| {
+        let value = vec![value.to_owned()];
+        (name.to_owned(), trace_setting_response::SettingValue { value })
+    };
+    Ok(TraceSettingResponse { settings: TRACE.map(setting).into() })
+}
+
+/// The settings of the log.
+///
+/// # Errors
+/// As [`trace`].
+pub(super) fn log(asked: LogSettingsRequest) -> Result<LogSettingsResponse, ApiError> {
+    let settings = log_is();
+    for (name, value) in asked.settings {
+        let is = settings.get(&name).ok_or_else(|| {
+            let mut known: Vec<&str> = settings.keys().map(String::as_str).collect();
+            known.sort_unstable();
+            unknown(&name, &known)
+        })?;
+        if is.parameter_choice != value.parameter_choice.map(choice) {
+            return Err(ApiError::Unsupported {
+                what: format!("the setting {name}"),
+                why: "the log is chosen when ferryd starts: give it --log".into(),
+            });
+        }
+    }
+    Ok(LogSettingsResponse { settings })
+}
+
+fn unknown(name: &str, known: &[&str]) -> ApiError {
+    let why = format!("{name:?} is none; there are {}", known.join(", "));
+    ApiError::field("settings", why)
+}
+
+fn choice(asked: asked_log::setting_value::ParameterChoice) -> ParameterChoice {
+    use asked_log::setting_value::ParameterChoice as Asked;
+    match asked {
+        Asked::BoolParam(flag) => ParameterChoice::BoolParam(flag),
+        Asked::Uint32Param(number) => ParameterChoice::Uint32Param(number),
+        Asked::StringParam(text) => ParameterChoice::StringParam(text),
+    }
+}
+
+fn log_is() -> HashMap<String, log_settings_response::SettingValue> {
+    let level = LevelFilter::current();
+    let told = |at: LevelFilter| ParameterChoice::BoolParam(level >= at);
+    let text = |text: &str| ParameterChoice::StringParam(text.to_owned());
+    let verbose = u32::from(level >= LevelFilter::DEBUG) + u32::from(level >= LevelFilter::TRACE);
+    let all = [
+        ("log_file", text("")),
+        ("log_info", told(LevelFilter::INFO)),
+        ("log_warning", told(LevelFilter::WARN)),
+        ("log_error", told(LevelFilter::ERROR)),
+        ("log_verbose_level", ParameterChoice::Uint32Param(verbose)),
+        ("log_format", text("default")),
+    ];
+    let setting = |(name, choice): (&str, _)| {
+        let parameter_choice = Some(choice);
+        (name.to_owned(), log_settings_response::SettingValue { parameter_choice })
+    };
+    all.map(setting).into()
+}

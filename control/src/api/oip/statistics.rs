@@ -1,0 +1,74 @@
+//! What models were asked, and how long that took: of every transport.
+
+use ferry_proto::oip::{InferBatchStatistics, InferStatistics, ModelStatistics, StatisticDuration};
+
+use super::offer::version;
+use crate::api::told;
+use crate::error::ApiError;
+use crate::models::{Served, State as ModelState, Tally};
+use crate::state::State;
+
+/// Of the models that serve: all, or those of a name and version.
+///
+/// # Errors
+/// [`ApiError`] if none of that name and version serves.
+pub(super) fn of(
+    state: &State,
+    name: &str,
+    version: &str,
+) -> Result<Vec<ModelStatistics>, ApiError> {
+    let number = self::version(version)?;
+    let listed = if name.is_empty() {
+        state.models.list()
+    } else {
+        // One that is not there, or does not serve, says why.
+        let found = state.models.get(name, number);
+        found.map_err(|why| told::to_others(state, why.into()))?;
+        state.models.versions(name, number)
+    };
+    let of_loaded = |state| match state {
+        ModelState::Loaded(served) => Some(one(&served)),
+        _ => None,
+    };
+    Ok(listed.into_iter().filter_map(|it| of_loaded(it.state)).collect())
+}
+
+fn one(served: &Served) -> ModelStatistics {
+    let counted = served.counts.read();
+    let all = &counted.all;
+    let took = |ns| duration(all.requests, ns);
+    let none = duration(0, 0);
+    ModelStatistics {
+        name: served.name.clone(),
+        version: served.version.to_string(),
+        last_inference: counted.last_unix_ns / 1_000_000,
+        inference_count: all.items,
+        execution_count: all.requests,
+        inference_stats: Some(InferStatistics {
+            success: took(all.server_ns),
+            fail: duration(counted.failed, counted.failed_ns),
+            queue: took(all.queue_ns),
+            compute_input: took(all.input_ns),
+            compute_infer: took(all.infer_ns),
+            compute_output: took(all.output_ns),
+            cache_hit: none,
+            cache_miss: none,
+        }),
+        batch_stats: counted.sizes.iter().map(|(size, tally)| of_batch(*size, tally)).collect(),
+        ..ModelStatistics::default()
+    }
+}
+
+fn of_batch(batch_size: u64, tally: &Tally) -> InferBatchStatistics {
+    let took = |ns| duration(tally.requests, ns);
+    InferBatchStatistics {
+        batch_size,
+        compute_input: took(tally.input_ns),
+        compute_infer: took(tally.infer_ns),
+        compute_output: took(tally.output_ns),
+    }
+}
+
+fn duration(count: u64, ns: u64) -> Option<StatisticDuration> {
+    Some(StatisticDuration { count, ns })
+}

@@ -1,0 +1,50 @@
+//! Why a model does not do what was asked of it.
+
+use ferry_core::BindError;
+
+/// One variant per thing that a caller can do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// There is none of that name and version.
+    #[error("no model {name}; {hint}")]
+    NotFound {
+        /// What was asked for.
+        name: String,
+        /// Those that there are.
+        hint: String,
+    },
+    /// It is there and not served.
+    #[error("model {name} is not served: {why}")]
+    NotServed {
+        /// Its name and version.
+        name: String,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// It serves and could not be loaded again.
+    #[error("model {name} is not loaded again, and goes on as it was: {why}")]
+    NotReloaded {
+        /// Its name and version.
+        name: String,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// Shapes that it does not take.
+    #[error(transparent)]
+    Shapes(#[from] BindError),
+    /// A field has no meaning for it, or is outside its bounds.
+    #[error("{field}: {why}")]
+    Field {
+        /// Its name.
+        field: &'static str,
+        /// What is wrong, and what is allowed.
+        why: String,
+    },
+}
+
+impl ModelError {
+    /// A field outside its bounds.
+    pub(super) fn field(field: &'static str, why: impl Into<String>) -> ModelError {
+        ModelError::Field { field, why: why.into() }
+    }
+}

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
-use sqlx::{AssertSqlSafe, Column, ConnectOptions, Executor, SqlSafeStr, Statement};
+use sqlx::{AssertSqlSafe, Column, ConnectOptions, Connection, Executor, SqlSafeStr, Statement};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 
@@ -206,7 +206,9 @@ impl Running {
         };
         self.stop.store(true, Ordering::Relaxed);
         drop(rows);
-        drop(self.connection);
+        // Waited for, so that nothing has the store open once the rows have ended: a writer that
+        // closes it while a reader has it open leaves its log behind.
+        self.connection.close().await.ok();
         if let Some(error) = end {
             // A caller that left needs no error.
             sender.send(Err(error)).await.ok();

@@ -6,6 +6,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
+use ferry_conformance::transports::linked;
 use ferry_core::{Status, Transport};
 use ferry_proto::v1;
 use ferry_proto::v1::admin_client::AdminClient;
@@ -76,7 +77,7 @@ async fn sigterm_under_load_answers_what_was_accepted_and_ends_with_0() {
     let mut sessions = SessionsClient::connect(url).await.unwrap();
     let mut threads = Vec::new();
     let (served, seen) = std::sync::mpsc::sync_channel(1024);
-    for transport in [Transport::Shm, Transport::Tcp, Transport::Zmq] {
+    for transport in linked() {
         let opened = sessions.open(ask(transport, 4096, 4096)).await.unwrap().into_inner();
         let served = served.clone();
         threads.push(tokio::task::spawn_blocking(move || {
@@ -96,7 +97,7 @@ async fn sigterm_under_load_answers_what_was_accepted_and_ends_with_0() {
             answered
         }));
     }
-    for _ in 0..3 {
+    for _ in &threads {
         seen.recv_timeout(LONG).unwrap();
     }
     ferryd.signal(Signal::TERM);
@@ -182,7 +183,7 @@ async fn expired_sessions_leave_no_descriptor_and_no_mapping() {
     sessions.close(close).await.unwrap();
     let before = held(&ferryd);
     let mut clients = Vec::new();
-    for transport in [Transport::Shm, Transport::Tcp, Transport::Zmq].repeat(5) {
+    for transport in (0..5).flat_map(|_| linked()) {
         let opened = sessions.open(ask(transport, 4096, 4096)).await.unwrap().into_inner();
         let mut client = Client::connect(&opened);
         assert_eq!(client.infer(&[1; 4096]).0, Status::Ok);

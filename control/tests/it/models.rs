@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use ferry_conformance::transports::linked;
 use ferry_core::{Status, Transport};
 use ferry_proto::v1;
 use ferry_proto::v1::inference_client::InferenceClient;
@@ -62,7 +63,7 @@ async fn a_digit_is_recognised_over_every_link_and_a_broken_file_stops_nobody() 
     assert!(refused.message().contains("broken.onnx"), "{}", refused.message());
 
     let demo = ferry_zoo::digits::demo_jpeg();
-    for transport in [Transport::Shm, Transport::Tcp, Transport::Zmq] {
+    for transport in linked() {
         let opened = server.open(ask_digits(transport)).await.unwrap();
         assert!(opened.takes_pictures);
         let mut client = Client::connect(&opened);

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use ferry_conformance::transports::linked;
 use ferry_core::{Status, Transport};
 use ferry_proto::v1;
 
@@ -10,8 +11,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::common::{Client, LONG, Running, ask, until};
-
-const LINKS: [Transport; 3] = [Transport::Shm, Transport::Tcp, Transport::Zmq];
 
 /// Restarts the control plane, and waits until the old one is gone.
 async fn restart(server: &Running) {
@@ -40,7 +39,7 @@ async fn requests_go_on_while_the_control_plane_is_restarted_and_heartbeats_come
     let server = Running::start(|config| config.lease = Duration::from_secs(600)).await;
     let (mut load, mut references) = (Vec::new(), Vec::new());
     static ENOUGH: AtomicBool = AtomicBool::new(false);
-    for transport in LINKS {
+    for transport in linked() {
         let opened = server.open(ask(transport, 4096, 4096)).await.unwrap();
         references.push(opened.session.clone().unwrap());
         load.push(tokio::task::spawn_blocking(move || {

@@ -21,7 +21,7 @@ pub(super) trait Bare {
 type Start = fn(&Plan, WaitPolicy) -> Result<Box<dyn Bare>, Error>;
 
 /// The reference of each link that has one.
-const REFERENCES: [(Transport, Start); 4] = [
+const REFERENCES: &[(Transport, Start)] = &[
     (Transport::Shm, |plan, wait| Ok(Box::new(BareShm::start(plan, wait)?))),
     (Transport::Tcp, |plan, _| Ok(Box::new(BareTcp::start(plan)?))),
     (Transport::Zmq, |plan, _| Ok(Box::new(BareZmq::start(plan)?))),
@@ -30,7 +30,7 @@ const REFERENCES: [(Transport, Start); 4] = [
 
 /// The transports that have a reference.
 pub fn references() -> impl Iterator<Item = Transport> {
-    REFERENCES.into_iter().map(|(transport, _)| transport)
+    REFERENCES.iter().map(|&(transport, _)| transport)
 }
 
 /// Starts the reference of a link.
@@ -39,7 +39,7 @@ pub(super) fn start(
     transport: Transport,
     wait: WaitPolicy,
 ) -> Result<Box<dyn Bare>, Error> {
-    let found = REFERENCES.into_iter().find(|(of, _)| *of == transport);
+    let found = REFERENCES.iter().find(|(of, _)| *of == transport);
     let none = || Error::Usage(format!("{transport} has no bare reference"));
     let (_, start) = found.ok_or_else(none)?;
     start(plan, wait)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use ferry_client::blocking::{Client, Session};
 use ferry_client::{Error, Reply, Slot, Status, Transport, v1};
 use ferry_conformance::cases;
-use ferry_conformance::transports::outside;
+use ferry_conformance::transports::{everywhere, outside};
 use ferry_proto::v1::local_client::LocalClient;
 use serde_json::{Value, json};
 
@@ -289,7 +289,7 @@ fn asked_by_file(server: &Server, count: u64) -> String {
 
 #[test]
 fn the_command_line_gets_replies_that_had_no_room_and_says_so_once() {
-    for transport in ["local", "shm", "tcp", "zmq", "grpc"] {
+    for transport in everywhere().map(Transport::name) {
         let server = server("");
         let input = asked_by_file(&server, LARGE);
         let words = ["infer", "--json", "--model", "range", "--transport", transport];

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use ferry_client::{Client, Transport};
+use ferry_client::Client;
+use ferry_conformance::transports::outside;
 
 use crate::server::Server;
 
@@ -15,7 +16,7 @@ fn many_tasks_share_few_slots_and_each_gets_its_own_answer() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let all = async {
         let client = Client::connect(&server.url).await.unwrap();
-        for transport in [Transport::Shm, Transport::Tcp, Transport::Zmq, Transport::Grpc] {
+        for transport in outside() {
             let session = client.session("echo").transport(transport).slots(2);
             let session = session.shape("input", &[64]).shape("output", &[64]);
             let session = session.open().await.unwrap();

@@ -4,7 +4,7 @@
 #![expect(clippy::print_stdout, reason = "a benchmark's output")]
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use ferry_core::{
@@ -64,7 +64,7 @@ impl Engine for Model {
 }
 
 #[derive(Debug)]
-struct Back(Sender<Departure>);
+struct Back(SyncSender<Departure>);
 
 impl ReplyTo for Back {
     fn depart(&self, departure: Departure) {
@@ -90,7 +90,8 @@ impl Bench {
         let layout = SlotLayout { slots: clients, request_bytes: ROW, reply_bytes: ROW };
         let table = SlotTable::private(layout).expect("memory");
         let slots = (0..clients).map(|_| table.acquire()).collect();
-        let (sender, replies) = channel();
+        // Each client has one request in flight.
+        let (sender, replies) = sync_channel(clients as usize);
         Bench { pool, binding, slots, reply_to: Arc::new(Back(sender)), replies }
     }
 

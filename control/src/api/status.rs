@@ -1,6 +1,8 @@
 //! Errors as gRPC has them: the one table of codes, and details for programs.
 
-use ferry_core::{Status, error_text};
+use std::borrow::Cow;
+
+use ferry_core::{Status, error_text, without_middle};
 use ferry_proto::WireError;
 use ferry_proto::channel::{OUTPUT_SHAPES_METADATA, STATUS_METADATA};
 use tonic::Code;
@@ -61,6 +63,14 @@ fn code(error: &ApiError) -> Code {
     }
 }
 
+/// Longest text of an answer, in bytes. Clients take headers of 8 KiB, in which a text may stand
+/// twice: escaped, up to three times as long, and within the details in base64.
+const TEXT_BYTES_MAX: usize = 1200;
+
+fn short(text: &str) -> Cow<'_, str> {
+    without_middle(text, TEXT_BYTES_MAX)
+}
+
 /// What a program may do about an error.
 fn details(error: &ApiError, text: &str) -> ErrorDetails {
     match error {
@@ -71,13 +81,13 @@ fn details(error: &ApiError, text: &str) -> ErrorDetails {
             ErrorDetails::with_bad_request_violation("shapes", text)
         }
         ApiError::Model(ModelError::NotFound { name, hint }) => {
-            ErrorDetails::with_resource_info("model", name, "", hint)
+            ErrorDetails::with_resource_info("model", short(name), "", short(hint))
         }
         ApiError::Model(
             ModelError::NotServed { name, why } | ModelError::NotReloaded { name, why },
-        ) => ErrorDetails::with_precondition_failure_violation("MODEL", name, why),
+        ) => ErrorDetails::with_precondition_failure_violation("MODEL", short(name), short(why)),
         ApiError::NotFound { kind, name, hint } | ApiError::Exists { kind, name, hint } => {
-            ErrorDetails::with_resource_info(*kind, name, "", hint)
+            ErrorDetails::with_resource_info(*kind, short(name), "", short(hint))
         }
         ApiError::Transport { transport, fix, .. } => {
             let subject = transport.name();
@@ -112,6 +122,7 @@ fn code_of(status: Status) -> Code {
 impl From<ApiError> for tonic::Status {
     fn from(error: ApiError) -> tonic::Status {
         let text = error_text(&error);
+        let text = short(&text);
         let details = details(&error, &text);
         let mut made = tonic::Status::with_error_details(code(&error), text, details);
         let (status, outputs) = match error {
@@ -137,6 +148,19 @@ mod tests {
     use ferry_core::Transport;
 
     use super::*;
+
+    #[test]
+    fn no_text_is_longer_than_clients_take() {
+        let long = "ü".repeat(100_000);
+        let of_model = ModelError::NotFound { name: long.clone(), hint: long.clone() };
+        let not_served = ModelError::NotServed { name: long.clone(), why: long.clone() };
+        for error in [of_model.into(), not_served.into(), ApiError::field("key", long)] {
+            let status = tonic::Status::from(error);
+            let escaped = status.message().len() * 3;
+            let in_base64 = status.details().len() * 4 / 3;
+            assert!(escaped + in_base64 < 8 << 10, "{escaped} and {in_base64} bytes");
+        }
+    }
 
     #[test]
     fn a_quota_is_named_in_text_and_details() {

@@ -9,6 +9,12 @@ use crate::serving::inline::InlineTensor;
 /// The type of such an output.
 pub(super) const DATATYPE: &str = "BYTES";
 
+/// Most elements of an output that classes are made of: each takes 48 bytes meanwhile.
+const ELEMENTS_MAX: usize = 1 << 20;
+
+/// Most texts of an output.
+const TEXTS_MAX: usize = 1 << 16;
+
 /// Texts `VALUE:INDEX:LABEL`, or `VALUE:INDEX` where there is no label.
 #[derive(Debug)]
 pub(super) struct Classes {
@@ -21,21 +27,31 @@ pub(super) struct Classes {
 /// `has_batch`. Elements that are no numbers come last.
 ///
 /// # Errors
-/// [`ApiError::Field`] for an output of truth values.
+/// [`ApiError::Field`] for an output of truth values, and for more elements or texts than are made.
 pub(super) fn of(
     output: &InlineTensor,
     has_batch: bool,
     labels: &[String],
     count: u64,
 ) -> Result<Classes, ApiError> {
+    let refused = |why: String| ApiError::field("classification", why);
+    let elements = output.contents.len() as u64 / output.dtype.bytes();
+    if elements > ELEMENTS_MAX as u64 {
+        let why = format!("{:?} has {elements} elements; at most {ELEMENTS_MAX}", output.name);
+        return Err(refused(why));
+    }
     let values = values(output).ok_or_else(|| {
         let why = format!("{:?} is {}, which has no largest", output.name, output.dtype);
-        ApiError::field("classification", why)
+        refused(why)
     })?;
     let items = if has_batch { output.shape.first().copied().unwrap_or(1) } else { 1 };
     let items_at_least_one = usize::try_from(items).unwrap_or(usize::MAX).max(1);
     let of_item = values.len() / items_at_least_one;
     let count = usize::try_from(count).unwrap_or(usize::MAX).min(of_item);
+    let texts = count.saturating_mul(items_at_least_one);
+    if texts > TEXTS_MAX {
+        return Err(refused(format!("{texts} texts; at most {TEXTS_MAX} of an output")));
+    }
     let mut contents = Vec::new();
     for item in values.chunks_exact(of_item.max(1)) {
         for (index, value) in largest(item, count) {
@@ -147,6 +163,16 @@ mod tests {
         assert_eq!(texts(&classes), ["0.500000:2:owl", "0.500000:3", "0.250000:0:cat"]);
         assert_eq!(classes.shape, [3]);
         assert_eq!(texts(&of(&output, false, &[], u64::MAX).unwrap())[3], "NaN:1");
+    }
+
+    #[test]
+    fn what_no_client_reads_is_not_written() {
+        let large = |elements: usize| output(DType::I8, &[elements as u64], vec![1; elements]);
+        let told =
+            |elements, count| of(&large(elements), false, &[], count).unwrap_err().to_string();
+        assert!(told(ELEMENTS_MAX + 1, 1).contains("elements"));
+        assert!(told(TEXTS_MAX + 1, u64::MAX).contains("texts"));
+        assert_eq!(of(&large(ELEMENTS_MAX), false, &[], 1).unwrap().shape, [1]);
     }
 
     #[test]

@@ -33,7 +33,8 @@ pub(super) fn version(text: &str) -> Result<u64, ApiError> {
     if matches!(text, "" | "-1") {
         return Ok(0);
     }
-    let number = text.parse().ok().filter(|&number: &u64| number > 0);
+    let is_plain = |number: &u64| *number > 0 && number.to_string() == text;
+    let number = text.parse().ok().filter(is_plain);
     let why = || format!("{text:?} is no version: leave it empty, or give a number from 1 on");
     number.ok_or_else(|| ApiError::field("model_version", why()))
 }

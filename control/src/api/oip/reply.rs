@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
+use ferry_proto::channel::MESSAGE_BYTES_MAX;
 use ferry_proto::oip::ModelInferResponse;
 use ferry_proto::oip::model_infer_response::InferOutputTensor;
 
@@ -12,10 +13,14 @@ use crate::error::ApiError;
 use crate::serving::inline::{InlineReply, InlineTensor};
 use crate::serving::regions::RegionPart;
 
+/// What a message has beside the bytes of outputs: names, shapes, parameters.
+const HEAD_BYTES: u64 = 1 << 20;
+
 /// Puts the outputs where they were asked for.
 ///
 /// # Errors
-/// [`ApiError::Field`] if one has no room there, or no classes.
+/// [`ApiError::Field`] if one has no room there, or no classes; [`ApiError::Busy`] if a message has
+/// no room for them.
 pub(super) fn answer(asked: &Asked, reply: InlineReply) -> Result<ModelInferResponse, ApiError> {
     let served = &reply.served;
     let made = asked.offer.as_offered(&asked.inline, reply.outputs);
@@ -48,7 +53,20 @@ pub(super) fn answer(asked: &Asked, reply: InlineReply) -> Result<ModelInferResp
         });
         answer.outputs.push(described);
     }
+    check_bytes(answer.raw_output_contents.iter().map(|it| it.len() as u64).sum())?;
     Ok(answer)
+}
+
+/// That a message has room for these outputs.
+fn check_bytes(bytes: u64) -> Result<(), ApiError> {
+    let most = MESSAGE_BYTES_MAX as u64 - HEAD_BYTES;
+    if bytes <= most {
+        return Ok(());
+    }
+    Err(ApiError::Busy(format!(
+        "the outputs have {bytes} bytes, and a message has room for {most}: ask for them in shared \
+         memory, or for fewer items at once"
+    )))
 }
 
 fn described(output: &InlineTensor) -> InferOutputTensor {
@@ -82,4 +100,16 @@ fn write(output: &InlineTensor, part: &RegionPart) -> Result<parameters::Paramet
         told.insert(parameters::OFFSET.to_owned(), parameters::number(part.at()));
     }
     Ok(told)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outputs_that_no_message_holds_are_refused_with_what_to_do() {
+        check_bytes(100 << 20).unwrap();
+        let told = check_bytes(MESSAGE_BYTES_MAX as u64).unwrap_err().to_string();
+        assert!(told.contains("shared memory"), "{told}");
+    }
 }

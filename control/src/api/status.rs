@@ -71,6 +71,11 @@ fn short(text: &str) -> Cow<'_, str> {
     without_middle(text, TEXT_BYTES_MAX)
 }
 
+/// One of two texts of a detail.
+fn half(text: &str) -> Cow<'_, str> {
+    without_middle(text, TEXT_BYTES_MAX / 2)
+}
+
 /// What a program may do about an error.
 fn details(error: &ApiError, text: &str) -> ErrorDetails {
     match error {
@@ -81,13 +86,13 @@ fn details(error: &ApiError, text: &str) -> ErrorDetails {
             ErrorDetails::with_bad_request_violation("shapes", text)
         }
         ApiError::Model(ModelError::NotFound { name, hint }) => {
-            ErrorDetails::with_resource_info("model", short(name), "", short(hint))
+            ErrorDetails::with_resource_info("model", half(name), "", half(hint))
         }
         ApiError::Model(
             ModelError::NotServed { name, why } | ModelError::NotReloaded { name, why },
-        ) => ErrorDetails::with_precondition_failure_violation("MODEL", short(name), short(why)),
+        ) => ErrorDetails::with_precondition_failure_violation("MODEL", half(name), half(why)),
         ApiError::NotFound { kind, name, hint } | ApiError::Exists { kind, name, hint } => {
-            ErrorDetails::with_resource_info(*kind, short(name), "", short(hint))
+            ErrorDetails::with_resource_info(*kind, half(name), "", half(hint))
         }
         ApiError::Transport { transport, fix, .. } => {
             let subject = transport.name();

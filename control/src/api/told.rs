@@ -16,6 +16,14 @@ pub(super) fn why(state: &State, who: &Identity, text: String) -> String {
     }
 }
 
+/// `error` as `who` is told of it.
+pub(super) fn error(state: &State, who: &Identity, error: ApiError) -> ApiError {
+    match who.is_operator() {
+        true => error,
+        false => to_others(state, error),
+    }
+}
+
 /// `error` as it is told to whoever asks.
 pub(super) fn to_others(state: &State, error: ApiError) -> ApiError {
     match error {
@@ -36,14 +44,6 @@ fn without_paths(state: &State, mut text: String) -> String {
         }
     }
     without_folders(&text)
-}
-
-/// `error` as `who` is told of it.
-pub(super) fn error(state: &State, who: &Identity, error: ApiError) -> ApiError {
-    match who.is_operator() {
-        true => error,
-        false => to_others(state, error),
-    }
 }
 
 /// The text with the last part alone of each absolute path. Words of URLs stay as they are.

@@ -7,7 +7,7 @@ pub(super) mod given;
 pub(super) mod leave;
 
 use std::collections::HashMap;
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, c_void};
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -309,20 +309,29 @@ pub(super) fn check(status: OrtStatusPtr) -> ort::Result<()> {
     unsafe { ort::Error::result_from_status(status) }
 }
 
-/// A tensor over memory of ours, for as long as it takes to bind it.
+/// A tensor over memory of the host, for as long as it takes to bind it.
 fn over(memory: &MemoryInfo<'_>, tensor: &BoundTensor, view: &View<'_>) -> ort::Result<Value> {
     let base = view.host().ok_or_else(|| ort::Error::new("not host memory"))?;
+    over_address(memory, tensor, base.as_ptr().cast(), view.bytes())
+}
+
+/// A tensor over `bytes` bytes at an address, of which nothing is read or written yet.
+pub(super) fn over_address(
+    memory: &MemoryInfo<'_>,
+    tensor: &BoundTensor,
+    base: *mut c_void,
+    bytes: usize,
+) -> ort::Result<Value> {
     let shape = tensor.shape.iter().map(|&dim| i64::try_from(dim));
     let shape = shape.collect::<Result<Vec<i64>, _>>().map_err(ort::Error::wrap)?;
     let mut value: *mut OrtValue = std::ptr::null_mut();
-    // SAFETY: `base` is the start of `view.bytes()` mapped bytes; the call stores the address
-    // and reads nothing behind it. Shape and length are copied or checked against each other
-    // by the call. `value` is a place of ours for the result.
+    // SAFETY: the call stores the address and reads nothing behind it. Shape and length are copied
+    // or checked against each other by the call. `value` is a place of ours for the result.
     check(unsafe {
         (ort::api().CreateTensorWithDataAsOrtValue)(
             memory.ptr(),
-            base.as_ptr().cast(),
-            view.bytes(),
+            base,
+            bytes,
             shape.as_ptr(),
             shape.len(),
             element_type(tensor.dtype),

@@ -9,11 +9,11 @@ use ferry_cuda::{Device, Runner, Stream};
 use ort::AsPointer;
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::{IoBinding, Session};
-use ort::sys::{OrtRunOptions, OrtValue};
+use ort::sys::OrtRunOptions;
 
 use super::model::CudaModel;
 use crate::ort::native::given::{Left, Value};
-use crate::ort::native::{bind_open, check, element_type};
+use crate::ort::native::{bind_open, check, over_address};
 
 /// Stands for the address of an output for which the library is to find memory.
 pub(super) const NOT_BOUND: u64 = 0;
@@ -193,23 +193,7 @@ impl<'a> SessionStream<'a> {
 
 /// A tensor over device memory, for as long as it takes to bind it.
 fn over(memory: &MemoryInfo<'_>, tensor: &BoundTensor, address: u64) -> ort::Result<Value> {
-    let shape = tensor.shape.iter().map(|&dim| i64::try_from(dim));
-    let shape = shape.collect::<Result<Vec<i64>, _>>().map_err(ort::Error::wrap)?;
     let address = usize::try_from(address).map_err(ort::Error::wrap)?;
     let bytes = usize::try_from(tensor.bytes).map_err(ort::Error::wrap)?;
-    let mut value: *mut OrtValue = std::ptr::null_mut();
-    // SAFETY: the call stores the address and reads nothing behind it. Shape and length are
-    // copied or checked against each other by the call. `value` is a place of ours.
-    check(unsafe {
-        (ort::api().CreateTensorWithDataAsOrtValue)(
-            memory.ptr(),
-            std::ptr::without_provenance_mut(address),
-            bytes,
-            shape.as_ptr(),
-            shape.len(),
-            element_type(tensor.dtype),
-            &raw mut value,
-        )
-    })?;
-    Value::own(value).ok_or_else(|| ort::Error::new("no tensor was made"))
+    over_address(memory, tensor, std::ptr::without_provenance_mut(address), bytes)
 }

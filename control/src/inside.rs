@@ -172,6 +172,7 @@ fn infer_in(
     // Who names tensors is answered by name: both would be as long again, and no message may be.
     let payload = if request.inputs.is_empty() { whole } else { bytes::Bytes::new() };
     Ok(InlineReply {
+        is_in_place: false,
         outputs,
         payload,
         times: done.times,

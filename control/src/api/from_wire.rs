@@ -30,5 +30,6 @@ pub(super) fn inline(request: v1::InferRequest) -> Result<InlineRequest, ApiErro
         payload: request.payload,
         shapes: named_shapes(request.shapes),
         deadline: None,
+        reply_to: None,
     })
 }

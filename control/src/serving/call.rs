@@ -116,10 +116,17 @@ fn payload_of(departure: &Departure) -> Result<Bytes, ApiError> {
     Err(error_of(departure))
 }
 
+/// The text in a reply, wherever it lies.
+fn text_of(slot: &Slot, bytes: usize) -> String {
+    let mut text = vec![0; bytes.min(slot.reply().bytes())];
+    // A device that refuses the copy leaves the status without its text.
+    let read = slot.reply().copy_out(0, &mut text).is_ok();
+    if read { String::from_utf8_lossy(&text).into_owned() } else { String::new() }
+}
+
 /// The error that a reply is.
 fn error_of(departure: &Departure) -> ApiError {
-    let bytes = reply_of(&departure.slot, departure.payload_bytes);
-    let text = String::from_utf8_lossy(bytes).into_owned();
+    let text = text_of(&departure.slot, departure.payload_bytes);
     match departure.status {
         Status::ReplyTooLarge => {
             ApiError::ReplyTooLarge { outputs: departure.outputs.clone(), text }

@@ -1,5 +1,6 @@
 //! A request without a session: a model and its inputs by name, whatever protocol brought them.
 
+mod in_place;
 mod place;
 mod slots;
 
@@ -16,12 +17,14 @@ use ferry_memory::{Departure, MemoryError, SlotTable};
 use ferry_transport::UnixClock;
 
 use super::call::{Call, keep_answer, serve};
+use super::regions::RegionPart;
 use super::routes::{Meter, Recording, Route};
 use super::standing::Standing;
 use crate::error::ApiError;
 use crate::models::{Models, Served};
 use crate::store::Recorder;
 use crate::tenants::Tenant;
+use in_place::InPlace;
 use slots::{Reply, Spares};
 
 pub use place::Contents;
@@ -60,6 +63,8 @@ pub struct InlineRequest {
     pub shapes: NamedShapes,
     /// When nobody waits for the answer any more.
     pub deadline: Option<Instant>,
+    /// Where the only output of the model may be written at once, if its device has that memory.
+    pub reply_to: Option<RegionPart>,
 }
 
 /// What came of it.
@@ -69,6 +74,8 @@ pub struct InlineReply {
     pub outputs: Vec<InlineTensor>,
     /// All outputs, one after the other; over the local link empty where inputs were named.
     pub payload: Bytes,
+    /// Whether the output is where [`InlineRequest::reply_to`] says; then it has no contents here.
+    pub is_in_place: bool,
     /// The shapes of the outputs; `None`: exactly those of the model with these inputs.
     pub shapes: Option<Box<OutputShapes>>,
     /// The durations that are known.
@@ -167,11 +174,19 @@ impl Run<'_> {
             request_bytes: binding.request_bytes().max(request.payload.len() as u64),
             reply_bytes: served.reply_room(binding, &[], wish)?.max(REPLY_BYTES_MIN),
         };
+        // Room that was too small is not tried again.
+        let in_place =
+            if wish == 0 { InPlace::of(served, binding, request) } else { InPlace::default() };
+        let is_in_place = in_place.reply.is_some();
+        let layout = in_place.layout(layout);
         let busy = |error: MemoryError| ApiError::Busy(error_text(&error));
         // For as long as the call lasts, it counts as a session of one slot.
         let bytes = SlotTable::bytes(&layout).map_err(busy)?;
         let held = tenant.reserve(1, bytes as u64)?;
-        let table = spares.take(tenant, layout).map_err(busy)?;
+        let (table, spares) = match in_place.table(layout).map_err(busy)? {
+            Some(table) => (table, None),
+            None => (spares.take(tenant, layout).map_err(busy)?, Some(Arc::clone(spares))),
+        };
         let full = || ApiError::Internal("a new table is full".into());
         let mut slot = table.acquire().ok_or_else(full)?;
         let payload_bytes = place(&mut slot, binding, request)?;
@@ -198,12 +213,17 @@ impl Run<'_> {
         };
         let Departure { slot, payload_bytes: bytes, outputs: shapes, times, .. } =
             keep_answer(&route, departure)?;
-        let (tenant, spares) = (Arc::clone(tenant), Arc::clone(spares));
+        let tenant = Arc::clone(tenant);
         let payload =
             Bytes::from_owner(Reply { slot: Some(slot), bytes, tenant, spares, _held: held });
+        let outputs = match is_in_place {
+            true => outputs_with(binding, shapes.as_deref(), |_| Some(Bytes::new()))?,
+            false => outputs(binding, shapes.as_deref(), &payload)?,
+        };
         Ok(InlineReply {
-            outputs: outputs(binding, shapes.as_deref(), &payload)?,
+            outputs,
             payload,
+            is_in_place,
             times,
             shapes,
             served: Arc::clone(served),
@@ -236,6 +256,20 @@ pub(crate) fn outputs(
     shapes: Option<&OutputShapes>,
     whole: &Bytes,
 ) -> Result<Vec<InlineTensor>, ApiError> {
+    outputs_with(binding, shapes, |part| {
+        let from = usize::try_from(part.offset).ok()?;
+        let to = usize::try_from(part.end()).ok().filter(|&to| to <= whole.len())?;
+        // The places of tensors without elements may lie behind the end.
+        Some(if part.bytes == 0 { Bytes::new() } else { whole.slice(from..to) })
+    })
+}
+
+/// As [`outputs`], with the contents that `contents` has for each part.
+fn outputs_with(
+    binding: &BoundSignature,
+    shapes: Option<&OutputShapes>,
+    contents: impl Fn(&Part) -> Option<Bytes>,
+) -> Result<Vec<InlineTensor>, ApiError> {
     let agreed = || OutputShapes::of(binding.outputs.iter().map(|tensor| &tensor.shape));
     let shapes = match shapes {
         Some(shapes) => shapes.clone(),
@@ -244,14 +278,11 @@ pub(crate) fn outputs(
     let parts = binding.parts(&shapes).unwrap_or_default();
     let all = binding.outputs.iter().zip(shapes.iter()).zip(&parts);
     let one = |((tensor, shape), part): ((&BoundTensor, &[u64]), &Part)| {
-        let from = usize::try_from(part.offset).ok()?;
-        let to = usize::try_from(part.end()).ok().filter(|&to| to <= whole.len())?;
         Some(InlineTensor {
             name: tensor.name.clone(),
             dtype: tensor.dtype,
             shape: shape.to_vec(),
-            // The places of tensors without elements may lie behind the end.
-            contents: if part.bytes == 0 { Bytes::new() } else { whole.slice(from..to) },
+            contents: contents(part)?,
         })
     };
     let made = all.map(one).collect::<Option<Vec<_>>>();

@@ -3,12 +3,12 @@
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ferry_core::{DeviceMemory, Placement, RegionDescriptor};
+use ferry_core::{DeviceMemory, IpcHandle, Placement, RegionDescriptor};
 use ferry_memory::{Backing, DeviceAddress, Importer, MemoryError, Placer, Region, check_range};
 
 use crate::driver::device::Device;
 use crate::driver::identity;
-use crate::driver::ipc::{ExportedBuffer, ImportedBuffer};
+use crate::driver::ipc::{ExportedBuffer, ImportError, ImportedBuffer};
 
 fn refused(
     what: impl Into<String>,
@@ -131,7 +131,8 @@ impl Placer for IpcPlacer {
     }
 }
 
-/// Device memory of a server, open in its client's process. Clones are the same mapping.
+/// Device memory of another process: a server's that is open at its client, or one that a client
+/// registered with its server. Clones are the same mapping.
 #[derive(Clone, Debug)]
 pub struct ImportedBacking {
     buffer: Arc<ImportedBuffer>,
@@ -148,6 +149,19 @@ impl ImportedBacking {
         let bytes = usize::try_from(described.bytes).map_err(|error| foreign(&error))?;
         let opened = ImportedBuffer::open(&device, described.handle, described.offset, bytes);
         Ok(ImportedBacking { buffer: Arc::new(opened.map_err(|error| foreign(&error))?) })
+    }
+
+    /// Opens the first `bytes` bytes of the allocation on this device that a handle names.
+    ///
+    /// # Errors
+    /// [`ImportError`].
+    pub fn on(
+        device: &Arc<Device>,
+        handle: IpcHandle,
+        bytes: usize,
+    ) -> Result<ImportedBacking, ImportError> {
+        let opened = ImportedBuffer::open(device, handle, 0, bytes)?;
+        Ok(ImportedBacking { buffer: Arc::new(opened) })
     }
 
     /// Copies device memory of this process to `to`, which lies in this memory, and waits until
@@ -225,7 +239,7 @@ impl Importer for CudaImporter {
 
 #[cfg(test)]
 mod tests {
-    use ferry_core::{DeviceUuid, IpcHandle};
+    use ferry_core::DeviceUuid;
 
     use super::*;
 

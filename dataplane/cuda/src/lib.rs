@@ -32,7 +32,7 @@ pub use backing::{CudaPlacer, DeviceBacking, PinnedBacking, is_lost};
 pub use driver::device::{Attributes, Device, OpenError};
 pub use driver::error::CudaError;
 pub use driver::graph::{Graph, NodeCounts};
-pub use driver::ipc::exported_bytes;
+pub use driver::ipc::{ImportError, exported_bytes};
 pub use driver::kernel::{KernelError, Kernels};
 pub use driver::list::{Listed, list};
 pub use driver::memory::DeviceBuffer;

@@ -3,12 +3,16 @@
 use std::sync::Arc;
 
 use ferry_proto::oip::system_shared_memory_status_response::RegionStatus;
-use ferry_proto::oip::{SystemSharedMemoryRegisterRequest, SystemSharedMemoryStatusResponse};
+use ferry_proto::oip::{
+    CudaSharedMemoryRegisterRequest, CudaSharedMemoryStatusResponse,
+    SystemSharedMemoryRegisterRequest, SystemSharedMemoryStatusResponse,
+    cuda_shared_memory_status_response,
+};
 use tonic::Extensions;
 
 use crate::api::front::Peer;
 use crate::error::ApiError;
-use crate::serving::regions::{Regions, SharedRegion};
+use crate::serving::regions::{Kind, Origin, Regions};
 use crate::tenants::Tenant;
 
 /// The tenant's regions: all, or the one with this name.
@@ -20,14 +24,17 @@ pub(super) fn status(
     tenant: &Tenant,
     name: &str,
 ) -> Result<SystemSharedMemoryStatusResponse, ApiError> {
-    let status = |region: &SharedRegion| RegionStatus {
-        name: region.name.clone(),
-        key: region.key.clone(),
-        offset: region.offset,
-        byte_size: region.bytes,
-    };
-    let all = regions.list(tenant, name)?;
-    let regions = all.iter().map(|region| (region.name.clone(), status(region))).collect();
+    let all = regions.list(tenant, Kind::System, name)?;
+    let told = all.iter().filter_map(|region| match region.origin() {
+        Origin::Device { .. } => None,
+        Origin::File { key, offset } => Some(RegionStatus {
+            name: region.name.clone(),
+            key: key.to_owned(),
+            offset,
+            byte_size: region.bytes,
+        }),
+    });
+    let regions = told.map(|region| (region.name.clone(), region)).collect();
     Ok(SystemSharedMemoryStatusResponse { regions })
 }
 
@@ -59,21 +66,37 @@ pub(super) fn register(
     regions.register(tenant, name, key, *offset, *byte_size)
 }
 
-/// Why memory of a GPU is not registered. Looks for a driver the first time, which takes a moment.
-pub(super) fn no_cuda() -> ApiError {
-    const INSTEAD: &str = "use system shared memory, or the transport cuda-ipc of ferry.v1";
-    let why = match ferry_cuda::probe() {
-        Ok(_) => format!("this server opens no handles of this protocol yet: {INSTEAD}"),
-        Err(missing) => format!("{missing}. Without a GPU, {INSTEAD}"),
-    };
-    ApiError::Unsupported { what: "CUDA shared memory".into(), why }
+/// The tenant's regions on GPUs: all, or the one with this name.
+///
+/// # Errors
+/// [`ApiError::NotFound`] if there is none with it.
+pub(super) fn cuda_status(
+    regions: &Regions,
+    tenant: &Tenant,
+    name: &str,
+) -> Result<CudaSharedMemoryStatusResponse, ApiError> {
+    let all = regions.list(tenant, Kind::Cuda, name)?;
+    let told = all.iter().filter_map(|region| match region.origin() {
+        Origin::File { .. } => None,
+        Origin::Device { ordinal } => Some(cuda_shared_memory_status_response::RegionStatus {
+            name: region.name.clone(),
+            device_id: u64::from(ordinal),
+            byte_size: region.bytes,
+        }),
+    });
+    let regions = told.map(|region| (region.name.clone(), region)).collect();
+    Ok(CudaSharedMemoryStatusResponse { regions })
 }
 
-/// The error for a region in the memory of a GPU.
-pub(super) fn no_cuda_region(name: &str) -> ApiError {
-    ApiError::NotFound {
-        kind: "CUDA shared memory region",
-        name: format!("{name:?}"),
-        hint: "this server has none".into(),
-    }
+/// Registers memory of a GPU for the tenant. Blocks while the GPU is asked.
+///
+/// # Errors
+/// As [`Regions::register_device`].
+pub(super) fn cuda_register(
+    regions: &Regions,
+    tenant: &Tenant,
+    asked: &CudaSharedMemoryRegisterRequest,
+) -> Result<(), ApiError> {
+    let CudaSharedMemoryRegisterRequest { name, raw_handle, device_id, byte_size } = asked;
+    regions.register_device(tenant, name, raw_handle, *device_id, *byte_size)
 }

@@ -11,13 +11,14 @@ use crate::models::{Listed, State as ModelState};
 use crate::state::State;
 
 /// The extensions of the protocol that are served.
-const EXTENSIONS: [&str; 9] = [
+const EXTENSIONS: [&str; 10] = [
     "classification",
     "model_repository",
     "model_repository(unload_dependents)",
     "schedule_policy",
     "model_configuration",
     "system_shared_memory",
+    "cuda_shared_memory",
     "parameters",
     "statistics",
     "logging",

@@ -39,7 +39,10 @@ pub(super) fn answer(asked: &Asked, reply: InlineReply) -> Result<ModelInferResp
         answer.raw_output_contents.push(match &wanted.to {
             To::Message => output.contents.clone(),
             To::Region(part) => {
-                described.parameters = write(output, part)?;
+                described.parameters = match reply.is_in_place {
+                    true => told(part, output.dtype.bytes_of(&output.shape)),
+                    false => write(output, part)?,
+                };
                 Bytes::new()
             }
             To::Classes(count) => {
@@ -92,6 +95,11 @@ fn write(output: &InlineTensor, part: &RegionPart) -> Result<parameters::Paramet
         return Err(ApiError::field(parameters::BYTE_SIZE, why));
     }
     part.write(&output.contents)?;
+    Ok(told(part, bytes))
+}
+
+/// Where an output is, for the answer.
+fn told(part: &RegionPart, bytes: u64) -> parameters::Parameters {
     let mut told = HashMap::from([
         (parameters::REGION.to_owned(), parameters::text(part.name())),
         (parameters::BYTE_SIZE.to_owned(), parameters::number(bytes)),
@@ -99,7 +107,7 @@ fn write(output: &InlineTensor, part: &RegionPart) -> Result<parameters::Paramet
     if part.at() > 0 {
         told.insert(parameters::OFFSET.to_owned(), parameters::number(part.at()));
     }
-    Ok(told)
+    told
 }
 
 #[cfg(test)]

@@ -88,6 +88,10 @@ pub(super) fn read(
         payload: Bytes::new(),
         shapes: Vec::new(),
         deadline: of_request.deadline,
+        reply_to: match outputs.as_slice() {
+            [Wanted { to: To::Region(part), .. }] => Some(part.clone()),
+            _ => None,
+        },
     };
     Ok(Asked { offer, inline, id, outputs })
 }

@@ -12,6 +12,7 @@ use super::offer::Offer;
 use super::{config, memory, metadata, reply, repository, request, settings, statistics, stream};
 use crate::api::auth;
 use crate::error::ApiError;
+use crate::serving::regions::Kind;
 use crate::state::State;
 use crate::tenants::Tenant;
 
@@ -47,6 +48,14 @@ pub(super) async fn infer(
         tracing::debug!(error = error_text(error), "an inference failed");
     }
     answer
+}
+
+/// Runs what waits for a device beside the calls.
+async fn blocking(
+    work: impl FnOnce() -> Result<(), ApiError> + Send + 'static,
+) -> Result<(), ApiError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(ApiError::Internal(error.to_string())))
 }
 
 #[tonic::async_trait]
@@ -178,7 +187,7 @@ impl GrpcInferenceService for OipService {
         request: Request<oip::SystemSharedMemoryUnregisterRequest>,
     ) -> Reply<oip::SystemSharedMemoryUnregisterResponse> {
         let tenant = auth::tenant(&request)?;
-        self.0.regions.unregister(&tenant, &request.get_ref().name);
+        self.0.regions.unregister(&tenant, Kind::System, &request.get_ref().name);
         Ok(Response::new(oip::SystemSharedMemoryUnregisterResponse {}))
     }
 
@@ -186,25 +195,36 @@ impl GrpcInferenceService for OipService {
         &self,
         request: Request<oip::CudaSharedMemoryStatusRequest>,
     ) -> Reply<oip::CudaSharedMemoryStatusResponse> {
-        match request.get_ref().name.as_str() {
-            "" => Ok(Response::new(oip::CudaSharedMemoryStatusResponse::default())),
-            name => Err(memory::no_cuda_region(name).into()),
-        }
+        let tenant = auth::tenant(&request)?;
+        let name = &request.get_ref().name;
+        Ok(Response::new(memory::cuda_status(&self.0.regions, &tenant, name)?))
     }
 
     async fn cuda_shared_memory_register(
         &self,
-        _request: Request<oip::CudaSharedMemoryRegisterRequest>,
+        request: Request<oip::CudaSharedMemoryRegisterRequest>,
     ) -> Reply<oip::CudaSharedMemoryRegisterResponse> {
-        let why = tokio::task::spawn_blocking(memory::no_cuda).await;
-        Err(why.unwrap_or_else(|error| ApiError::Internal(error.to_string())).into())
+        let tenant = auth::tenant(&request)?;
+        self.0.takes_new()?;
+        memory::check_host(request.extensions())?;
+        let state = Arc::clone(&self.0);
+        let asked = request.into_inner();
+        blocking(move || memory::cuda_register(&state.regions, &tenant, &asked)).await?;
+        Ok(Response::new(oip::CudaSharedMemoryRegisterResponse {}))
     }
 
     async fn cuda_shared_memory_unregister(
         &self,
-        _request: Request<oip::CudaSharedMemoryUnregisterRequest>,
+        request: Request<oip::CudaSharedMemoryUnregisterRequest>,
     ) -> Reply<oip::CudaSharedMemoryUnregisterResponse> {
-        // None is registered: each is forgotten already. Clients begin with this.
+        let tenant = auth::tenant(&request)?;
+        let state = Arc::clone(&self.0);
+        let name = request.into_inner().name;
+        let gone = move || {
+            state.regions.unregister(&tenant, Kind::Cuda, &name);
+            Ok(())
+        };
+        blocking(gone).await?;
         Ok(Response::new(oip::CudaSharedMemoryUnregisterResponse {}))
     }
 

@@ -58,6 +58,7 @@ pub(crate) fn place(
             Contents::Message(bytes) => {
                 slot.request_mut().copy_in(at(wanted.offset)?, bytes).map_err(internal)?;
             }
+            Contents::Region(part) if is_there(slot, part) => {}
             Contents::Region(part) => {
                 let (from, to) = (at(wanted.offset)?, at(wanted.offset + wanted.bytes)?);
                 let room = slot.request_bytes_mut().and_then(|all| all.get_mut(from..to));
@@ -67,6 +68,12 @@ pub(crate) fn place(
         }
     }
     at(binding.request_bytes())
+}
+
+/// Whether the request half is this very memory, of a device.
+fn is_there(slot: &Slot, part: &RegionPart) -> bool {
+    let device = slot.request().device();
+    device.is_some() && device == part.device()
 }
 
 fn at(offset: u64) -> Result<usize, ApiError> {

@@ -80,7 +80,8 @@ pub(super) struct Reply {
     pub(super) slot: Option<Slot>,
     pub(super) bytes: usize,
     pub(super) tenant: Arc<Tenant>,
-    pub(super) spares: Arc<Spares>,
+    /// `None`: its memory is not the server's.
+    pub(super) spares: Option<Arc<Spares>>,
     pub(super) _held: Reservation,
 }
 
@@ -95,7 +96,9 @@ impl Drop for Reply {
         let Some(slot) = self.slot.take() else { return };
         let table = Arc::clone(slot.table());
         drop(slot);
-        self.spares.give(Spare { tenant: Arc::clone(&self.tenant), table });
+        if let Some(spares) = &self.spares {
+            spares.give(Spare { tenant: Arc::clone(&self.tenant), table });
+        }
     }
 }
 
@@ -112,7 +115,7 @@ mod tests {
         let table = spares.take(tenant, layout(bytes)).unwrap();
         let slot = Some(table.acquire().unwrap());
         let held = tenant.reserve(1, bytes).unwrap();
-        let (tenant, spares) = (Arc::clone(tenant), Arc::clone(spares));
+        let (tenant, spares) = (Arc::clone(tenant), Some(Arc::clone(spares)));
         Reply { slot, bytes: 1, tenant, spares, _held: held }
     }
 

@@ -1,3 +1,4 @@
+use super::file::{FOLDER, KEY_BYTES_MAX};
 use super::*;
 use crate::tenants::Quota;
 
@@ -100,16 +101,16 @@ fn a_region_is_its_tenants_alone_and_lives_as_long_as_it_is_used() {
     regions.register(&a, "r", &shm.0, 0, 10).unwrap();
     assert!(matches!(regions.register(&a, "r", &shm.0, 0, 10), Err(ApiError::Exists { .. })));
     assert!(matches!(regions.part(&b, "r", 0, 1), Err(ApiError::NotFound { .. })));
-    assert!(matches!(regions.list(&b, "r"), Err(ApiError::NotFound { .. })));
-    assert!(regions.list(&b, "").unwrap().is_empty());
+    assert!(matches!(regions.list(&b, Kind::System, "r"), Err(ApiError::NotFound { .. })));
+    assert!(regions.list(&b, Kind::System, "").unwrap().is_empty());
     let told = told(regions.register(&b, "mine", &shm.0, 0, 1));
     assert!(told.contains("another tenant"), "{told}");
-    regions.unregister(&b, "r");
-    regions.unregister(&b, "");
-    assert_eq!(regions.list(&a, "").unwrap().len(), 1);
+    regions.unregister(&b, Kind::System, "r");
+    regions.unregister(&b, Kind::System, "");
+    assert_eq!(regions.list(&a, Kind::System, "").unwrap().len(), 1);
     let part = regions.part(&a, "r", 0, 10).unwrap();
-    regions.unregister(&a, "r");
-    assert!(regions.list(&a, "").unwrap().is_empty());
+    regions.unregister(&a, Kind::System, "r");
+    assert!(regions.list(&a, Kind::System, "").unwrap().is_empty());
     let mut read = [0; 10];
     part.read(&mut read).unwrap();
     assert_eq!(read, [3; 10]);
@@ -122,7 +123,7 @@ fn number_and_bytes_are_bounded_and_files_of_others_refused() {
     regions.register(&a, "large", &shm.0, 0, 900).unwrap();
     let quota = regions.register(&a, "more", &shm.0, 0, 101);
     assert!(matches!(quota, Err(ApiError::Quota { quota: "bytes", .. })), "{quota:?}");
-    regions.unregister(&a, "");
+    regions.unregister(&a, Kind::System, "");
     for at in 0..TENANT_MAX {
         regions.register(&a, &at.to_string(), &shm.0, 0, 1).unwrap();
     }

@@ -211,6 +211,17 @@ async fn memory_of_a_gpu_is_refused_with_the_reason() {
         device_id: 0,
         byte_size: 4096,
     };
+    let short = vec![0; 63].into();
+    for (wrong, field) in [
+        (oip::CudaSharedMemoryRegisterRequest { raw_handle: short, ..asked.clone() }, "raw_handle"),
+        (oip::CudaSharedMemoryRegisterRequest { device_id: -1, ..asked.clone() }, "device_id"),
+        (oip::CudaSharedMemoryRegisterRequest { byte_size: 0, ..asked.clone() }, "byte_size"),
+        (oip::CudaSharedMemoryRegisterRequest { name: String::new(), ..asked.clone() }, "name"),
+    ] {
+        let refused = client.cuda_shared_memory_register(wrong).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        assert!(refused.message().starts_with(field), "{}", refused.message());
+    }
     let refused = client.cuda_shared_memory_register(asked).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unimplemented);
     assert!(refused.message().contains("system shared memory"), "{}", refused.message());

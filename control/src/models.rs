@@ -4,6 +4,7 @@ mod changes;
 mod counts;
 mod error;
 mod folder;
+mod given;
 mod load;
 mod metadata;
 mod precision;
@@ -22,6 +23,7 @@ use ferry_engine::{Engine, EngineError, FileDigest, Rebuild};
 pub use counts::{Counted, Counts, Tally};
 pub use error::ModelError;
 pub use folder::{NAME_BYTES_MAX, Source, check_name};
+pub use given::Given;
 pub use load::Served;
 pub use metadata::{
     Batch, CompletionName, DeviceChoice, DimSizes, Gpu, Metadata, MetadataError, PrecisionName,

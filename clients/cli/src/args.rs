@@ -213,6 +213,9 @@ pub(crate) enum ModelsVerb {
         name: String,
         #[arg(long, default_value_t = 0)]
         version: u64,
+        /// A TOML of this machine that takes the place of the model's own, until the next load.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
     },
     /// Stop serving a model.
     Unload {

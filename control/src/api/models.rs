@@ -7,7 +7,7 @@ use tonic::{Request, Response};
 
 use super::{auth, to_wire, told};
 use crate::error::ApiError;
-use crate::models::{Loading, Served, check_name};
+use crate::models::{Given, Loading, Served, check_name};
 use crate::state::State;
 use crate::tenants::Identity;
 
@@ -30,16 +30,17 @@ fn joined<T>(joined: Result<T, tokio::task::JoinError>) -> Result<T, ApiError> {
 /// Loads a model, version 0 the latest, and retires the one that it replaces.
 ///
 /// # Errors
-/// As [`Models::load`](crate::models::Models::load).
+/// As [`Models::load_with`](crate::models::Models::load_with).
 pub(super) async fn load(
     state: &Arc<State>,
     name: &str,
     version: u64,
+    given: Option<Given>,
 ) -> Result<Loading, ApiError> {
     state.takes_new()?;
     let (of_thread, name) = (Arc::clone(state), name.to_owned());
     let loaded = tokio::task::spawn_blocking(move || {
-        let loading = of_thread.models.load(&name, version)?;
+        let loading = of_thread.models.load_with(&name, version, given.as_ref())?;
         if loading.is_new {
             of_thread.recorder.event(loading.served.loaded_event());
         }
@@ -94,8 +95,9 @@ impl v1::models_server::Models for ModelsService {
     }
 
     async fn load(&self, request: Request<v1::LoadModelRequest>) -> Reply<v1::LoadModelResponse> {
-        let v1::LoadModelRequest { name, version } = request.into_inner();
-        let Loading { served, is_new, changed, .. } = load(&self.0, &name, version).await?;
+        let v1::LoadModelRequest { name, version, config_toml } = request.into_inner();
+        let given = config_toml.map(|text| Given::Toml(text.into()));
+        let Loading { served, is_new, changed, .. } = load(&self.0, &name, version, given).await?;
         let model = Some(to_wire::served_model(&served));
         Ok(Response::new(v1::LoadModelResponse { model, loaded: is_new, changed }))
     }

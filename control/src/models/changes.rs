@@ -7,8 +7,9 @@ use ferry_engine::FileDigest;
 use super::Source;
 
 /// The names of the files that changed, came or went, for people; empty if a load would read what
-/// was read before. All of them are read and hashed.
-pub(super) fn changes(loaded: &[FileDigest], source: &Source) -> Vec<String> {
+/// was read before. All of them are read and hashed. The metadata is none of them where it was
+/// `said_elsewhere`.
+pub(super) fn changes(loaded: &[FileDigest], source: &Source, said_elsewhere: bool) -> Vec<String> {
     let mut changes = Vec::new();
     for digest in loaded {
         match FileDigest::of(&digest.path) {
@@ -17,7 +18,8 @@ pub(super) fn changes(loaded: &[FileDigest], source: &Source) -> Vec<String> {
             Err(_unreadable) => changes.push(format!("{} is gone", name(&digest.path, source))),
         }
     }
-    for path in std::iter::once(&source.file).chain(&source.metadata) {
+    let metadata = source.metadata.as_ref().filter(|_| !said_elsewhere);
+    for path in std::iter::once(&source.file).chain(metadata) {
         if !loaded.iter().any(|digest| digest.path == *path) {
             changes.push(format!("{} is new", name(path, source)));
         }

@@ -11,8 +11,8 @@ use ferry_vision::Numbers;
 use super::changes::changes;
 use super::shapes::{check_dims, has_batch};
 use super::{
-    Batch, Counts, DimSizes, EngineLoader, Instances, LoadSpec, Metadata, ModelError, Precision,
-    Rooms, Source,
+    Batch, Counts, DimSizes, EngineLoader, Given, Instances, LoadSpec, Metadata, ModelError,
+    Precision, Rooms, Source,
 };
 use crate::host::clock::unix_ns;
 use crate::store::{Event, ModelRow};
@@ -95,6 +95,11 @@ impl Served {
     pub fn items(&self, bound: &BoundSignature) -> u64 {
         let first = bound.inputs.first().and_then(|input| input.shape.first());
         first.copied().filter(|_| has_batch(self.signature())).unwrap_or(1)
+    }
+
+    /// Whether its configuration came with the call that loaded it, and is not its folder's.
+    pub fn is_overridden(&self) -> bool {
+        self.metadata.given.is_some()
     }
 
     /// Whether pictures are served.
@@ -196,19 +201,15 @@ impl Served {
         }))
     }
 
-    /// Loads a model's file. May take seconds.
+    /// Loads a model's file, of which `metadata` is said. May take seconds.
     ///
     /// # Errors
-    /// A text that says what is wrong with the file or its metadata.
-    pub fn load(
+    /// A text that says what is wrong with the file, or what in the metadata does not fit it.
+    pub(super) fn load(
         source: &Source,
         loader: &dyn EngineLoader,
-        base: Metadata,
+        metadata: Metadata,
     ) -> Result<Arc<Served>, String> {
-        let metadata = match &source.metadata {
-            None => base,
-            Some(path) => Metadata::read(path, base).map_err(|error| error_text(&error))?,
-        };
         let spec = LoadSpec {
             file: &source.file,
             engine: &metadata.engine,
@@ -222,9 +223,17 @@ impl Served {
         Served::start(&source.name, source.version, instances, metadata)
     }
 
-    /// What of its files changed since it was loaded, for people; empty if nothing did.
-    pub(super) fn changes(&self, source: &Source) -> Vec<String> {
-        changes(&self.files, source)
+    /// What changed since it was loaded of its files and of what came with the call, for people;
+    /// empty if nothing did.
+    pub(super) fn changes(&self, source: &Source, given: Option<&Given>) -> Vec<String> {
+        let own = self.metadata.given.as_ref();
+        let given = match (own, given) {
+            (own, given) if own == given => None,
+            (Some(own), None) => Some(format!("{} is gone", own.field())),
+            (_, given) => given.map(|it| it.field().to_owned()),
+        };
+        let said_elsewhere = self.metadata.given.is_some();
+        given.into_iter().chain(changes(&self.files, source, said_elsewhere)).collect()
     }
 }
 

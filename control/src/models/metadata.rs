@@ -12,7 +12,7 @@ use ferry_engine::{FileBytes, FileDigest, FileError, Picture, RunOn};
 use ferry_vision::{Background, Channels, DecodeOptions, Filter, Layout, Orientation, PictureSpec};
 use serde::Deserialize;
 
-use super::ShapeLimits;
+use super::{Given, ShapeLimits};
 
 pub use batch::Batch;
 pub use device::{CompletionName, DeviceChoice, DimSizes, Gpu, PrecisionName};
@@ -70,6 +70,8 @@ pub struct Metadata {
     pub batch: Option<Batch>,
     /// The files that this was read from: the TOML and the labels.
     pub files: Vec<FileDigest>,
+    /// What came with the call that loaded it, where this was read from that and not from a file.
+    pub given: Option<Given>,
 }
 
 /// Why metadata is not usable.
@@ -198,6 +200,7 @@ impl Metadata {
             picture: None,
             batch: None,
             files: Vec::new(),
+            given: None,
         }
     }
 
@@ -206,11 +209,25 @@ impl Metadata {
     /// # Errors
     /// [`MetadataError`] names the file and what is wrong in it.
     pub fn read(path: &Path, base: Metadata) -> Result<Metadata, MetadataError> {
-        let meaning = |why: String| MetadataError::Meaning { path: path.to_owned(), why };
         let mut files = Vec::new();
         let text = read_text(path, TOML_BYTES_MAX, &mut files)?;
+        Metadata::parse(&text, path, base, files)
+    }
+
+    /// Reads a text as if it stood in the file `path`, beside which labels are looked for. `files`
+    /// were read already.
+    ///
+    /// # Errors
+    /// As [`read`](Metadata::read).
+    pub(super) fn parse(
+        text: &str,
+        path: &Path,
+        base: Metadata,
+        mut files: Vec<FileDigest>,
+    ) -> Result<Metadata, MetadataError> {
+        let meaning = |why: String| MetadataError::Meaning { path: path.to_owned(), why };
         let file: File =
-            toml::from_str(&text).map_err(|error| meaning(error.to_string().trim().to_owned()))?;
+            toml::from_str(text).map_err(|error| meaning(error.to_string().trim().to_owned()))?;
         let labels = match &file.labels {
             None => Vec::new(),
             Some(name) => {
@@ -257,6 +274,7 @@ impl Metadata {
             picture: file.picture.map(PictureTable::parse).transpose().map_err(meaning)?,
             batch: file.batch.or(base.batch),
             files,
+            given: None,
         })
     }
 }

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use ferry_core::error_text;
+
 use super::folder::{PassedOver, Scan, is_there, scan};
-use super::{EngineLoader, Metadata, ModelError, Progress, Served, Source, check_name};
+use super::{EngineLoader, Given, Metadata, ModelError, Progress, Served, Source, check_name};
 
 /// Every model by name and version.
 #[derive(Debug)]
@@ -128,7 +130,7 @@ impl Models {
                 break;
             }
             let (name, version) = (source.name.clone(), source.version);
-            if let Err(error) = self.load_source(source) {
+            if let Err(error) = self.load_source(source, None) {
                 tracing::error!(model = name, version, %error, "model not loaded");
             }
             progress.one_more();
@@ -165,10 +167,29 @@ impl Models {
     /// # Errors
     /// [`ModelError::NotFound`], [`ModelError::NotServed`] or [`ModelError::NotReloaded`], with the reason.
     pub fn load(&self, name: &str, version: u64) -> Result<Loading, ModelError> {
+        self.load_with(name, version, None)
+    }
+
+    /// As [`load`](Models::load); what is `given` takes the place of the metadata in the folder,
+    /// until the next load.
+    ///
+    /// # Errors
+    /// As [`load`](Models::load), and [`ModelError::Field`] if what is given has no meaning.
+    pub fn load_with(
+        &self,
+        name: &str,
+        version: u64,
+        given: Option<&Given>,
+    ) -> Result<Loading, ModelError> {
         check_name(name)?;
         let built_in = self.entries().iter().any(|(key, it)| key.0 == name && it.source.is_none());
-        if built_in {
-            return Ok(Loading::unchanged(self.get(name, version)?));
+        match given {
+            Some(given) if built_in => {
+                let why = format!("{name} is built in and takes no configuration");
+                return Err(ModelError::field(given.field(), why));
+            }
+            None if built_in => return Ok(Loading::unchanged(self.get(name, version)?)),
+            _ => {}
         }
         let Scan { sources, passed_over, .. } =
             self.scan().map_err(|error| ModelError::NotServed {
@@ -179,7 +200,7 @@ impl Models {
         let source =
             if version == 0 { found.next_back() } else { found.find(|it| it.version == version) };
         if let Some(source) = source {
-            return self.load_source(source);
+            return self.load_source(source, given);
         }
         Err(match passed_over.into_iter().find(|it| it.name == name) {
             None => self.unknown(name, version),
@@ -189,7 +210,7 @@ impl Models {
         })
     }
 
-    fn load_source(&self, source: Source) -> Result<Loading, ModelError> {
+    fn load_source(&self, source: Source, given: Option<&Given>) -> Result<Loading, ModelError> {
         let _one_at_a_time = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (source.name.clone(), source.version);
         let old = match self.entries().get(&key).map(|entry| &entry.state) {
@@ -200,14 +221,20 @@ impl Models {
             None => Vec::new(),
             Some(old) if old.is_lost() => vec!["its instances were lost".to_owned()],
             Some(old) => {
-                let changed = old.changes(&source);
+                let changed = old.changes(&source, given);
                 if changed.is_empty() {
                     return Ok(Loading::unchanged(Arc::clone(old)));
                 }
                 changed
             }
         };
-        let loaded = Served::load(&source, &*self.loader, self.base.clone());
+        let base = self.base.clone();
+        let metadata = match (given, &source.metadata) {
+            (Some(given), _) => Ok(given.read(&source, base)?),
+            (None, Some(path)) => Metadata::read(path, base).map_err(|error| error_text(&error)),
+            (None, None) => Ok(base),
+        };
+        let loaded = metadata.and_then(|said| Served::load(&source, &*self.loader, said));
         let mut entries = self.entries();
         match loaded {
             Ok(served) => {

@@ -101,7 +101,7 @@ async fn unload_ends_sessions_and_load_brings_the_model_back() {
     let refused = server.open(ask_digits(Transport::Tcp)).await.unwrap_err();
     assert!(refused.message().contains("Models.Load"), "{}", refused.message());
 
-    let load = || v1::LoadModelRequest { name: name(), version: 0 };
+    let load = || v1::LoadModelRequest { name: name(), version: 0, config_toml: None };
     let first = models.load(load()).await.unwrap().into_inner();
     let kept = server.open(ask_digits(Transport::Tcp)).await.unwrap();
     let again = models.load(load()).await.unwrap().into_inner();
@@ -129,15 +129,15 @@ async fn a_model_whose_new_file_is_broken_goes_on_with_the_old_one() {
     let server = Running::start(|config| config.models = Some(path)).await;
     let mut models = ModelsClient::new(server.channel.clone());
     std::fs::write(folder.path().join("digits.onnx"), b"cut").unwrap();
-    let load = v1::LoadModelRequest { name: "digits".into(), version: 0 };
+    let load = v1::LoadModelRequest { name: "digits".into(), version: 0, config_toml: None };
     let refused = models.load(load).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);
     server.open(ask_digits(Transport::Tcp)).await.unwrap();
     for name in ["../digits", "/etc/passwd", ""] {
-        let load = v1::LoadModelRequest { name: name.into(), version: 0 };
+        let load = v1::LoadModelRequest { name: name.into(), version: 0, config_toml: None };
         assert_eq!(models.load(load).await.unwrap_err().code(), Code::InvalidArgument, "{name}");
     }
-    let missing = v1::LoadModelRequest { name: "missing".into(), version: 0 };
+    let missing = v1::LoadModelRequest { name: "missing".into(), version: 0, config_toml: None };
     assert_eq!(models.load(missing).await.unwrap_err().code(), Code::NotFound);
     let echo = v1::UnloadModelRequest { name: "echo".into(), version: 0 };
     assert_eq!(models.unload(echo).await.unwrap_err().code(), Code::InvalidArgument);

@@ -32,7 +32,7 @@ fn infer(opened: &v1::OpenSessionResponse, payload_bytes: usize) {
 }
 
 fn load(name: &str) -> v1::LoadModelRequest {
-    v1::LoadModelRequest { name: name.to_owned(), version: 0 }
+    v1::LoadModelRequest { name: name.to_owned(), version: 0, config_toml: None }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -59,7 +59,15 @@ impl Served {
     }
 
     async fn load(&mut self) -> Result<v1::LoadModelResponse, tonic::Status> {
-        let load = v1::LoadModelRequest { name: "add".into(), version: 0 };
+        self.load_with(None).await
+    }
+
+    async fn load_with(
+        &mut self,
+        toml: Option<&str>,
+    ) -> Result<v1::LoadModelResponse, tonic::Status> {
+        let config_toml = toml.map(str::to_owned);
+        let load = v1::LoadModelRequest { name: "add".into(), version: 0, config_toml };
         self.models.load(load).await.map(tonic::Response::into_inner)
     }
 
@@ -139,5 +147,47 @@ async fn what_cannot_be_loaded_again_is_refused_by_name_and_the_model_goes_on() 
     }
     let listed = served.models.list(v1::ListModelsRequest {}).await.unwrap().into_inner().models;
     assert!(listed.iter().all(|it| it.state() == State::Loaded), "{listed:?}");
+    served.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_that_comes_with_a_load_stays_until_the_next_load_without_one() {
+    let folder = tempfile::tempdir().unwrap();
+    put_all(folder.path());
+    let mut served = Served::from(folder.path()).await;
+    assert!(served.open(3).await.is_err(), "max_batch is 2");
+    let given = "engine = 'tract'\nmax_batch = 3\nlabels = 'add.txt'";
+    let loaded = served.load_with(Some(given)).await.unwrap();
+    assert_eq!(loaded.changed, ["config_toml"]);
+    assert!(loaded.model.unwrap().is_overridden);
+    assert_eq!(served.open(3).await.unwrap().labels, ["one"]);
+    assert!(!served.load_with(Some(given)).await.unwrap().loaded, "it is the same");
+
+    // Another one is refused by what is wrong in it, and the model goes on as it was.
+    let long = format!("# {}", "x".repeat(128 << 10));
+    for (given, hint) in [
+        ("max_batch = 0", "max_batch"),
+        ("max_bach = 1", "max_bach"),
+        ("labels = '../add.txt'", "same folder"),
+        ("labels = 'none.txt'", "none.txt"),
+        (&long, "at most 131072"),
+    ] {
+        let refused = served.load_with(Some(given)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+        let told = refused.message();
+        assert!(told.starts_with("config_toml: ") && told.contains(hint), "{told}");
+    }
+    let refused = served.load_with(Some("engine = 'torch'")).await.unwrap_err();
+    assert!(refused.message().contains("goes on as it was"), "{refused:?}");
+    served.open(3).await.unwrap();
+
+    // The file is of no account meanwhile, and is again with the next load.
+    put(folder.path(), "add.toml", "engine = 'tract'\nmax_batch = 4");
+    assert!(!served.load_with(Some(given)).await.unwrap().loaded);
+    assert_eq!(served.changed().await, ["config_toml is gone", "add.toml is new"]);
+    served.open(4).await.unwrap();
+    let name = "echo".to_owned();
+    let built_in = v1::LoadModelRequest { name, version: 0, config_toml: Some(String::new()) };
+    assert_eq!(served.models.load(built_in).await.unwrap_err().code(), Code::InvalidArgument);
     served.server.stop().await;
 }

@@ -147,7 +147,7 @@ async fn sigterm_while_a_model_is_loaded_by_a_call_ends_it_too() {
     slow(&models, "late");
     let channel = connected(&ferryd.address).await;
     let mut client = ModelsClient::new(channel.clone());
-    let load = v1::LoadModelRequest { name: "late".into(), version: 0 };
+    let load = v1::LoadModelRequest { name: "late".into(), version: 0, config_toml: None };
     let call = tokio::spawn(async move { client.load(load).await });
     // It is in the list as soon as the load has begun.
     let mut client = ModelsClient::new(channel);
@@ -236,7 +236,7 @@ async fn nothing_in_the_folder_keeps_the_server_from_starting_and_each_is_named(
     }
     assert_eq!(listed.len(), failed.len() + 2, "and echo and right");
     // Later, too, it is told why.
-    let load = v1::LoadModelRequest { name: "nover".into(), version: 0 };
+    let load = v1::LoadModelRequest { name: "nover".into(), version: 0, config_toml: None };
     let refused = client.load(load).await.unwrap_err();
     assert!(refused.message().contains("nover/1/model.onnx"), "{refused}");
     ferryd.signal(Signal::TERM);

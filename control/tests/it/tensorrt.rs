@@ -86,7 +86,7 @@ async fn a_model_that_no_gpu_can_run_is_refused_with_the_reason_and_the_others_a
         digit.pixels.iter().flat_map(|&it| (f32::from(it) / 255.0).to_ne_bytes()).collect();
     assert_eq!(client.infer(&tensor).0, Status::Ok);
     // Asked again, it is refused again, and the server goes on.
-    let load = v1::LoadModelRequest { name: "absent".into(), version: 0 };
+    let load = v1::LoadModelRequest { name: "absent".into(), version: 0, config_toml: None };
     let again = models.load(load).await.unwrap_err();
     assert!(again.message().contains(NO_GPU[0]), "{}", again.message());
     assert_eq!(client.infer(&tensor).0, Status::Ok);

@@ -1,5 +1,8 @@
 //! `ferry models`: what is served.
 
+use std::path::PathBuf;
+
+use anyhow::Context;
 use ferry_client::v1;
 use serde_json::{Value, json};
 
@@ -20,8 +23,13 @@ pub(crate) fn run(args: &ModelsArgs, printer: &Printer) -> Result<(), Failure> {
             let request = v1::GetModelRequest { name: name.clone(), version: *version };
             show(&client.run(models.get(request))?.into_inner(), printer)
         }
-        ModelsVerb::Load { name, version } => {
-            let request = v1::LoadModelRequest { name: name.clone(), version: *version };
+        ModelsVerb::Load { name, version, config } => {
+            let read = |path: &PathBuf| {
+                std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))
+            };
+            let config_toml = config.as_ref().map(read).transpose()?;
+            let (name, version) = (name.clone(), *version);
+            let request = v1::LoadModelRequest { name, version, config_toml };
             loaded(&client.run(models.load(request))?.into_inner(), printer)
         }
         ModelsVerb::Unload { name, version } => {
@@ -99,6 +107,9 @@ fn show(model: &v1::Model, printer: &Printer) -> Result<(), Failure> {
         return printer.json(&to_json(model));
     }
     list(std::slice::from_ref(model), printer)?;
+    if model.is_overridden {
+        printer.say("configured by what came with the call that loaded it, not by its folder");
+    }
     let signature = model.signature.clone().unwrap_or_default();
     let row = |way: &str, spec: &v1::TensorSpec| {
         vec![spec.name.clone(), way.to_owned(), spec.datatype.clone(), shape(spec)]
@@ -150,6 +161,7 @@ fn to_json(model: &v1::Model) -> Value {
         "queue": model.queue,
         "takes_pictures": model.takes_pictures,
         "description": model.description,
+        "is_overridden": model.is_overridden,
         "sha256": model.sha256,
         "inputs": signature.inputs.iter().map(tensor).collect::<Vec<_>>(),
         "outputs": signature.outputs.iter().map(tensor).collect::<Vec<_>>(),

@@ -69,7 +69,7 @@ pub(super) async fn load(
             (other, _) => return Err(unsupported(other)),
         }
     }
-    models::load(state, &model_name, 0).await.map(drop)
+    models::load(state, &model_name, 0, None).await.map(drop)
 }
 
 /// Takes all versions of a model out of service.

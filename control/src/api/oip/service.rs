@@ -232,7 +232,7 @@ impl GrpcInferenceService for OipService {
         &self,
         request: Request<oip::TraceSettingRequest>,
     ) -> Reply<oip::TraceSettingResponse> {
-        Ok(Response::new(settings::trace(request.get_ref())?))
+        Ok(Response::new(settings::trace(&self.0, request.get_ref())?))
     }
 
     async fn log_settings(

@@ -10,7 +10,9 @@ use ferry_proto::oip::{
 };
 use tracing::level_filters::LevelFilter;
 
+use super::offer::Offer;
 use crate::error::ApiError;
+use crate::state::State;
 
 /// What a trace is here: none. The times of every request are in SQL.
 const TRACE: [(&str, &str); 6] = [
@@ -22,11 +24,18 @@ const TRACE: [(&str, &str); 6] = [
     ("trace_mode", "triton"),
 ];
 
-/// The settings of tracing.
+/// The settings of tracing; those of a model are the same.
 ///
 /// # Errors
 /// [`ApiError::Unsupported`] names one that is to be changed, [`ApiError::Field`] one that is none.
-pub(super) fn trace(asked: &TraceSettingRequest) -> Result<TraceSettingResponse, ApiError> {
+/// As [`Offer::find`] if it names a model.
+pub(super) fn trace(
+    state: &State,
+    asked: &TraceSettingRequest,
+) -> Result<TraceSettingResponse, ApiError> {
+    if !asked.model_name.is_empty() {
+        Offer::find(state, &asked.model_name, "")?;
+    }
     for (name, setting) in &asked.settings {
         let known = TRACE.iter().find(|(known, _)| known == name);
         let (_, is) = known.ok_or_else(|| unknown(name, &TRACE.map(|(known, _)| known)))?;

@@ -23,7 +23,7 @@ import sys
 import time
 
 import grpc
-from cases import ALL, WHY, Answer, Side, answer
+from cases import ALL, Answer, Side, answer, why
 from tritonclient.grpc import service_pb2 as pb
 
 BEGIN, END = "<!-- conformance -->", "<!-- /conformance -->"
@@ -123,7 +123,7 @@ def is_same(theirs, ours):
 
 
 def show(case, theirs, ours):
-    mark = " " if is_same(theirs, ours) else "≠" if WHY.get(case.key) else "!"
+    mark = " " if is_same(theirs, ours) else "≠" if why(case, theirs, ours) else "!"
     print(f"{mark} {case.group}: {case.name}\n      {theirs.code:20} {theirs.text[:TEXT_MAX]}")
     print(f"      {ours.code:20} {ours.text[:TEXT_MAX]}", flush=True)
 
@@ -133,9 +133,9 @@ def cell(text):
 
 
 def row(case, theirs, ours):
-    why = "" if is_same(theirs, ours) else WHY.get(case.key, "**not explained**")
-    texts = [f"`{it.code}`" + (f" {cell(it.text[:TEXT_MAX])}" if it.text else "") for it in (theirs, ours)]
-    return f"| {case.name} | {' | '.join(texts)} | {why} |"
+    reason = "" if is_same(theirs, ours) else why(case, theirs, ours) or "**not explained**"
+    both = [f"`{it.code}` {cell(it.text[:TEXT_MAX])}".rstrip() for it in (theirs, ours)]
+    return f"| {case.name} | {' | '.join(both)} | {reason} |"
 
 
 def table(rows, versions):
@@ -196,7 +196,7 @@ def main():
     if given.write:
         write(given.write, table(rows, versions))
     other = [it for it in rows if not is_same(it[1], it[2])]
-    unexplained = [case for case, *_ in other if case.key not in WHY]
+    unexplained = [case for case, *both in other if not why(case, *both)]
     print(f"{len(rows)} cases, {len(other)} with another status, {len(unexplained)} not explained")
     for case in unexplained:
         print(f"not explained: {case.group}: {case.name}")

@@ -59,3 +59,10 @@ WHY = {
     ("settings", "a trace setting that does not exist"): "it would not be set",
     ("settings", "a log setting that does not exist"): "it would not be set",
 }
+
+
+def why(case, theirs, ours):
+    """Why the status of an answer is another one; `None` if nobody knows."""
+    if case.protocol == "http" and theirs.code == "500" and ours.code == "400":
+        return CALLER
+    return WHY.get(case.key)

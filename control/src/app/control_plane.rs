@@ -45,7 +45,7 @@ impl ControlPlane {
         let router = api::router(state)?.add_service(health_service);
         let listener = listener.try_clone()?;
         let front = &state.config.front;
-        let connections = limits::connections(front.connections_max);
+        let connections = limits::connections(front.connections_max, state.config.sessions_max());
         let (bytes, within) = (front.calls_bytes_max, front.begins_within);
         let peers = Peers::new(connections, bytes, within, &state.refusals);
         let calls = runtime.spawn(async move {

@@ -81,7 +81,7 @@ pub struct Settings {
     /// Most concurrent calls of one connection
     #[arg(long, value_name = "N")]
     pub streams_max: Option<u32>,
-    /// Most connections of the control plane; lowered to a quarter of the limit of descriptors
+    /// Most connections of the control plane; lowered to what sessions leave of the limit of descriptors, or a quarter of it
     #[arg(long, value_name = "N")]
     pub connections_max: Option<usize>,
     /// Most bytes of messages that are under way in calls, of all connections together; one

@@ -11,7 +11,7 @@ const OWN: u64 = 256;
 /// With fewer, the server does not get as far as serving.
 const NEEDED: u64 = 128;
 
-/// Of the limit, the part that connections of the control plane may take.
+/// Of the limit, the part that connections of the control plane may take in any case.
 const CONNECTIONS: u64 = 4;
 
 /// What to do where the limit is too low.
@@ -52,11 +52,20 @@ pub fn enough_to_start() -> Result<(), String> {
     }
 }
 
-/// How many connections the control plane may have: so many, or what the limit has room for.
-pub(crate) fn connections(wanted: usize) -> usize {
-    let room = getrlimit(Resource::Nofile).current.map(|limit| limit / CONNECTIONS);
+/// How many connections the control plane may have beside so many sessions: as many as are wanted,
+/// or what the limit has room for, and says so.
+pub(crate) fn connections(wanted: usize, sessions: u64) -> usize {
+    let room = getrlimit(Resource::Nofile).current.map(|limit| room(limit, sessions));
     let room = room.and_then(|room| usize::try_from(room).ok()).unwrap_or(usize::MAX);
+    if room < wanted {
+        tracing::warn!(wanted, fix = FIX, "descriptors are enough for {room} connections only");
+    }
     wanted.min(room).max(1)
+}
+
+/// Of so many descriptors, those for connections: what sessions leave, and a part at least.
+fn room(limit: u64, sessions: u64) -> u64 {
+    (limit / CONNECTIONS).max(limit.saturating_sub(needed(sessions)))
 }
 
 /// The limit as it is: what it allows, or why it is too low for so many sessions and what to do.
@@ -76,5 +85,17 @@ pub fn descriptors(sessions: u64) -> Result<String, (String, &'static str)> {
             );
             Err((why, FIX))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_have_what_sessions_leave_and_a_quarter_at_least() {
+        assert_eq!(room(20_000, 4096), 5000);
+        assert_eq!(room(20_000, 1000), 20_000 - 4256);
+        assert_eq!(room(1024, u64::MAX), 256);
     }
 }

@@ -14,6 +14,7 @@ where nothing else runs.
 
 import argparse
 import multiprocessing
+import os
 import re
 import statistics
 import subprocess
@@ -25,6 +26,7 @@ SPARE = 500
 # Of each session, in requests a second.
 RATE = 1
 PER_PROCESS = 1250
+WATCHDOG_SECONDS = 300
 
 
 def hold(address, count, is_up, is_over):
@@ -54,6 +56,10 @@ def hold(address, count, is_up, is_over):
         except grpc.RpcError:
             lost += 1
     is_up.put(lost)
+    # Whoever closes a thousand channels one by one may take minutes; the end of the process does it.
+    is_up.close()
+    is_up.join_thread()
+    os._exit(0)
 
 
 class Idle:
@@ -71,14 +77,14 @@ class Idle:
     def __enter__(self):
         for process in self.all:
             process.start()
-        self.failed = sum(self.is_up.get(timeout=600) for _ in self.all)
+        self.failed = sum(self.is_up.get(timeout=WATCHDOG_SECONDS) for _ in self.all)
         return self
 
     def __exit__(self, *_):
         self.is_over.set()
-        self.lost = sum(self.is_up.get(timeout=600) for _ in self.all)
+        self.lost = sum(self.is_up.get(timeout=WATCHDOG_SECONDS) for _ in self.all)
         for process in self.all:
-            process.join()
+            process.join(WATCHDOG_SECONDS)
 
 
 class Sessions:
@@ -103,7 +109,8 @@ class Sessions:
 
 def p99_us(address, requests):
     command = [PERF, "-m", "echo", "-i", "grpc", "-u", address, "--shape", "INPUT0:10,10,10"]
-    told = subprocess.run([*command, "--request-count", str(requests)], capture_output=True, text=True)
+    command += ["--request-count", str(requests)]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=WATCHDOG_SECONDS)
     found = re.search(r"p99 latency: (\d+)", told.stdout)
     if told.returncode or not found:
         raise SystemExit(told.stdout + told.stderr)

@@ -87,8 +87,8 @@ async fn a_model_that_is_not_there_says_what_there_is() {
 async fn nothing_that_is_asked_waits_for_an_inference_and_a_timeout_ends_the_wait_for_one() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("turns.onnx"), turns::onnx()).unwrap();
-    std::fs::write(folder.path().join("turns.toml"), "engine = 'onnx'\nrun_seconds_max = 20")
-        .unwrap();
+    let toml = "engine = 'onnx'\nrun_seconds_max = 20\nqueue = 1";
+    std::fs::write(folder.path().join("turns.toml"), toml).unwrap();
     let path = folder.path().to_owned();
     let server = Running::start(|config| {
         config.models = Some(path);
@@ -114,15 +114,24 @@ async fn nothing_that_is_asked_waits_for_an_inference_and_a_timeout_ends_the_wai
     let refused = client.model_infer(late).await.unwrap_err();
     assert_eq!(refused.code(), Code::DeadlineExceeded, "{refused:?}");
     // Its run goes on, and keeps the model's only instance.
-    until("it runs", || server.state.models.get("turns", 0).unwrap().pool.stats().in_flight == 1)
-        .await;
+    let pool = || server.state.models.get("turns", 0).unwrap().pool.stats();
+    until("it runs", || pool().in_flight == 1).await;
     let mut waiting = client.clone();
-    let waits = tokio::spawn(async move { waiting.model_infer(run(1)).await });
+    let next = run(1);
+    let waits = tokio::spawn(async move { waiting.model_infer(next).await });
+    until("the queue is full", || pool().queued == 1).await;
+    let refused = client.model_infer(run(1)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
     let asked = async {
+        assert!(client.server_live(oip::ServerLiveRequest {}).await.unwrap().into_inner().live);
+        assert!(client.server_ready(oip::ServerReadyRequest {}).await.unwrap().into_inner().ready);
+        client.server_metadata(oip::ServerMetadataRequest {}).await.unwrap();
         client.model_metadata(metadata("turns", "")).await.unwrap();
         client.model_config(config("turns")).await.unwrap();
-        client.model_ready(ready("turns", "")).await.unwrap();
+        assert!(client.model_ready(ready("turns", "")).await.unwrap().into_inner().ready);
         client.model_statistics(oip::ModelStatisticsRequest::default()).await.unwrap();
+        let regions = oip::SystemSharedMemoryStatusRequest::default();
+        client.system_shared_memory_status(regions).await.unwrap();
         client.repository_index(oip::RepositoryIndexRequest::default()).await.unwrap();
         client.model_infer(identity(&[1, 1, 1], &[0; 4])).await.unwrap();
     };

@@ -115,6 +115,11 @@ async fn settings_are_told_and_changes_refused_by_name() {
     assert!(refused.message().contains("trace_level"), "{}", refused.message());
     let refused = client.trace_setting(trace("nonsense", &[])).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
+    let of_model =
+        |name: &str| oip::TraceSettingRequest { model_name: name.into(), ..Default::default() };
+    client.trace_setting(of_model("echo")).await.unwrap();
+    let refused = client.trace_setting(of_model("none")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound);
 
     let log = |name: &str, value: Log| {
         let value = oip::log_settings_request::SettingValue { parameter_choice: Some(value) };

@@ -10,6 +10,7 @@ mod binary;
 mod common;
 mod docs;
 mod endless;
+mod fuzz;
 mod gpu;
 mod half;
 mod hostile;

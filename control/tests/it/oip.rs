@@ -61,7 +61,7 @@ fn output(name: &str, parameters: &[(&str, oip::InferParameter)]) -> InferReques
 }
 
 /// The digits for tract, with their labels.
-fn put_digits(folder: &Path) {
+pub(crate) fn put_digits(folder: &Path) {
     std::fs::write(folder.join("digits.onnx"), ferry_zoo::digits::onnx()).unwrap();
     let metadata = "engine = 'tract'\nlabels = 'digits.txt'\n";
     std::fs::write(folder.join("digits.toml"), metadata).unwrap();

@@ -19,11 +19,12 @@ mod whole;
 
 pub use admin::AdminService;
 pub use auth::{Access, AuthLayer, METHODS};
-pub(crate) use front::{Incoming, Peers};
+pub(crate) use front::{Door, Incoming, Limits, Peers};
 pub use inference::InferenceService;
 pub use local::LocalService;
 pub use models::ModelsService;
 pub use oip::OipService;
+pub(crate) use oip::http::{Http, serve as serve_http, serve_loading as serve_http_loading};
 pub use router::SERVICES;
 pub(crate) use router::router;
 pub use runs::RunsService;

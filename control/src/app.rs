@@ -29,7 +29,7 @@ use crate::store::{
 use crate::tenants::Tenants;
 
 pub use loading::LoadingPort;
-pub use serve::bind;
+pub use serve::{Listeners, bind};
 
 /// How long the last rows may take when the server ends.
 const FLUSH_WAIT: Duration = Duration::from_secs(10);
@@ -50,7 +50,7 @@ pub enum BuildError {
         /// The address.
         address: String,
         /// What to do.
-        fix: &'static str,
+        fix: String,
         /// What the system said.
         #[source]
         source: std::io::Error,

@@ -19,6 +19,8 @@ pub use settings::{ConfigError, Settings};
 pub struct Config {
     /// `HOST:PORT` of the control plane; port 0 lets the system choose.
     pub listen: String,
+    /// `HOST:PORT` of the Open Inference Protocol over HTTP; `None`: it is not served.
+    pub http: Option<String>,
     /// Address that tcp and zmq bind and announce; `None`: the host of `listen`.
     pub data_host: Option<String>,
     /// Where timings go.
@@ -74,7 +76,7 @@ pub struct Front {
     pub connections_max: usize,
     /// Most bytes of messages that are under way, of all calls together.
     pub calls_bytes_max: u64,
-    /// How long a connection may take to begin HTTP/2.
+    /// How long a connection may take to begin HTTP/2, or to send the head of a first request.
     pub begins_within: Duration,
     /// How long the message of a call may take; long ones get a second more for each 4 MiB.
     pub body_within: Duration,
@@ -97,6 +99,7 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             listen: ferry_proto::channel::ADDRESS_DEFAULT.into(),
+            http: None,
             data_host: None,
             store: "sqlite:ferry.sqlite".into(),
             store_bytes_max: None,
@@ -134,13 +137,21 @@ impl Config {
         wanted.min(crate::tenants::SESSIONS_MAX as u64)
     }
 
-    /// Whether other machines may reach the control plane, and everybody there is an operator.
-    pub fn is_open_to_others(&self) -> bool {
-        let host = self.listen.rsplit_once(':').map_or(self.listen.as_str(), |(host, _)| host);
-        let host = host.trim_matches(['[', ']']);
-        let is_local = host == "localhost"
-            || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
-        !is_local && self.tenants.is_empty() && self.operator_key.is_none()
+    /// The address where other machines may reach the server and everybody is an operator.
+    pub fn open_to_others(&self) -> Option<&str> {
+        let is_local = |address: &str| {
+            let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+            let host = host.trim_matches(['[', ']']);
+            host == "localhost"
+                || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+        };
+        let mut all = [Some(self.listen.as_str()), self.http.as_deref()].into_iter().flatten();
+        all.find(|address| !self.has_keys() && !is_local(address))
+    }
+
+    /// Whether it matters who calls.
+    pub fn has_keys(&self) -> bool {
+        !self.tenants.is_empty() || self.operator_key.is_some()
     }
 
     /// The host that data-plane links bind and announce.

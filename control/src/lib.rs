@@ -27,5 +27,5 @@ pub mod state;
 pub mod store;
 pub mod tenants;
 
-pub use app::{BuildError, LoadingPort, Server, bind};
+pub use app::{BuildError, Listeners, LoadingPort, Server, bind};
 pub use config::{Config, ConfigError, LibrarySearch, RdmaOptions, Settings};

@@ -1,5 +1,5 @@
-//! `ferryd`: serves models. The first line on stdout is `{"listening":"HOST:PORT"}`, once every model
-//! is loaded or failed and it serves; nothing else is written there. The port answers before that,
+//! `ferryd`: serves models. The first line on stdout is `{"listening":"HOST:PORT"}` (with `--http` also
+//! `"http":"HOST:PORT"`), once every model is loaded or failed and it serves; nothing else is written there. The port answers before that,
 //! and says how many models are loaded. The log goes to stderr.
 //!
 //! SIGTERM and SIGINT drain and end it, also while models are loaded. SIGHUP restarts the control
@@ -91,9 +91,9 @@ fn main() -> ExitCode {
     if let Err(error) = limits::enough_to_start() {
         return complain(1, &error);
     }
-    if config.is_open_to_others() {
+    if let Some(address) = config.open_to_others() {
         tracing::warn!(
-            listen = config.listen,
+            address,
             "there are no tenants: whoever reaches this address is an operator"
         );
     }
@@ -119,8 +119,8 @@ fn main() -> ExitCode {
 async fn run(config: Config) -> anyhow::Result<()> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     // First, so that a port in use is told before models are loaded.
-    let listener = bind(&config).await?;
-    let address = listener.local_addr()?;
+    let listeners = bind(&config).await?;
+    let (address, http) = (listeners.local_addr()?, listeners.http_addr()?);
     let mut told = std::pin::pin!(async move {
         tokio::select! {
             _ = term.recv() => {}
@@ -128,16 +128,19 @@ async fn run(config: Config) -> anyhow::Result<()> {
         }
     });
     let progress = Arc::new(Progress::default());
-    let port = LoadingPort::open(&listener, Arc::clone(&progress)).await?;
+    let port = LoadingPort::open(&listeners, Arc::clone(&progress)).await?;
     let Some(server) = Server::build_unless(config, progress, &mut told).await? else {
         return Ok(());
     };
     port.close().await;
-    let line = serde_json::json!({ "listening": address.to_string() });
+    let mut line = serde_json::json!({ "listening": address.to_string() });
+    if let Some(http) = http {
+        line["http"] = http.to_string().into();
+    }
     let mut out = std::io::stdout();
     writeln!(out, "{line}")?;
     out.flush()?;
-    tracing::info!(%address, "serving");
+    tracing::info!(%address, http = http.map(tracing::field::display), "serving");
     let mut hup = signal(SignalKind::hangup())?;
     let state = Arc::clone(server.state());
     tokio::spawn(async move {
@@ -149,7 +152,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         told.await;
         tracing::info!("told to end: draining");
     };
-    server.serve(listener, shutdown).await
+    server.serve(listeners, shutdown).await
 }
 
 fn complain(code: u8, why: &str) -> ExitCode {

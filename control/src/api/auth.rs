@@ -13,6 +13,7 @@ use tonic::codegen::http;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use super::front::Door;
 use crate::error::ApiError;
 use crate::state::State;
 use crate::tenants::{Identity, Tenant};
@@ -149,7 +150,7 @@ where
     }
 
     fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
-        match admit(&self.state, request.uri().path(), request.headers()) {
+        match admit(&self.state, Door::Grpc, request.uri().path(), request.headers()) {
             Ok(identity) => {
                 request.extensions_mut().insert(identity);
                 Either::Left(self.inner.call(request))
@@ -159,7 +160,16 @@ where
     }
 }
 
-fn admit(state: &State, path: &str, headers: &http::HeaderMap) -> Result<Identity, tonic::Status> {
+/// Who makes a call of the method with this path, that came in by `door`.
+///
+/// # Errors
+/// The refusal, which is noted.
+pub(super) fn admit(
+    state: &State,
+    door: Door,
+    path: &str,
+    headers: &http::HeaderMap,
+) -> Result<Identity, tonic::Status> {
     let Some(access) = Access::of(path) else {
         return Err(tonic::Status::unimplemented("this server has no such method"));
     };
@@ -168,7 +178,7 @@ fn admit(state: &State, path: &str, headers: &http::HeaderMap) -> Result<Identit
     match access.check(&identity) {
         Ok(()) => Ok(identity),
         Err((what, error)) => {
-            state.refusals.note("grpc", what, None, identity.name(), &error);
+            state.refusals.note(door.name(), what, None, identity.name(), &error);
             Err(error.into())
         }
     }

@@ -7,6 +7,7 @@
 mod classes;
 mod config;
 mod contents;
+pub(super) mod http;
 mod memory;
 mod metadata;
 mod offer;

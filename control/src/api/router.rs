@@ -13,7 +13,7 @@ use ferry_proto::v1::{
 use tonic::server::NamedService;
 use tower_layer::{Identity, Stack};
 
-use super::front::GateLayer;
+use super::front::{GateLayer, Limits};
 use super::{
     AdminService, AuthLayer, InferenceService, LocalService, ModelsService, OipService,
     RunsService, SessionsService,
@@ -45,7 +45,7 @@ pub(crate) type Router =
 ///
 /// # Errors
 /// What the reflection service says of the descriptors.
-pub(crate) fn router(state: &Arc<State>) -> anyhow::Result<Router> {
+pub(crate) fn router(state: &Arc<State>, limits: Arc<Limits>) -> anyhow::Result<Router> {
     macro_rules! service {
         ($server:ident, $service:ident) => {
             $server::new($service(Arc::clone(state)))
@@ -65,7 +65,7 @@ pub(crate) fn router(state: &Arc<State>) -> anyhow::Result<Router> {
         .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
         .http2_keepalive_timeout(Some(KEEPALIVE_WITHIN))
         .layer(AuthLayer::new(Arc::clone(state)))
-        .layer(GateLayer::new(&state.config.front, &state.refusals))
+        .layer(GateLayer::new(limits))
         .add_service(service!(SessionsServer, SessionsService))
         .add_service(service!(ModelsServer, ModelsService))
         .add_service(service!(AdminServer, AdminService))

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::api::{self, Incoming, Peers};
+use super::Listeners;
+use crate::api::{self, Door, Http, Incoming, Limits, Peers};
 use crate::host::limits;
 use crate::state::State;
 
@@ -25,15 +26,16 @@ pub(crate) struct ControlPlane {
     /// `None` once it was let go of.
     runtime: Option<Runtime>,
     health: HealthReporter,
-    stop: Option<oneshot::Sender<()>>,
+    stop: Option<watch::Sender<()>>,
     calls: JoinHandle<Result<(), tonic::transport::Error>>,
+    http: Option<JoinHandle<()>>,
 }
 
 impl ControlPlane {
-    /// Serves on a clone of `listener`, whose address stays taken while nobody serves on it.
+    /// Serves on clones of `listeners`, whose addresses stay taken while nobody serves on them.
     pub(crate) async fn start(
         state: &Arc<State>,
-        listener: &TcpListener,
+        listeners: &Listeners<TcpListener>,
     ) -> anyhow::Result<ControlPlane> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .thread_name("ferry-grpc")
@@ -41,21 +43,31 @@ impl ControlPlane {
             .build()?;
         let (health, health_service) = tonic_health::server::health_reporter();
         set_health(&health, ServingStatus::Serving).await;
-        let (stop, stopped) = oneshot::channel::<()>();
-        let router = api::router(state)?.add_service(health_service);
-        let listener = listener.try_clone()?;
+        let (stop, stops) = watch::channel(());
         let front = &state.config.front;
         let connections = limits::connections(front.connections_max, state.config.sessions_max());
-        let (bytes, within) = (front.calls_bytes_max, front.begins_within);
-        let peers = Peers::new(connections, bytes, within, &state.refusals);
-        let calls = runtime.spawn(async move {
-            // Fails only outside of a runtime.
-            let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return Ok(()) };
-            let incoming = Incoming::new(listener, peers);
-            let stopped = async { drop(stopped.await) };
-            router.serve_with_incoming_shutdown(incoming, stopped).await
-        });
-        Ok(ControlPlane { runtime: Some(runtime), health, stop: Some(stop), calls })
+        // Of gRPC and HTTP together.
+        let peers = Peers::new(connections, front, &state.refusals);
+        let limits = Limits::new(front, &state.refusals);
+        let incoming = |listener: &TcpListener, door| {
+            let _entered = runtime.enter();
+            let listener = tokio::net::TcpListener::from_std(listener.try_clone()?)?;
+            Ok::<_, std::io::Error>(Incoming::new(listener, door, Arc::clone(&peers)))
+        };
+        let router = api::router(state, Arc::clone(&limits))?.add_service(health_service);
+        let of_grpc = incoming(&listeners.grpc, Door::Grpc)?;
+        let stopped = told(stops.clone());
+        let calls = runtime
+            .spawn(async move { router.serve_with_incoming_shutdown(of_grpc, stopped).await });
+        let http = match &listeners.http {
+            Some(listener) => {
+                let http = Http::new(Arc::clone(state), limits);
+                let of_http = incoming(listener, Door::Http)?;
+                Some(runtime.spawn(api::serve_http(http, of_http, told(stops))))
+            }
+            None => None,
+        };
+        Ok(ControlPlane { runtime: Some(runtime), health, stop: Some(stop), calls, http })
     }
 
     /// Returns when it does not serve any more.
@@ -71,10 +83,22 @@ impl ControlPlane {
     /// Ends it: calls that go on get a moment.
     pub(crate) async fn end(mut self) {
         self.stop = None;
-        if tokio::time::timeout(CALLS_END_WITHIN, &mut self.calls).await.is_err() {
+        let ended = async {
+            // What they ended with is nobody's concern any more.
+            drop((&mut self.calls).await);
+            if let Some(http) = &mut self.http {
+                drop(http.await);
+            }
+        };
+        if tokio::time::timeout(CALLS_END_WITHIN, ended).await.is_err() {
             tracing::info!("calls that go on are cut off");
         }
     }
+}
+
+/// Done once the sender of `stops` is gone.
+async fn told(mut stops: watch::Receiver<()>) {
+    drop(stops.changed().await);
 }
 
 impl Drop for ControlPlane {

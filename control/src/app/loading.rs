@@ -14,7 +14,9 @@ use tonic::service::Routes;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 
+use super::Listeners;
 use super::control_plane::set_health;
+use crate::api;
 use crate::error::ApiError;
 use crate::models::Progress;
 
@@ -32,7 +34,7 @@ const GOES: Duration = Duration::from_secs(1);
 /// Time between two connections that are taken; also where none can be, for want of descriptors.
 const PACE: Duration = Duration::from_millis(20);
 
-/// Answers on the control plane's address until the server is built. Health says `NOT_SERVING`;
+/// Answers on the control plane's addresses until the server is built. Health says `NOT_SERVING`;
 /// every other call ends with `UNAVAILABLE` and how many models are loaded.
 #[derive(Debug)]
 pub struct LoadingPort {
@@ -43,16 +45,20 @@ pub struct LoadingPort {
 }
 
 impl LoadingPort {
-    /// Answers on a clone of `listener`. Connections that wait when it ends are taken by whoever
+    /// Answers on clones of `listeners`. Connections that wait when it ends are taken by whoever
     /// serves there next.
     ///
     /// # Errors
     /// What the system says: no thread or descriptor is left.
     pub async fn open(
-        listener: &tokio::net::TcpListener,
+        listeners: &Listeners,
         progress: Arc<Progress>,
     ) -> std::io::Result<LoadingPort> {
-        let listener = TcpListener::from(listener.as_fd().try_clone_to_owned()?);
+        let clone = |listener: &tokio::net::TcpListener| {
+            Ok::<_, std::io::Error>(TcpListener::from(listener.as_fd().try_clone_to_owned()?))
+        };
+        let listener = clone(&listeners.grpc)?;
+        let http = listeners.http.as_ref().map(clone).transpose()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("ferry-loading")
@@ -60,11 +66,23 @@ impl LoadingPort {
             .build()?;
         let (health, health_service) = tonic_health::server::health_reporter();
         set_health(&health, ServingStatus::NotServing).await;
+        let why = move || {
+            let (loaded, of) = progress.seen();
+            ApiError::Loading { loaded, of }
+        };
+        let why: Arc<dyn Fn() -> ApiError + Send + Sync> = Arc::new(why);
+        if let Some(listener) = http {
+            let why = Arc::clone(&why);
+            runtime.spawn(async move {
+                // Fails only outside of a runtime.
+                let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
+                api::serve_http_loading(listener, why, PACE, STAYS).await;
+            });
+        }
         let mut routes = Routes::new(health_service);
         let calls = routes.axum_router_mut();
         *calls = std::mem::take(calls).fallback(move || {
-            let (loaded, of) = progress.seen();
-            let status = tonic::Status::from(ApiError::Loading { loaded, of });
+            let status = tonic::Status::from(why());
             std::future::ready(status.into_http::<Body>())
         });
         let (stop, stopped) = oneshot::channel::<()>();

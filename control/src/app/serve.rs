@@ -1,6 +1,7 @@
 //! The server as a whole: control plane, keepers, and the way to an orderly end.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,28 +13,71 @@ use crate::config::Config;
 use crate::sampler::{self, Sampled};
 use crate::state::State;
 
-/// Takes the control plane's address.
+/// The sockets of the control plane.
+#[derive(Debug)]
+pub struct Listeners<L = TcpListener> {
+    /// Of gRPC.
+    pub grpc: L,
+    /// Of HTTP, where that is served.
+    pub http: Option<L>,
+}
+
+/// Takes the control plane's addresses.
 ///
 /// # Errors
 /// [`BuildError::Listen`] names the address and what to do.
-pub async fn bind(config: &Config) -> Result<TcpListener, BuildError> {
-    TcpListener::bind(&config.listen).await.map_err(|source| BuildError::Listen {
-        address: config.listen.clone(),
+pub async fn bind(config: &Config) -> Result<Listeners, BuildError> {
+    let grpc = listen("--listen", &config.listen).await?;
+    let http = match &config.http {
+        Some(address) => Some(listen("--http", address).await?),
+        None => None,
+    };
+    Ok(Listeners { grpc, http })
+}
+
+async fn listen(option: &'static str, address: &str) -> Result<TcpListener, BuildError> {
+    TcpListener::bind(address).await.map_err(|source| BuildError::Listen {
+        address: address.to_owned(),
         fix: match source.kind() {
-            std::io::ErrorKind::AddrInUse => {
-                "another process has the port: stop it, or take another with --listen HOST:PORT \
+            std::io::ErrorKind::AddrInUse => format!(
+                "another process has the port: stop it, or take another with {option} HOST:PORT \
                  (port 0 lets the system choose)"
-            }
+            ),
             std::io::ErrorKind::AddrNotAvailable => {
-                "give --listen an address of this machine, such as 127.0.0.1"
+                format!("give {option} an address of this machine, such as 127.0.0.1")
             }
             std::io::ErrorKind::PermissionDenied => {
-                "ports below 1024 need privileges: take a higher one"
+                "ports below 1024 need privileges: take a higher one".to_owned()
             }
-            _ => "check --listen",
+            _ => format!("check {option}"),
         },
         source,
     })
+}
+
+impl Listeners {
+    /// The address of gRPC.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.grpc.local_addr()
+    }
+
+    /// The address of HTTP, where that is served.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn http_addr(&self) -> std::io::Result<Option<SocketAddr>> {
+        self.http.as_ref().map(TcpListener::local_addr).transpose()
+    }
+
+    /// Sockets that no runtime knows.
+    fn into_std(self) -> std::io::Result<Listeners<std::net::TcpListener>> {
+        let Listeners { grpc, http } = self;
+        let http = http.map(TcpListener::into_std).transpose()?;
+        Ok(Listeners { grpc: grpc.into_std()?, http })
+    }
 }
 
 impl Server {
@@ -52,7 +96,7 @@ impl Server {
     /// What the transport says if it cannot serve.
     pub async fn serve(
         self,
-        listener: TcpListener,
+        listeners: Listeners,
         shutdown: impl Future<Output = ()> + Send,
     ) -> anyhow::Result<()> {
         let state = Arc::clone(&self.state);
@@ -66,8 +110,8 @@ impl Server {
             recorder: state.recorder.clone(),
         };
         let samples = tokio::spawn(sampler::keep(sampled, every));
-        let listener = listener.into_std()?;
-        let mut plane = ControlPlane::start(&state, &listener).await?;
+        let listeners = listeners.into_std()?;
+        let mut plane = ControlPlane::start(&state, &listeners).await?;
         let mut shutdown = std::pin::pin!(shutdown);
         let ended_early = loop {
             tokio::select! {
@@ -78,7 +122,7 @@ impl Server {
                     // No lease runs out because nobody could keep it.
                     state.sessions.grace_leases();
                     drop(plane);
-                    plane = ControlPlane::start(&state, &listener).await?;
+                    plane = ControlPlane::start(&state, &listeners).await?;
                 }
             }
         };

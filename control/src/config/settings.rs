@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::{Config, Front, LaneCounts, LibrarySearch};
 use crate::tenants::Quota;
-use values::{at_least_1, engine_cache, fence, listen, operator_key, seconds, tenants};
+use values::{address, at_least_1, engine_cache, fence, operator_key, seconds, tenants};
 
 /// One source of options. The same names serve the command line and the file.
 #[derive(Clone, Debug, Default, Deserialize, clap::Args)]
@@ -19,6 +19,9 @@ pub struct Settings {
     /// HOST:PORT of the gRPC control plane; port 0 lets the system choose [default: 127.0.0.1:7077]
     #[arg(long, value_name = "HOST:PORT")]
     pub listen: Option<String>,
+    /// HOST:PORT where the Open Inference Protocol is served over HTTP [default: it is not]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub http: Option<String>,
     /// Host that tcp and zmq bind and announce [default: that of --listen]
     #[arg(long, value_name = "HOST")]
     pub data_host: Option<String>,
@@ -88,7 +91,7 @@ pub struct Settings {
     /// connection may have a quarter of it
     #[arg(long, value_name = "BYTES")]
     pub calls_bytes_max: Option<u64>,
-    /// How long a connection may take to begin HTTP/2
+    /// How long a connection may take to begin HTTP/2, or to send the head of a first request
     #[arg(long, value_name = "SECONDS")]
     pub handshake_seconds: Option<f64>,
     /// How long the message of a call may take; long ones get a second more for each 4 MiB
@@ -202,7 +205,8 @@ impl Settings {
                 .unwrap_or(base.quota.in_flight),
         };
         let config = Config {
-            listen: listen(self.listen.or(file.listen).unwrap_or(base.listen))?,
+            listen: address("listen", self.listen.or(file.listen).unwrap_or(base.listen))?,
+            http: self.http.or(file.http).map(|it| address("http", it)).transpose()?,
             data_host: self.data_host.or(file.data_host),
             store: self.store.or(file.store).unwrap_or(base.store),
             store_bytes_max: self.store_bytes_max.or(file.store_bytes_max),

@@ -21,6 +21,7 @@ use crate::common::{Client, LONG, ask, until};
 pub(crate) struct Ferryd {
     pub(crate) child: Child,
     pub(crate) address: String,
+    pub(crate) http: Option<String>,
 }
 
 pub(crate) fn command(folder: &Path, listen: &str) -> Command {
@@ -41,7 +42,8 @@ impl Ferryd {
         BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
         let json: serde_json::Value = serde_json::from_str(&line).unwrap();
         let address = json["listening"].as_str().unwrap().to_owned();
-        Ferryd { child, address }
+        let http = json["http"].as_str().map(str::to_owned);
+        Ferryd { child, address, http }
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

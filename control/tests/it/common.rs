@@ -30,6 +30,7 @@ pub(crate) struct Running {
     pub(crate) state: Arc<State>,
     pub(crate) channel: Channel,
     pub(crate) address: SocketAddr,
+    pub(crate) http: Option<SocketAddr>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<anyhow::Result<()>>,
 }
@@ -51,16 +52,16 @@ impl Running {
     pub(crate) async fn start(edit: impl FnOnce(&mut Config)) -> Running {
         let mut config = config();
         edit(&mut config);
-        let listener = bind(&config).await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let listeners = bind(&config).await.unwrap();
+        let (address, http) = (listeners.local_addr().unwrap(), listeners.http_addr().unwrap());
         let url = format!("http://{address}");
         let server = Server::build(config).await.unwrap();
         let state = Arc::clone(server.state());
         let (stop, stopped) = oneshot::channel();
         let shutdown = async { drop(stopped.await) };
-        let task = tokio::spawn(server.serve(listener, shutdown));
+        let task = tokio::spawn(server.serve(listeners, shutdown));
         let channel = Channel::from_shared(url.clone()).unwrap().connect().await.unwrap();
-        Running { state, channel, address, stop, task }
+        Running { state, channel, address, http, stop, task }
     }
 
     pub(crate) fn sessions(&self) -> SessionsClient<Channel> {

@@ -1,6 +1,7 @@
 //! What nobody with rights would send: to a real ferryd, under limits of memory and descriptors
 //! that it would break if it took it.
 
+mod http;
 mod raw;
 
 use std::path::Path;
@@ -46,7 +47,12 @@ fn limited(folder: &Path, descriptors: u32) -> Ferryd {
     let mut limited = Command::new("sh");
     let limits = format!("ulimit -v {ADDRESS_SPACE} && ulimit -n {descriptors}");
     limited.args(["-c", &format!("{limits} && exec \"$0\" \"$@\"")]);
-    limited.arg(env!("CARGO_BIN_EXE_ferryd")).args(["--listen", "127.0.0.1:0"]);
+    limited.arg(env!("CARGO_BIN_EXE_ferryd")).args([
+        "--listen",
+        "127.0.0.1:0",
+        "--http",
+        "127.0.0.1:0",
+    ]);
     limited.args(["--config", "c.toml", "--store", "sqlite:f.db", "--log", "warn"]);
     limited.current_dir(folder).stdout(Stdio::piped()).stderr(Stdio::null());
     Ferryd::spawn(&mut limited)

@@ -14,6 +14,7 @@ mod fuzz;
 mod gpu;
 mod half;
 mod hostile;
+mod http;
 mod inline;
 mod leases;
 mod local;

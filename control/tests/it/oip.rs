@@ -20,6 +20,7 @@ use ferry_proto::oip::model_infer_request::{InferInputTensor, InferRequestedOutp
 use tonic::transport::Channel;
 
 use crate::common::Running;
+pub(crate) use memory::Shm;
 
 type Client = GrpcInferenceServiceClient<Channel>;
 
@@ -70,7 +71,7 @@ pub(crate) fn put_digits(folder: &Path) {
 }
 
 /// Asks for a digit, and what it is.
-fn a_digit() -> (oip::ModelInferRequest, u8) {
+pub(crate) fn a_digit() -> (oip::ModelInferRequest, u8) {
     let digit = ferry_zoo::digits::held_out().next().unwrap();
     let values = digit.pixels.iter().flat_map(|&pixel| (f32::from(pixel) / 255.0).to_ne_bytes());
     let request = oip::ModelInferRequest {

@@ -19,6 +19,7 @@ use tonic_health::pb::health_client::HealthClient;
 
 use crate::binary::{Ferryd, command, finished_runs};
 use crate::common::{LONG, ask};
+use crate::http::Connection;
 
 /// Fields of protobuf of less than 128 bytes.
 fn field(number: u8, content: &[u8]) -> Vec<u8> {
@@ -85,7 +86,7 @@ async fn connected(address: &str) -> Channel {
 /// A server that has begun and is not looked after by [`Ferryd`], which waits for its first line.
 fn begun(command: &mut Command) -> Ferryd {
     let child: Child = command.spawn().unwrap();
-    Ferryd { child, address: String::new() }
+    Ferryd { child, address: String::new(), http: None }
 }
 
 fn text(mut from: impl Read) -> String {
@@ -172,8 +173,9 @@ async fn while_models_load_the_port_says_so() {
     std::fs::create_dir(&models).unwrap();
     std::fs::write(models.join("a.onnx"), "broken").unwrap();
     slow(&models, "b");
-    let address = free_address();
-    let mut ferryd = begun(command(folder.path(), &address).args(["--models", "models"]));
+    let (address, http) = (free_address(), free_address());
+    let options = ["--models", "models", "--http", &http];
+    let mut ferryd = begun(command(folder.path(), &address).args(options));
     // The first one has failed; that is one that is done.
     let late = Instant::now() + LONG;
     while !loading(&address).await.message().contains("loading: 1 of 2 models") {
@@ -189,6 +191,10 @@ async fn while_models_load_the_port_says_so() {
     let open = ask(ferry_core::Transport::Tcp, 1, 1);
     let told = SessionsClient::new(channel).open(open).await.unwrap_err();
     assert!(told.message().contains("1 of 2") && told.message().contains("again"), "{told}");
+    let mut over_http = Connection::open(http.parse().unwrap());
+    let told = tokio::task::block_in_place(|| over_http.call("GET /v2/health/ready", &[], &[]));
+    assert_eq!(told.status, 503);
+    assert!(told.error().contains("1 of 2"), "{told:?}");
     ferryd.signal(Signal::TERM);
     assert_eq!(ferryd.wait().code(), Some(0));
 }

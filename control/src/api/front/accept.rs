@@ -1,7 +1,7 @@
-//! Connections of the control plane: how many there may be, and what each has to do to stay.
+//! Connections of the control plane: how many there may be, over gRPC and HTTP together.
 //!
 //! A connection is a stranger's until a call on it was let in. Strangers have a moment to begin
-//! HTTP/2, and there is room for some only: where one more comes, the one that was here longest
+//! (`guarded`), and there is room for some only: where one more comes, the one that was here longest
 //! goes, so that nobody is locked out by those who only wait.
 
 use std::collections::BTreeMap;
@@ -9,23 +9,20 @@ use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::Stream;
 use futures_util::task::AtomicWaker;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Sleep;
-use tonic::transport::server::Connected;
 
-use super::body::Budgets;
+use super::body::{Budgets, SLOWEST};
+use super::guarded::Guarded;
+use crate::config::Front;
 use crate::serving::refusals::Refusals;
-
-/// What every client of HTTP/2 sends first: the preface and the head of its settings.
-const BEGINNING_BYTES: usize = 24 + 9;
 
 /// Most strangers, where there may be more connections than twice as many.
 const STRANGERS_MAX: usize = 256;
@@ -39,6 +36,25 @@ const LEAVES_WITHIN: Duration = Duration::from_millis(2);
 /// One connection may use this share of the bytes of all calls.
 const SHARE: u64 = 4;
 
+/// Where a connection came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Door {
+    /// HTTP/2, with gRPC.
+    Grpc,
+    /// HTTP/1.1.
+    Http,
+}
+
+impl Door {
+    /// As refusals name it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Door::Grpc => "grpc",
+            Door::Http => "http",
+        }
+    }
+}
+
 /// Who is connected.
 #[derive(Debug)]
 pub(crate) struct Peers {
@@ -46,7 +62,9 @@ pub(crate) struct Peers {
     strangers_max: usize,
     calls_bytes_max: u64,
     /// How long the beginning may take.
-    begins_within: Duration,
+    pub(super) begins_within: Duration,
+    /// How long an answer may wait for its reader; long ones get more.
+    pub(super) read_within: Duration,
     refusals: Arc<Refusals>,
     room: Mutex<Room>,
 }
@@ -75,28 +93,29 @@ enum Entry {
 #[derive(Debug)]
 pub(crate) struct Peer {
     number: u64,
-    peers: Arc<Peers>,
+    pub(super) door: Door,
+    pub(super) peers: Arc<Peers>,
     is_on_this_host: bool,
     /// What its calls may take of the bytes of all.
     pub(crate) budgets: Budgets,
     is_proved: AtomicBool,
+    /// The head of a first request came, over HTTP.
+    has_begun: AtomicBool,
+    /// Length of the answer that is under way, over HTTP.
+    answer_bytes: AtomicU64,
     /// It has to go.
     is_over: AtomicBool,
-    reads: AtomicWaker,
+    pub(super) reads: AtomicWaker,
 }
 
 impl Peers {
-    pub(crate) fn new(
-        max: usize,
-        calls_bytes_max: u64,
-        begins_within: Duration,
-        refusals: &Arc<Refusals>,
-    ) -> Arc<Peers> {
+    pub(crate) fn new(max: usize, front: &Front, refusals: &Arc<Refusals>) -> Arc<Peers> {
         Arc::new(Peers {
             max,
             strangers_max: STRANGERS_MAX.min(max / 2).max(1),
-            calls_bytes_max,
-            begins_within,
+            calls_bytes_max: front.calls_bytes_max,
+            begins_within: front.begins_within,
+            read_within: front.body_within,
             refusals: Arc::clone(refusals),
             room: Mutex::default(),
         })
@@ -106,12 +125,12 @@ impl Peers {
         self.room.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note(&self, what: &'static str, why: &dyn Display) {
-        self.refusals.note("grpc", what, None, None, why);
+    pub(super) fn note(&self, door: Door, what: &'static str, why: &dyn Display) {
+        self.refusals.note(door.name(), what, None, None, why);
     }
 
     /// Takes a connection, and sends the oldest stranger away where there is no room.
-    fn join(self: &Arc<Self>, stream: &TcpStream) -> Entry {
+    fn join(self: &Arc<Self>, stream: &TcpStream, door: Door) -> Entry {
         let mut room = self.room();
         if room.all >= self.max + self.strangers_max {
             return Entry::Wait;
@@ -132,10 +151,13 @@ impl Peers {
         let number = room.next;
         let peer = Arc::new(Peer {
             number,
+            door,
             peers: Arc::clone(self),
             is_on_this_host: is_on_this_host(stream.peer_addr(), stream.local_addr()),
             budgets: Budgets::new(self.calls_bytes_max / SHARE),
             is_proved: AtomicBool::new(false),
+            has_begun: AtomicBool::new(false),
+            answer_bytes: AtomicU64::new(0),
             is_over: AtomicBool::new(false),
             reads: AtomicWaker::new(),
         });
@@ -157,110 +179,44 @@ impl Peer {
         self.is_on_this_host
     }
 
+    /// The head of a request came, over HTTP.
+    pub(crate) fn begin(&self) {
+        self.has_begun.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn has_begun(&self) -> bool {
+        self.has_begun.load(Ordering::Relaxed)
+    }
+
+    /// An answer of so many bytes begins to leave, over HTTP.
+    pub(crate) fn answer(&self, bytes: u64) {
+        self.answer_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// How long the answer that is under way may wait for its reader.
+    pub(super) fn reads_within(&self) -> Duration {
+        let bytes = self.answer_bytes.load(Ordering::Relaxed);
+        self.peers.read_within + Duration::from_secs(bytes / SLOWEST)
+    }
+
     /// Sends a stranger away.
     fn end(&self) {
         self.is_over.store(true, Ordering::Release);
         self.reads.wake();
     }
-}
 
-/// A connection's bytes.
-#[derive(Debug)]
-pub(crate) struct Guarded {
-    stream: TcpStream,
-    peer: Arc<Peer>,
-    /// Of the beginning, as far as it is there.
-    begun: usize,
-    /// Until the beginning is there.
-    deadline: Option<Pin<Box<Sleep>>>,
-}
-
-impl Guarded {
-    fn new(stream: TcpStream, peer: Arc<Peer>) -> Guarded {
-        let within = peer.peers.begins_within;
-        let deadline = Some(Box::pin(tokio::time::sleep(within)));
-        Guarded { stream, peer, begun: 0, deadline }
+    pub(super) fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Acquire)
     }
 
-    fn refuse(&self, what: &'static str, why: &'static str) -> io::Error {
-        self.peer.peers.note(what, &why);
-        io::Error::new(io::ErrorKind::TimedOut, why)
-    }
-}
-
-impl Drop for Guarded {
-    fn drop(&mut self) {
-        let mut room = self.peer.peers.room();
+    /// Its connection is gone.
+    pub(super) fn leave(&self) {
+        let mut room = self.peers.room();
         room.all = room.all.saturating_sub(1);
-        if self.peer.is_over.load(Ordering::Acquire) {
+        if self.is_over() {
             room.leaving = room.leaving.saturating_sub(1);
         }
-        room.strangers.remove(&self.peer.number);
-    }
-}
-
-impl Connected for Guarded {
-    type ConnectInfo = Arc<Peer>;
-
-    fn connect_info(&self) -> Arc<Peer> {
-        Arc::clone(&self.peer)
-    }
-}
-
-impl AsyncRead for Guarded {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        this.peer.reads.register(context.waker());
-        if this.peer.is_over.load(Ordering::Acquire) {
-            let why = "too many connections on which no call was let in; the oldest goes";
-            return Poll::Ready(Err(this.refuse("strangers", why)));
-        }
-        let before = into.filled().len();
-        let read = Pin::new(&mut this.stream).poll_read(context, into);
-        if let Some(deadline) = &mut this.deadline {
-            this.begun += into.filled().len() - before;
-            if this.begun >= BEGINNING_BYTES {
-                this.deadline = None;
-            } else if read.is_pending() && deadline.as_mut().poll(context).is_ready() {
-                let why = "a connection that did not begin HTTP/2 in time";
-                return Poll::Ready(Err(this.refuse("handshake", why)));
-            }
-        }
-        read
-    }
-}
-
-impl AsyncWrite for Guarded {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        from: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, from)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        from: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, from)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        room.strangers.remove(&self.number);
     }
 }
 
@@ -268,6 +224,7 @@ impl AsyncWrite for Guarded {
 #[derive(Debug)]
 pub(crate) struct Incoming {
     listener: TcpListener,
+    door: Door,
     peers: Arc<Peers>,
     pause: Option<Pin<Box<Sleep>>>,
     /// Came, and waits for room.
@@ -275,8 +232,8 @@ pub(crate) struct Incoming {
 }
 
 impl Incoming {
-    pub(crate) fn new(listener: TcpListener, peers: Arc<Peers>) -> Incoming {
-        Incoming { listener, peers, pause: None, waiting: None }
+    pub(crate) fn new(listener: TcpListener, door: Door, peers: Arc<Peers>) -> Incoming {
+        Incoming { listener, door, peers, pause: None, waiting: None }
     }
 }
 
@@ -298,7 +255,7 @@ impl Stream for Incoming {
                 None => ready!(this.listener.poll_accept(context)).map(|(stream, _)| stream),
             };
             match came {
-                Ok(stream) => match this.peers.join(&stream) {
+                Ok(stream) => match this.peers.join(&stream, this.door) {
                     Entry::In(peer) => {
                         // A connection that is gone already says so when it is read.
                         drop(stream.set_nodelay(true));
@@ -311,12 +268,12 @@ impl Stream for Incoming {
                     Entry::Full => {
                         let max = this.peers.max;
                         let why = format!("{max} connections are open (connections-max)");
-                        this.peers.note("connections", &why);
+                        this.peers.note(this.door, "connections", &why);
                     }
                 },
                 Err(error) if is_of_one(&error) => {}
                 Err(error) => {
-                    this.peers.note("accept", &error);
+                    this.peers.note(this.door, "accept", &error);
                     this.pause = Some(Box::pin(tokio::time::sleep(PAUSE)));
                 }
             }

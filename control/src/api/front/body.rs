@@ -11,9 +11,10 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 use tonic::Status;
 
-use super::accept::Peer;
+use super::accept::{Door, Peer};
 use super::budget::{Budget, Held};
 use super::methods::Method;
+use crate::config::Front;
 use crate::serving::refusals::Refusals;
 use crate::tenants::Tenant;
 
@@ -25,7 +26,7 @@ const PREFIX_BYTES: usize = 5;
 const SMALL_BYTES: u64 = 64 << 10;
 
 /// Slowest that a long message may come, in bytes a second, once the first moment is over.
-const SLOWEST: u64 = 4 << 20;
+pub(crate) const SLOWEST: u64 = 4 << 20;
 
 /// The bytes that messages may take at a time, of all calls together or of one connection's.
 #[derive(Clone, Debug)]
@@ -65,9 +66,49 @@ pub(crate) struct Limits {
     pub(crate) refusals: Arc<Refusals>,
 }
 
+impl Limits {
+    /// Those of `front`.
+    pub(crate) fn new(front: &Front, refusals: &Arc<Refusals>) -> Arc<Limits> {
+        Arc::new(Limits {
+            all: Budgets::new(front.calls_bytes_max),
+            within: front.body_within,
+            refusals: Arc::clone(refusals),
+        })
+    }
+
+    /// Room for `bytes` of a message of this caller.
+    ///
+    /// # Errors
+    /// The refusal, which is noted.
+    pub(crate) fn hold(&self, caller: &Caller, bytes: u64) -> Result<[Held; 2], Status> {
+        let of_peer = match &caller.peer {
+            Some(peer) => peer.budgets.take(bytes),
+            None => self.all.take(0),
+        };
+        let Some((of_all, of_peer)) = self.all.take(bytes).zip(of_peer) else {
+            let why = format!(
+                "no room for a message of {bytes} bytes: too many are under way, on this \
+                 connection or on all (calls-bytes-max is {}); wait for answers",
+                self.all.large.limit()
+            );
+            return Err(self.refuse(caller, "calls_bytes", Status::resource_exhausted(why)));
+        };
+        Ok([of_all, of_peer])
+    }
+
+    /// Notes a refusal.
+    pub(crate) fn refuse(&self, caller: &Caller, what: &'static str, status: Status) -> Status {
+        let tenant = caller.tenant.as_deref().map(Tenant::name);
+        self.refusals.note(caller.door.name(), what, None, tenant, &status.message());
+        status
+    }
+}
+
 /// Who makes a call.
 #[derive(Debug)]
 pub(crate) struct Caller {
+    /// Where it came in.
+    pub(crate) door: Door,
     /// The connection that it came by.
     pub(crate) peer: Option<Arc<Peer>>,
     /// The tenant whose key it had.
@@ -157,19 +198,7 @@ impl<B> Watched<B> {
         // A stream's last message is read when the next one begins.
         self.holding.set(None);
         let bytes = u64::from(bytes);
-        let held = self.limits.all.take(bytes).zip(match &self.caller.peer {
-            Some(peer) => peer.budgets.take(bytes),
-            None => self.limits.all.take(0),
-        });
-        let Some((of_all, of_peer)) = held else {
-            let why = format!(
-                "no room for a message of {bytes} bytes: too many are under way, on this \
-                 connection or on all (calls-bytes-max is {}); wait for answers",
-                self.limits.all.large.limit()
-            );
-            return Err(self.refuse("calls_bytes", Status::resource_exhausted(why)));
-        };
-        self.holding.set(Some([of_all, of_peer]));
+        self.holding.set(Some(self.limits.hold(&self.caller, bytes)?));
         let within = self.limits.within + Duration::from_secs(bytes / SLOWEST);
         match &mut self.deadline {
             Some(deadline) => {
@@ -186,9 +215,7 @@ impl<B> Watched<B> {
     }
 
     fn refuse(&self, what: &'static str, status: Status) -> Status {
-        let tenant = self.caller.tenant.as_deref().map(Tenant::name);
-        self.limits.refusals.note("grpc", what, None, tenant, &status.message());
-        status
+        self.limits.refuse(&self.caller, what, status)
     }
 
     /// Ends it with an error.

@@ -12,11 +12,9 @@ use tonic::codegen::http::{Request, Response};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::accept::Peer;
-use super::body::{Budgets, Caller, Holding, Limits, Watched};
+use super::accept::{Door, Peer};
+use super::body::{Caller, Holding, Limits, Watched};
 use super::methods::method;
-use crate::config::Front;
-use crate::serving::refusals::Refusals;
 use crate::tenants::{Identity, Tenant};
 
 /// Watches the bodies of all calls.
@@ -24,12 +22,8 @@ use crate::tenants::{Identity, Tenant};
 pub(crate) struct GateLayer(Arc<Limits>);
 
 impl GateLayer {
-    pub(crate) fn new(front: &Front, refusals: &Arc<Refusals>) -> GateLayer {
-        GateLayer(Arc::new(Limits {
-            all: Budgets::new(front.calls_bytes_max),
-            within: front.body_within,
-            refusals: Arc::clone(refusals),
-        }))
+    pub(crate) fn new(limits: Arc<Limits>) -> GateLayer {
+        GateLayer(limits)
     }
 }
 
@@ -69,7 +63,7 @@ where
             peer.prove();
         }
         let tenant = identity.and_then(Identity::tenant).cloned();
-        let caller = Caller { peer, tenant: tenant.clone() };
+        let caller = Caller { door: Door::Grpc, peer, tenant: tenant.clone() };
         let holding = Arc::new(Holding::default());
         let kept = Arc::clone(&holding);
         let request = request

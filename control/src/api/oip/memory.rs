@@ -44,8 +44,15 @@ pub(super) fn status(
 /// # Errors
 /// [`ApiError::Field`] if it is not.
 pub(super) fn check_host(of_call: &Extensions) -> Result<(), ApiError> {
-    let peer = of_call.get::<Arc<Peer>>();
-    if peer.is_some_and(|peer| peer.is_on_this_host()) {
+    check_peer(of_call.get::<Arc<Peer>>().map(Arc::as_ref))
+}
+
+/// As [`check_host`], for the connection of a call.
+///
+/// # Errors
+/// As [`check_host`].
+pub(super) fn check_peer(peer: Option<&Peer>) -> Result<(), ApiError> {
+    if peer.is_some_and(Peer::is_on_this_host) {
         return Ok(());
     }
     let why = "memory is shared on one host, and this call came from another one: send tensors in \

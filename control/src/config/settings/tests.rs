@@ -32,6 +32,7 @@ fn unknown_keys_are_refused_with_the_known_ones() {
 fn values_without_a_meaning_are_named() {
     for text in [
         "listen = '7077'",
+        "http = ':8000'",
         "queue = 0",
         "lease-seconds = 0",
         "lease-seconds = -1.0",
@@ -117,8 +118,9 @@ fn what_rdma_does_not_have_is_named() {
 
 #[test]
 fn who_is_warned_that_everybody_is_an_operator() {
-    let open =
-        |text: &str| Settings::default().over(parse(text).unwrap()).unwrap().is_open_to_others();
+    let open = |text: &str| {
+        Settings::default().over(parse(text).unwrap()).unwrap().open_to_others().is_some()
+    };
     assert!(open("listen = '0.0.0.0:1'") && open("listen = 'somewhere:1'"));
     for closed in ["127.0.0.1:1", "localhost:1", "[::1]:1"] {
         assert!(!open(&format!("listen = '{closed}'")), "{closed}");

@@ -19,10 +19,10 @@ pub(super) fn engine_cache(variable: impl Fn(&str) -> Option<OsString>) -> Optio
     Some(cache.join(Path::new("ferry/engines")))
 }
 
-pub(super) fn listen(listen: String) -> Result<String, ConfigError> {
-    match listen.rsplit_once(':') {
-        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(listen),
-        _ => Err(bad("listen", format!("{listen:?} is not HOST:PORT, such as 127.0.0.1:7077"))),
+pub(super) fn address(name: &'static str, address: String) -> Result<String, ConfigError> {
+    match address.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(address),
+        _ => Err(bad(name, format!("{address:?} is not HOST:PORT, such as 127.0.0.1:7077"))),
     }
 }
 

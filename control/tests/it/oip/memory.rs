@@ -9,16 +9,16 @@ use super::{client, identity, number, output, text};
 use crate::common::Running;
 
 /// A file of shared memory, which goes with the value.
-struct Shm(String);
+pub(crate) struct Shm(pub(crate) String);
 
 impl Shm {
-    fn new(what: &str, bytes: usize) -> Shm {
+    pub(crate) fn new(what: &str, bytes: usize) -> Shm {
         let key = format!("ferry-oip-{}-{what}", std::process::id());
         std::fs::write(format!("/dev/shm/{key}"), vec![0; bytes]).unwrap();
         Shm(key)
     }
 
-    fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         format!("/dev/shm/{}", self.0)
     }
 

@@ -223,13 +223,14 @@ def settings(client, model):
     assert "log_verbose_level" in client.get_log_settings().settings
 
 
-def main():
+def run(connect, checks, usage):
+    """Runs checks with the client that `connect` makes of an address; ends the process."""
     if len(sys.argv) not in (2, 3):
-        sys.exit(__doc__)
+        sys.exit(usage)
     url, model = sys.argv[1], sys.argv[2] if len(sys.argv) == 3 else "echo"
     failed = 0
-    with grpc.InferenceServerClient(url) as client:
-        for function in CHECKS:
+    with connect(url) as client:
+        for function in checks:
             name = function.__name__
             try:
                 function(client, model)
@@ -242,4 +243,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(grpc.InferenceServerClient, CHECKS, __doc__)

@@ -25,7 +25,7 @@ const FROM_FLOATS: [&[u8]; 14] = [
 ];
 
 /// The names of ONNX's own operator set.
-const OWN_DOMAINS: [&[u8]; 2] = [b"", b"ai.onnx"];
+pub(crate) const OWN_DOMAINS: [&[u8]; 2] = [b"", b"ai.onnx"];
 
 /// An operator that takes floats for more than numbers, if the file has one at any depth; so may
 /// any operator of another domain.

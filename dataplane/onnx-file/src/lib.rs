@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod indices;
+pub mod rows;
 pub mod walk;
 
 use bytes::{Buf, Bytes};
@@ -326,7 +327,7 @@ impl GraphProto {
 }
 
 impl DimensionProto {
-    fn name(&self) -> Option<&str> {
+    pub(crate) fn name(&self) -> Option<&str> {
         self.dim_param.as_deref().filter(|name| !matches!(*name, "" | "?"))
     }
 }

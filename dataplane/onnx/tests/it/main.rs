@@ -14,5 +14,6 @@ mod external;
 mod half;
 mod log;
 mod memory;
+mod rows;
 mod shapes;
 mod tiny;

@@ -10,6 +10,7 @@ use crate::graph::{Graph, TensorInfo};
 use crate::labels::{COCO, DIGITS, VOC};
 use crate::metadata::{Metadata, Picture};
 use crate::models;
+use crate::open::with_open_batch;
 use crate::precision::Precision;
 use crate::writer::Encoded;
 
@@ -203,7 +204,39 @@ pub fn write_in(
     seed: u64,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Written, ZooError> {
+    write_as(precision, Batch::One, name, directory, seed, progress)
+}
+
+/// How many inputs a model takes at once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Batch {
+    /// One.
+    #[default]
+    One,
+    /// Any number: see [`with_open_batch`].
+    Open,
+}
+
+/// Writes a model in another precision, and for another number of inputs: as [`write_in()`] does. One
+/// with an open batch is made in memory first.
+///
+/// # Errors
+///
+/// As [`write()`]; [`ZooError::FixedBatch`] if the model takes one input at a time whatever its file
+/// says, before anything is written.
+pub fn write_as(
+    precision: Precision,
+    batch: Batch,
+    name: &str,
+    directory: &Path,
+    seed: u64,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Written, ZooError> {
     let entry = entry(name).ok_or_else(|| ZooError::UnknownModel { name: name.to_owned() })?;
+    let opened = match batch {
+        Batch::One => None,
+        Batch::Open => Some(opened(entry, seed, precision, progress)?),
+    };
     create_directory(directory)?;
     let name = precision.model_name(name);
     let mut companions = vec![];
@@ -225,18 +258,20 @@ pub fn write_in(
     write_beside(&format!("{name}.toml"), metadata.to_toml().as_bytes())?;
 
     let model = directory.join(format!("{name}.onnx"));
-    let model_bytes = match entry.source {
-        Source::Seeded(build) => {
+    let whole = match entry.source {
+        _ if opened.is_some() => opened.map(Cow::Owned),
+        Source::Digits => Some(digits_in(precision)),
+        Source::Seeded(_) => None,
+    };
+    let model_bytes = match (whole, entry.source) {
+        (None, Source::Seeded(build)) => {
             let graph = build();
             let encoded = Encoded::new(&graph, seed, precision);
             write_atomically(&model, |out| encoded.write_to(out, progress))?;
             encoded.file_bytes()
         }
-        Source::Digits => {
-            let bytes = match precision {
-                Precision::Fp32 => Cow::Borrowed(digits::onnx()),
-                Precision::Fp16 => Cow::Owned(digits::onnx_in_half()),
-            };
+        (whole, _) => {
+            let bytes = whole.unwrap_or_default();
             write_atomically(&model, |out| out.write_all(&bytes))?;
             let total_bytes = bytes.len() as u64;
             progress(Progress { written_bytes: total_bytes, total_bytes });
@@ -244,6 +279,37 @@ pub fn write_in(
         }
     };
     Ok(Written { model, companions, model_bytes })
+}
+
+fn digits_in(precision: Precision) -> Cow<'static, [u8]> {
+    match precision {
+        Precision::Fp32 => Cow::Borrowed(digits::onnx()),
+        Precision::Fp16 => Cow::Owned(digits::onnx_in_half()),
+    }
+}
+
+/// The file of a model that takes any number of inputs, which its graph must show.
+fn opened(
+    entry: Entry,
+    seed: u64,
+    precision: Precision,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Vec<u8>, ZooError> {
+    let fixed = |why| ZooError::FixedBatch { name: entry.name.to_owned(), why };
+    let one = match entry.source {
+        Source::Digits => digits_in(precision),
+        Source::Seeded(build) => {
+            let mut bytes = Vec::new();
+            let written = Encoded::new(&build(), seed, precision).write_to(&mut bytes, progress);
+            written.map_err(|error| fixed(error.to_string()))?;
+            Cow::Owned(bytes)
+        }
+    };
+    let opened = with_open_batch(&one).map_err(fixed)?;
+    match ferry_onnx_file::rows::doubt(&opened) {
+        None => Ok(opened),
+        Some(why) => Err(fixed(why)),
+    }
 }
 
 fn entry(name: &str) -> Option<Entry> {

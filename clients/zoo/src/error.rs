@@ -29,4 +29,12 @@ pub enum ZooError {
         /// Why.
         source: io::Error,
     },
+    /// A model that takes one input at a time, whatever its file says.
+    #[error("{name} has no open batch: {why}; write it without")]
+    FixedBatch {
+        /// The model.
+        name: String,
+        /// What in its graph is in the way.
+        why: String,
+    },
 }

@@ -28,7 +28,9 @@ mod precision;
 mod rng;
 mod writer;
 
-pub use catalog::{Description, Progress, Written, describe, names, write, write_in};
+pub use catalog::{
+    Batch, Description, Progress, Written, describe, names, write, write_as, write_in,
+};
 pub use error::ZooError;
 pub use graph::TensorInfo;
 pub use open::with_open_batch;

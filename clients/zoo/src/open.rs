@@ -7,7 +7,8 @@ use prost::Message;
 const BATCH: &str = "N";
 
 /// The same model with an open first dimension in all its inputs and outputs, where it was written
-/// with 1. Not for `yolov4`, which divides its outputs by sizes that are constants of the file.
+/// with 1. Whether it can take more than one, its graph says: see
+/// [`doubt`](ferry_onnx_file::rows::doubt).
 ///
 /// # Errors
 /// Where `model` is no ONNX file.

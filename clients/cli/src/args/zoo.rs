@@ -28,6 +28,9 @@ pub(crate) enum ZooVerb {
         /// too.
         #[arg(long, value_enum, default_value_t = ZooPrecision::Fp32)]
         precision: ZooPrecision,
+        /// With an open first dimension, so that the model takes any number of pictures at once.
+        #[arg(long)]
+        open_batch: bool,
     },
 }
 

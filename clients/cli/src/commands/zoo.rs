@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context;
-use ferry_zoo::Precision;
+use ferry_zoo::{Batch, Precision, ZooError};
 use serde_json::json;
 
 use crate::args::{ZooArgs, ZooPrecision, ZooVerb};
@@ -13,12 +13,14 @@ use crate::printer::Printer;
 pub(crate) fn run(args: &ZooArgs, printer: &Printer) -> Result<(), Failure> {
     match &args.verb {
         ZooVerb::List => list(printer),
-        ZooVerb::Write { name, out, seed, precision } => {
+        ZooVerb::Write { name, out, seed, precision, open_batch } => {
             let precision = match precision {
                 ZooPrecision::Fp32 => Precision::Fp32,
                 ZooPrecision::Fp16 => Precision::Fp16,
             };
-            let write = |name: &str| write(name, precision, out, *seed, printer);
+            let batch = if *open_batch { Batch::Open } else { Batch::One };
+            let how = How { precision, batch, seed: *seed, is_all: name == "all" };
+            let write = |name: &str| write(name, how, out, printer);
             match name.as_str() {
                 "all" => ferry_zoo::names().iter().try_for_each(|name| write(name)),
                 name => write(name),
@@ -53,23 +55,31 @@ fn list(printer: &Printer) -> Result<(), Failure> {
     printer.table(&["model", "parameters", "multiply-adds", "file", "summary"], &rows)
 }
 
-fn write(
-    name: &str,
+#[derive(Clone, Copy)]
+struct How {
     precision: Precision,
-    out: &Path,
+    batch: Batch,
     seed: u64,
-    printer: &Printer,
-) -> Result<(), Failure> {
+    /// Whether every model is written that can be.
+    is_all: bool,
+}
+
+fn write(name: &str, how: How, out: &Path, printer: &Printer) -> Result<(), Failure> {
+    let How { precision, batch, seed, is_all } = how;
     if ferry_zoo::describe(name).is_none() {
         let known = ferry_zoo::names().join(", ");
         return Err(Failure::Usage(format!("the zoo has no {name:?}; it has {known}, or all")));
     }
     let bar = printer.bar(0, name);
-    let written = ferry_zoo::write_in(precision, name, out, seed, &mut |progress| {
+    let written = ferry_zoo::write_as(precision, batch, name, out, seed, &mut |progress| {
         bar.set_length(progress.total_bytes);
         bar.set_position(progress.written_bytes);
     });
     bar.finish_and_clear();
+    if let (true, Err(fixed @ ZooError::FixedBatch { .. })) = (is_all, &written) {
+        printer.say(&fixed.to_string());
+        return Ok(());
+    }
     let written = written.with_context(|| format!("write {name} into {}", out.display()))?;
     let path = written.model.display().to_string();
     if printer.is_json() {

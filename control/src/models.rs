@@ -20,13 +20,14 @@ use std::sync::Arc;
 use ferry_cuda::Device;
 use ferry_engine::{Engine, EngineError, FileDigest, Rebuild};
 
-pub use counts::{Counted, Counts, Tally};
+pub use counts::{Counted, Counts, Runs, Tally};
 pub use error::ModelError;
 pub use folder::{NAME_BYTES_MAX, Source, check_name};
 pub use given::Given;
 pub use load::Served;
 pub use metadata::{
-    Batch, CompletionName, DeviceChoice, DimSizes, Gpu, Metadata, MetadataError, PrecisionName,
+    Batch, Batches, CompletionName, DeviceChoice, DimSizes, Gpu, Metadata, MetadataError,
+    PrecisionName,
 };
 pub use precision::Precision;
 pub use progress::Progress;
@@ -69,6 +70,9 @@ pub struct Instances {
     pub dims: BTreeMap<String, DimSizes>,
     /// The files that they were made of, the model's own first; none for a built-in model.
     pub files: Vec<FileDigest>,
+    /// Why the model's graph does not show that its rows mean nothing to each other; `None` if it
+    /// does.
+    pub doubt: Option<String>,
     /// Makes another instance.
     pub rebuild: Option<Rebuild>,
 }

@@ -58,6 +58,7 @@ pub(super) fn served_model(served: &Served) -> v1::Model {
         precision: served.precision.map_or("", Precision::name).to_owned(),
         picture_files: served.metadata.picture.as_ref().map(|(_, picture)| picture_files(picture)),
         is_overridden: served.is_overridden(),
+        batches: served.batches.told(),
     };
     model.set_state(v1::model::State::Loaded);
     model

@@ -6,29 +6,39 @@ use ferry_core::{RequestKind, Stage, StageTimes, Status};
 use ferry_memory::Departure;
 use ferry_transport::UnixClock;
 
-/// Largest batch that is told apart: the largest that a model takes unless its TOML says otherwise.
+/// Largest run that is told apart: the largest request that a model takes unless its TOML says
+/// otherwise, and more than a batch of requests has unless it does.
 const SIZES_MAX: u64 = 256;
+
+/// What a run of a larger size counts, so that its requests can count their shares of it.
+const RUN: u64 = 1 << 20;
 
 /// Counters that every request to a model adds to, whatever brought it. Each is right by itself;
 /// two of them may be a request apart.
 #[derive(Debug)]
 pub struct Counts {
     clock: UnixClock,
-    /// By batch size; the first has all that are larger than the others.
-    sizes: Box<[OfSize]>,
-    /// Items of the batches that the first one has.
-    items_of_larger: AtomicU64,
+    requests: AtomicU64,
+    items: AtomicU64,
+    server_ns: AtomicU64,
+    queue_ns: AtomicU64,
+    input_ns: AtomicU64,
+    infer_ns: AtomicU64,
+    output_ns: AtomicU64,
+    /// By the rows of a run; that of 0 is not used.
+    runs: Box<[OfSize]>,
+    /// Of larger runs, each [`RUN`].
+    larger_runs: AtomicU64,
     failed: AtomicU64,
     failed_ns: AtomicU64,
     last_unix_ns: AtomicU64,
 }
 
-/// Requests with one batch size that were served.
+/// Runs of one size. Each request adds its share, so that a run of several counts once, and once all
+/// of its requests are answered.
 #[derive(Debug, Default)]
 struct OfSize {
-    requests: AtomicU64,
-    server_ns: AtomicU64,
-    queue_ns: AtomicU64,
+    rows: AtomicU64,
     input_ns: AtomicU64,
     infer_ns: AtomicU64,
     output_ns: AtomicU64,
@@ -43,13 +53,28 @@ pub struct Tally {
     pub items: u64,
     /// From the doorbell to the reply.
     pub server_ns: u64,
-    /// Waiting for an instance, and for the thread that was woken for it.
+    /// Waiting for an instance, for the thread that was woken for it, and for others.
     pub queue_ns: u64,
-    /// Until the model's input was ready: copies to a device, decoding, preparing.
+    /// Until the model's input was ready: gathering, copies to a device, decoding, preparing.
     pub input_ns: u64,
     /// The model.
     pub infer_ns: u64,
     /// From the model's output to the reply.
+    pub output_ns: u64,
+}
+
+/// Runs of the model with as many rows, and how long they took together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Runs {
+    /// Rows of each.
+    pub rows: u64,
+    /// Runs.
+    pub count: u64,
+    /// As in [`Tally`]; a run of several requests counts once.
+    pub input_ns: u64,
+    /// The model.
+    pub infer_ns: u64,
+    /// As in [`Tally`].
     pub output_ns: u64,
 }
 
@@ -58,8 +83,10 @@ pub struct Tally {
 pub struct Counted {
     /// Everything that was served.
     pub all: Tally,
-    /// By batch size, smallest first; without sizes that nobody asked for, and those above 256.
-    pub sizes: Vec<(u64, Tally)>,
+    /// How often the model ran for it.
+    pub runs: u64,
+    /// By size, smallest first; without sizes that nobody asked for, and those above 256.
+    pub sizes: Vec<Runs>,
     /// Requests that were not served.
     pub failed: u64,
     /// How long these took together.
@@ -69,8 +96,8 @@ pub struct Counted {
 }
 
 const QUEUE: [Stage; 3] = [Stage::Queue, Stage::Wake, Stage::Batch];
-const INPUT: [Stage; 3] = [Stage::CopyIn, Stage::Decode, Stage::Preprocess];
-const OUTPUT: [Stage; 2] = [Stage::Postprocess, Stage::CopyOut];
+const INPUT: [Stage; 4] = [Stage::Gather, Stage::CopyIn, Stage::Decode, Stage::Preprocess];
+const OUTPUT: [Stage; 3] = [Stage::Postprocess, Stage::CopyOut, Stage::Scatter];
 
 fn sum(times: &StageTimes, stages: &[Stage]) -> u64 {
     stages.iter().filter_map(|&stage| times.of(stage)).fold(0, u64::saturating_add)
@@ -83,13 +110,26 @@ fn add(to: &AtomicU64, number: u64) {
     }
 }
 
+/// What of `number` falls to `part` of `whole`.
+fn share(number: u64, part: u64, whole: u64) -> u64 {
+    let share = u128::from(number) * u128::from(part) / u128::from(whole.max(1));
+    u64::try_from(share).unwrap_or(u64::MAX)
+}
+
 impl Counts {
     /// Nothing was asked yet.
     pub fn new() -> Counts {
         Counts {
             clock: UnixClock::read(),
-            sizes: (0..=SIZES_MAX).map(|_| OfSize::default()).collect(),
-            items_of_larger: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+            items: AtomicU64::new(0),
+            server_ns: AtomicU64::new(0),
+            queue_ns: AtomicU64::new(0),
+            input_ns: AtomicU64::new(0),
+            infer_ns: AtomicU64::new(0),
+            output_ns: AtomicU64::new(0),
+            runs: (0..=SIZES_MAX).map(|_| OfSize::default()).collect(),
+            larger_runs: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             failed_ns: AtomicU64::new(0),
             last_unix_ns: AtomicU64::new(0),
@@ -110,18 +150,26 @@ impl Counts {
             return;
         }
         let items = items.max(1);
-        let of_size = if items > SIZES_MAX { 0 } else { items };
-        let of_size = usize::try_from(of_size).ok().and_then(|at| self.sizes.get(at));
-        let Some(size) = of_size else { return };
-        if items > SIZES_MAX {
-            add(&self.items_of_larger, items);
+        let (input_ns, output_ns) = (sum(times, &INPUT), sum(times, &OUTPUT));
+        let infer_ns = times.of(Stage::Infer).unwrap_or_default();
+        add(&self.requests, 1);
+        add(&self.items, items);
+        add(&self.server_ns, server_ns);
+        add(&self.queue_ns, sum(times, &QUEUE));
+        add(&self.input_ns, input_ns);
+        add(&self.infer_ns, infer_ns);
+        add(&self.output_ns, output_ns);
+        let together = times.batch_rows().map_or(0, |rows| u64::from(rows.get()));
+        let rows = items.max(together);
+        let of_size = usize::try_from(rows).ok().and_then(|at| self.runs.get(at));
+        if let Some(size) = of_size {
+            add(&size.rows, items);
+            add(&size.input_ns, share(input_ns, items, rows));
+            add(&size.infer_ns, share(infer_ns, items, rows));
+            add(&size.output_ns, share(output_ns, items, rows));
+        } else {
+            add(&self.larger_runs, share(RUN, items, rows));
         }
-        add(&size.requests, 1);
-        add(&size.server_ns, server_ns);
-        add(&size.queue_ns, sum(times, &QUEUE));
-        add(&size.input_ns, sum(times, &INPUT));
-        add(&size.infer_ns, times.of(Stage::Infer).unwrap_or_default());
-        add(&size.output_ns, sum(times, &OUTPUT));
         let unix_ns = self.clock.unix_ns(departure.ready);
         self.last_unix_ns.store(unix_ns, Ordering::Relaxed);
     }
@@ -129,47 +177,38 @@ impl Counts {
     /// What was counted.
     pub fn read(&self) -> Counted {
         let load = |number: &AtomicU64| number.load(Ordering::Relaxed);
-        let mut counted = Counted {
+        let sizes = (0..).zip(&self.runs).skip(1).map(|(rows, of_size)| Runs {
+            rows,
+            count: load(&of_size.rows) / rows,
+            input_ns: load(&of_size.input_ns),
+            infer_ns: load(&of_size.infer_ns),
+            output_ns: load(&of_size.output_ns),
+        });
+        let sizes: Vec<Runs> = sizes.filter(|it| it.count > 0).collect();
+        // Shares are cut, so that the nearest number is what they come to.
+        let larger = load(&self.larger_runs).saturating_add(RUN / 2) / RUN;
+        Counted {
+            all: Tally {
+                requests: load(&self.requests),
+                items: load(&self.items),
+                server_ns: load(&self.server_ns),
+                queue_ns: load(&self.queue_ns),
+                input_ns: load(&self.input_ns),
+                infer_ns: load(&self.infer_ns),
+                output_ns: load(&self.output_ns),
+            },
+            runs: sizes.iter().map(|it| it.count).sum::<u64>() + larger,
+            sizes,
             failed: load(&self.failed),
             failed_ns: load(&self.failed_ns),
             last_unix_ns: load(&self.last_unix_ns),
-            ..Counted::default()
-        };
-        for (size, of_size) in (0..).zip(&self.sizes) {
-            let requests = load(&of_size.requests);
-            let tally = Tally {
-                requests,
-                items: if size == 0 { load(&self.items_of_larger) } else { requests * size },
-                server_ns: load(&of_size.server_ns),
-                queue_ns: load(&of_size.queue_ns),
-                input_ns: load(&of_size.input_ns),
-                infer_ns: load(&of_size.infer_ns),
-                output_ns: load(&of_size.output_ns),
-            };
-            counted.all.add(&tally);
-            if size > 0 && requests > 0 {
-                counted.sizes.push((size, tally));
-            }
         }
-        counted
     }
 }
 
 impl Default for Counts {
     fn default() -> Self {
         Counts::new()
-    }
-}
-
-impl Tally {
-    fn add(&mut self, other: &Tally) {
-        self.requests += other.requests;
-        self.items += other.items;
-        self.server_ns += other.server_ns;
-        self.queue_ns += other.queue_ns;
-        self.input_ns += other.input_ns;
-        self.infer_ns += other.infer_ns;
-        self.output_ns += other.output_ns;
     }
 }
 
@@ -216,15 +255,40 @@ mod tests {
             counts.count(items, &served);
         }
         let counted = counts.read();
-        let sizes: Vec<_> = counted.sizes.iter().map(|(size, it)| (*size, it.requests)).collect();
+        let sizes: Vec<_> = counted.sizes.iter().map(|it| (it.rows, it.count)).collect();
         assert_eq!(sizes, [(1, 1), (4, 2), (SIZES_MAX, 1)]);
-        let four = counted.sizes[1].1;
-        let ns = (four.server_ns, four.queue_ns, four.input_ns, four.infer_ns, four.output_ns);
-        assert_eq!(ns, (200, 6, 8, 16, 32));
-        assert_eq!((four.items, counted.all.requests), (8, 6));
+        let four = counted.sizes[1];
+        assert_eq!((four.input_ns, four.infer_ns, four.output_ns), (8, 16, 32));
+        let Tally { server_ns, queue_ns, input_ns, infer_ns, output_ns, .. } = counted.all;
+        let ns = (server_ns, queue_ns, input_ns, infer_ns, output_ns);
+        assert_eq!(ns, (600, 18, 24, 48, 96));
+        assert_eq!((counted.all.requests, counted.runs), (6, 6));
         let larger = SIZES_MAX + 1 + (u64::MAX >> 32);
         assert_eq!(counted.all.items, 1 + 8 + SIZES_MAX + larger);
         assert!(counted.last_unix_ns > 1 << 60);
+    }
+
+    #[test]
+    fn requests_that_ran_as_one_are_one_run_of_all_their_rows() {
+        let counts = Counts::new();
+        let mut served = departure(RequestKind::Tensor, Status::Ok);
+        let mut run = |rows: u32, members: &[u64]| {
+            served.times.set_batch_rows(std::num::NonZeroU32::new(rows));
+            members.iter().for_each(|&items| counts.count(items, &served));
+        };
+        run(4, &[1, 1, 2]);
+        run(4, &[3]);
+        let counted = counts.read();
+        let four = Runs { rows: 4, count: 1, input_ns: 7, infer_ns: 14, output_ns: 28 };
+        assert_eq!(counted.sizes, [four], "the last one of the second run is not answered yet");
+        run(4, &[1]);
+        for _ in 0..1000 {
+            run(300, &[100, 100, 99, 1]);
+        }
+        let counted = counts.read();
+        let sizes: Vec<_> = counted.sizes.iter().map(|it| (it.rows, it.count)).collect();
+        assert_eq!((sizes, counted.runs), (vec![(4, 2)], 1002));
+        assert_eq!((counted.all.requests, counted.all.items), (4005, 300_008));
     }
 
     #[test]

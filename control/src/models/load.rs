@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use ferry_core::{BoundSignature, BoundTensor, Signature, error_text};
 use ferry_cuda::Device;
-use ferry_engine::{FileDigest, Picture, Pool, PoolOptions, RUN_AT_MOST};
+use ferry_engine::{BatchOptions, FileDigest, Picture, Pool, PoolError, PoolOptions, RUN_AT_MOST};
 use ferry_vision::Numbers;
 
 use super::changes::changes;
+use super::metadata::Loaded;
 use super::shapes::{check_dims, has_batch};
 use super::{
-    Batch, Counts, DimSizes, EngineLoader, Given, Instances, LoadSpec, Metadata, ModelError,
-    Precision, Rooms, Source,
+    Batch, Batches, Counts, DimSizes, EngineLoader, Given, Instances, LoadSpec, Metadata,
+    ModelError, Precision, Rooms, Source,
 };
 use crate::host::clock::unix_ns;
 use crate::store::{Event, ModelRow};
@@ -36,6 +37,8 @@ pub struct Served {
     pub precision: Option<Precision>,
     /// Sizes of open dimensions that it was built for.
     pub dims: BTreeMap<String, DimSizes>,
+    /// Whether requests to it run as one.
+    pub batches: Batches,
     /// How large its replies are.
     pub rooms: Rooms,
     /// What it was asked.
@@ -148,11 +151,21 @@ impl Served {
         instances: Instances,
         metadata: Metadata,
     ) -> Result<Arc<Served>, String> {
-        let Instances { engines, engine, engine_version, device, precision, dims, files, rebuild } =
-            instances;
+        let Instances {
+            engines,
+            engine,
+            engine_version,
+            device,
+            precision,
+            dims,
+            files,
+            doubt,
+            rebuild,
+        } = instances;
+        let told = |why: String| metadata.told(&why);
         if let Some((input, _)) = &metadata.picture {
             let first = engines.first().map(|engine| &engine.signature().inputs);
-            check_picture_input(first.map_or(&[][..], Vec::as_slice), input)?;
+            check_picture_input(first.map_or(&[][..], Vec::as_slice), input).map_err(told)?;
         }
         let can_be_ended = engines.iter().all(|engine| engine.interrupt().is_some());
         if metadata.run_at_most.is_some() && !can_be_ended {
@@ -167,22 +180,29 @@ impl Served {
         }
         let signature = engines.first().map(|engine| engine.signature().clone());
         let signature = signature.unwrap_or_default();
-        let batch = Batch::options(&metadata, &signature, &dims)?;
-        match &batch {
-            Ok(batch) => tracing::info!(model = name, version, ?batch, "requests are batched"),
-            Err(why) => tracing::info!(model = name, version, why, "requests are not batched"),
-        }
+        let loaded = Loaded {
+            signature: &signature,
+            engine,
+            on_gpu: device.is_some(),
+            dims: &dims,
+            doubt: doubt.as_deref(),
+        };
+        let batches = Batch::decide(&metadata, loaded).map_err(told)?;
         let options = PoolOptions {
             queue: metadata.queue,
             run: metadata.run,
             run_at_most: metadata.run_at_most.unwrap_or(RUN_AT_MOST),
             picture: metadata.picture.as_ref().map(|&(_, picture): &(String, Picture)| picture),
             rebuild,
-            batch: batch.ok(),
+            batch: batches.options.clone(),
             ..PoolOptions::default()
         };
-        let rooms = Rooms::new(metadata.outputs.clone(), &signature)?;
-        let pool = Pool::start(name, engines, options).map_err(|error| error_text(&error))?;
+        let rooms = Rooms::new(metadata.outputs.clone(), &signature).map_err(told)?;
+        let pool = Pool::start(name, engines, options).map_err(|error| match error {
+            PoolError::Thread(_) => error_text(&error),
+            of_settings => metadata.told(&error_text(&of_settings)),
+        })?;
+        log_batches(name, version, &batches);
         Ok(Arc::new(Served {
             name: name.to_owned(),
             version,
@@ -192,6 +212,7 @@ impl Served {
             device,
             precision,
             dims,
+            batches,
             rooms,
             counts: Arc::default(),
             sha256: files.first().map(FileDigest::hex).unwrap_or_default(),
@@ -234,6 +255,22 @@ impl Served {
         };
         let said_elsewhere = self.metadata.given.is_some();
         given.into_iter().chain(changes(&self.files, source, said_elsewhere)).collect()
+    }
+}
+
+fn log_batches(model: &str, version: u64, batches: &Batches) {
+    let Batches { options, why, is_promise } = batches;
+    let Some(BatchOptions { rows_max, delay, preferred, .. }) = options else {
+        tracing::info!(model, version, why, "requests are not batched");
+        return;
+    };
+    let delay_us = u64::try_from(delay.as_micros()).unwrap_or(u64::MAX);
+    let preferred: Vec<_> = preferred.iter().map(u64::to_string).collect();
+    let preferred = preferred.join(", ");
+    if *is_promise {
+        tracing::warn!(model, version, rows_max, delay_us, preferred, why, "requests are batched");
+    } else {
+        tracing::info!(model, version, rows_max, delay_us, preferred, why, "requests are batched");
     }
 }
 

@@ -14,7 +14,8 @@ use serde::Deserialize;
 
 use super::{Given, ShapeLimits};
 
-pub use batch::Batch;
+pub(super) use batch::Loaded;
+pub use batch::{Batch, Batches};
 pub use device::{CompletionName, DeviceChoice, DimSizes, Gpu, PrecisionName};
 
 /// The engine where nobody says otherwise.
@@ -68,6 +69,8 @@ pub struct Metadata {
     pub picture: Option<(String, Picture)>,
     /// Which requests run as one, where the file says it.
     pub batch: Option<Batch>,
+    /// The file that this was read from.
+    pub path: Option<PathBuf>,
     /// The files that this was read from: the TOML and the labels.
     pub files: Vec<FileDigest>,
     /// What came with the call that loaded it, where this was read from that and not from a file.
@@ -199,8 +202,17 @@ impl Metadata {
             labels: Vec::new(),
             picture: None,
             batch: None,
+            path: None,
             files: Vec::new(),
             given: None,
+        }
+    }
+
+    /// Why something in it cannot be, with the file that says it.
+    pub(super) fn told(&self, why: &str) -> String {
+        match &self.path {
+            Some(path) => format!("{}: {why}", path.display()),
+            None => why.to_owned(),
         }
     }
 
@@ -227,7 +239,7 @@ impl Metadata {
     ) -> Result<Metadata, MetadataError> {
         let meaning = |why: String| MetadataError::Meaning { path: path.to_owned(), why };
         let file: File =
-            toml::from_str(text).map_err(|error| meaning(error.to_string().trim().to_owned()))?;
+            toml::from_str(text).map_err(|error| meaning(in_words(error.to_string().trim())))?;
         let labels = match &file.labels {
             None => Vec::new(),
             Some(name) => {
@@ -273,10 +285,21 @@ impl Metadata {
             labels,
             picture: file.picture.map(PictureTable::parse).transpose().map_err(meaning)?,
             batch: file.batch.or(base.batch),
+            path: Some(path.to_owned()),
             files,
             given: None,
         })
     }
+}
+
+/// What a parser of TOML says of a value, without its names of types.
+fn in_words(said: &str) -> String {
+    const WHOLE: [&str; 5] = ["usize", "u64", "u32", "u8", "i64"];
+    let whole = WHOLE.iter().fold(said.to_owned(), |said, kind| {
+        said.replace(&format!("expected {kind}"), "expected a whole number")
+    });
+    let numbers = whole.replace("expected f32", "expected a number");
+    numbers.replace("expected f64", "expected a number").replace("a sequence", "a list")
 }
 
 fn run_at_most(seconds: f64) -> Result<Duration, String> {

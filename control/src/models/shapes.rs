@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use ferry_core::{BoundSignature, BoundTensor, Dim, Signature, TensorSpec};
+use ferry_engine::why_not_batched;
 
 use super::{DimSizes, ModelError};
 
@@ -82,14 +83,11 @@ pub(super) fn check_dims(
     Ok(())
 }
 
-/// Whether the first dimension of every input and every output is one open dimension, and none of
-/// the inputs has that one alone: a batch.
+/// Whether the first dimension is a batch: requests could run as one, and no input has that
+/// dimension alone, which may be the length of a vector.
 pub(super) fn has_batch(signature: &Signature) -> bool {
-    let Some(TensorSpec { shape, .. }) = signature.inputs.first() else { return false };
-    let [Dim::Named(batch), ..] = &**shape else { return false };
-    let is_first = |spec: &TensorSpec| matches!(&*spec.shape, [Dim::Named(it), ..] if it == batch);
-    signature.inputs.iter().all(|input| input.shape.len() > 1 && is_first(input))
-        && signature.outputs.iter().all(is_first)
+    why_not_batched(signature).is_none()
+        && signature.inputs.iter().all(|input| input.shape.len() > 1)
 }
 
 fn is_open(spec: &TensorSpec) -> bool {
@@ -155,6 +153,7 @@ mod tests {
         assert!(!has(&[&[n, None], &[m, None]], &[n]));
         assert!(!has(&[&[n, None]], &[m, None]) && !has(&[&[n]], &[n]) && !has(&[], &[n]));
         assert!(!has(&[&[None, n]], &[None, n]));
+        assert!(!has(&[&[n, None]], &[n, m]), "an output whose size only a run shows");
     }
 
     #[test]

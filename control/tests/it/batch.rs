@@ -4,17 +4,24 @@ use std::path::Path;
 use std::time::Duration;
 
 use ferry_core::{RequestRecord, Stage, Status, Transport};
+use ferry_proto::oip;
+use ferry_proto::oip::grpc_inference_service_client::GrpcInferenceServiceClient;
+use ferry_proto::oip::model_config::SchedulingChoice;
 use ferry_proto::v1;
 use ferry_proto::v1::inference_client::InferenceClient;
 use ferry_proto::v1::models_client::ModelsClient;
 use tonic::transport::Channel;
 
-use crate::common::{Client, LONG, Running, ask};
+use crate::common::{Client, LONG, Running, ask, until};
 
 fn put(folder: &Path, name: &str, more: &str) {
+    put_for("tract", folder, name, more);
+}
+
+fn put_for(engine: &str, folder: &Path, name: &str, more: &str) {
     let model = ferry_zoo::with_open_batch(ferry_zoo::digits::onnx()).unwrap();
     std::fs::write(folder.join(format!("{name}.onnx")), model).unwrap();
-    std::fs::write(folder.join(format!("{name}.toml")), format!("engine = 'tract'\n{more}"))
+    std::fs::write(folder.join(format!("{name}.toml")), format!("engine = '{engine}'\n{more}"))
         .unwrap();
 }
 
@@ -86,6 +93,12 @@ async fn sessions_of_two_transports_run_as_one_and_all_of_it_is_recorded() {
     let mut answers = runs.query(query).await.unwrap().into_inner();
     let answer = answers.message().await.unwrap().unwrap();
     assert_eq!(answer.rows[0].values[0].kind, Some(v1::value::Kind::Integer(40)));
+    // A lane closes the accounts of a reply once it is sent.
+    let served = server.state.models.get("digits", 0).unwrap();
+    until("all are counted", || served.counts.read().all.items == 42).await;
+    let counted = served.counts.read();
+    let sizes: Vec<_> = counted.sizes.iter().map(|it| (it.rows, it.count)).collect();
+    assert_eq!((counted.runs, sizes), (22, vec![(1, 2), (2, 20)]));
     server.stop().await;
 }
 
@@ -130,8 +143,10 @@ async fn a_batch_table_that_does_not_fit_its_model_fails_that_model_with_the_rea
     let wrong = [
         ("lane", "run = 'lane'\n[batch]\nmax = 4", "lane"),
         ("many", "max_batch = 8\n[batch]\nmax = 16", "max_batch"),
-        ("one", "[batch]\nmax = 1", "max is 1"),
+        ("one", "[batch]\nmax = 1", "max = 1;"),
         ("odd", "[batch]\npreferred = [8, 4]", "preferred"),
+        ("negative", "[batch]\ndelay_us = -1", "batch.delay_us = -1"),
+        ("single", "max_batch = 1\n[batch]", "raise max_batch"),
     ];
     for (name, table, _) in wrong {
         put(folder.path(), name, table);
@@ -146,9 +161,46 @@ async fn a_batch_table_that_does_not_fit_its_model_fails_that_model_with_the_rea
     for (name, _, why) in wrong {
         let model = listed.iter().find(|model| model.name == name).unwrap();
         assert!(model.error.contains("batch") && model.error.contains(why), "{}", model.error);
+        assert!(model.error.contains(&format!("{name}.toml: ")), "{}", model.error);
     }
     let fine = listed.iter().filter(|model| model.error.is_empty()).count();
     assert_eq!(fine, 4, "off, on, plain and echo: {listed:?}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_whose_graph_shows_that_rows_are_apart_is_batched_without_a_table() {
+    let folder = tempfile::tempdir().unwrap();
+    for (engine, name, table) in [
+        ("onnx", "plain", ""),
+        ("onnx", "off", "[batch]\nenabled = false"),
+        ("onnx", "waits", "[batch]\ndelay_us = 500\npreferred = [4, 8]"),
+        ("tract", "tract", ""),
+    ] {
+        put_for(engine, folder.path(), name, table);
+    }
+    let path = folder.path().to_owned();
+    let server = Running::start(|config| config.models = Some(path)).await;
+    let mut models = ModelsClient::new(server.channel.clone());
+    let mut oip = GrpcInferenceServiceClient::new(server.channel.clone());
+    for (name, told, delay_us) in [
+        ("plain", "up to 32 rows a run: its graph shows", Some(0)),
+        ("off", "off: enabled = false", None),
+        ("waits", "up to 32 rows a run, preferred 4, 8, waiting for at most 500 µs: ", Some(500)),
+        ("tract", "off: tract", None),
+    ] {
+        let asked = v1::GetModelRequest { name: name.into(), version: 0 };
+        let batches = models.get(asked).await.unwrap().into_inner().batches;
+        assert!(batches.starts_with(told), "{name}: {batches}");
+        let asked = oip::ModelConfigRequest { name: name.into(), version: String::new() };
+        let config = oip.model_config(asked).await.unwrap().into_inner().config.unwrap();
+        assert_eq!(config.max_batch_size, 256, "{name}");
+        let batching = config.scheduling_choice.map(|choice| match choice {
+            SchedulingChoice::DynamicBatching(it) => it.max_queue_delay_microseconds,
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(batching, delay_us, "{name}");
+    }
     server.stop().await;
 }
 

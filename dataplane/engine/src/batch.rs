@@ -44,17 +44,15 @@ impl BatchOptions {
     pub(crate) fn check(&self, signature: &Signature) -> Result<(), String> {
         let BatchOptions { rows_max, delay, preferred, .. } = self;
         if !(2..=BATCH_ROWS_MAX).contains(rows_max) {
-            return Err(format!("max is {rows_max}; allowed are 2 to {BATCH_ROWS_MAX}"));
+            return Err(format!("max = {rows_max}; allowed are 2 to {BATCH_ROWS_MAX}"));
         }
         if *delay > BATCH_DELAY_MAX {
             let (given, max) = (delay.as_micros(), BATCH_DELAY_MAX.as_micros());
-            return Err(format!("delay_us is {given}; allowed are 0 to {max}"));
+            return Err(format!("delay_us = {given}; allowed are 0 to {max}"));
         }
         let rise = preferred.is_sorted_by(|a, b| a < b);
         if !rise || preferred.iter().any(|rows| !(1..=*rows_max).contains(rows)) {
-            return Err(format!(
-                "preferred is {preferred:?}; give rising sizes of 1 to {rows_max}"
-            ));
+            return Err(format!("preferred = {preferred:?}; give rising sizes of 1 to {rows_max}"));
         }
         why_not_batched(signature).map_or(Ok(()), Err)
     }
@@ -146,10 +144,11 @@ impl Batching {
 }
 
 /// The first dimension, if all tensors share it and none has another shape than it was bound with.
+/// Tensors without elements are run alone: what graphs do is shown for others.
 pub(crate) fn rows_of(binding: &BoundSignature) -> Option<u64> {
     let rows = *binding.inputs.first()?.shape.first()?;
     let mut tensors = binding.inputs.iter().chain(&binding.outputs);
-    let shared = tensors.all(|tensor| tensor.shape.first() == Some(&rows) && !tensor.open);
+    let shared = tensors.all(|it| it.shape.first() == Some(&rows) && !it.open && it.bytes > 0);
     (shared && rows > 0).then_some(rows)
 }
 

@@ -157,6 +157,15 @@ impl Model {
         }
     }
 
+    /// Why the graph does not show that rows mean nothing to each other; `None` if it does. See
+    /// [`ferry_onnx_file::rows`].
+    pub fn doubt(&self) -> Option<&str> {
+        match &self.of {
+            Of::Ort(model) => model.doubt(),
+            Of::Tract(model) => model.doubt(),
+        }
+    }
+
     /// `onnx` or `tract`.
     pub fn engine_name(&self) -> &'static str {
         match &self.of {

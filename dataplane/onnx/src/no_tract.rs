@@ -34,6 +34,10 @@ impl TractModel {
         match *self {}
     }
 
+    pub(crate) fn doubt(&self) -> Option<&str> {
+        match *self {}
+    }
+
     pub(crate) fn instance(&self) -> OrtEngine {
         match *self {}
     }

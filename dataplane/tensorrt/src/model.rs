@@ -45,6 +45,8 @@ pub struct TrtModel<G: Gpu> {
     contexts: usize,
     floats_are_plain: bool,
     files: Vec<FileDigest>,
+    /// Why the graph does not show that rows mean nothing to each other; `None` if it does.
+    doubt: Option<String>,
 }
 
 impl<G: Gpu> TrtModel<G> {
@@ -67,6 +69,7 @@ impl<G: Gpu> TrtModel<G> {
         let library = required(search)?;
         let source = Source::read(path)?;
         let floats_are_plain = source.floats_are_plain()?;
+        let doubt = source.doubt();
         let plan = match cache {
             Some(cache) => cache.get_source(&source, library, &building)?.0,
             None => build_source(&source, library, &building)?,
@@ -74,7 +77,15 @@ impl<G: Gpu> TrtModel<G> {
         let weights = Weights::load(&plan.engine, gpu)?;
         let contexts = options.contexts.max(1);
         let (about, files) = (plan.about, vec![source.digest]);
-        Ok(TrtModel { gpu: Arc::clone(gpu), weights, about, contexts, floats_are_plain, files })
+        Ok(TrtModel {
+            gpu: Arc::clone(gpu),
+            weights,
+            about,
+            contexts,
+            floats_are_plain,
+            files,
+            doubt,
+        })
     }
 
     /// What the model takes and gives.
@@ -85,6 +96,11 @@ impl<G: Gpu> TrtModel<G> {
     /// What it was loaded from.
     pub fn files(&self) -> &[FileDigest] {
         &self.files
+    }
+
+    /// Why the graph does not show that rows mean nothing to each other; `None` if it does.
+    pub fn doubt(&self) -> Option<&str> {
+        self.doubt.as_deref()
     }
 
     /// The version of TensorRT, such as `1.7.1.116`.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use ferry_core::error_text;
 use ferry_engine::{EngineError, FileBytes, FileDigest};
-use ferry_onnx_file::indices;
+use ferry_onnx_file::{indices, rows};
 
 /// What to do about a file that cannot be read as ONNX.
 pub(crate) const EXPORT_AGAIN: &str =
@@ -42,6 +42,11 @@ impl Source {
             tracing::debug!(%model, operator, "floats are copied before they are used");
         }
         Ok(found.is_none())
+    }
+
+    /// Why the graph does not show that rows mean nothing to each other; `None` if it does.
+    pub(crate) fn doubt(&self) -> Option<String> {
+        rows::doubt(&self.bytes)
     }
 
     /// An error that names the file, the reason and the remedy.

@@ -117,7 +117,11 @@ fn show(model: &v1::Model, printer: &Printer) -> Result<(), Failure> {
     let inputs = signature.inputs.iter().map(|spec| row("input", spec));
     let rows: Vec<_> =
         inputs.chain(signature.outputs.iter().map(|spec| row("output", spec))).collect();
-    printer.table(&["tensor", "way", "type", "shape"], &rows)
+    printer.table(&["tensor", "way", "type", "shape"], &rows)?;
+    match told(&model.batches) {
+        Some(batches) => printer.out(&format!("batches: {batches}")),
+        None => Ok(()),
+    }
 }
 
 fn state(model: &v1::Model) -> &'static str {
@@ -156,6 +160,7 @@ fn to_json(model: &v1::Model) -> Value {
         "engine_version": model.engine_version,
         "device": told(&model.device),
         "precision": told(&model.precision),
+        "batches": told(&model.batches),
         "instances": model.instances,
         "threads": model.threads,
         "queue": model.queue,

@@ -1,10 +1,12 @@
 //! How a model is configured.
 
 use ferry_core::{DType, TensorSpec};
+use ferry_engine::BatchOptions;
+use ferry_proto::oip::model_config::SchedulingChoice;
 use ferry_proto::oip::model_instance_group::Kind;
 use ferry_proto::oip::{
-    DataType, ModelConfig, ModelInput, ModelInstanceGroup, ModelOutput, ModelTransactionPolicy,
-    ModelVersionPolicy, model_version_policy,
+    DataType, ModelConfig, ModelDynamicBatching, ModelInput, ModelInstanceGroup, ModelOutput,
+    ModelTransactionPolicy, ModelVersionPolicy, model_version_policy,
 };
 
 use super::metadata::{dims, platform};
@@ -45,12 +47,22 @@ pub(super) fn of(offer: &Offer) -> ModelConfig {
         input: signature.inputs.iter().map(input).collect(),
         output: signature.outputs.iter().map(output).collect(),
         instance_group: vec![instances(offer)],
+        scheduling_choice: served.batches.options.as_ref().map(dynamic_batching),
         version_policy: Some(ModelVersionPolicy {
             policy_choice: Some(model_version_policy::PolicyChoice::Latest(latest)),
         }),
         model_transaction_policy: Some(ModelTransactionPolicy { decoupled: false }),
         ..ModelConfig::default()
     }
+}
+
+fn dynamic_batching(options: &BatchOptions) -> SchedulingChoice {
+    let BatchOptions { delay, preferred, .. } = options;
+    SchedulingChoice::DynamicBatching(ModelDynamicBatching {
+        preferred_batch_size: preferred.iter().filter_map(|&it| i32::try_from(it).ok()).collect(),
+        max_queue_delay_microseconds: u64::try_from(delay.as_micros()).unwrap_or(u64::MAX),
+        ..ModelDynamicBatching::default()
+    })
 }
 
 fn instances(offer: &Offer) -> ModelInstanceGroup {

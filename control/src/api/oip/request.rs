@@ -71,6 +71,9 @@ pub(super) fn read(
     let of_request = parameters::of_request(&parameters, seen)?;
     let memory = Memory { regions: &state.regions, tenant };
     let inputs = inputs(&offer, memory, message.inputs, message.raw_input_contents)?;
+    if offer.served.batch_max().is_some() {
+        as_many_rows(&inputs)?;
+    }
     let outputs = outputs(&offer, memory, message.outputs)?;
     let first = inputs.first().and_then(|input| input.shape.first());
     let items =
@@ -124,6 +127,25 @@ fn inputs(
         Some(missing) => {
             let why = format!("{missing} is missing; the model takes {}", list(wanted));
             Err(ApiError::field("inputs", why))
+        }
+    }
+}
+
+/// That the inputs of a model with a batch have as many rows each.
+fn as_many_rows(inputs: &[InlineTensor<Contents>]) -> Result<(), ApiError> {
+    let rows = |input: &InlineTensor<Contents>| input.shape.first().copied().unwrap_or_default();
+    let Some(first) = inputs.first() else { return Ok(()) };
+    match inputs.iter().find(|it| rows(it) != rows(first)) {
+        None => Ok(()),
+        Some(other) => {
+            let why = format!(
+                "{:?} has {} rows, and {:?} has {}: a request has as many rows in each input",
+                first.name,
+                rows(first),
+                other.name,
+                rows(other)
+            );
+            Err(ApiError::field("inputs.shape", why))
         }
     }
 }
@@ -218,4 +240,25 @@ fn unknown(field: &'static str, name: &str, known: &[TensorSpec]) -> ApiError {
 
 fn list(specs: &[TensorSpec]) -> String {
     specs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inputs_that_disagree_in_their_rows_are_named_with_them() {
+        let input = |name: &str, rows| InlineTensor {
+            name: name.to_owned(),
+            dtype: DType::F32,
+            shape: vec![rows, 3],
+            contents: Contents::from(Bytes::new()),
+        };
+        as_many_rows(&[]).unwrap();
+        as_many_rows(&[input("a", 2), input("b", 2)]).unwrap();
+        let told = as_many_rows(&[input("a", 2), input("b", 2), input("c", 3)]).unwrap_err();
+        let told = told.to_string();
+        assert!(told.contains("inputs.shape") && told.contains("\"a\" has 2 rows"), "{told}");
+        assert!(told.contains("\"c\" has 3"), "{told}");
+    }
 }

@@ -5,7 +5,7 @@ use ferry_proto::oip::{InferBatchStatistics, InferStatistics, ModelStatistics, S
 use super::offer::version;
 use crate::api::told;
 use crate::error::ApiError;
-use crate::models::{Served, State as ModelState, Tally};
+use crate::models::{Runs, Served, State as ModelState};
 use crate::state::State;
 
 /// Of the models that serve: all, or those of a name and version.
@@ -43,7 +43,7 @@ fn one(served: &Served) -> ModelStatistics {
         version: served.version.to_string(),
         last_inference: counted.last_unix_ns / 1_000_000,
         inference_count: all.items,
-        execution_count: all.requests,
+        execution_count: counted.runs,
         inference_stats: Some(InferStatistics {
             success: took(all.server_ns),
             fail: duration(counted.failed, counted.failed_ns),
@@ -54,18 +54,18 @@ fn one(served: &Served) -> ModelStatistics {
             cache_hit: none,
             cache_miss: none,
         }),
-        batch_stats: counted.sizes.iter().map(|(size, tally)| of_batch(*size, tally)).collect(),
+        batch_stats: counted.sizes.iter().map(of_batch).collect(),
         ..ModelStatistics::default()
     }
 }
 
-fn of_batch(batch_size: u64, tally: &Tally) -> InferBatchStatistics {
-    let took = |ns| duration(tally.requests, ns);
+fn of_batch(runs: &Runs) -> InferBatchStatistics {
+    let took = |ns| duration(runs.count, ns);
     InferBatchStatistics {
-        batch_size,
-        compute_input: took(tally.input_ns),
-        compute_infer: took(tally.infer_ns),
-        compute_output: took(tally.output_ns),
+        batch_size: runs.rows,
+        compute_input: took(runs.input_ns),
+        compute_infer: took(runs.infer_ns),
+        compute_output: took(runs.output_ns),
     }
 }
 

@@ -32,6 +32,7 @@ pub(in crate::app) fn echo(base: Metadata) -> (Instances, Metadata) {
         precision: None,
         dims: BTreeMap::new(),
         files: Vec::new(),
+        doubt: Some("it has no graph".to_owned()),
         rebuild: Some(rebuild),
     };
     (instances, metadata)

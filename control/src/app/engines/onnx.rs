@@ -75,6 +75,7 @@ impl EngineFactory for Onnx {
             device: None,
             dims: BTreeMap::new(),
             files: model.files().to_vec(),
+            doubt: model.doubt().map(str::to_owned),
             rebuild: Some(Rebuild::new(move || model.instance())),
         })
     }
@@ -185,6 +186,7 @@ impl Onnx {
             precision: Some(computes_in),
             dims: BTreeMap::new(),
             files: model.files().to_vec(),
+            doubt: model.doubt().map(str::to_owned),
             rebuild: Some(Rebuild::new(move || Ok(boxed(model.instance()?)))),
         })
     }

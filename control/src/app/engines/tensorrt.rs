@@ -109,6 +109,7 @@ impl EngineFactory for Tensorrt {
             precision: Some(computes_in),
             dims,
             files: model.files().to_vec(),
+            doubt: model.doubt().map(str::to_owned),
             rebuild: Some(Rebuild::new(move || Ok(boxed(model.instance()?)))),
         })
     }

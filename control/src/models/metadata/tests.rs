@@ -126,3 +126,16 @@ fn the_documentation_has_every_key_and_no_other() {
     }
     assert!(examples > 1);
 }
+
+#[test]
+fn values_of_a_wrong_type_are_told_in_words() {
+    for (text, told) in [
+        ("[batch]\nmax = 'many'", "expected a whole number"),
+        ("[batch]\npreferred = 4", "expected a list"),
+        ("queue = -1", "expected a whole number"),
+    ] {
+        let said = toml::from_str::<File>(text).unwrap_err().to_string();
+        let said = in_words(said.trim());
+        assert!(said.contains(told) && !said.contains("64"), "{said}");
+    }
+}

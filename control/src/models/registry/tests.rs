@@ -45,6 +45,7 @@ impl EngineLoader for Loader {
             device: None,
             precision: None,
             dims: BTreeMap::new(),
+            doubt: None,
             files: vec![FileDigest::of(spec.file).unwrap()],
             rebuild: None,
         })

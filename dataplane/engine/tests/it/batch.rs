@@ -318,8 +318,8 @@ fn pools_that_cannot_batch_say_why() {
     assert!(told.contains("output UINT8[out]"), "{told}");
     assert!(start(rows(), RunOn::Lane, batches_of(4)).contains("lane"));
     for (batch, key) in [
-        (batches_of(1), "max is 1"),
-        (batches_of(1 << 20), "max is"),
+        (batches_of(1), "max = 1;"),
+        (batches_of(1 << 20), "max = "),
         (BatchOptions { delay: DELAY * 2, ..batches_of(4) }, "delay_us"),
         (BatchOptions { preferred: vec![4, 2], ..batches_of(4) }, "preferred"),
         (BatchOptions { preferred: vec![8], ..batches_of(4) }, "preferred"),

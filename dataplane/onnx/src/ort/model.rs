@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ferry_core::{DType, Signature};
 use ferry_engine::{EngineError, FileDigest};
-use ferry_onnx_file::indices;
+use ferry_onnx_file::{indices, rows};
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::value::{Outlet, TensorElementType, ValueType};
@@ -50,6 +50,8 @@ pub struct OrtModel {
     declarations: Arc<Declarations>,
     /// Whether its operators take floats for numbers and nothing else.
     floats_are_plain: bool,
+    /// Why the graph does not show that rows mean nothing to each other; `None` if it does.
+    doubt: Option<String>,
 }
 
 impl OrtModel {
@@ -71,6 +73,7 @@ impl OrtModel {
         let session = load(&file, library, options)?;
         let signature = signature_of(&file, &session)?;
         let floats_are_plain = floats_are_plain(&file)?;
+        let doubt = rows::doubt(&file.model);
         let session = Mutex::new(Some(Arc::new(session)));
         Ok(OrtModel {
             path: path.to_owned(),
@@ -81,6 +84,7 @@ impl OrtModel {
             session,
             declarations: Arc::default(),
             floats_are_plain,
+            doubt,
         })
     }
 
@@ -92,6 +96,11 @@ impl OrtModel {
     /// What it was loaded from.
     pub fn files(&self) -> &[FileDigest] {
         &self.files
+    }
+
+    /// Why the graph does not show that rows mean nothing to each other; `None` if it does.
+    pub fn doubt(&self) -> Option<&str> {
+        self.doubt.as_deref()
     }
 
     /// The version of ONNX Runtime, such as `1.30.0`.

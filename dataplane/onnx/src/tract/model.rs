@@ -35,6 +35,8 @@ pub struct TractModel {
     path: PathBuf,
     signature: Signature,
     files: Vec<FileDigest>,
+    /// Why the graph does not show that rows mean nothing to each other; `None` if it does.
+    doubt: Option<String>,
     /// The graph before it is optimised, kept only where there is more than one way to do it.
     graph: Option<InferenceModel>,
     /// The last used first.
@@ -66,6 +68,7 @@ impl TractModel {
             path: path.to_owned(),
             signature: signature(&inputs, &outputs),
             files: digests,
+            doubt: ferry_onnx_file::rows::doubt(&model),
             graph: open.then_some(graph),
             plans: Mutex::new(vec![Arc::new(plan)]),
         }))
@@ -79,6 +82,11 @@ impl TractModel {
     /// What it was loaded from.
     pub fn files(&self) -> &[FileDigest] {
         &self.files
+    }
+
+    /// Why the graph does not show that rows mean nothing to each other; `None` if it does.
+    pub fn doubt(&self) -> Option<&str> {
+        self.doubt.as_deref()
     }
 
     /// Makes an instance; it shares the weights of the others.

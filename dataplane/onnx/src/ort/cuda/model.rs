@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ferry_core::{BoundSignature, Signature, error_text};
 use ferry_cuda::{Arena, Device, Kernels, Priority, Runner};
 use ferry_engine::{EngineError, FileDigest, check_binding};
-use ferry_onnx_file::GraphProto;
+use ferry_onnx_file::{GraphProto, rows};
 use ort::ep::{ArbitrarilyConfigurableExecutionProvider, CUDA};
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
@@ -109,6 +109,8 @@ pub struct CudaModel {
     graphs: AtomicBool,
     /// Whether its operators take floats for numbers and nothing else.
     floats_are_plain: bool,
+    /// Why the graph does not show that rows mean nothing to each other; `None` if it does.
+    doubt: Option<String>,
     /// Kernels of ours; without the compiler's library there are none.
     kernels: Option<Arc<Kernels>>,
 }
@@ -154,6 +156,7 @@ impl CudaModel {
         };
         let signature = signature_of(&file, &session)?;
         let floats_are_plain = floats_are_plain(&file)?;
+        let doubt = rows::doubt(&file.model);
         let kernels = Kernels::of(&device)
             .inspect_err(|error| tracing::warn!(%error, "no picture kernel, no mapped memory"))
             .ok();
@@ -174,6 +177,7 @@ impl CudaModel {
             runner: Mutex::new(runner),
             graphs: AtomicBool::new(graphs),
             floats_are_plain,
+            doubt,
             kernels,
         })
     }
@@ -191,6 +195,11 @@ impl CudaModel {
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Why the graph does not show that rows mean nothing to each other; `None` if it does.
+    pub fn doubt(&self) -> Option<&str> {
+        self.doubt.as_deref()
     }
 
     /// The version of ONNX Runtime, such as `1.31.1`.

@@ -147,53 +147,66 @@ impl Bench {
 
 fn batches(delay: Duration) -> Option<BatchOptions> {
     let (preferred, elements_max) = (Vec::new(), u64::MAX);
-    Some(BatchOptions { rows_max: 16, delay, preferred, elements_max })
+    Some(BatchOptions { rows_max: 32, delay, preferred, elements_max })
 }
 
-/// Medians of rounds that take turns.
-fn compare(benches: &mut [Bench], rounds: usize, requests: u32) -> Vec<f64> {
-    let mut all = vec![Vec::new(); benches.len()];
-    for _ in 0..rounds {
-        for (bench, times) in benches.iter_mut().zip(&mut all) {
-            times.push(bench.run(requests));
-        }
-    }
-    all.into_iter().map(median).collect()
+/// What each of the ways takes, in nanoseconds a request; a round is one of each, in turn. Each has a
+/// pool of its own that ends with it: a worker that waits polls, and would take the core from the
+/// next one.
+fn compare(ways: &[Way], rounds: usize, requests: u32) -> Vec<Vec<f64>> {
+    let measure = |way: &Way| {
+        let mut bench = Bench::new(Model::new(way.run, way.row), way.clients, way.batch.clone());
+        bench.run(requests / 10 + 1);
+        bench.run(requests)
+    };
+    (0..rounds).map(|_| ways.iter().map(measure).collect()).collect()
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+/// A model, its clients, and how it is batched.
+struct Way {
+    run: Duration,
+    row: Duration,
+    clients: u32,
+    batch: Option<BatchOptions>,
+}
+
+/// Quartiles.
+fn quartiles(values: impl Iterator<Item = f64>) -> [f64; 3] {
+    let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+    [1, 2, 3].map(|quarter| values[(values.len() - 1) * quarter / 4])
 }
 
 fn main() {
     let measured = std::env::args().any(|argument| argument == "--bench");
+    let delays = || [None, batches(Duration::ZERO), batches(Duration::from_micros(200))];
+    let names = ["with it", "with a delay of 200 us"];
     let (rounds, requests) = if measured { (100, 2_000) } else { (2, 20) };
-    let delays = [None, batches(Duration::ZERO), batches(Duration::from_micros(200))];
-    let free = || Model::new(Duration::ZERO, Duration::ZERO);
-    let mut alone: Vec<Bench> =
-        delays.iter().map(|batch| Bench::new(free(), 1, batch.clone())).collect();
-    let ns = compare(&mut alone, rounds, requests);
-    drop(alone);
+    let free = Duration::ZERO;
+    let alone = delays().map(|batch| Way { run: free, row: free, clients: 1, batch });
+    let ns = compare(&alone, rounds, requests);
+    let [_, without, _] = quartiles(ns.iter().map(|round| round[0]));
     println!(
-        "a client alone, a model that takes no time: {:.0} ns without batching, {:+.0} ns with it, \
-         {:+.0} ns with a delay of 200 us (medians of {rounds} rounds of {requests})",
-        ns[0],
-        ns[1] - ns[0],
-        ns[2] - ns[0]
+        "a client alone, a model that takes no time: {without:.0} ns without batching; what it adds \
+         (medians and quartiles of {rounds} rounds of {requests}; the goal is 2000 ns at most):"
     );
+    for (at, name) in (1..).zip(names) {
+        let [low, more, high] = quartiles(ns.iter().map(|round| round[at] - round[0]));
+        println!("  {name}: {more:+.0} ns ({low:+.0} to {high:+.0})");
+    }
     let (run, row) = (Duration::from_micros(200), Duration::from_micros(20));
     let (rounds, requests) = if measured { (20, 1_000) } else { (2, 32) };
-    let mut many: Vec<Bench> =
-        delays.iter().map(|batch| Bench::new(Model::new(run, row), 16, batch.clone())).collect();
-    let ns = compare(&mut many, rounds, requests);
+    let many = delays().map(|batch| Way { run, row, clients: 16, batch });
+    let ns = compare(&many, rounds, requests);
+    let [_, without, _] = quartiles(ns.iter().map(|round| round[0]));
+    let best = (run + row).as_secs_f64() / (run / 16 + row).as_secs_f64();
     println!(
         "16 clients, a model of {run:?} a run and {row:?} a row: {:.0} requests a second without \
-         batching, {:.2} times as many with it, {:.2} with a delay of 200 us (at best {:.2}; medians \
-         of {rounds} rounds of {requests})",
-        1e9 / ns[0],
-        ns[0] / ns[1],
-        ns[0] / ns[2],
-        (run + row).as_secs_f64() / (run / 16 + row).as_secs_f64()
+         batching; how many times as many ({rounds} rounds of {requests}; at best {best:.2}):",
+        1e9 / without
     );
+    for (at, name) in (1..).zip(names) {
+        let [low, times, high] = quartiles(ns.iter().map(|round| round[0] / round[at]));
+        println!("  {name}: {times:.2} ({low:.2} to {high:.2})");
+    }
 }

@@ -175,9 +175,9 @@ impl Served {
     }
 }
 
-fn at<T: Copy + PartialOrd>(values: &mut [T], share: f64) -> T {
+fn at<T: Copy + PartialOrd>(values: &mut [T], percent: usize) -> T {
     values.sort_by(|a, b| a.partial_cmp(b).unwrap());
-    values[((values.len() - 1) as f64 * share) as usize]
+    values[(values.len() - 1) * percent / 100]
 }
 
 fn main() {
@@ -207,7 +207,7 @@ fn main() {
     println!("{name}, threads of the engine: {threads}; medians of {rounds} interleaved rounds");
     let mut best = (0.0, 0.0);
     for (rows, times) in BARE.iter().zip(&mut of_bare) {
-        let run = at(times, 0.5);
+        let run = at(times, 50);
         let rate = *rows as f64 / run;
         println!("  bare, batches of {rows}: {rate:.1}/s, {:.1} ms a run", run * 1e3);
         if rate > best.0 {
@@ -215,11 +215,11 @@ fn main() {
         }
     }
     for (clients, (rates, took, rows)) in CLIENTS.iter().zip(&mut of_served) {
-        let (rate, p99) = (at(rates, 0.5), at(took, 0.99).as_secs_f64());
-        let (median, batch) = (at(rows, 0.5), u64::from(at(rows, 0.99)));
+        let (rate, p99) = (at(rates, 50), at(took, 99).as_secs_f64());
+        let (median, batch) = (at(rows, 50), u64::from(at(rows, 99)));
         // The bare run of the largest batch that they make.
         let same = BARE.iter().position(|&it| it >= batch.min(ROWS_MAX)).unwrap_or(BARE.len() - 1);
-        let run = at(&mut of_bare[same], 0.5);
+        let run = at(&mut of_bare[same], 50);
         println!(
             "  {clients} clients: {rate:.1}/s, {:.2} of the best bare loop (goal 0.95), {:.2} of \
              the one with {} rows; runs of {median} rows (median); p99 {:.1} ms, {:.2} x its run \

@@ -65,7 +65,7 @@ fn inputs(engine: &dyn Engine, row: usize) -> Vec<Vec<u8>> {
         let count: usize = sizes.product();
         match input.dtype {
             ferry_core::DType::I64 => {
-                let index = |at: usize| ((at + row) % 3) as i64;
+                let index = |at: usize| i64::try_from((at + row) % 3).unwrap();
                 (0..count).flat_map(|at| index(at).to_le_bytes()).collect()
             }
             _ => bytes_of(&noise(count * (row + 2))[count * (row + 1)..]),

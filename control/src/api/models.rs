@@ -7,7 +7,7 @@ use tonic::{Request, Response};
 
 use super::{auth, to_wire, told};
 use crate::error::ApiError;
-use crate::models::{Given, Loading, Served, check_name};
+use crate::models::{Given, Loading, Served, State as ModelState, check_name};
 use crate::state::State;
 use crate::tenants::Identity;
 
@@ -91,7 +91,11 @@ impl v1::models_server::Models for ModelsService {
         let chosen = versions.iter().find(|it| Some(it.version) == serving).or(versions.last());
         let unknown = || ApiError::from(self.0.models.unknown(&name, version));
         let chosen = chosen.ok_or_else(unknown)?;
-        Ok(Response::new(self.told(&who, to_wire::model(chosen))))
+        let mut model = self.told(&who, to_wire::model(chosen));
+        if let (true, ModelState::Loaded(served)) = (who.is_operator(), &chosen.state) {
+            model.config_toml = served.metadata.toml.as_deref().map(str::to_owned);
+        }
+        Ok(Response::new(model))
     }
 
     async fn load(&self, request: Request<v1::LoadModelRequest>) -> Reply<v1::LoadModelResponse> {

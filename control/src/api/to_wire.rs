@@ -59,6 +59,8 @@ pub(super) fn served_model(served: &Served) -> v1::Model {
         picture_files: served.metadata.picture.as_ref().map(|(_, picture)| picture_files(picture)),
         is_overridden: served.is_overridden(),
         batches: served.batches.told(),
+        // For some alone.
+        config_toml: None,
     };
     model.set_state(v1::model::State::Loaded);
     model

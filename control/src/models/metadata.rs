@@ -5,6 +5,7 @@ mod device;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ferry_core::error_text;
@@ -75,6 +76,8 @@ pub struct Metadata {
     pub files: Vec<FileDigest>,
     /// What came with the call that loaded it, where this was read from that and not from a file.
     pub given: Option<Given>,
+    /// The text of the TOML that this was read from.
+    pub toml: Option<Arc<str>>,
 }
 
 /// Why metadata is not usable.
@@ -205,6 +208,7 @@ impl Metadata {
             path: None,
             files: Vec::new(),
             given: None,
+            toml: None,
         }
     }
 
@@ -288,6 +292,7 @@ impl Metadata {
             path: Some(path.to_owned()),
             files,
             given: None,
+            toml: Some(text.into()),
         })
     }
 }

@@ -160,6 +160,9 @@ async fn a_configuration_that_comes_with_a_load_stays_until_the_next_load_withou
     let loaded = served.load_with(Some(given)).await.unwrap();
     assert_eq!(loaded.changed, ["config_toml"]);
     assert!(loaded.model.unwrap().is_overridden);
+    let get = v1::GetModelRequest { name: "add".into(), version: 0 };
+    let got = served.models.get(get).await.unwrap().into_inner();
+    assert_eq!(got.config_toml.as_deref(), Some(given), "the operator is told");
     assert_eq!(served.open(3).await.unwrap().labels, ["one"]);
     assert!(!served.load_with(Some(given)).await.unwrap().loaded, "it is the same");
 

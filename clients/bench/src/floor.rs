@@ -15,6 +15,7 @@ mod sessions;
 
 pub use bare::references;
 pub use load::{Throughput, throughput};
+pub(crate) use pair::quantiles;
 pub use pair::{Pair, Plan, pair};
 pub use rdma::{Beside, rdma};
 pub use recording::{Recording, recording};

@@ -9,23 +9,30 @@ use ferry_proto::v1::local_client::LocalClient;
 
 use crate::Error;
 use crate::crew::Outcome;
+use crate::member::Extent;
+use crate::summary::Summary;
 use crate::work::Work;
 
-/// One round: the server opens sessions, warms them up, and sends `requests` per client.
+/// One round: the server opens sessions, warms them up, and sends so many requests per client.
 pub(crate) fn round(
     client: &Client,
     work: &Work,
-    requests: u64,
+    extent: Extent,
     outcome: &mut Outcome,
+    summary: &mut Summary,
 ) -> Result<(), Error> {
+    let Extent::Requests(requests) = extent else {
+        let why = "the server drives `local` by numbers of requests, not by time";
+        return Err(Error::Usage(why.into()));
+    };
     let load = &outcome.load;
     let mut request = work.drive();
     request.clients = load.clients;
     request.requests = requests;
     request.warmup = load.warmup;
     request.window = load.window;
-    request.placement = load.place.map(Into::into);
-    request.run_id = load.run_id;
+    request.placement = load.way.place().map(Into::into);
+    request.run_id = load.run_id.unwrap_or_default();
     request.set_wait(load.wait.into());
     let (mut first, mut last) = (u64::MAX, 0);
     client.run(async {
@@ -38,7 +45,7 @@ pub(crate) fn round(
                 first = first.min(row.started_unix_ns.saturating_sub(fill));
                 last = last.max(row.started_unix_ns.saturating_add(total));
                 if row.status == Status::Ok {
-                    outcome.summary.add(row);
+                    summary.add(row);
                     outcome.requests += 1;
                 } else {
                     outcome.errors += 1;

@@ -1,5 +1,5 @@
-//! Measures: closed-loop load on a server ([`measure`]), and our links beside bare references
-//! ([`floor`]). Everything measured is a value; nothing is printed here.
+//! Measures: closed-loop load on a server ([`measure()`]), by our sessions or over the Open Inference
+//! Protocol, and our links beside bare references ([`floor`]). Everything measured is a value; nothing is printed here.
 #![forbid(unsafe_code)]
 
 mod crew;
@@ -8,19 +8,27 @@ pub mod floor;
 mod inside;
 mod measure;
 mod member;
+mod oip;
 mod own_server;
 mod picture;
 mod rdma;
+mod session_caller;
+mod stop;
 mod summary;
+mod way;
 mod work;
 
-pub use crew::{Crew, Load, Outcome, Way, label};
+pub use crew::{Crew, Load, Outcome, round_ratios};
 pub use error::Error;
-pub use measure::{Measured, Plan, measure};
+pub use measure::{Measured, Plan, measure, transports};
+pub use member::Extent;
+pub use oip::{Carrier, OipWork, oip_signature};
 pub use own_server::OwnServer;
 pub use picture::{Picture, PictureKind, decode_options};
 pub use rdma::RdmaDevice;
+pub use stop::Stop;
 pub use summary::{DERIVED, Distribution, Summary, Tally};
+pub use way::{Way, sessions};
 pub use work::{Shapes, Work, echo_shapes};
 
 /// Hears how far a measurement is. `()` does not listen.

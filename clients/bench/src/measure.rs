@@ -1,16 +1,21 @@
-//! Transports under closed-loop load, in turn within one run.
+//! Ways under closed-loop load, in turn within one run.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::anyhow;
 use ferry_client::blocking::Client;
-use ferry_client::{SlotPlace, Transport, WaitPolicy, v1};
+use ferry_client::{Transport, WaitPolicy, v1};
+use ferry_core::nanos;
 use ferry_proto::v1::admin_client::AdminClient;
 use ferry_proto::v1::runs_client::RunsClient;
 use serde_json::json;
 
-use crate::crew::{Crew, Load, Outcome, Way, label};
+use crate::crew::{Crew, Load, Outcome};
+use crate::member::Extent;
+use crate::oip::stored;
+use crate::stop::Stop;
+use crate::way::Way;
 use crate::work::Work;
 use crate::{Error, Progress};
 
@@ -19,11 +24,9 @@ use crate::{Error, Progress};
 pub struct Plan {
     /// Name of the runs in the store; that of the way where it is empty.
     pub name: String,
-    /// In turn within one run; every one that the server offers if empty.
-    pub transports: Vec<Transport>,
-    /// Where the slots lie, in turn; the server's choice if empty.
-    pub places: Vec<SlotPlace>,
-    /// Clients at once, each with a thread and a session of its own.
+    /// In turn within one run.
+    pub ways: Vec<Way>,
+    /// Clients at once, each with a thread and a session or connection of its own.
     pub clients: u32,
     /// Measured requests of each client.
     pub requests: u64,
@@ -31,12 +34,14 @@ pub struct Plan {
     pub warmup: u64,
     /// Requests that one client has in flight.
     pub window: u32,
-    /// How both ends wait.
+    /// How both ends of a session wait.
     pub wait: WaitPolicy,
-    /// Rounds in which the transports take turns; at least 1.
+    /// Rounds in which the ways take turns; at least 1.
     pub rounds: u64,
     /// Whether the timings of the requests are stored.
     pub record: bool,
+    /// Heard between requests.
+    pub stop: Stop,
 }
 
 /// What was measured.
@@ -46,6 +51,10 @@ pub struct Measured {
     pub outcomes: Vec<Outcome>,
     /// Why the server could not be told that a run is over.
     pub unfinished: Option<Error>,
+    /// Why the stages of requests that the server recorded are not known.
+    pub no_stages: Option<String>,
+    /// How many rounds there were, fewer than planned if it was stopped.
+    pub rounds: u64,
 }
 
 /// Measures every way in turn.
@@ -55,42 +64,59 @@ pub struct Measured {
 pub fn measure(
     client: &Client,
     plan: &Plan,
-    work: Work,
     progress: &mut dyn Progress,
 ) -> Result<Measured, Error> {
-    let transports =
-        if plan.transports.is_empty() { every(client)? } else { plan.transports.clone() };
-    let work = Arc::new(work);
     let mut crews = Vec::new();
-    for way in ways(&transports, &plan.places) {
-        let load = load(plan, way, start_run(client, plan, way, &work)?);
-        crews.push(Crew::gather(client, load, Arc::clone(&work))?);
+    for way in &plan.ways {
+        let run_id = match way {
+            Way::Session { work, .. } => Some(start_run(client, plan, way, work)?),
+            Way::Oip { .. } => None,
+        };
+        crews.push(Crew::gather(client, load(plan, way, run_id), &plan.stop)?);
     }
     progress.begin(plan.rounds * crews.len() as u64, "rounds");
+    let mut spans = vec![Vec::new(); crews.len()];
+    let mut rounds = 0;
     for share in shares(plan.requests, plan.rounds) {
-        for crew in &mut crews {
-            crew.round(share)?;
+        if plan.stop.is_asked() {
+            break;
+        }
+        for (crew, spans) in crews.iter_mut().zip(&mut spans) {
+            let from = unix_ns();
+            crew.round(Extent::Requests(share))?;
+            spans.push((from, unix_ns()));
             progress.step();
         }
+        rounds += 1;
     }
     progress.end();
-    let mut measured = Measured { outcomes: Vec::new(), unfinished: None };
+    let mut measured = Measured { outcomes: Vec::new(), unfinished: None, no_stages: None, rounds };
     for crew in crews {
-        let mut outcome = crew.finish()?;
-        // A server that is gone is not told; what was measured, and what failed first, is.
-        match finish_run(client, outcome.load.run_id) {
-            Ok(run) => outcome.lost = Some(run.lost),
-            Err(error) => measured.unfinished = measured.unfinished.or(Some(error)),
-        }
-        measured.outcomes.push(outcome);
+        measured.outcomes.push(finish(client, crew, &mut measured.unfinished)?);
     }
+    measured.no_stages = stored::add(client, &mut measured.outcomes, &spans).err();
     Ok(measured)
 }
 
-fn load(plan: &Plan, (transport, place): Way, run_id: i64) -> Load {
+fn finish(client: &Client, crew: Crew, unfinished: &mut Option<Error>) -> Result<Outcome, Error> {
+    let mut outcome = crew.finish()?;
+    // A server that is gone is not told; what was measured, and what failed first, is.
+    match outcome.load.run_id.map(|run_id| finish_run(client, run_id)) {
+        Some(Ok(run)) => outcome.lost = Some(run.lost),
+        Some(Err(error)) => *unfinished = unfinished.take().or(Some(error)),
+        None => {}
+    }
+    Ok(outcome)
+}
+
+/// The wall clock, in nanoseconds since 1970.
+fn unix_ns() -> u64 {
+    nanos(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
+fn load(plan: &Plan, way: &Way, run_id: Option<i64>) -> Load {
     Load {
-        transport,
-        place,
+        way: way.clone(),
         run_id,
         clients: plan.clients,
         window: plan.window,
@@ -106,25 +132,12 @@ pub(crate) fn shares(requests: u64, rounds: u64) -> Vec<u64> {
     let share = |round| each + u64::from(round < more);
     (0..rounds).map(share).filter(|&share| share > 0).collect()
 }
-/// Every transport with every memory; memory of a device only where the transport carries it.
-fn ways(transports: &[Transport], memory: &[SlotPlace]) -> Vec<Way> {
-    let mut ways = Vec::new();
-    for &transport in transports {
-        let is_own = transport.is_device() || transport == Transport::Grpc;
-        if memory.is_empty() || is_own {
-            ways.push((transport, None));
-            continue;
-        }
-        let carries = |place: &&SlotPlace| {
-            matches!(place, SlotPlace::Host(_)) || transport == Transport::Local
-        };
-        ways.extend(memory.iter().filter(carries).map(|&place| (transport, Some(place))));
-    }
-    ways
-}
 
 /// Every transport of the server.
-fn every(client: &Client) -> Result<Vec<Transport>, Error> {
+///
+/// # Errors
+/// If it does not tell, or has none.
+pub fn transports(client: &Client) -> Result<Vec<Transport>, Error> {
     let status =
         client.run(AdminClient::new(client.control().channel()).status(v1::StatusRequest {}))?;
     let status = status.into_inner();
@@ -135,11 +148,11 @@ fn every(client: &Client) -> Result<Vec<Transport>, Error> {
     Ok(all)
 }
 
-fn start_run(client: &Client, plan: &Plan, way: Way, work: &Work) -> Result<i64, Error> {
+fn start_run(client: &Client, plan: &Plan, way: &Way, work: &Work) -> Result<i64, Error> {
     let options = json!({
         "model": work.model,
-        "transport": way.0.name(),
-        "memory": way.1.map(|place| place.to_string()),
+        "transport": way.transport(),
+        "memory": way.place().map(|place| place.to_string()),
         "priority": work.priority,
         "clients": plan.clients,
         "requests": plan.requests,
@@ -151,7 +164,7 @@ fn start_run(client: &Client, plan: &Plan, way: Way, work: &Work) -> Result<i64,
         "record": plan.record,
     });
     let request = v1::StartRunRequest {
-        name: if plan.name.is_empty() { label(way) } else { plan.name.clone() },
+        name: if plan.name.is_empty() { way.label() } else { plan.name.clone() },
         kind: "bench".into(),
         options_json: options.to_string(),
         warmup: plan.warmup,

@@ -1,8 +1,8 @@
 //! From timings to percentiles: one way for every transport.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use ferry_client::{RecordSink, RequestRecord, Stage, Status};
+use ferry_client::{RecordSink, RequestRecord, Stage, StageTimes, Status};
 use hdrhistogram::Histogram;
 
 /// Longest duration that is told apart, in nanoseconds: 10 minutes. Longer ones count as this.
@@ -94,7 +94,9 @@ pub struct Summary {
     derived: [Distribution; DERIVED.len()],
     /// Requests that did not end well.
     pub errors: u64,
-    /// Requests whose stages account for their time.
+    /// Requests of which both ends are known.
+    judged: u64,
+    /// Those whose stages account for their time.
     accounted: u64,
 }
 
@@ -123,6 +125,7 @@ impl Summary {
             stages: [const { Distribution::new() }; Stage::COUNT],
             derived: [const { Distribution::new() }; DERIVED.len()],
             errors: 0,
+            judged: 0,
             accounted: 0,
         }
     }
@@ -134,18 +137,24 @@ impl Summary {
             self.errors += 1;
             return;
         }
+        self.add_times(&record.times);
+    }
+
+    /// Counts the stages of a request that ended well, or those that are known at one end.
+    pub(crate) fn add_times(&mut self, times: &StageTimes) {
         for stage in Stage::ALL {
-            if let Some(ns) = record.times.of(stage) {
+            if let Some(ns) = times.of(stage) {
                 self.stages[stage as usize].add(ns);
             }
         }
-        let (total, server) = (record.times.of(Stage::Total), record.times.of(Stage::Server));
-        let unattributed = record.times.unattributed();
-        if let (Some(total), Some(server)) = (total, server) {
+        if let (Some(total), Some(server)) = (times.of(Stage::Total), times.of(Stage::Server)) {
             self.derived[0].add(total.saturating_sub(server));
         }
-        self.accounted += u64::from(record.times.is_accounted() == Some(true));
-        if let Some(ns) = unattributed {
+        if let Some(accounted) = times.is_accounted() {
+            self.judged += 1;
+            self.accounted += u64::from(accounted);
+        }
+        if let Some(ns) = times.unattributed() {
             self.derived[1].add(ns);
         }
     }
@@ -155,6 +164,7 @@ impl Summary {
         self.stages.iter_mut().zip(&other.stages).for_each(|(ours, theirs)| ours.merge(theirs));
         self.derived.iter_mut().zip(&other.derived).for_each(|(ours, theirs)| ours.merge(theirs));
         self.errors += other.errors;
+        self.judged += other.judged;
         self.accounted += other.accounted;
     }
 
@@ -164,9 +174,9 @@ impl Summary {
     }
 
     /// The share of requests whose stages account for their time: see
-    /// [`StageTimes::is_accounted`](ferry_client::StageTimes::is_accounted).
-    pub fn accounted(&self) -> f64 {
-        self.accounted as f64 / self.of(Stage::Total).count().max(1) as f64
+    /// [`StageTimes::is_accounted`]. `None` where nothing is known of both ends.
+    pub fn accounted(&self) -> Option<f64> {
+        (self.judged > 0).then(|| self.accounted as f64 / self.judged as f64)
     }
 
     /// Every distribution that has values, by name, in the order of the walk.
@@ -187,20 +197,24 @@ impl Tally {
         Tally(Mutex::new(Summary::new()))
     }
 
-    fn add(&self, record: &RequestRecord) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).add(record);
+    fn lock(&self) -> MutexGuard<'_, Summary> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a request that ended well, by what its client knows of it.
+    pub(crate) fn add_times(&self, times: &StageTimes) {
+        self.lock().add_times(times);
     }
 
     /// What was counted so far; counting starts anew.
     pub fn take(&self) -> Summary {
-        let mut summary = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut summary)
+        std::mem::take(&mut self.lock())
     }
 }
 
 impl RecordSink for Tally {
     fn record(&self, record: RequestRecord) {
-        self.add(&record);
+        self.lock().add(&record);
     }
 }
 

@@ -85,7 +85,7 @@ impl Work {
     }
 
     /// Asks for room and shapes.
-    pub(crate) fn ask<'c, C>(&self, builder: SessionBuilder<'c, C>) -> SessionBuilder<'c, C> {
+    pub fn ask<'c, C>(&self, builder: SessionBuilder<'c, C>) -> SessionBuilder<'c, C> {
         let builder = self.rdma.apply(builder.version(self.version));
         let builder =
             self.shapes.iter().fold(builder, |builder, (name, shape)| builder.shape(name, shape));

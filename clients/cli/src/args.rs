@@ -16,7 +16,8 @@ pub(crate) use zoo::{ZooArgs, ZooPrecision, ZooVerb};
 
 /// Exit codes, for `--help`.
 const EXIT_CODES: &str = "Exit codes: 0 done · 1 failed · 2 wrong usage · 3 the server cannot be \
-    reached · 4 the server refused · 5 some requests failed";
+    reached · 4 the server refused · 5 some requests failed · \
+    130 interrupted";
 
 /// Talks to ferryd: infers, measures, and asks where the time went.
 #[derive(Debug, Parser)]
@@ -122,6 +123,15 @@ pub(crate) struct InferArgs {
     pub(crate) rdma: RdmaArgs,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Protocol {
+    /// Sessions of our SDK.
+    Ferry,
+    /// The Open Inference Protocol, of ferryd or any other server: grpc sends tensors in messages,
+    /// shm puts them into system shared memory.
+    Oip,
+}
+
 #[derive(Debug, Group)]
 pub(crate) struct BenchArgs {
     #[command(flatten)]
@@ -132,14 +142,24 @@ pub(crate) struct BenchArgs {
     /// Version of the model; 0 is the latest.
     #[arg(long, default_value_t = 0)]
     pub(crate) version: u64,
-    /// Transports to measure, in turn within one run.
+    /// Protocols to measure, in turn within one run.
+    #[arg(
+        long = "protocol",
+        value_name = "PROTOCOL",
+        value_delimiter = ',',
+        default_value = "ferry",
+        conflicts_with = "floor"
+    )]
+    pub(crate) protocols: Vec<Protocol>,
+    /// Transports to measure, in turn within one run; those that a protocol lacks are left out of
+    /// its turn [default: all that the server has].
     #[arg(long = "transport", value_delimiter = ',', value_parser = transport_name)]
     pub(crate) transports: Vec<Transport>,
     /// What the slots are to a model's GPU, in turn within one run: auto, pageable, pinned, mapped,
     /// or cuda:N for its own memory.
     #[arg(long = "memory", value_delimiter = ',', value_parser = slot_place)]
     pub(crate) memory: Vec<SlotPlace>,
-    /// Clients at once, each with a thread and a session of its own.
+    /// Clients at once, each with a thread and a session (or, over oip, a connection) of its own.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) clients: u32,
     /// Measured requests per client.
@@ -151,7 +171,7 @@ pub(crate) struct BenchArgs {
     /// Requests that one client has in flight.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) window: u32,
-    /// How both ends wait: spin, adaptive or block.
+    /// How both ends of a session wait: spin, adaptive or block.
     #[arg(long, default_value_t = WaitPolicy::Adaptive)]
     pub(crate) wait: WaitPolicy,
     /// Rounds in which the transports take turns.
@@ -163,9 +183,10 @@ pub(crate) struct BenchArgs {
     /// Bytes of a request, for the model `echo`.
     #[arg(long, default_value_t = 602_112, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) in_bytes: u64,
-    /// Bytes of a reply, for the model `echo`.
-    #[arg(long, default_value_t = 4_000, value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) out_bytes: u64,
+    /// Bytes of a reply, for the model `echo` [default: 4000, or as many as --in-bytes with the
+    /// protocol oip, where it is the identity].
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) out_bytes: Option<u64>,
     #[command(flatten)]
     pub(crate) shapes: ShapeArgs,
     #[command(flatten)]

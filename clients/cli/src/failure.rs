@@ -4,6 +4,9 @@ use ferry_client::Error;
 use ferry_core::error_text;
 use ferry_proto::channel::STATUS_METADATA;
 
+/// What shells tell of a program that SIGINT ended.
+pub(crate) const INTERRUPTED: u8 = 130;
+
 /// A failed command.
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -22,6 +25,8 @@ pub(crate) enum Failure {
         /// Why the first one did.
         first: String,
     },
+    /// Somebody wanted an end; what is known was printed.
+    Interrupted(String),
 }
 
 impl Failure {
@@ -33,6 +38,7 @@ impl Failure {
             Failure::Unreachable(_) => 3,
             Failure::Refused(_) => 4,
             Failure::Requests { .. } => 5,
+            Failure::Interrupted(_) => INTERRUPTED,
         }
     }
 
@@ -42,7 +48,7 @@ impl Failure {
             Failure::Failed(error) | Failure::Unreachable(error) | Failure::Refused(error) => {
                 format!("{error:#}")
             }
-            Failure::Usage(text) => text.clone(),
+            Failure::Usage(text) | Failure::Interrupted(text) => text.clone(),
             Failure::Requests { failed, first } => {
                 format!("{failed} requests failed; the first: {first}")
             }
@@ -78,7 +84,14 @@ const UNAVAILABLE: tonic::Code = tonic::Code::Unavailable;
 
 impl From<tonic::Status> for Failure {
     fn from(status: tonic::Status) -> Failure {
-        let error = anyhow::anyhow!("{} ({:?})", status.message(), status.code());
+        let message = match (status.code(), status.message()) {
+            // What any server of gRPC says of a service that it does not know.
+            (tonic::Code::Unimplemented, "") => {
+                "the server does not serve ferry.v1: it is not ferryd"
+            }
+            (_, message) => message,
+        };
+        let error = anyhow::anyhow!("{message} ({:?})", status.code());
         if status.metadata().contains_key(STATUS_METADATA) {
             // How a request ended, inside the server.
             Failure::Requests { failed: 1, first: status.message().to_owned() }

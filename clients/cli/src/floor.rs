@@ -7,6 +7,7 @@ use ferry_bench::floor::{self, Plan};
 use ferry_client::{Transport, WaitPolicy};
 
 use crate::args::BenchArgs;
+use crate::bench::OUT_BYTES;
 use crate::failure::Failure;
 use crate::printer::Printer;
 
@@ -53,7 +54,7 @@ fn plan(args: &BenchArgs) -> Plan {
     let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     Plan {
         in_bytes: bytes(args.in_bytes),
-        out_bytes: bytes(args.out_bytes),
+        out_bytes: bytes(args.out_bytes.unwrap_or(OUT_BYTES)),
         requests: args.requests,
         rounds: args.rounds.min(args.requests),
     }

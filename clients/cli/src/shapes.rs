@@ -35,6 +35,19 @@ pub(crate) fn asked(
     given: &[Shape],
     batch: Option<u64>,
 ) -> Result<Vec<(String, Vec<u64>)>, Failure> {
+    // A model that is not loaded has no signature; opening the session tells why.
+    match model.state() {
+        v1::model::State::Loaded => of_signature(&signature(model)?, given, batch),
+        _ => of_signature(&Signature::default(), given, None),
+    }
+}
+
+/// The same of a model whose signature is known.
+pub(crate) fn of_signature(
+    signature: &Signature,
+    given: &[Shape],
+    batch: Option<u64>,
+) -> Result<Vec<(String, Vec<u64>)>, Failure> {
     let mut shapes: Vec<(String, Vec<u64>)> = Vec::new();
     for Shape { name, dims } in given {
         if shapes.iter().any(|(known, _)| known == name) {
@@ -42,9 +55,8 @@ pub(crate) fn asked(
         }
         shapes.push((name.clone(), dims.clone()));
     }
-    // A model that is not loaded has no signature; opening the session tells why.
-    if let (Some(batch), v1::model::State::Loaded) = (batch, model.state()) {
-        shapes.extend(batched(&signature(model)?, &shapes, batch)?);
+    if let Some(batch) = batch {
+        shapes.extend(batched(signature, &shapes, batch)?);
     }
     Ok(shapes)
 }

@@ -29,6 +29,14 @@ pub struct Client {
     key: Key,
 }
 
+async fn connect(server: &str, key: &Key) -> Result<Channel, Error> {
+    let channel = endpoint(server)?
+        .connect()
+        .await
+        .map_err(|source| Error::Connect { server: server.to_owned(), source })?;
+    Ok(Channel::new(channel, key.clone()))
+}
+
 impl Client {
     /// Connects to `server`, such as `127.0.0.1:7077` or `http://127.0.0.1:7077`.
     ///
@@ -43,13 +51,23 @@ impl Client {
     /// # Errors
     /// As [`connect`](Client::connect).
     pub async fn connect_with(server: &str, key: Option<&str>) -> Result<Client, Error> {
-        let channel = endpoint(server)?
-            .connect()
-            .await
-            .map_err(|source| Error::Connect { server: server.to_owned(), source })?;
         let key = Key::new(key)?;
-        let channel = Channel::new(channel, key.clone());
+        let channel = connect(server, &key).await?;
         Ok(Client { server: server.into(), keeper: Keeper::start(channel), key })
+    }
+
+    /// The address that it was given.
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
+    /// A further connection to the same server, with the same key, which the calling runtime
+    /// drives: for programs that spread their load over several.
+    ///
+    /// # Errors
+    /// As [`connect`](Client::connect).
+    pub async fn new_channel(&self) -> Result<Channel, Error> {
+        connect(&self.server, &self.key).await
     }
 
     /// Asks for a session with a model.

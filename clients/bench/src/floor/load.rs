@@ -11,6 +11,9 @@ use super::bare::thread;
 use super::pair::Plan;
 use crate::Error;
 use crate::crew::{Crew, Load};
+use crate::member::Extent;
+use crate::stop::Stop;
+use crate::way::Way;
 use crate::work::Work;
 
 const CLIENTS: u32 = 2;
@@ -75,19 +78,18 @@ pub(super) fn rate(
     };
     let run_id =
         client.run(RunsClient::new(client.control().channel()).start(start))?.into_inner().run_id;
+    let work = Arc::new(Work::echo(in_bytes, out_bytes));
     let load = Load {
-        transport,
-        place: None,
-        run_id,
+        way: Way::Session { transport, place: None, work },
+        run_id: Some(run_id),
         clients,
         window,
         wait: WaitPolicy::Spin,
         warmup,
         record: true,
     };
-    let work = Arc::new(Work::echo(in_bytes, out_bytes));
-    let mut crew = Crew::gather(client, load, work)?;
-    crew.round(requests)?;
+    let mut crew = Crew::gather(client, load, &Stop::default())?;
+    crew.round(Extent::Requests(requests))?;
     let outcome = crew.finish()?;
     if let Some(first) = outcome.first_error {
         return Err(Error::Requests { failed: outcome.errors, first });

@@ -66,7 +66,7 @@ impl Pair {
 }
 
 /// Values at these percentages of all values in order; NaN where there are none.
-pub(super) fn quantiles<const N: usize>(mut values: Vec<f64>, percents: [usize; N]) -> [f64; N] {
+pub(crate) fn quantiles<const N: usize>(mut values: Vec<f64>, percents: [usize; N]) -> [f64; N] {
     values.sort_by(f64::total_cmp);
     let last = values.len().saturating_sub(1);
     percents.map(|percent| values.get(last * percent / 100).copied().unwrap_or(f64::NAN))
@@ -117,7 +117,7 @@ pub fn pair(
     progress.end();
     ours.close()?;
     let summary = tally.take();
-    pair.accounted = summary.accounted();
+    pair.accounted = summary.accounted().unwrap_or_default();
     let unattributed = summary.named().find(|(name, _)| *name == "unattributed");
     pair.unattributed = unattributed.map_or(0, |(_, times)| times.quantile(0.5));
     Ok(pair)

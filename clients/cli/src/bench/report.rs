@@ -1,6 +1,6 @@
 //! What was measured, for programs and for people.
 
-use ferry_bench::{DERIVED, Distribution, Outcome};
+use ferry_bench::{DERIVED, Distribution, Outcome, Way, round_ratios};
 use ferry_client::Stage;
 use serde_json::{Map, Value, json};
 
@@ -8,10 +8,14 @@ use crate::failure::Failure;
 use crate::printer::{Printer, human_ns};
 use crate::shapes::text;
 
-/// One JSON object per transport, one per line; or tables.
+/// One JSON object per way, one per line; or tables.
 pub(crate) fn print(outcomes: &[Outcome], printer: &Printer) -> Result<(), Failure> {
     if printer.is_json() {
-        return outcomes.iter().try_for_each(|outcome| printer.json(&to_json(outcome)));
+        return outcomes.iter().try_for_each(|outcome| {
+            let mut all = to_json(outcome);
+            all["ratio_p50"] = ratio_json(outcomes, outcome);
+            printer.json(&all)
+        });
     }
     let rows: Vec<_> = outcomes
         .iter()
@@ -19,7 +23,7 @@ pub(crate) fn print(outcomes: &[Outcome], printer: &Printer) -> Result<(), Failu
             let total = outcome.summary.of(Stage::Total);
             let ns = |share| human_ns(total.quantile(share) as f64);
             vec![
-                outcome.load.label(),
+                outcome.load.way.label(),
                 outcome.requests.to_string(),
                 outcome.errors.to_string(),
                 format!("{:.0}", rate(outcome)),
@@ -27,23 +31,55 @@ pub(crate) fn print(outcomes: &[Outcome], printer: &Printer) -> Result<(), Failu
                 ns(0.9),
                 ns(0.99),
                 ns(0.999),
-                outcome.load.run_id.to_string(),
+                ratio_text(outcomes, outcome),
+                outcome.load.run_id.map_or_else(|| "–".to_owned(), |run| run.to_string()),
                 outcome.lost.map_or_else(|| "?".to_owned(), |lost| lost.to_string()),
             ]
         })
         .collect();
     if let Some(outcome) = outcomes.iter().find(|it| !it.outputs.is_empty()).or(outcomes.first()) {
-        printer.out(&format!("{} with {}", outcome.model, shapes(outcome)))?;
+        printer.out(&format!("{} with {}", outcome.load.way.model(), shapes(outcome)))?;
     }
-    let head =
-        ["transport", "requests", "errors", "req/s", "p50", "p90", "p99", "p99.9", "run", "lost"];
+    let first = outcomes.first().map_or_else(String::new, |it| it.load.way.label());
+    let ratio = format!("p50 / {first}");
+    let head = [
+        "transport",
+        "requests",
+        "errors",
+        "req/s",
+        "p50",
+        "p90",
+        "p99",
+        "p99.9",
+        &ratio,
+        "run",
+        "lost",
+    ];
     printer.table(&head, &rows)?;
     stages(outcomes, printer)
 }
 
+/// Beside the first way: the median of the rounds, and the smallest and largest.
+fn ratio(outcomes: &[Outcome], outcome: &Outcome) -> Option<(String, [f64; 3])> {
+    let first = outcomes.first().filter(|first| !std::ptr::eq(*first, outcome))?;
+    Some((first.load.way.label(), round_ratios(outcome, first)?))
+}
+
+fn ratio_text(outcomes: &[Outcome], outcome: &Outcome) -> String {
+    match ratio(outcomes, outcome) {
+        Some((_, [low, middle, high])) => format!("{middle:.3} ({low:.3}–{high:.3})"),
+        None => "–".to_owned(),
+    }
+}
+
+fn ratio_json(outcomes: &[Outcome], outcome: &Outcome) -> Value {
+    let Some((to, [low, middle, high])) = ratio(outcomes, outcome) else { return Value::Null };
+    json!({ "to": to, "median": middle, "min": low, "max": high })
+}
+
 /// Where the median goes, stage by stage.
 fn stages(outcomes: &[Outcome], printer: &Printer) -> Result<(), Failure> {
-    let labels: Vec<String> = outcomes.iter().map(|outcome| outcome.load.label()).collect();
+    let labels: Vec<String> = outcomes.iter().map(|outcome| outcome.load.way.label()).collect();
     let mut head = vec!["stage (p50)"];
     head.extend(labels.iter().map(String::as_str));
     let names = Stage::ALL.iter().map(|stage| stage.name()).chain(DERIVED);
@@ -102,9 +138,10 @@ pub(crate) fn to_json(outcome: &Outcome) -> Value {
         each.collect::<Vec<_>>()
     };
     json!({
-        "transport": load.transport.name(),
-        "memory": load.place.map(|place| place.to_string()),
-        "model": outcome.model,
+        "protocol": load.way.protocol(),
+        "transport": load.way.transport(),
+        "memory": load.way.place().map(|place| place.to_string()),
+        "model": load.way.model(),
         "inputs": shapes(&outcome.inputs),
         "outputs": shapes(&outcome.outputs),
         "clients": load.clients,
@@ -115,7 +152,7 @@ pub(crate) fn to_json(outcome: &Outcome) -> Value {
         "total_ns": distribution(outcome.summary.of(Stage::Total)),
         "stages": stages,
         "window": load.window,
-        "wait": load.wait.name(),
+        "wait": matches!(load.way, Way::Session { .. }).then(|| load.wait.name()),
         "warmup": load.warmup,
         "seconds": outcome.lasted.as_secs_f64(),
         "recorded": recorded,

@@ -9,6 +9,7 @@ mod contract;
 mod death;
 mod fresh;
 mod loss;
+mod oip;
 mod options;
 mod outputs;
 mod pictures;

@@ -15,6 +15,7 @@ mod rdma;
 mod session_caller;
 mod stop;
 mod summary;
+pub mod tune;
 mod way;
 mod work;
 

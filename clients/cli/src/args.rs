@@ -8,10 +8,12 @@ use ferry_proto::channel::ADDRESS_DEFAULT;
 
 mod rdma;
 mod shapes;
+mod tune;
 mod zoo;
 
 pub(crate) use rdma::RdmaArgs;
 pub(crate) use shapes::ShapeArgs;
+pub(crate) use tune::TuneArgs;
 pub(crate) use zoo::{ZooArgs, ZooPrecision, ZooVerb};
 
 /// Exit codes, for `--help`.
@@ -36,6 +38,8 @@ pub(crate) enum Command {
     Infer(InferArgs),
     /// Measure transports under load, or the links alone beside bare references.
     Bench(Box<BenchArgs>),
+    /// Find the settings of a model that serve most requests within a bound of latency.
+    Tune(Box<TuneArgs>),
     /// List, load and unload models.
     Models(ModelsArgs),
     /// Write the reference models as ONNX files, offline.

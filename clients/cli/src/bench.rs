@@ -11,7 +11,7 @@ use crate::control;
 use crate::failure::Failure;
 use crate::printer::Printer;
 
-pub(crate) use ways::OUT_BYTES;
+pub(crate) use ways::{OUT_BYTES, Sends};
 
 pub(crate) fn run(args: &BenchArgs, printer: &Printer) -> Result<(), Failure> {
     let client = control::connect(&args.server)?;

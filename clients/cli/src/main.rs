@@ -51,6 +51,7 @@ fn run(command: Command, printer: &Printer) -> Result<(), Failure> {
         Command::Infer(args) => commands::infer::run(&args, printer),
         Command::Bench(args) if args.floor => floor::run(&args, printer),
         Command::Bench(args) => bench::run(&args, printer),
+        Command::Tune(args) => commands::tune::run(&args, printer),
         Command::Models(args) => commands::models::run(&args, printer),
         Command::Zoo(args) => commands::zoo::run(&args, printer),
         Command::Sessions(args) => commands::sessions::run(&args, printer),

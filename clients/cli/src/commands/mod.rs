@@ -6,4 +6,5 @@ pub(crate) mod models;
 pub(crate) mod runs;
 pub(crate) mod sessions;
 pub(crate) mod sql;
+pub(crate) mod tune;
 pub(crate) mod zoo;

@@ -19,3 +19,4 @@ mod resume;
 mod room;
 mod server;
 mod tasks;
+mod tune;

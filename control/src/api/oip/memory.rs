@@ -13,6 +13,7 @@ use tonic::Extensions;
 use crate::api::front::Peer;
 use crate::error::ApiError;
 use crate::serving::regions::{Kind, Origin, Regions};
+use crate::state::State;
 use crate::tenants::Tenant;
 
 /// The tenant's regions: all, or the one with this name.
@@ -95,15 +96,44 @@ pub(super) fn cuda_status(
     Ok(CudaSharedMemoryStatusResponse { regions })
 }
 
-/// Registers memory of a GPU for the tenant. Blocks while the GPU is asked.
+/// Registers memory of a GPU for the tenant, beside the calls: the GPU may take a second to answer.
 ///
 /// # Errors
 /// As [`Regions::register_device`].
-pub(super) fn cuda_register(
-    regions: &Regions,
-    tenant: &Tenant,
-    asked: &CudaSharedMemoryRegisterRequest,
+pub(super) async fn cuda_register(
+    state: &Arc<State>,
+    tenant: Arc<Tenant>,
+    asked: CudaSharedMemoryRegisterRequest,
 ) -> Result<(), ApiError> {
     let CudaSharedMemoryRegisterRequest { name, raw_handle, device_id, byte_size } = asked;
-    regions.register_device(tenant, name, raw_handle, *device_id, *byte_size)
+    let state = Arc::clone(state);
+    beside_calls(move || {
+        state.regions.register_device(&tenant, &name, &raw_handle, device_id, byte_size)
+    })
+    .await
+}
+
+/// Forgets the tenant's regions on GPUs: all, or the one with this name. Closing one may take as
+/// long as opening it.
+///
+/// # Errors
+/// [`ApiError::Internal`] if the server has a fault.
+pub(super) async fn cuda_unregister(
+    state: &Arc<State>,
+    tenant: Arc<Tenant>,
+    name: String,
+) -> Result<(), ApiError> {
+    let state = Arc::clone(state);
+    beside_calls(move || {
+        state.regions.unregister(&tenant, Kind::Cuda, &name);
+        Ok(())
+    })
+    .await
+}
+
+async fn beside_calls(
+    work: impl FnOnce() -> Result<(), ApiError> + Send + 'static,
+) -> Result<(), ApiError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(ApiError::Internal(error.to_string())))
 }

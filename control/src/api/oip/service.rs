@@ -50,14 +50,6 @@ pub(super) async fn infer(
     answer
 }
 
-/// Runs what waits for a device beside the calls.
-async fn blocking(
-    work: impl FnOnce() -> Result<(), ApiError> + Send + 'static,
-) -> Result<(), ApiError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|error| Err(ApiError::Internal(error.to_string())))
-}
-
 #[tonic::async_trait]
 impl GrpcInferenceService for OipService {
     async fn server_live(
@@ -207,9 +199,7 @@ impl GrpcInferenceService for OipService {
         let tenant = auth::tenant(&request)?;
         self.0.takes_new()?;
         memory::check_host(request.extensions())?;
-        let state = Arc::clone(&self.0);
-        let asked = request.into_inner();
-        blocking(move || memory::cuda_register(&state.regions, &tenant, &asked)).await?;
+        memory::cuda_register(&self.0, tenant, request.into_inner()).await?;
         Ok(Response::new(oip::CudaSharedMemoryRegisterResponse {}))
     }
 
@@ -218,13 +208,7 @@ impl GrpcInferenceService for OipService {
         request: Request<oip::CudaSharedMemoryUnregisterRequest>,
     ) -> Reply<oip::CudaSharedMemoryUnregisterResponse> {
         let tenant = auth::tenant(&request)?;
-        let state = Arc::clone(&self.0);
-        let name = request.into_inner().name;
-        let gone = move || {
-            state.regions.unregister(&tenant, Kind::Cuda, &name);
-            Ok(())
-        };
-        blocking(gone).await?;
+        memory::cuda_unregister(&self.0, tenant, request.into_inner().name).await?;
         Ok(Response::new(oip::CudaSharedMemoryUnregisterResponse {}))
     }
 

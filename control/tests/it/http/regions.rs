@@ -53,6 +53,8 @@ async fn a_tensor_goes_from_one_region_to_another() {
         })
     );
     assert_eq!(std::fs::read(shm.path()).unwrap()[4000..6000], sent);
+    let cuda = "/v2/cudasharedmemory/region/x/register";
+    let handle = format!("{}A=", "A".repeat(86));
     for (path, body, status) in [
         (&*register, asked, 400),
         (
@@ -67,7 +69,11 @@ async fn a_tensor_goes_from_one_region_to_another() {
             json!({ "key": key, "offset": 9999, "byte_size": 2 }),
             400,
         ),
-        ("/v2/cudasharedmemory/region/x/register", json!({}), 501),
+        (cuda, json!({}), 400),
+        (cuda, json!({ "raw_handle": { "b64": "?" }, "device_id": 0, "byte_size": 1 }), 400),
+        (cuda, json!({ "raw_handle": { "b64": "AAAA" }, "device_id": 0, "byte_size": 1 }), 400),
+        // Without a GPU, as where the tests run.
+        (cuda, json!({ "raw_handle": { "b64": handle }, "device_id": 0, "byte_size": 1 }), 501),
     ] {
         let answer = post(path, body).await;
         assert_eq!(answer.status, status, "{path}: {}", answer.error());

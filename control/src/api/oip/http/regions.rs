@@ -1,12 +1,17 @@
 //! Shared memory.
 
-use ferry_proto::oip::SystemSharedMemoryRegisterRequest;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD as BASE64;
+use ferry_proto::oip::{CudaSharedMemoryRegisterRequest, SystemSharedMemoryRegisterRequest};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::call::{self, Answer, Call};
 use crate::api::oip::memory;
 use crate::error::ApiError;
+use crate::serving::regions::Kind;
 
 pub(super) async fn status(call: Call) -> Answer {
     let told = memory::status(&call.state().regions, call.tenant()?, call.name("region"))?;
@@ -41,23 +46,47 @@ pub(super) async fn register(call: Call) -> Answer {
 }
 
 pub(super) async fn unregister(call: Call) -> Answer {
-    call.state().regions.unregister(call.tenant()?, call.name("region"));
+    call.state().regions.unregister(call.tenant()?, Kind::System, call.name("region"));
     call::empty()
 }
 
 pub(super) async fn cuda_status(call: Call) -> Answer {
-    match call.name("region") {
-        "" => call::json(&Vec::<Value>::new()),
-        name => Err(memory::no_cuda_region(name).into()),
-    }
+    let told = memory::cuda_status(&call.state().regions, call.tenant()?, call.name("region"))?;
+    let mut all: Vec<_> = told.regions.into_values().collect();
+    all.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    let one = |it: &ferry_proto::oip::cuda_shared_memory_status_response::RegionStatus| json!({ "name": it.name, "device_id": it.device_id, "byte_size": it.byte_size });
+    call::json(&all.iter().map(one).collect::<Vec<_>>())
 }
 
-pub(super) async fn cuda_register(_call: Call) -> Answer {
-    let why = tokio::task::spawn_blocking(memory::no_cuda).await;
-    Err(why.unwrap_or_else(|error| ApiError::Internal(error.to_string())).into())
+/// A region on a GPU that is to be registered.
+#[derive(Debug, Deserialize)]
+struct CudaRegion {
+    raw_handle: Handle,
+    device_id: i64,
+    byte_size: u64,
 }
 
-/// None is registered: each is forgotten already. Clients begin with this.
-pub(super) async fn cuda_unregister(_call: Call) -> Answer {
+#[derive(Debug, Deserialize)]
+struct Handle {
+    b64: String,
+}
+
+pub(super) async fn cuda_register(call: Call) -> Answer {
+    let tenant = Arc::clone(call.tenant()?);
+    call.state().takes_new()?;
+    memory::check_peer(call.caller.peer.as_deref())?;
+    let CudaRegion { raw_handle: Handle { b64 }, device_id, byte_size } = call.json()?;
+    let raw_handle = BASE64.decode(b64).map_err(|why| {
+        ApiError::field("raw_handle", format!("b64 is not what base64 makes: {why}"))
+    })?;
+    let (name, raw_handle) = (call.name("region").to_owned(), raw_handle.into());
+    let asked = CudaSharedMemoryRegisterRequest { name, raw_handle, device_id, byte_size };
+    memory::cuda_register(call.state(), tenant, asked).await?;
+    call::empty()
+}
+
+pub(super) async fn cuda_unregister(call: Call) -> Answer {
+    let tenant = Arc::clone(call.tenant()?);
+    memory::cuda_unregister(call.state(), tenant, call.name("region").to_owned()).await?;
     call::empty()
 }

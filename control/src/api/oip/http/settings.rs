@@ -78,7 +78,7 @@ pub(super) async fn trace(call: Call) -> Answer {
     };
     let settings = asked.into_iter().map(setting).collect::<Result<_, Refused>>()?;
     let model_name = call.name("model").to_owned();
-    let told = settings::trace(&oip::TraceSettingRequest { settings, model_name })?;
+    let told = settings::trace(call.state(), &oip::TraceSettingRequest { settings, model_name })?;
     let one = |(name, mut it): (String, oip::trace_setting_response::SettingValue)| {
         // The only one of which there may be several.
         let value = match it.value.pop() {

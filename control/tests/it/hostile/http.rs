@@ -21,15 +21,17 @@ fn connect(ferryd: &Ferryd) -> Connection {
     Connection::open(ferryd.http.as_ref().unwrap().parse().unwrap())
 }
 
-/// An honest tenant is served over gRPC and over HTTP, from its first connection on.
+/// An honest tenant is served over gRPC and over HTTP, from its first connection on. HTTP comes first:
+/// once it is served, those who came before it to the same port were taken in, and cannot push out
+/// who comes to the other one.
 async fn serves_both(ferryd: &Ferryd) {
-    serves(ferryd).await;
     let (sent, mut connection) = (floats(6), connect(ferryd));
     let (head, body) = identity(&sent);
     let answer =
         tokio::task::block_in_place(|| connection.call(INFER, &[A, (HEAD_BYTES, &head)], &body));
     assert_eq!(answer.status, 200, "{answer:?}");
     assert!(answer.body.ends_with(&sent));
+    serves(ferryd).await;
 }
 
 /// Asks the identity for these floats.

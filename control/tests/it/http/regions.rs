@@ -54,7 +54,7 @@ async fn a_tensor_goes_from_one_region_to_another() {
     );
     assert_eq!(std::fs::read(shm.path()).unwrap()[4000..6000], sent);
     let cuda = "/v2/cudasharedmemory/region/x/register";
-    let handle = format!("{}A=", "A".repeat(86));
+    let handle = format!("{}==", "A".repeat(86));
     for (path, body, status) in [
         (&*register, asked, 400),
         (

@@ -169,7 +169,7 @@ mod tests {
         assert_eq!(choice("c"), ParameterChoice::Uint64Param(u64::MAX));
         for (bad, word) in [
             ("", "EOF"),
-            ("[]", "missing field"),
+            ("[]", "invalid length"),
             ("{}", "missing field `inputs`"),
             (r#"{"inputs":[{"name":"I","datatype":"FP32"}]}"#, "missing field `shape`"),
             (r#"{"inputs":[],"id":7}"#, "expected a string"),

@@ -49,7 +49,7 @@ async fn a_tensor_goes_from_one_region_to_another() {
     assert_eq!(
         answer.json()["outputs"][0],
         json!({
-            "name": "OUTPUT0", "datatype": "FP32", "shape": [1, 5, 100], "parameters": place(4000),
+            "name": "OUTPUT0", "datatype": "FP32", "shape": [1, 5, 100],
         })
     );
     assert_eq!(std::fs::read(shm.path()).unwrap()[4000..6000], sent);

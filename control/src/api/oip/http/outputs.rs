@@ -208,7 +208,9 @@ fn divide(made: ModelInferResponse, form: &Form) -> (Told, Vec<Bytes>) {
     let one = |(output, bytes): (InferOutputTensor, Bytes)| {
         let InferOutputTensor { name, datatype, shape, parameters, .. } = output;
         let is_in_region = parameters.contains_key(REGION);
-        let mut parameters = Value::all(parameters);
+        // Clients of C++ take any parameters for the sign of bytes behind the JSON. What is in a
+        // region has none, as with Triton: who asked knows where it is.
+        let mut parameters = if is_in_region { BTreeMap::new() } else { Value::all(parameters) };
         let data = match form.is_binary(&name) {
             _ if is_in_region => None,
             true => {

@@ -165,8 +165,8 @@ fn product(node: &Node<'_>, x: &Value) -> Found<Option<Value>> {
     if x.rank() != 1 || !matches!(&*along, [] | [0] | [-1]) {
         return Ok(None);
     }
-    let all = x.ints().unwrap_or_default().iter();
-    let product = all.fold(Some(Int::Known(1)), |all, it| all?.times(it));
+    let mut all = x.ints().unwrap_or_default().iter();
+    let product = all.try_fold(Int::Known(1), |all, it| all.times(it));
     let product = product.ok_or("it computes with the number of rows")?;
     let keeps = node.int("keepdims", 1) != 0;
     Ok(Some(if keeps { Value::list(vec![product]) } else { scalar(product) }))

@@ -173,7 +173,9 @@ impl Schema {
             let Ok(key) = decode_varint(&mut wire) else { return Ok(()) };
             let number = usize::try_from(key >> 3).unwrap_or(usize::MAX);
             let field = fields.get(number).copied().flatten();
-            let fixed = match key & 7 {
+            // A map's entries are decoded as such whatever the key says of them.
+            let is_entry = field.is_some_and(|it| it.is_map) && key & 7 <= 5;
+            let fixed = match if is_entry { 2 } else { key & 7 } {
                 0 => {
                     let Ok(_) = decode_varint(&mut wire) else { return Ok(()) };
                     0

@@ -116,6 +116,10 @@ fn numbers_and_parameters_of_an_inference_are_counted() {
     // inputs = 5, each with parameters = 4 of nothing.
     let inputs = repeated(&[0x2a, 2, 0x22, 0], 1 << 20);
     assert!(check("ModelInferRequest", &inputs).is_err());
+    // parameters = 4 of nothing, whose key says that it is eight bytes; then inputs.
+    let disguised = [vec![0x21, 0], repeated(&[0x2a, 0], 1 << 16)].concat();
+    assert!(oip::ModelInferRequest::decode(&*disguised).is_ok());
+    assert!(check("ModelInferRequest", &disguised).is_err());
     // raw_input_contents = 7, of no bytes.
     assert!(check("ModelInferRequest", &repeated(&[0x3a, 0], 4 << 20)).is_err());
     // An error would repeat the name.

@@ -6,8 +6,8 @@
 //! set of boxes, and then each client would get what others sent.
 //!
 //! Each tensor of the graph is followed, operator by operator: along which axis its rows lie
-//! ([`value::Place`]), or that it is the same whatever the inputs hold, or which sizes it lists. An
-//! operator is followed in the ways that [`operators`] lists. Of all others nothing is known, and
+//! (`value::Place`), or that it is the same whatever the inputs hold, or which sizes it lists. An
+//! operator is followed in the ways that `operators` lists. Of all others nothing is known, and
 //! so of no output that they reach. The sizes of all dimensions are taken to be at least 1.
 //!
 //! This is as true as its list, and as the libraries keep to what ONNX says of each operator.

@@ -37,7 +37,7 @@ pub(crate) struct TuneArgs {
     /// How requests reach the server; auto lets the server choose.
     #[arg(long, default_value = "auto", value_parser = transport)]
     pub(crate) transport: Choice,
-    /// Tries batches though the TOML has no [batch] table. Only where rows mean nothing to each
+    /// Tries batches though the TOML has no `[batch]` table. Only where rows mean nothing to each
     /// other: else answers are wrong.
     #[arg(long)]
     pub(crate) try_batches: bool,

@@ -2,6 +2,7 @@
 
 mod admin;
 mod auth;
+mod came;
 mod from_wire;
 mod front;
 mod inference;

@@ -5,6 +5,7 @@ mod engines;
 mod findings;
 mod links;
 mod loading;
+mod polling;
 mod serve;
 
 use std::sync::Arc;
@@ -293,7 +294,10 @@ async fn load_models(
     let loading = tokio::task::spawn_blocking(move || {
         let base = Metadata::unnamed(config.engine_threads, config.queue);
         let loader = engines::loader(&config);
-        let models = Models::new(config.models.clone(), loader, base.clone());
+        let models = {
+            let control = config.model_control.clone();
+            Models::new(config.models.clone(), loader, base.clone(), control)
+        };
         models.add_built_in(echo(base)?);
         models.load_all(&is_stopped, &progress).map_err(|source| BuildError::Models {
             folder: config.models.map(|it| it.display().to_string()).unwrap_or_default(),

@@ -9,6 +9,7 @@ use std::time::Duration;
 pub use ferry_cuda::libraries::LibrarySearch;
 pub use ferry_rdma::RdmaOptions;
 
+use crate::models::ModelControl;
 use crate::tenants::{Quota, TenantConfig};
 
 pub use lanes::{LANES_MAX, LaneCounts};
@@ -29,6 +30,8 @@ pub struct Config {
     pub store_bytes_max: Option<u64>,
     /// The model folder.
     pub models: Option<PathBuf>,
+    /// Who decides which of its models are loaded.
+    pub model_control: ModelControl,
     /// The native library of ONNX Runtime; `None`: the loader's own search.
     pub onnxruntime: Option<PathBuf>,
     /// The native library of TensorRT, or its folder; `None`: the loader's own search.
@@ -104,6 +107,7 @@ impl Default for Config {
             store: "sqlite:ferry.sqlite".into(),
             store_bytes_max: None,
             models: None,
+            model_control: ModelControl::None,
             onnxruntime: None,
             tensorrt: None,
             engine_cache: None,

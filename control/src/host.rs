@@ -4,3 +4,4 @@ pub(crate) mod clock;
 pub mod environment;
 pub mod limits;
 pub mod machine;
+pub mod rate;

@@ -177,7 +177,7 @@ fn infer_in(
         payload,
         times: done.times,
         shapes: done.outputs.clone(),
-        served: Arc::clone(&opened.session.served),
+        served: opened.session.served(),
         session: opened.session.id,
     })
 }

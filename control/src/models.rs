@@ -1,17 +1,22 @@
 //! The models that are served: found in the model folder, loaded, described, unloaded.
 
+mod cache;
 mod changes;
+mod control;
 mod counts;
 mod error;
 mod folder;
 mod given;
 mod load;
 mod metadata;
+mod model_config;
+mod policy;
 mod precision;
 mod progress;
 mod registry;
 mod rooms;
 mod shapes;
+mod warmup;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,6 +25,8 @@ use std::sync::Arc;
 use ferry_cuda::Device;
 use ferry_engine::{Engine, EngineError, FileDigest, Rebuild};
 
+pub use cache::{Cache, CacheStats, Cached, Key as CacheKey};
+pub use control::ModelControl;
 pub use counts::{Counted, Counts, Runs, Tally};
 pub use error::ModelError;
 pub use folder::{NAME_BYTES_MAX, Source, check_name};
@@ -27,13 +34,16 @@ pub use given::Given;
 pub use load::Served;
 pub use metadata::{
     Batch, Batches, CompletionName, DeviceChoice, DimSizes, Gpu, Metadata, MetadataError,
-    PrecisionName,
+    PrecisionName, QueueRules,
 };
+pub use model_config::Declared;
+pub use policy::VersionPolicy;
 pub use precision::Precision;
 pub use progress::Progress;
-pub use registry::{Listed, Loading, Models, State};
+pub use registry::{Listed, Loading, Models, State, Turnover, Watch};
 pub use rooms::Rooms;
 pub use shapes::ShapeLimits;
+pub use warmup::{Filling, Warmup, WarmupInput};
 
 /// What is to be loaded.
 #[derive(Clone, Debug)]

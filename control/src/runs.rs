@@ -165,6 +165,7 @@ mod tests {
             name: name.into(),
             key: name.into(),
             quota: Quota::default(),
+            rate: None,
         };
         let all = [tenant("a"), tenant("b")];
         let tenants = Tenants::new(&all, Quota::default(), Some("op".into()));

@@ -9,7 +9,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::config::Config;
 use crate::error::ApiError;
-use crate::models::Models;
+use crate::models::{Models, Served, Turnover};
 use crate::runs::RunBook;
 use crate::serving::gate::Gate;
 use crate::serving::inline::Inline;
@@ -82,6 +82,20 @@ impl State {
     /// [`ApiError::Draining`] if not.
     pub fn takes_new(&self) -> Result<(), ApiError> {
         self.gate.takes_new()
+    }
+
+    /// Stores which models were loaded, and ends those that serve nobody new, whatever becomes of
+    /// the caller.
+    pub fn turn_over(&self, turnover: &Turnover) {
+        for served in &turnover.made {
+            self.recorder.event(served.loaded_event());
+        }
+        for old in &turnover.retired {
+            let is_next = |new: &&Arc<Served>| (&new.name, new.version) == (&old.name, old.version);
+            let new = turnover.made.iter().find(is_next).cloned();
+            let (sessions, old) = (Arc::clone(&self.sessions), Arc::clone(old));
+            self.runtime.spawn(async move { sessions.replace(old, new).await });
+        }
     }
 
     /// Requests that are being served, on lanes and in calls.

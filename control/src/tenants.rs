@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use subtle::ConstantTimeEq;
 
 use crate::error::ApiError;
+use crate::host::rate::{Bucket, Rate};
 
 /// Most sessions of a server, whoever has them: each costs some kilobytes beside its slots.
 pub const SESSIONS_MAX: usize = 65_536;
@@ -39,13 +40,16 @@ pub struct TenantConfig {
     pub key: String,
     /// What it may hold.
     pub quota: Quota,
+    /// How often it may ask, all models together; `None`: as often as it likes.
+    pub rate: Option<Rate>,
 }
 
 impl std::fmt::Debug for TenantConfig {
     /// Never shows the key.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let TenantConfig { name, quota, .. } = self;
-        f.debug_struct("TenantConfig").field("name", name).field("quota", quota).finish()
+        let TenantConfig { name, quota, rate, .. } = self;
+        let mut told = f.debug_struct("TenantConfig");
+        told.field("name", name).field("quota", quota).field("rate", rate).finish_non_exhaustive()
     }
 }
 
@@ -56,6 +60,7 @@ pub struct Tenant {
     quota: Quota,
     held: Mutex<Held>,
     in_flight: AtomicU64,
+    bucket: Option<Bucket>,
 }
 
 /// What a tenant's sessions hold.
@@ -78,10 +83,21 @@ pub struct Reservation {
 }
 
 impl Tenant {
-    /// A tenant that holds nothing.
+    /// A tenant that holds nothing, and may ask as often as it likes.
     pub fn new(name: &str, quota: Quota) -> Arc<Tenant> {
+        Tenant::with_rate(name, quota, None)
+    }
+
+    /// A tenant that holds nothing.
+    pub fn with_rate(name: &str, quota: Quota, rate: Option<Rate>) -> Arc<Tenant> {
         let (held, in_flight) = (Mutex::default(), AtomicU64::new(0));
-        Arc::new(Tenant { name: name.to_owned(), quota, held, in_flight })
+        let bucket = rate.map(Bucket::new);
+        Arc::new(Tenant { name: name.to_owned(), quota, held, in_flight, bucket })
+    }
+
+    /// How often it may ask, all models together; `None`: as often as it likes.
+    pub fn bucket(&self) -> Option<&Bucket> {
+        self.bucket.as_ref()
     }
 
     /// Its name.
@@ -168,8 +184,9 @@ pub struct Tenants {
 impl Tenants {
     /// Those of the configuration; with none, everybody is `default` and holds `quota`.
     pub fn new(configured: &[TenantConfig], quota: Quota, operator_key: Option<String>) -> Tenants {
-        let one =
-            |tenant: &TenantConfig| (tenant.key.clone(), Tenant::new(&tenant.name, tenant.quota));
+        let one = |TenantConfig { name, key, quota, rate }: &TenantConfig| {
+            (key.clone(), Tenant::with_rate(name, *quota, *rate))
+        };
         let by_key = configured.iter().map(one).collect();
         Tenants { by_key, everybody: Tenant::new("default", quota), operator_key }
     }
@@ -274,7 +291,7 @@ mod tests {
 
     #[test]
     fn keys_find_their_tenant_and_no_other() {
-        let config = TenantConfig { name: "a".into(), key: "k".into(), quota: QUOTA };
+        let config = TenantConfig { name: "a".into(), key: "k".into(), quota: QUOTA, rate: None };
         assert!(!format!("{config:?}").contains("\"k\""));
         let tenants = Tenants::new(&[config], QUOTA, Some("op".into()));
         let is = |tenants: &Tenants, key: Option<&[u8]>| {

@@ -58,8 +58,23 @@ impl<U: Name + Default> Decoder for BoundedDecoder<U> {
         }
         let message = &from.chunk()[..from.remaining()];
         cost::check(U::NAME, message).map_err(refused)?;
-        self.0.decode(from)
+        self.0.decode(from).map_err(|error| malformed(U::NAME, error))
     }
+}
+
+/// What no message is. Whoever sent a request so is at fault; an answer is the server's.
+fn malformed(name: &str, error: Status) -> Status {
+    match is_answer(name) {
+        true => error,
+        false => Status::invalid_argument(format!("{name}: {}", error.message())),
+    }
+}
+
+/// Whether servers send it and clients do not: of the messages by name that are calls or answers of
+/// their own. A `TimingBatch` goes both ways, and counts as a client's.
+fn is_answer(name: &str) -> bool {
+    let name = name.rsplit('.').next().unwrap_or(name);
+    name.ends_with("Response") || matches!(name, "Model" | "RecordSummary" | "Run")
 }
 
 fn refused(why: TooCostly) -> Status {
@@ -72,4 +87,34 @@ fn refused(why: TooCostly) -> Status {
     let mark = MetadataValue::from_static("memory");
     status.metadata_mut().insert(REFUSED_METADATA, mark);
     status
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+    use prost_types::FileDescriptorSet;
+
+    use super::*;
+    use crate::DESCRIPTORS;
+
+    #[test]
+    fn answers_are_told_from_requests_by_their_names() {
+        let files = FileDescriptorSet::decode(DESCRIPTORS).unwrap();
+        let services = files.file.iter().flat_map(|file| &file.service);
+        let mut methods = 0;
+        for method in services.flat_map(|service| &service.method) {
+            methods += 1;
+            let (input, output) = (method.input_type(), method.output_type());
+            assert!(!is_answer(input), "{input}");
+            assert!(is_answer(output) || output.ends_with(".TimingBatch"), "{output}");
+        }
+        assert!(methods > 40, "{methods}");
+    }
+
+    #[test]
+    fn a_malformed_request_is_its_senders_fault_and_a_malformed_answer_the_servers() {
+        let code = |name| malformed(name, Status::internal("invalid tag")).code();
+        assert_eq!(code("InferRequest"), tonic::Code::InvalidArgument);
+        assert_eq!(code("InferResponse"), tonic::Code::Internal);
+    }
 }

@@ -28,7 +28,7 @@ mod timing;
 
 pub use error::WireError;
 pub use model::{output_shapes_from_wire, output_shapes_to_wire};
-pub use open::{named_shapes, wait};
+pub use open::{named_shapes, timeout, wait};
 pub use timing::{
     BATCH_ROWS_MAX, append_row, batch_rows_to_wire, rows, server_times_from_wire,
     server_times_to_wire, stages_from_wire, stages_to_wire,

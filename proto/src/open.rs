@@ -1,5 +1,7 @@
 //! What a client asks for, from the wire.
 
+use std::time::Duration;
+
 use ferry_core::{
     Finding, NamedShapes, PlacementWish, RecordedBy, SessionSpec, Transport, WaitPolicy,
 };
@@ -35,6 +37,11 @@ impl TryFrom<v1::Placement> for PlacementWish {
     }
 }
 
+/// A timeout in microseconds; 0 is none.
+pub fn timeout(us: u64) -> Option<Duration> {
+    (us > 0).then(|| Duration::from_micros(us))
+}
+
 impl TryFrom<v1::OpenSessionRequest> for SessionSpec {
     type Error = WireError;
 
@@ -60,6 +67,7 @@ impl TryFrom<v1::OpenSessionRequest> for SessionSpec {
             shapes: named_shapes(asked.shapes),
             request_bytes_min: asked.request_bytes_min,
             reply_bytes_min: asked.reply_bytes_min,
+            timeout: timeout(asked.timeout_us),
             run: asked.run_id,
             recorded_by,
             client: asked.client,

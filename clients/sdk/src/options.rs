@@ -27,6 +27,8 @@ pub struct Options {
     pub(crate) warmup: u64,
     pub(crate) observer: Option<Arc<dyn RecordSink>>,
     pub(crate) timeout: Duration,
+    /// The server is told of `timeout`: somebody chose it.
+    pub(crate) is_timeout_told: bool,
     pub(crate) connect: ferry_connect::Options,
     /// Why choices of the server's did not work: they are not offered again.
     pub(crate) failed: Arc<Failed>,
@@ -87,10 +89,16 @@ impl Options {
             warmup: 0,
             observer: None,
             timeout: TIMEOUT,
+            is_timeout_told: false,
             connect: ferry_connect::Options::default(),
             failed: Arc::default(),
             key: None,
         }
+    }
+
+    /// The timeout in microseconds; none is shorter than one.
+    fn timeout_us(&self) -> u64 {
+        u64::try_from(self.timeout.as_micros()).unwrap_or(u64::MAX).max(1)
     }
 
     /// Whether the server may choose a transport for which this end has to have something.
@@ -127,6 +135,7 @@ impl Options {
             shapes: self.shapes.iter().map(shape).collect(),
             request_bytes_min: self.request_bytes_min,
             reply_bytes_min: self.reply_bytes_min,
+            timeout_us: if self.is_timeout_told { self.timeout_us() } else { 0 },
             run_id: self.run_id,
             client_records: self.record,
             unrecorded: !self.record,
@@ -249,9 +258,12 @@ impl<C> SessionBuilder<'_, C> {
         self
     }
 
-    /// How long a reply is waited for; 60 s if not said.
+    /// How long a reply is waited for; 60 s if not said. The server is told of it where it is said: a
+    /// request that still waits there so long after it arrived does not run, and one that cannot be
+    /// answered in time is refused at once; both have the status `late`.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.options.timeout = timeout;
+        self.options.is_timeout_told = true;
         self
     }
 }

@@ -1,10 +1,15 @@
 //! What messages say, as this crate knows it.
 
 use ferry_core::{Request, RequestKind};
+use ferry_proto::channel::MESSAGE_BYTES_MAX;
 use ferry_proto::{WireError, named_shapes, v1};
 
 use crate::error::ApiError;
-use crate::serving::inline::{InlineRequest, InlineTensor};
+use crate::serving::inline::{InMessage, InlineRequest, InlineTensor};
+
+/// Most bytes of the outputs of one answer: what a message has beside them, names, shapes and
+/// parameters, is less than 1 MiB.
+pub(super) const OUTPUTS_BYTES_MAX: u64 = MESSAGE_BYTES_MAX as u64 - (1 << 20);
 
 /// What a request is; one that does not say has input tensors.
 pub(super) fn what(info: Option<&v1::RequestInfo>) -> Result<Request, WireError> {
@@ -31,5 +36,6 @@ pub(super) fn inline(request: v1::InferRequest) -> Result<InlineRequest, ApiErro
         shapes: named_shapes(request.shapes),
         deadline: None,
         reply_to: None,
+        in_message: InMessage { outputs: None, bytes_max: OUTPUTS_BYTES_MAX },
     })
 }

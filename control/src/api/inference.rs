@@ -1,15 +1,14 @@
 //! `ferry.v1.Inference`: the tensor inside the call.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use ferry_core::{Status, Transport, error_text};
 use ferry_proto::{WireError, batch_rows_to_wire, output_shapes_to_wire, server_times_to_wire, v1};
 use tonic::{Request, Response};
 
-use super::{auth, from_wire, to_wire, told};
+use super::{auth, came, from_wire, to_wire, told};
 use crate::error::ApiError;
-use crate::serving::call::{Call, answer, serve};
+use crate::serving::call::{Call, Came, answer, serve};
 use crate::serving::payload;
 use crate::sessions::Session;
 use crate::state::State;
@@ -33,7 +32,7 @@ impl InferenceService {
         &self,
         reference: &v1::SessionRef,
         request: &Request<v1::InferRequest>,
-        seen: Instant,
+        came: Came,
     ) -> Result<v1::InferResponse, ApiError> {
         let session = self.prove(auth::identity(request)?, reference)?;
         let request = request.get_ref();
@@ -55,9 +54,10 @@ impl InferenceService {
             ApiError::field("payload", format!("{has} bytes; the session has room for {room}"))
         })?;
         let (generation, number) = (session.generation(), request.request);
-        let call = Call { session: session.id, generation, request: number, what, seen };
+        let call = Call { session: session.id, generation, request: number, what, came };
         let route = session.route();
-        let mut departure = serve(&route, call.arrival(slot, payload_in.len())).await?;
+        let mut departure =
+            serve(&route, call.arrival(slot, payload_in.len()), came.deadline).await?;
         let payload = answer(&route, &mut departure)?;
         Ok(v1::InferResponse {
             payload,
@@ -72,7 +72,7 @@ impl InferenceService {
     async fn without_session(
         &self,
         request: Request<v1::InferRequest>,
-        seen: Instant,
+        came: Came,
     ) -> Result<v1::InferResponse, ApiError> {
         let tenant = auth::tenant(&request)?;
         let who = auth::identity(&request)?.clone();
@@ -80,7 +80,7 @@ impl InferenceService {
         if request.model.is_empty() {
             return Err(WireError::Missing("session or model").into());
         }
-        let reply = self.0.inline.infer(tenant, &from_wire::inline(request)?, seen).await;
+        let reply = self.0.inline.infer(tenant, &from_wire::inline(request)?, came).await;
         let reply = reply.map_err(|error| told::error(&self.0, &who, error))?;
         Ok(to_wire::inline(&reply))
     }
@@ -92,14 +92,16 @@ impl v1::inference_server::Inference for InferenceService {
         &self,
         request: Request<v1::InferRequest>,
     ) -> Result<Response<v1::InferResponse>, tonic::Status> {
-        let seen = Instant::now();
+        let came = came::of(&request);
+        let timeout = ferry_proto::timeout(request.get_ref().timeout_us);
+        let came = came.until(timeout.and_then(|it| came.seen.checked_add(it)));
         if self.0.takes_new().is_err() {
             let text = "the server is draining: use another one".to_owned();
             return Err(ApiError::Request { status: Status::Draining, text }.into());
         }
         let answer = match &request.get_ref().session {
-            Some(reference) => self.with_session(reference, &request, seen).await,
-            None => self.without_session(request, seen).await,
+            Some(reference) => self.with_session(reference, &request, came).await,
+            None => self.without_session(request, came).await,
         };
         answer.map(Response::new).map_err(|error| {
             tracing::debug!(error = error_text(&error), "a call of Infer failed");

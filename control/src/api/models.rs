@@ -27,7 +27,7 @@ fn joined<T>(joined: Result<T, tokio::task::JoinError>) -> Result<T, ApiError> {
     joined.map_err(|error| ApiError::Internal(error.to_string()))
 }
 
-/// Loads a model, version 0 the latest, and retires the one that it replaces.
+/// Loads a model, version 0 those that its policy says, and retires what it replaces.
 ///
 /// # Errors
 /// As [`Models::load_with`](crate::models::Models::load_with).
@@ -41,16 +41,11 @@ pub(super) async fn load(
     let (of_thread, name) = (Arc::clone(state), name.to_owned());
     let loaded = tokio::task::spawn_blocking(move || {
         let loading = of_thread.models.load_with(&name, version, given.as_ref())?;
-        if loading.is_new {
-            of_thread.recorder.event(loading.served.loaded_event());
-        }
+        // Also if the caller has gone away.
+        of_thread.turn_over(&loading.turnover);
         Ok::<_, ApiError>(loading)
     });
-    let loading = joined(loaded.await)??;
-    if let Some(retired) = &loading.retired {
-        state.runtime.spawn(retire(state, Arc::clone(retired)));
-    }
-    Ok(loading)
+    joined(loaded.await)?
 }
 
 /// Takes a model out of service, version 0 all its versions.
@@ -68,7 +63,9 @@ pub(super) async fn unload(state: &Arc<State>, name: &str, version: u64) -> Resu
 impl ModelsService {
     /// A model as `who` is told of it.
     fn told(&self, who: &Identity, model: v1::Model) -> v1::Model {
-        v1::Model { error: told::why(&self.0, who, model.error), ..model }
+        let told = |why| told::why(&self.0, who, why);
+        let notes = model.notes.into_iter().map(told).collect();
+        v1::Model { error: told(model.error), notes, ..model }
     }
 }
 
@@ -101,9 +98,10 @@ impl v1::models_server::Models for ModelsService {
     async fn load(&self, request: Request<v1::LoadModelRequest>) -> Reply<v1::LoadModelResponse> {
         let v1::LoadModelRequest { name, version, config_toml } = request.into_inner();
         let given = config_toml.map(|text| Given::Toml(text.into()));
-        let Loading { served, is_new, changed, .. } = load(&self.0, &name, version, given).await?;
-        let model = Some(to_wire::served_model(&served));
-        Ok(Response::new(v1::LoadModelResponse { model, loaded: is_new, changed }))
+        let loading = load(&self.0, &name, version, given).await?;
+        let model = Some(to_wire::served_model(&loading.served));
+        let loaded = loading.is_new();
+        Ok(Response::new(v1::LoadModelResponse { model, loaded, changed: loading.changed }))
     }
 
     async fn unload(

@@ -29,9 +29,9 @@ fn code(error: &ApiError) -> Code {
         ApiError::Model(error) => match error {
             ModelError::Shapes(_) | ModelError::Field { .. } => Code::InvalidArgument,
             ModelError::NotFound { .. } => Code::NotFound,
-            ModelError::NotServed { .. } | ModelError::NotReloaded { .. } => {
-                Code::FailedPrecondition
-            }
+            ModelError::NotServed { .. }
+            | ModelError::NotReloaded { .. }
+            | ModelError::Polled { .. } => Code::FailedPrecondition,
         },
         // A key that is nobody's must be told apart from a session that is not (or no more) there.
         ApiError::NotFound { .. } | ApiError::NoSuchSession => Code::NotFound,
@@ -121,6 +121,9 @@ fn code_of(status: Status) -> Code {
         Status::ReplyTooLarge => Code::OutOfRange,
         Status::SessionEnded => Code::NotFound,
         Status::Unsupported => Code::FailedPrecondition,
+        Status::Late => Code::DeadlineExceeded,
+        Status::Cancelled => Code::Cancelled,
+        Status::RateLimited => Code::ResourceExhausted,
     }
 }
 

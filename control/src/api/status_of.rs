@@ -100,7 +100,7 @@ fn lane(lane: LaneMetrics) -> v1::LaneStatus {
 
 fn model(model: ModelMetrics) -> v1::ModelStatus {
     let ModelMetrics { name, version, pool } = model;
-    let PoolStats { queued, in_flight, served, failed, refused, instances } = pool;
+    let PoolStats { queued, in_flight, served, failed, refused, late, cancelled, instances } = pool;
     let instance = |instance: InstanceStats| {
         let InstanceStats { alive, in_flight, served, failed, busy_ns } = instance;
         v1::InstanceStatus { alive, served, failed, in_flight_now: in_flight as u64, busy_ns }
@@ -114,6 +114,8 @@ fn model(model: ModelMetrics) -> v1::ModelStatus {
         queued_now: queued as u64,
         in_flight_now: in_flight as u64,
         instances: instances.into_iter().map(instance).collect(),
+        late,
+        cancelled,
     }
 }
 
@@ -186,6 +188,8 @@ mod tests {
             served: numbers.next(),
             failed: numbers.next(),
             refused: numbers.next(),
+            late: numbers.next(),
+            cancelled: numbers.next(),
             instances: vec![InstanceStats {
                 alive: true,
                 in_flight: numbers.small(),

@@ -25,6 +25,7 @@ pub(super) fn model(listed: &Listed) -> v1::Model {
         State::Failed(_) => v1::model::State::Failed,
     });
     (model.name, model.version) = (listed.name.clone(), listed.version);
+    model.notes = listed.notes.clone();
     model
 }
 
@@ -42,7 +43,7 @@ pub(super) fn served_model(served: &Served) -> v1::Model {
         signature: Some(served.signature().into()),
         instances: count(*instances),
         threads: count(*threads),
-        queue: count(*queue),
+        queue: count(queue.max),
         takes_pictures: served.takes_pictures(),
         description: description.clone(),
         sha256: served.sha256.clone(),
@@ -53,6 +54,8 @@ pub(super) fn served_model(served: &Served) -> v1::Model {
             refused: stats.refused,
             queued_now: stats.queued as u64,
             in_flight_now: stats.in_flight as u64,
+            late: stats.late,
+            cancelled: stats.cancelled,
         }),
         device: served.device_name(),
         precision: served.precision.map_or("", Precision::name).to_owned(),
@@ -61,6 +64,8 @@ pub(super) fn served_model(served: &Served) -> v1::Model {
         batches: served.batches.told(),
         // For some alone.
         config_toml: None,
+        aliases: served.metadata.aliases.clone(),
+        notes: served.metadata.notes.clone(),
     };
     model.set_state(v1::model::State::Loaded);
     model
@@ -77,7 +82,7 @@ fn picture_files(picture: &ferry_engine::Picture) -> v1::PictureFiles {
 
 pub(super) fn opened(opened: &Opened, lease: std::time::Duration) -> v1::OpenSessionResponse {
     let session = &opened.session;
-    let (agreed, served) = (&session.agreed, &session.served);
+    let (agreed, served) = (&session.agreed, session.served());
     v1::OpenSessionResponse {
         session: Some(v1::SessionRef::new(session.id, opened.token(), session.generation())),
         protocol: u32::from(agreed.protocol),
@@ -127,11 +132,12 @@ pub(super) fn inline(reply: &InlineReply) -> v1::InferResponse {
 }
 
 pub(super) fn session(session: &Session) -> v1::SessionInfo {
+    let served = session.served();
     v1::SessionInfo {
         session_id: session.id.0,
         tenant: session.tenant.name().to_owned(),
-        model: session.served.name.clone(),
-        version: session.served.version,
+        model: served.name.clone(),
+        version: served.version,
         transport: session.agreed.transport.name().to_owned(),
         generation: session.generation().0,
         slots: session.agreed.layout.slots,

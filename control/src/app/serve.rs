@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 
 use super::control_plane::ControlPlane;
+use super::polling;
 use super::{BuildError, Server};
 use crate::config::Config;
 use crate::sampler::{self, Sampled};
@@ -110,6 +111,7 @@ impl Server {
             recorder: state.recorder.clone(),
         };
         let samples = tokio::spawn(sampler::keep(sampled, every));
+        let polling = polling::start(&state);
         let listeners = listeners.into_std()?;
         let mut plane = ControlPlane::start(&state, &listeners).await?;
         let mut shutdown = std::pin::pin!(shutdown);
@@ -135,6 +137,9 @@ impl Server {
         leases.abort();
         refusals.abort();
         samples.abort();
+        if let Some(polling) = polling {
+            polling.abort();
+        }
         drop(state);
         self.end().await;
         ended_early.unwrap_or(Ok(()))

@@ -10,7 +10,9 @@ use serde::Deserialize;
 
 use super::{Config, Front, LaneCounts, LibrarySearch};
 use crate::tenants::Quota;
-use values::{address, at_least_1, engine_cache, fence, operator_key, seconds, tenants};
+use values::{
+    address, at_least_1, engine_cache, fence, model_control, operator_key, seconds, tenants,
+};
 
 /// One source of options. The same names serve the command line and the file.
 #[derive(Clone, Debug, Default, Deserialize, clap::Args)]
@@ -35,6 +37,17 @@ pub struct Settings {
     /// Folder with NAME.onnx or NAME/VERSION/model.onnx
     #[arg(long, value_name = "DIR")]
     pub models: Option<PathBuf>,
+    /// none: all models are loaded at the start; poll: and what changes in the folder; explicit:
+    /// those of --load-model [default: none]
+    #[arg(long, value_name = "MODE")]
+    pub model_control: Option<String>,
+    /// How often the folder is looked at with --model-control poll [default: 15]
+    #[arg(long, value_name = "SECONDS")]
+    pub model_poll_seconds: Option<f64>,
+    /// Model that is loaded at the start with --model-control explicit, `*` for all; may be given
+    /// again
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub load_model: Option<Vec<String>>,
     /// Path of libonnxruntime.so
     #[arg(long, value_name = "PATH")]
     pub onnxruntime: Option<PathBuf>,
@@ -138,6 +151,10 @@ pub struct TenantSettings {
     pub quota_bytes: Option<u64>,
     /// Most requests being served at once.
     pub quota_in_flight: Option<u64>,
+    /// Most requests a second, to all models together; as many as it likes where it is not said.
+    pub requests_per_s: Option<f64>,
+    /// Most of them at once; what a second brings, where it is not said.
+    pub burst: Option<u64>,
 }
 
 /// Why options make no configuration.
@@ -211,6 +228,11 @@ impl Settings {
             store: self.store.or(file.store).unwrap_or(base.store),
             store_bytes_max: self.store_bytes_max.or(file.store_bytes_max),
             models: self.models.or(file.models),
+            model_control: model_control(
+                self.model_control.or(file.model_control),
+                self.model_poll_seconds.or(file.model_poll_seconds),
+                self.load_model.or(file.load_model),
+            )?,
             onnxruntime: self.onnxruntime.or(file.onnxruntime),
             tensorrt: self.tensorrt.or(file.tensorrt),
             engine_cache: self

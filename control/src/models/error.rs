@@ -1,5 +1,7 @@
 //! Why a model does not do what was asked of it.
 
+use std::time::Duration;
+
 use ferry_core::BindError;
 
 /// One variant per thing that a caller can do about it.
@@ -28,6 +30,16 @@ pub enum ModelError {
         name: String,
         /// Why, and what to do.
         why: String,
+    },
+    /// No call decides which models are loaded.
+    #[error(
+        "models are loaded and unloaded by what lies in the model folder, which is looked at every \
+         {} s: change that, or start ferryd with --model-control explicit",
+        every.as_secs_f64()
+    )]
+    Polled {
+        /// How often.
+        every: Duration,
     },
     /// Shapes that it does not take.
     #[error(transparent)]

@@ -1,11 +1,12 @@
-//! What lies in the model folder: `NAME.onnx` (version 1) or `NAME/VERSION/model.onnx`. What looks
-//! like a model and cannot be one is told with its reason, and stops nothing.
+//! What lies in the model folder: `NAME.onnx` (version 1) or `NAME/VERSION/model.onnx`, where a
+//! configuration in `NAME` may name another file and the versions that serve. What looks like a
+//! model and cannot be one is told with its reason, and stops nothing.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use super::ModelError;
+use super::{Metadata, ModelError, VersionPolicy, model_config};
 
 /// Longest name of a model, in bytes.
 pub const NAME_BYTES_MAX: usize = 128;
@@ -16,8 +17,11 @@ const SOURCES_MAX: usize = 4096;
 /// Most of what is passed over that is told one by one: nobody reads more lines of a log.
 const PASSED_OVER_MAX: usize = 256;
 
-/// How the file of a version is called.
-const MODEL_FILE: &str = "model.onnx";
+/// The TOML of a model in its folder, or of one version in that.
+pub(super) const TOML: &str = "model.toml";
+
+/// A plan of TensorRT, which is passed over with its reason.
+const PLAN: &str = "model.plan";
 
 /// A model's file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,8 +32,62 @@ pub struct Source {
     pub version: u64,
     /// The file.
     pub file: PathBuf,
-    /// Its metadata, where there is some.
+    /// Its configuration, where there is some: a TOML or a `config.pbtxt`.
     pub metadata: Option<PathBuf>,
+    /// The folder of the model, with all its versions.
+    pub folder: PathBuf,
+    /// Why it does not serve, whatever is in its file: the version policy.
+    pub left_out: Option<String>,
+}
+
+/// How the versions of a model lie in its folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Layout {
+    /// The file of each version.
+    pub(super) file: String,
+    /// Which of them serve, where that is said.
+    pub(super) versions: Option<VersionPolicy>,
+}
+
+impl Layout {
+    /// How the file of a version is called where nobody says otherwise.
+    pub(super) const FILE: &str = "model.onnx";
+}
+
+impl Default for Layout {
+    fn default() -> Layout {
+        Layout { file: Layout::FILE.to_owned(), versions: None }
+    }
+}
+
+/// The configuration in the folder of a model.
+#[derive(Debug)]
+struct Configuration {
+    path: Option<PathBuf>,
+    layout: Layout,
+    /// There is a `config.pbtxt`, or what there is cannot be read: each version is loaded, which
+    /// tells what is wrong, even where its file is not found.
+    loads_all: bool,
+}
+
+impl Configuration {
+    fn of(folder: &Path) -> Configuration {
+        let [toml, pbtxt] = [TOML, model_config::FILE].map(|name| folder.join(name));
+        let (path, layout) = match (is_there(&toml), is_there(&pbtxt)) {
+            (false, false) => (None, Ok(Layout::default())),
+            (true, false) => {
+                let versions = Metadata::versions_of(&toml);
+                (Some(toml), versions.map(|versions| Layout { versions, ..Layout::default() }))
+            }
+            (_, true) => {
+                let config = model_config::read(&pbtxt);
+                (Some(pbtxt), config.and_then(|(config, _)| model_config::layout(&config)))
+            }
+        };
+        let is_pbtxt = path.as_deref().is_some_and(model_config::is_one);
+        let loads_all = is_pbtxt || layout.is_err();
+        Configuration { path, layout: layout.unwrap_or_default(), loads_all }
+    }
 }
 
 /// What was meant to be a model, most likely, and is not served.
@@ -78,7 +136,7 @@ fn allowed() -> String {
     format!("names are 1 to {NAME_BYTES_MAX} letters, digits, '.', '_', '-', and start with no dot")
 }
 
-/// Every model of a folder, and what cannot be one. Files are not opened.
+/// Every model of a folder, and what cannot be one. Of all files, only configurations are opened.
 ///
 /// # Errors
 /// What the system says if the folder cannot be read.
@@ -134,7 +192,9 @@ impl Scan {
         } else {
             let metadata = path.with_extension("toml");
             let metadata = is_there(&metadata).then_some(metadata);
-            self.sources.push(Source { name, version: 1, file: path, metadata });
+            let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+            let left_out = None;
+            self.sources.push(Source { name, version: 1, file: path, metadata, folder, left_out });
         }
     }
 
@@ -159,43 +219,70 @@ impl Scan {
             Ok(entries) => entries,
             Err(error) => return self.pass(&name, folder, format!("it cannot be read: {error}")),
         };
-        let metadata = folder.join("model.toml");
-        let metadata = is_there(&metadata).then_some(metadata);
+        let configuration = Configuration::of(folder);
+        let from = self.sources.len();
         for path in entries.flatten().map(|entry| entry.path()) {
             if self.sources.len() > SOURCES_MAX {
                 return;
             }
             if path.is_dir() {
-                self.version(&name, &path, metadata.as_ref());
+                self.version(&name, &path, &configuration);
             } else if is_onnx(&path) {
+                let file = &configuration.layout.file;
                 let why = format!(
-                    "a model in a folder is {name}/VERSION/{MODEL_FILE}: move it to \
-                                   {name}/1/{MODEL_FILE}"
+                    "a model in a folder is {name}/VERSION/{file}: move it to {name}/1/{file}"
                 );
                 self.pass(&name, &path, why);
             }
         }
+        let found = self.sources.get_mut(from..).unwrap_or_default();
+        match (&configuration.layout.versions, &configuration.path) {
+            (_, Some(path)) if found.is_empty() && configuration.loads_all => {
+                let why = format!("there is no folder of a version beside it, such as {name}/1");
+                self.pass(&name, path, why);
+            }
+            (Some(policy), _) => leave_out(found, policy),
+            (None, _) => {}
+        }
     }
 
-    fn version(&mut self, name: &str, folder: &Path, metadata: Option<&PathBuf>) {
-        let file = folder.join(MODEL_FILE);
-        let version = last(folder).parse().ok().filter(|&version: &u64| version > 0);
-        match version {
-            Some(_) if !is_there(&file) => {
-                let why =
-                    format!("the file of a version is called {MODEL_FILE}, and there is none");
-                self.pass(name, folder, why);
+    fn version(&mut self, name: &str, folder: &Path, configuration: &Configuration) {
+        let Configuration { path, layout: Layout { file, .. }, loads_all } = configuration;
+        let model_file = file;
+        let file = folder.join(model_file);
+        let version = last(folder);
+        let is_number = version.bytes().all(|byte| byte.is_ascii_digit());
+        let number = version.parse().ok().filter(|&number: &u64| is_number && number > 0);
+        match number {
+            Some(_) if !is_there(&file) && !loads_all => {
+                let plan = folder.join(PLAN);
+                let (path, why) = match is_there(&plan) {
+                    true => (&*plan, model_config::NO_PLANS.to_owned()),
+                    false => (
+                        folder,
+                        format!("the file of a version is called {model_file}, and there is none"),
+                    ),
+                };
+                self.pass(name, path, why);
             }
             Some(_) if !is_name(name) => {
                 self.pass(name, &file, format!("it cannot be named: {}", allowed()));
             }
             Some(version) => {
-                let own = folder.join("model.toml");
-                let metadata = if is_there(&own) { Some(own) } else { metadata.cloned() };
-                self.sources.push(Source { name: name.to_owned(), version, file, metadata });
+                let own = folder.join(TOML);
+                let metadata = if is_there(&own) { Some(own) } else { path.clone() };
+                let of_all = folder.parent().unwrap_or(Path::new("")).to_owned();
+                self.sources.push(Source {
+                    name: name.to_owned(),
+                    version,
+                    file,
+                    metadata,
+                    folder: of_all,
+                    left_out: None,
+                });
             }
             None if is_there(&file) => {
-                let why = format!("{:?} is no version: versions are numbers from 1", last(folder));
+                let why = format!("{version:?} is no version: versions are numbers from 1");
                 self.pass(name, &file, why);
             }
             None => {}
@@ -219,6 +306,16 @@ impl Scan {
             self.pass(name, &file, why);
         }
         self.passed_over.sort_by(|a, b| a.path.cmp(&b.path));
+    }
+}
+
+/// Says of those of one model's versions that `policy` leaves out that it does.
+pub(super) fn leave_out(of_model: &mut [Source], policy: &VersionPolicy) {
+    let kept = policy.of(of_model.iter().map(|source| source.version));
+    for source in of_model {
+        let is_kept = kept.contains(&source.version);
+        let why = || format!("not served: the version policy is {policy}");
+        source.left_out = (!is_kept).then(why);
     }
 }
 

@@ -1,6 +1,7 @@
 //! From a file to a model that serves.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use ferry_core::{BoundSignature, BoundTensor, Signature, error_text};
@@ -9,13 +10,15 @@ use ferry_engine::{BatchOptions, FileDigest, Picture, Pool, PoolError, PoolOptio
 use ferry_vision::Numbers;
 
 use super::changes::changes;
-use super::metadata::Loaded;
+use super::metadata::{Loaded, cache};
 use super::shapes::{check_dims, has_batch};
+use super::warmup;
 use super::{
-    Batch, Batches, Counts, DimSizes, EngineLoader, Given, Instances, LoadSpec, Metadata,
+    Batch, Batches, Cache, Counts, DimSizes, EngineLoader, Given, Instances, LoadSpec, Metadata,
     ModelError, Precision, Rooms, Source,
 };
 use crate::host::clock::unix_ns;
+use crate::host::rate::Buckets;
 use crate::store::{Event, ModelRow};
 
 /// A model that is loaded.
@@ -43,6 +46,10 @@ pub struct Served {
     pub rooms: Rooms,
     /// What it was asked.
     pub counts: Arc<Counts>,
+    /// Its answers that are kept; `None`: none is.
+    pub cache: Option<Cache>,
+    /// How often each tenant may ask it.
+    pub buckets: Buckets,
     /// What the operator says of it.
     pub metadata: Metadata,
     /// Of its file; empty for a built-in model.
@@ -98,6 +105,11 @@ impl Served {
     pub fn items(&self, bound: &BoundSignature) -> u64 {
         let first = bound.inputs.first().and_then(|input| input.shape.first());
         first.copied().filter(|_| has_batch(self.signature())).unwrap_or(1)
+    }
+
+    /// Every file that it was made of.
+    pub(super) fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.files.iter().map(|digest| &digest.path)
     }
 
     /// Whether its configuration came with the call that loaded it, and is not its folder's.
@@ -180,6 +192,10 @@ impl Served {
         }
         let signature = engines.first().map(|engine| engine.signature().clone());
         let signature = signature.unwrap_or_default();
+        let notes = metadata.declared.check(&signature)?;
+        for note in metadata.notes.iter().chain(&notes) {
+            tracing::warn!(model = name, version, note, "not as configured");
+        }
         let loaded = Loaded {
             signature: &signature,
             engine,
@@ -189,7 +205,8 @@ impl Served {
         };
         let batches = Batch::decide(&metadata, loaded).map_err(told)?;
         let options = PoolOptions {
-            queue: metadata.queue,
+            queue: metadata.queue.max,
+            levels: metadata.queue.levels,
             run: metadata.run,
             run_at_most: metadata.run_at_most.unwrap_or(RUN_AT_MOST),
             picture: metadata.picture.as_ref().map(|&(_, picture): &(String, Picture)| picture),
@@ -215,9 +232,11 @@ impl Served {
             batches,
             rooms,
             counts: Arc::default(),
+            cache: metadata.cache.map(Cache::new),
+            buckets: Buckets::new(metadata.rate),
             sha256: files.first().map(FileDigest::hex).unwrap_or_default(),
             files: files.into_iter().chain(metadata.files.iter().cloned()).collect(),
-            metadata,
+            metadata: metadata.with_notes(notes),
             loaded_unix_ns: unix_ns(),
         }))
     }
@@ -229,8 +248,13 @@ impl Served {
     pub(super) fn load(
         source: &Source,
         loader: &dyn EngineLoader,
-        metadata: Metadata,
+        mut metadata: Metadata,
     ) -> Result<Arc<Served>, String> {
+        // Its data is not kept for longer than it is sent.
+        let warmups = std::mem::take(&mut metadata.warmup);
+        if metadata.cache.is_some() {
+            cache::check(&source.file)?;
+        }
         let spec = LoadSpec {
             file: &source.file,
             engine: &metadata.engine,
@@ -241,7 +265,9 @@ impl Served {
             threads: metadata.threads,
         };
         let instances = loader.load(&spec).map_err(|error| error_text(&error))?;
-        Served::start(&source.name, source.version, instances, metadata)
+        let served = Served::start(&source.name, source.version, instances, metadata)?;
+        warmup::run(&warmups, &served)?;
+        Ok(served)
     }
 
     /// What changed since it was loaded of its files and of what came with the call, for people;

@@ -11,6 +11,31 @@ use tokio::sync::oneshot;
 use super::routes::Route;
 use crate::error::ApiError;
 
+/// When a request came inside a call, from where, and for how long its caller waits.
+#[derive(Clone, Copy, Debug)]
+pub struct Came {
+    /// When its call began.
+    pub seen: Instant,
+    /// The connection that it came over: of the callers that share a session, each has its turn.
+    pub peer: PeerId,
+    /// When nobody waits for the answer any more.
+    pub deadline: Option<Instant>,
+}
+
+impl Came {
+    /// As it is, but with a deadline that is no later than `other`.
+    pub(crate) fn until(self, other: Option<Instant>) -> Came {
+        Came { deadline: self.deadline.into_iter().chain(other).min(), ..self }
+    }
+}
+
+impl From<Instant> for Came {
+    /// From nowhere in particular, and without a deadline.
+    fn from(seen: Instant) -> Came {
+        Came { seen, peer: PeerId(0), deadline: None }
+    }
+}
+
 /// What is known of a request beside its payload.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Call {
@@ -18,16 +43,15 @@ pub(crate) struct Call {
     pub(crate) generation: Generation,
     pub(crate) request: u64,
     pub(crate) what: Request,
-    /// When its call began.
-    pub(crate) seen: Instant,
+    pub(crate) came: Came,
 }
 
 impl Call {
     /// The request in its slot.
     pub(crate) fn arrival(self, slot: Slot, payload_bytes: usize) -> Arrival {
-        let Call { session, generation, request, what, seen } = self;
+        let Call { session, generation, request, what, came: Came { seen, peer, .. } } = self;
         Arrival {
-            peer: PeerId(0),
+            peer,
             session,
             generation,
             request,
@@ -67,21 +91,69 @@ impl ReplyTo for Waiting {
     }
 }
 
-/// Serves a request that lies in its slot, on this thread where the model allows.
-pub(crate) async fn serve(route: &Arc<Route>, arrival: Arrival) -> Result<Departure, ApiError> {
+/// Serves a request whose answer is known.
+pub(crate) fn answer_at_once(
+    route: &Route,
+    arrival: Arrival,
+    answer: impl FnOnce(Arrival) -> Departure,
+) -> Departure {
+    match route.begin(arrival) {
+        Err(refused) => refused,
+        Ok(arrival) => {
+            let departure = answer(arrival);
+            route.end();
+            departure
+        }
+    }
+}
+
+/// A caller that waits for a reply. If it goes away before, the request does not keep its place in
+/// the queue.
+struct Caller<'a> {
+    route: &'a Route,
+    session: SessionId,
+    peer: PeerId,
+    reply: oneshot::Receiver<Departure>,
+    is_answered: bool,
+}
+
+impl Drop for Caller<'_> {
+    fn drop(&mut self) {
+        if self.is_answered {
+            return;
+        }
+        self.reply.close();
+        match self.reply.try_recv() {
+            // It was on its way.
+            Ok(mut departure) => close(self.route, &mut departure),
+            Err(_none) => self.route.caller_gone(self.session, self.peer),
+        }
+    }
+}
+
+/// Serves a request that lies in its slot, on this thread where the model allows. Dropped before it
+/// ends, the request does not run, if it still waits.
+pub(crate) async fn serve(
+    route: &Arc<Route>,
+    arrival: Arrival,
+    deadline: Option<Instant>,
+) -> Result<Departure, ApiError> {
     let arrival = match route.begin(arrival) {
         Ok(let_in) => let_in,
         Err(departure) => return Ok(departure),
     };
-    let (sender, receiver) = oneshot::channel();
+    let (session, peer) = (arrival.session, arrival.peer);
+    let (sender, reply) = oneshot::channel();
     let caller = Mutex::new(Some(sender));
     let waiting = Arc::new(Waiting { route: Arc::clone(route), caller });
-    if let Some(departure) = route.dispatch(arrival, waiting) {
+    if let Some(departure) = route.dispatch(arrival, waiting, deadline) {
         route.end();
         return Ok(departure);
     }
-    let lost = |_| ApiError::Internal("the request was lost: see the server's log".into());
-    receiver.await.map_err(lost)
+    let mut caller = Caller { route, session, peer, reply, is_answered: false };
+    let replied = (&mut caller.reply).await;
+    caller.is_answered = true;
+    replied.map_err(|_lost| ApiError::Internal("the request was lost: see the server's log".into()))
 }
 
 /// Closes the accounts of a request whose reply is made, and records it where the server does.
@@ -102,6 +174,12 @@ pub(crate) fn keep_answer(route: &Route, mut departure: Departure) -> Result<Dep
     let failed = (departure.status != Status::Ok).then(|| error_of(&departure));
     close(route, &mut departure);
     failed.map_or(Ok(departure), Err)
+}
+
+/// Closes the accounts of a request whose reply is of no use: it ended with `status`.
+pub(crate) fn fail(route: &Route, mut departure: Departure, status: Status) {
+    (departure.status, departure.payload_bytes) = (status, 0);
+    close(route, &mut departure);
 }
 
 /// The first bytes of the reply in a slot of this process alone.

@@ -78,7 +78,7 @@ impl Handler for LaneHandler {
             Err(departure) => return Some(departure),
         };
         let back = Arc::clone(&entry.back) as Arc<dyn ReplyTo>;
-        let departure = entry.route.dispatch(arrival, back)?;
+        let departure = entry.route.dispatch(arrival, back, None)?;
         entry.route.end();
         Some(departure)
     }
@@ -93,9 +93,11 @@ impl Handler for LaneHandler {
         tracing::debug!(link = self.link, %session, "client joined");
     }
 
-    fn gone(&mut self, session: Option<SessionId>, why: &LinkError) {
-        if let Some(session) = session {
-            tracing::debug!(link = self.link, %session, %why, "client gone");
+    fn gone(&mut self, peer: PeerId, session: Option<SessionId>, why: &LinkError) {
+        let Some(session) = session else { return };
+        tracing::debug!(link = self.link, %session, %why, "client gone");
+        if let Some(entry) = self.table.get(&session) {
+            entry.route.client_lost(session, peer);
         }
     }
 

@@ -1,5 +1,6 @@
 //! A request without a session: a model and its inputs by name, whatever protocol brought them.
 
+mod cached;
 mod in_place;
 mod place;
 mod slots;
@@ -11,22 +12,24 @@ use std::time::Instant;
 use bytes::Bytes;
 use ferry_core::{
     BoundSignature, BoundTensor, DType, Generation, MemoryChoice, NamedShapes, OutputShapes, Part,
-    Request, SessionId, SlotLayout, StageTimes, error_text, payload_bytes,
+    Request, SessionId, SlotLayout, StageTimes, Status, error_text, payload_bytes,
 };
-use ferry_memory::{Departure, MemoryError, SlotTable};
+use ferry_memory::{Arrival, Departure, MemoryError, SlotTable};
 use ferry_transport::UnixClock;
 
-use super::call::{Call, keep_answer, serve};
+use super::call::{Call, answer_at_once, fail, keep_answer, serve};
 use super::regions::RegionPart;
 use super::routes::{Meter, Recording, Route};
 use super::standing::Standing;
 use crate::error::ApiError;
-use crate::models::{Models, Served};
+use crate::models::{Cached, Models, Served};
 use crate::store::Recorder;
-use crate::tenants::Tenant;
+use crate::tenants::{Reservation, Tenant};
+use cached::Asked;
 use in_place::InPlace;
 use slots::{Reply, Spares};
 
+pub use super::call::Came;
 pub use place::Contents;
 pub(crate) use place::place;
 
@@ -65,6 +68,41 @@ pub struct InlineRequest {
     pub deadline: Option<Instant>,
     /// Where the only output of the model may be written at once, if its device has that memory.
     pub reply_to: Option<RegionPart>,
+    /// What has to go into one message.
+    pub in_message: InMessage,
+}
+
+/// The outputs that go into the message of an answer.
+#[derive(Clone, Debug)]
+pub struct InMessage {
+    /// Their places in the model's signature; `None`: all go there.
+    pub outputs: Option<Vec<usize>>,
+    /// What it has room for, in bytes.
+    pub bytes_max: u64,
+}
+
+impl InMessage {
+    /// That there is room for so many bytes.
+    ///
+    /// # Errors
+    /// [`ApiError::Busy`] says what to do.
+    pub fn check(&self, bytes: u64) -> Result<(), ApiError> {
+        let most = self.bytes_max;
+        if bytes <= most {
+            return Ok(());
+        }
+        Err(ApiError::Busy(format!(
+            "the outputs have {bytes} bytes, and a message has room for {most}: ask for them in \
+             shared memory, or for fewer items at once"
+        )))
+    }
+
+    /// The bytes of those of all outputs that go there.
+    fn bytes(&self, all: impl Iterator<Item = u64>) -> u64 {
+        let goes = |at: &usize| self.outputs.as_ref().is_none_or(|them| them.contains(at));
+        let bytes = all.enumerate().filter(|(at, _)| goes(at)).map(|(_, bytes)| bytes);
+        bytes.fold(0, u64::saturating_add)
+    }
 }
 
 /// What came of it.
@@ -109,7 +147,7 @@ impl Inline {
         Inline { models, recorder, standing: Standing::default(), spares: Arc::default() }
     }
 
-    /// Serves one request, whose call began at `seen`. Its timings are in the reply, and in the
+    /// Serves one request. Its timings are in the reply, and in the
     /// store under a standing session.
     ///
     /// # Errors
@@ -118,10 +156,10 @@ impl Inline {
         &self,
         tenant: Arc<Tenant>,
         request: &InlineRequest,
-        seen: Instant,
+        came: Came,
     ) -> Result<InlineReply, ApiError> {
         let served = self.models.get(&request.model, request.version)?;
-        self.infer_with(served, tenant, request, seen).await
+        self.infer_with(served, tenant, request, came).await
     }
 
     /// As [`infer`](Inline::infer), by the model that the request names and the caller has found.
@@ -133,15 +171,45 @@ impl Inline {
         served: Arc<Served>,
         tenant: Arc<Tenant>,
         request: &InlineRequest,
-        seen: Instant,
+        came: Came,
+    ) -> Result<InlineReply, ApiError> {
+        let answer = self.run(Arc::clone(&served), Arc::clone(&tenant), request, came).await;
+        match answer {
+            Err(ApiError::Request { status: Status::Draining, .. }) => {
+                // Another one may have taken its place meanwhile, and knows of no drain.
+                match self.models.get(&request.model, request.version) {
+                    Ok(now) if !Arc::ptr_eq(&now, &served) => {
+                        let came = Came { seen: Instant::now(), ..came };
+                        self.run(now, tenant, request, came).await
+                    }
+                    _ => answer,
+                }
+            }
+            answer => answer,
+        }
+    }
+
+    async fn run(
+        &self,
+        served: Arc<Served>,
+        tenant: Arc<Tenant>,
+        request: &InlineRequest,
+        came: Came,
     ) -> Result<InlineReply, ApiError> {
         let binding = Arc::new(served.bind(&request.all_shapes())?);
-        let mut run = Run { inline: self, tenant, served, binding, request, seen };
+        // An open output is known when the model has run.
+        let known = binding.outputs.iter().map(|it| if it.open { 0 } else { it.bytes });
+        request.in_message.check(request.in_message.bytes(known))?;
+        let timeout = served.metadata.queue.timeout.and_then(|it| came.seen.checked_add(it));
+        let came = came.until(request.deadline).until(timeout);
+        let mut run = Run { inline: self, tenant, served, binding, request, came };
         match run.once(0).await {
             // How large the outputs are was not known: now it is.
             Err(ApiError::ReplyTooLarge { outputs: Some(outputs), .. }) => {
                 let parts = run.binding.parts(&outputs).unwrap_or_default();
-                run.seen = Instant::now();
+                let bytes = parts.iter().map(|part| part.bytes);
+                request.in_message.check(request.in_message.bytes(bytes))?;
+                run.came.seen = Instant::now();
                 run.once(payload_bytes(&parts)).await
             }
             other => other,
@@ -161,14 +229,14 @@ struct Run<'a> {
     served: Arc<Served>,
     binding: Arc<BoundSignature>,
     request: &'a InlineRequest,
-    seen: Instant,
+    came: Came,
 }
 
 impl Run<'_> {
     /// Runs it in a slot of its own with room for a reply of at least `wish` bytes.
     async fn once(&self, wish: u64) -> Result<InlineReply, ApiError> {
         let Run { inline: Inline { recorder, standing, spares, .. }, tenant, served, .. } = self;
-        let Run { binding, request, seen, .. } = self;
+        let Run { binding, request, came, .. } = self;
         let layout = SlotLayout {
             slots: 1,
             request_bytes: binding.request_bytes().max(request.payload.len() as u64),
@@ -204,13 +272,29 @@ impl Run<'_> {
             largest: AtomicU64::new(0),
             counts: Arc::clone(&served.counts),
             items: served.items(binding),
+            bucket: served.buckets.of(tenant.name()),
+            timeout: None,
         });
-        let call = Call { session, generation, request: number, what: request.what, seen: *seen };
-        let serving = serve(&route, call.arrival(slot, payload_bytes));
-        let departure = match request.deadline {
+        let call = Call { session, generation, request: number, what: request.what, came: *came };
+        let mut arrival = call.arrival(slot, payload_bytes);
+        let kept = served.cache.as_ref();
+        let kept = kept.and_then(|cache| Asked::look_up(cache, tenant, binding, &arrival));
+        if let Some((_, found)) = &kept {
+            // Until now it was looked for.
+            arrival.visible = Instant::now();
+            if let Some(found) = found {
+                return self.kept_answer(&route, arrival, found, held);
+            }
+        }
+        let serving = serve(&route, arrival, came.deadline);
+        let departure = match came.deadline {
             None => serving.await?,
             Some(deadline) => in_time(deadline, serving).await?,
         };
+        let departure = self.check_room(&route, departure)?;
+        if let Some((asked, _)) = kept.filter(|_| departure.status == Status::Ok) {
+            asked.keep(&departure);
+        }
         let Departure { slot, payload_bytes: bytes, outputs: shapes, times, .. } =
             keep_answer(&route, departure)?;
         let tenant = Arc::clone(tenant);
@@ -232,6 +316,50 @@ impl Run<'_> {
     }
 }
 
+impl Run<'_> {
+    /// Answers with what was kept. The model does not run, and no output is copied.
+    fn kept_answer(
+        &self,
+        route: &Route,
+        arrival: Arrival,
+        found: &Cached,
+        held: Reservation,
+    ) -> Result<InlineReply, ApiError> {
+        let departure = answer_at_once(route, arrival, |arrival| {
+            let mut departure = arrival.depart(found.payload.len(), StageTimes::NONE);
+            departure.times.set_cached();
+            departure.outputs = found.shapes.clone();
+            departure
+        });
+        let departure = keep_answer(route, self.check_room(route, departure)?)?;
+        let Departure { slot, outputs: shapes, times, session, .. } = departure;
+        let (tenant, spares) = (Arc::clone(&self.tenant), Some(Arc::clone(&self.inline.spares)));
+        // The next request gets its memory.
+        drop(Reply { slot: Some(slot), bytes: 0, tenant, spares, _held: held });
+        let payload = found.payload.clone();
+        let outputs = outputs(&self.binding, shapes.as_deref(), &payload)?;
+        let served = Arc::clone(&self.served);
+        let is_in_place = false;
+        Ok(InlineReply { outputs, payload, is_in_place, shapes, times, served, session })
+    }
+
+    /// That outputs that are not as was known before go into the message; else the request failed.
+    fn check_room(&self, route: &Route, departure: Departure) -> Result<Departure, ApiError> {
+        let made = departure.outputs.as_deref().filter(|_| departure.status == Status::Ok);
+        let Some(parts) = made.and_then(|made| self.binding.parts(made)) else {
+            return Ok(departure);
+        };
+        let in_message = &self.request.in_message;
+        match in_message.check(in_message.bytes(parts.iter().map(|part| part.bytes))) {
+            Ok(()) => Ok(departure),
+            Err(error) => {
+                fail(route, departure, Status::ReplyTooLarge);
+                Err(error)
+            }
+        }
+    }
+}
+
 /// What `serving` comes to before `deadline`. Later the model may still run, and its answer is
 /// dropped.
 async fn in_time<T>(
@@ -239,9 +367,6 @@ async fn in_time<T>(
     serving: impl Future<Output = Result<T, ApiError>>,
 ) -> Result<T, ApiError> {
     let late = || ApiError::Late("the timeout of the request is over: allow more".into());
-    if Instant::now() >= deadline {
-        return Err(late());
-    }
     let served = tokio::time::timeout_at(deadline.into(), serving).await;
     served.unwrap_or_else(|_elapsed| Err(late()))
 }
@@ -288,4 +413,20 @@ fn outputs_with(
     let made = all.map(one).collect::<Option<Vec<_>>>();
     made.filter(|made| made.len() == binding.outputs.len())
         .ok_or_else(|| ApiError::Internal("a reply that is not as long as its outputs".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outputs_that_no_message_holds_are_refused_with_what_to_do() {
+        let some = InMessage { outputs: Some(vec![0, 2]), bytes_max: 10 };
+        assert_eq!(some.bytes([4, 100, 6].into_iter()), 10);
+        some.check(10).unwrap();
+        let told = some.check(11).unwrap_err().to_string();
+        assert!(told.contains("shared memory"), "{told}");
+        let all = InMessage { outputs: None, ..some };
+        assert_eq!(all.bytes([u64::MAX, 2].into_iter()), u64::MAX);
+    }
 }

@@ -3,15 +3,17 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use ferry_core::{
     BoundSignature, Generation, MemoryChoice, RequestRecord, SessionId, StageTimes, Status,
     payload_bytes,
 };
 use ferry_engine::Work;
-use ferry_memory::{Arrival, Departure, ReplyTo};
+use ferry_memory::{Arrival, Departure, PeerId, ReplyTo};
 use ferry_transport::UnixClock;
 
+use crate::host::rate::Bucket;
 use crate::models::{Counts, Served};
 use crate::store::Recorder;
 use crate::tenants::Tenant;
@@ -81,15 +83,22 @@ pub struct Route {
     pub counts: Arc<Counts>,
     /// How many items of a batch a request has.
     pub items: u64,
+    /// How often the tenant may ask the model; `None`: as often as it likes.
+    pub bucket: Option<Arc<Bucket>>,
+    /// How long after its arrival a request's answer is of use; `None`: for ever.
+    pub timeout: Option<Duration>,
 }
 
 impl Route {
     /// Lets a request in: counts it.
     ///
     /// # Errors
-    /// The reply that says that the quota is used up.
+    /// The reply that says that a rate or a quota is used up.
     #[expect(clippy::result_large_err, reason = "the other variant is larger still")]
     pub fn begin(&self, arrival: Arrival) -> Result<Arrival, Departure> {
+        if let Err(text) = self.keep_to_rates(arrival.visible) {
+            return Err(arrival.fail(Status::RateLimited, &text, StageTimes::NONE));
+        }
         if let Err(limit) = self.tenant.begin() {
             let tenant = self.tenant.name();
             let text = format!(
@@ -103,14 +112,49 @@ impl Route {
         Ok(arrival)
     }
 
-    /// Serves a request, or sees to it that it is served; see [`ferry_engine::Pool::dispatch`].
-    pub fn dispatch(&self, arrival: Arrival, reply_to: Arc<dyn ReplyTo>) -> Option<Departure> {
+    /// That neither the model's rate nor the tenant's is used up.
+    fn keep_to_rates(&self, now: Instant) -> Result<(), String> {
+        let of_model = self.bucket.as_deref().map(|bucket| (bucket, "this model"));
+        let of_tenant = self.tenant.bucket().map(|bucket| (bucket, "all models together"));
+        for (bucket, what) in of_model.into_iter().chain(of_tenant) {
+            bucket.take(now).map_err(|wait| {
+                let (tenant, rate) = (self.tenant.name(), bucket.rate());
+                format!("tenant {tenant} may ask {what} for {rate}: try again in {wait:?}")
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Serves a request, or sees to it that it is served; see [`ferry_engine::Pool::dispatch`]. It
+    /// has until `deadline`, if there is one, and no longer than all requests of this route.
+    pub fn dispatch(
+        &self,
+        arrival: Arrival,
+        reply_to: Arc<dyn ReplyTo>,
+        deadline: Option<Instant>,
+    ) -> Option<Departure> {
         let Some(served) = self.served.upgrade() else {
             let text = "the session has ended: open another";
             return Some(arrival.fail(Status::SessionEnded, text, StageTimes::NONE));
         };
         let (binding, memory) = (Arc::clone(&self.binding), self.memory);
-        served.pool.dispatch(Work { arrival, binding, memory, reply_to, deadline: None })
+        let own = self.timeout.and_then(|timeout| arrival.seen.checked_add(timeout));
+        let deadline = deadline.into_iter().chain(own).min();
+        served.pool.dispatch(Work { arrival, binding, memory, reply_to, deadline })
+    }
+
+    /// The link of a session to `peer` broke: what waits of it need not run.
+    pub fn client_lost(&self, session: SessionId, peer: PeerId) {
+        if let Some(served) = self.served.upgrade() {
+            served.pool.session_over(session, Some(peer));
+        }
+    }
+
+    /// A caller went away: what it waits for need not run.
+    pub fn caller_gone(&self, session: SessionId, peer: PeerId) {
+        if let Some(served) = self.served.upgrade() {
+            served.pool.callers_gone(session, peer);
+        }
     }
 
     /// Notes how large the outputs were, where they were not as the session agreed.

@@ -112,7 +112,7 @@ impl Sessions {
             return Err(error);
         }
         tracing::info!(
-            session = %session.id, model = session.served.label(),
+            session = %session.id, model = session.served().label(),
             transport = %session.agreed.transport, tenant = session.tenant.name(),
             client = session.client, "session opened"
         );
@@ -146,11 +146,12 @@ impl Sessions {
             place: place(lanes, &agreed)?,
             _held: held,
             tenant: Arc::clone(&caller.tenant),
-            served: Arc::clone(served),
+            model: Mutex::new(Arc::clone(served)),
             agreed,
             memory_bytes,
             run: spec.run,
             client: spec.client.clone(),
+            timeout: spec.timeout,
             opened: Instant::now(),
             meter: Arc::new(Meter::default()),
             recording,
@@ -214,6 +215,8 @@ pub(super) async fn admit(session: &Session) -> Result<(Endpoint, RegionDescript
 }
 
 pub(super) async fn take_off(session: &Session, status: Status) {
+    // First, so that the lane still answers for what waits.
+    session.served().pool.session_over(session.id, None);
     match &session.place {
         Place::Lane(lane) => lane.evict(session.id, status).await,
         Place::Inline(_) => {
@@ -222,18 +225,21 @@ pub(super) async fn take_off(session: &Session, status: Status) {
             }
         }
     }
+    // What came meanwhile.
+    session.served().pool.session_over(session.id, None);
 }
 
 fn row(session: &Session) -> SessionRow {
+    let served = session.served();
     SessionRow {
         id: session.id,
         run: session.run,
         tenant: session.tenant.name().to_owned(),
-        model: session.served.name.clone(),
-        version: session.served.version.to_string(),
-        engine: session.served.engine.to_owned(),
-        device: session.served.device_name(),
-        precision: session.served.precision.map(Precision::name),
+        model: served.name.clone(),
+        version: served.version.to_string(),
+        engine: served.engine.to_owned(),
+        device: served.device_name(),
+        precision: served.precision.map(Precision::name),
         transport: session.agreed.transport,
         placement: session.agreed.placement,
         memory: session.agreed.memory,

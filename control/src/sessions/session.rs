@@ -23,8 +23,8 @@ pub struct Session {
     pub tenant: Arc<Tenant>,
     /// Gives the tenant its quota back when the session is gone.
     pub(super) _held: Reservation,
-    /// The model.
-    pub served: Arc<Served>,
+    /// The model. Another one takes its place where its files changed and the session can stay.
+    pub(super) model: Mutex<Arc<Served>>,
     /// What was agreed.
     pub agreed: Agreed,
     /// Memory of its slots here, in bytes.
@@ -33,6 +33,8 @@ pub struct Session {
     pub run: i64,
     /// What the client calls itself.
     pub client: String,
+    /// How long after their arrival its requests are of use; `None`: for ever.
+    pub timeout: Option<Duration>,
     /// When it was opened.
     pub opened: Instant,
     /// Counts its requests.
@@ -65,6 +67,11 @@ pub(super) struct Lease {
 }
 
 impl Session {
+    /// The model.
+    pub fn served(&self) -> Arc<Served> {
+        Arc::clone(&self.model.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     pub(super) fn token(&self) -> &Token {
         &self.token
     }
@@ -106,13 +113,14 @@ impl Session {
     /// Where its slots are made; `None`: in ordinary memory.
     pub(super) fn placer(&self) -> Option<Arc<dyn Placer>> {
         let Agreed { carrier, placement, memory, .. } = &self.agreed;
-        carrier.placer(self.served.device.as_ref()?, *placement, *memory)
+        carrier.placer(self.served().device.as_ref()?, *placement, *memory)
     }
 
     /// Where the requests of the live lease go.
     pub fn route(&self) -> Arc<Route> {
+        let served = self.served();
         Arc::new(Route {
-            served: Arc::downgrade(&self.served),
+            served: Arc::downgrade(&served),
             binding: Arc::clone(&self.agreed.binding),
             memory: self.agreed.memory,
             generation: self.generation(),
@@ -120,8 +128,10 @@ impl Session {
             meter: Arc::clone(&self.meter),
             recording: self.recording.clone(),
             largest: AtomicU64::new(0),
-            counts: Arc::clone(&self.served.counts),
-            items: self.served.items(&self.agreed.binding),
+            counts: Arc::clone(&served.counts),
+            items: served.items(&self.agreed.binding),
+            bucket: served.buckets.of(self.tenant.name()),
+            timeout: served.metadata.queue.shorter(self.timeout),
         })
     }
 }

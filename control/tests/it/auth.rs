@@ -53,7 +53,7 @@ fn expected(access: Access) -> [Option<Code>; 4] {
 async fn each_method_is_for_those_of_the_table_and_others_are_told_before_their_body_comes() {
     let server = Running::start(|config| {
         let (name, key) = ("a".to_owned(), "key of a".to_owned());
-        config.tenants = vec![TenantConfig { name, key, quota: Quota::default() }];
+        config.tenants = vec![TenantConfig { name, key, quota: Quota::default(), rate: None }];
         config.operator_key = Some("operator".into());
     })
     .await;

@@ -170,13 +170,24 @@ impl Client {
 
     /// Waits for one reply: its status and its payload. A lost link has the status `link_lost`.
     pub(crate) fn reply(&mut self) -> (Status, Vec<u8>) {
-        tokio::task::block_in_place(|| self.driver.wait(Some(Instant::now() + LONG)));
+        tokio::task::block_in_place(|| self.reply_here())
+    }
+
+    /// As [`reply`](Client::reply), on a thread that may block.
+    fn reply_here(&mut self) -> (Status, Vec<u8>) {
+        self.driver.wait(Some(Instant::now() + LONG));
         let done = self.driver.take().expect("a reply in time");
         let mut payload = vec![0; done.payload_bytes];
         if let Some(slot) = &done.slot {
             slot.reply().copy_out(0, &mut payload).unwrap();
         }
         (done.status, payload)
+    }
+
+    /// As [`infer`](Client::infer), on a thread that may block.
+    pub(crate) fn infer_here(&mut self, payload: &[u8]) -> (Status, Vec<u8>) {
+        self.send(payload);
+        self.reply_here()
     }
 
     pub(crate) fn infer(&mut self, payload: &[u8]) -> (Status, Vec<u8>) {

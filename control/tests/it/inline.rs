@@ -1,6 +1,12 @@
 //! The transport `grpc`: tensors inside the call.
 
-use ferry_core::Transport;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use ferry_control::models::{Instances, Metadata, Served};
+use ferry_core::{DType, Dim, Signature, StageTimes, TensorSpec, Transport};
+use ferry_engine::{Engine, Finished, Job};
 use ferry_proto::v1;
 use ferry_proto::v1::inference_client::InferenceClient;
 use ferry_proto::v1::runs_client::RunsClient;
@@ -155,4 +161,63 @@ async fn health_and_reflection_are_there_and_health_flips_on_the_drain() {
     assert_eq!(seen.await.unwrap(), ServingStatus::NotServing);
     stopping.await.unwrap();
     until("it drained", || state.takes_new().is_err()).await;
+}
+
+/// A model of one byte whose answer is larger than any message.
+struct Wide(Signature, Arc<AtomicUsize>);
+
+/// As 32-bit floats, 160 MiB.
+const WIDE: u64 = 40 << 20;
+
+impl Engine for Wide {
+    fn signature(&self) -> &Signature {
+        &self.0
+    }
+
+    fn depth(&self) -> usize {
+        1
+    }
+
+    fn submit(&mut self, mut job: Job) -> Option<Finished> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        let outcome = job.place_outputs([vec![WIDE]]).map(|()| StageTimes::NONE);
+        Some(Finished { job, outcome })
+    }
+
+    fn poll(&mut self, _finished: &mut Vec<Finished>) {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_no_message_holds_is_refused_before_the_run_or_counts_as_a_failure() {
+    let server = Running::start(|_| {}).await;
+    let mut inference = InferenceClient::new(server.channel.clone());
+    for (name, dim, runs) in [("known", Dim::Fixed(WIDE), 0), ("open", Dim::Named("n".into()), 1)] {
+        let tensor =
+            |name: &str, dtype, dim| TensorSpec { name: name.into(), dtype, shape: vec![dim] };
+        let inputs = vec![tensor("x", DType::U8, Dim::Fixed(1))];
+        let outputs = vec![tensor("y", DType::F32, dim)];
+        let ran = Arc::new(AtomicUsize::new(0));
+        let instances = Instances {
+            engines: vec![Box::new(Wide(Signature { inputs, outputs }, Arc::clone(&ran)))],
+            engine: "wide",
+            engine_version: String::new(),
+            device: None,
+            precision: None,
+            dims: BTreeMap::new(),
+            files: Vec::new(),
+            doubt: Some("nobody looked".into()),
+            rebuild: None,
+        };
+        let served = Served::start(name, 1, instances, Metadata::unnamed(1, 64)).unwrap();
+        server.state.models.add_built_in(Arc::clone(&served));
+        let payload = vec![1].into();
+        let request = v1::InferRequest { model: name.into(), payload, ..Default::default() };
+        let refused = inference.infer(request).await.unwrap_err();
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+        assert!(refused.message().contains("have 167772160 bytes"), "{refused:?}");
+        assert_eq!(ran.load(Ordering::Relaxed), runs);
+        let counted = served.counts.read();
+        assert_eq!((counted.all.requests, counted.failed), (0, runs as u64));
+    }
+    server.stop().await;
 }

@@ -39,8 +39,12 @@ async fn server() -> Running {
 }
 
 async fn server_with(edit: impl FnOnce(&mut Config)) -> Running {
-    let tenant =
-        |name: &str| TenantConfig { name: name.into(), key: name.into(), quota: Quota::default() };
+    let tenant = |name: &str| TenantConfig {
+        name: name.into(),
+        key: name.into(),
+        quota: Quota::default(),
+        rate: None,
+    };
     Running::start(|config| {
         config.tenants = vec![tenant("a"), tenant("b")];
         config.operator_key = Some("operator".into());

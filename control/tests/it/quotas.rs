@@ -52,6 +52,7 @@ async fn tenants_are_told_apart_by_their_keys() {
         name: name.into(),
         key: format!("key of {name}"),
         quota: Quota { sessions, ..Quota::default() },
+        rate: None,
     };
     let server = Running::start(|config| {
         config.tenants = vec![tenant("a", 1), tenant("b", 0)];

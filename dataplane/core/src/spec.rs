@@ -1,5 +1,7 @@
 //! What a client asks for when it opens a session.
 
+use std::time::Duration;
+
 use crate::{MemoryChoice, Transport, WaitPolicy};
 
 /// Shapes by the names of their tensors.
@@ -51,6 +53,8 @@ pub struct SessionSpec {
     pub request_bytes_min: u64,
     /// Room for replies that are larger than the server expects, in bytes.
     pub reply_bytes_min: u64,
+    /// How long after it arrived the answer to a request is of use; `None`: for ever.
+    pub timeout: Option<Duration>,
     /// The run that its requests belong to; 0 is the server's own.
     pub run: i64,
     /// Who records them.

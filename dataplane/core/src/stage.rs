@@ -160,12 +160,17 @@ pub struct StageTimes {
     ns: [[u8; DURATION_BYTES]; Stage::COUNT],
     staged: Option<Staged>,
     batch_rows: Option<NonZeroU32>,
+    is_cached: bool,
 }
 
 impl StageTimes {
     /// No stage has happened.
-    pub const NONE: StageTimes =
-        StageTimes { ns: [[0xff; DURATION_BYTES]; Stage::COUNT], staged: None, batch_rows: None };
+    pub const NONE: StageTimes = StageTimes {
+        ns: [[0xff; DURATION_BYTES]; Stage::COUNT],
+        staged: None,
+        batch_rows: None,
+        is_cached: false,
+    };
 
     /// The duration of a stage, if it happened.
     pub fn of(&self, stage: Stage) -> Option<u64> {
@@ -206,6 +211,16 @@ impl StageTimes {
     /// Notes how many rows the batch had.
     pub fn set_batch_rows(&mut self, rows: Option<NonZeroU32>) {
         self.batch_rows = rows;
+    }
+
+    /// Whether the answer was one that had been kept, so that the model did not run.
+    pub fn is_cached(&self) -> bool {
+        self.is_cached
+    }
+
+    /// Notes that the answer was one that had been kept.
+    pub fn set_cached(&mut self) {
+        self.is_cached = true;
     }
 
     /// What no part of the server's time claims: `server − Σ parts`. `None` where the server's

@@ -25,11 +25,18 @@ pub enum Status {
     /// The model ran, and its outputs are larger than the slot's room for a reply: open a session
     /// with more.
     ReplyTooLarge = 9,
+    /// Its deadline passed before it ran, or would have passed before it could be answered. It did
+    /// not run.
+    Late = 10,
+    /// Its caller went away while it waited. It did not run.
+    Cancelled = 11,
+    /// The tenant sends more requests than it may in that time: try again when the text says.
+    RateLimited = 12,
 }
 
 impl Status {
     /// Every status, in wire order.
-    pub const ALL: [Status; 10] = [
+    pub const ALL: [Status; 13] = [
         Status::Ok,
         Status::BadRequest,
         Status::BadPicture,
@@ -40,6 +47,9 @@ impl Status {
         Status::LinkLost,
         Status::Unsupported,
         Status::ReplyTooLarge,
+        Status::Late,
+        Status::Cancelled,
+        Status::RateLimited,
     ];
 
     /// The name in SQL and JSON.
@@ -55,6 +65,9 @@ impl Status {
             Status::LinkLost => "link_lost",
             Status::Unsupported => "unsupported",
             Status::ReplyTooLarge => "reply_too_large",
+            Status::Late => "late",
+            Status::Cancelled => "cancelled",
+            Status::RateLimited => "rate_limited",
         }
     }
 
@@ -85,6 +98,6 @@ mod tests {
             assert_eq!(usize::from(status.to_wire()), i);
             assert_eq!(Status::from_wire(status.to_wire()), Some(status));
         }
-        assert_eq!(Status::from_wire(10), None);
+        assert_eq!(Status::from_wire(13), None);
     }
 }

@@ -279,6 +279,9 @@ pub enum EngineError {
     /// engine is dropped once its jobs are back.
     #[error("device lost: {0}")]
     Lost(String),
+    /// The model does not take the values of an input, such as an index behind the end.
+    #[error("the model does not take these inputs: {0}")]
+    Input(String),
     /// The model failed while it ran.
     #[error("run failed: {0}")]
     Run(String),

@@ -1,6 +1,6 @@
 //! One instance of a model: who runs it now, and what it has done.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ pub(crate) struct Instance {
     /// Tells its worker to look at it: a lane left a job in flight, or the engine broke.
     pub(crate) attention: AtomicBool,
     pub(crate) counters: Counters,
+    /// Most jobs that its engine has in flight.
+    pub(crate) depth: usize,
     /// The run that its engine is in.
     pub(crate) runs: Arc<Runs>,
 }
@@ -35,6 +37,22 @@ pub(crate) struct Counters {
     pub(crate) served: AtomicU64,
     pub(crate) failed: AtomicU64,
     pub(crate) busy_ns: AtomicU64,
+    /// What a run takes, a batch as one: as little as the last one took, or what those before it did
+    /// where it took longer. 0 until one succeeded.
+    pub(crate) run_ns: AtomicU64,
+}
+
+impl Counters {
+    /// A run that succeeded kept the instance busy for so long.
+    pub(crate) fn ran(&self, busy_ns: u64) {
+        self.busy_ns.fetch_add(busy_ns, Ordering::Relaxed);
+        let before = self.run_ns.load(Ordering::Relaxed);
+        // Falls at once and rises slowly: a request must not be refused for one run that was long.
+        let rise = busy_ns.saturating_sub(before) / 8;
+        let run_ns = if before == 0 { busy_ns } else { busy_ns.min(before.saturating_add(rise)) };
+        // Only the holder of the core writes it.
+        self.run_ns.store(run_ns, Ordering::Relaxed);
+    }
 }
 
 /// A reply, and whom it is for if the caller is not.
@@ -60,6 +78,7 @@ impl Instance {
         run_at_most: Duration,
     ) -> Instance {
         let runs = Arc::new(Runs::new(run_at_most));
+        let depth = engine.depth().max(1);
         let core = Core::new(label.clone(), engine, preparation, picture, Arc::clone(&runs));
         let counters = Counters {
             alive: AtomicBool::new(true),
@@ -67,9 +86,10 @@ impl Instance {
             served: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             busy_ns: AtomicU64::new(0),
+            run_ns: AtomicU64::new(0),
         };
         let attention = AtomicBool::new(false);
-        Instance { label, core: Mutex::new(core), attention, counters, runs }
+        Instance { label, core: Mutex::new(core), attention, counters, depth, runs }
     }
 
     /// Waits for the thread that runs it.

@@ -15,12 +15,18 @@ use crate::runs::RUN_AT_MOST;
 /// are 10 MiB, and whoever waits behind as many has long given up.
 pub const QUEUE_MAX: usize = 1 << 16;
 
+/// How many levels of priority a queue may be told to have.
+pub const LEVELS: std::ops::RangeInclusive<usize> = 1..=16;
+
 /// How the instances of one model are run.
 #[derive(Clone, Debug)]
 pub struct PoolOptions {
-    /// Most requests that wait for an instance, in each of the two levels (urgent and normal); 1 to
-    /// [`QUEUE_MAX`]. One more is refused, so that waiting is bounded.
+    /// Most requests that wait for an instance, in each level; 1 to [`QUEUE_MAX`]. One more is
+    /// refused, so that waiting is bounded.
     pub queue: usize,
+    /// How many levels of priority there are, as [`LEVELS`] allows. A request of priority N waits in
+    /// level N, or in the last one; 0 is the normal level.
+    pub levels: usize,
     /// Which thread runs the model.
     pub run: RunOn,
     /// Longest run of the model, where its engine can be interrupted.
@@ -39,6 +45,7 @@ impl Default for PoolOptions {
     fn default() -> Self {
         PoolOptions {
             queue: 64,
+            levels: 2,
             run: RunOn::Worker,
             run_at_most: RUN_AT_MOST,
             wait: WaitPolicy::Adaptive,
@@ -105,6 +112,9 @@ pub enum PoolError {
     /// The queue's bound makes no sense.
     #[error("queue is {0}; allowed are 1 to {QUEUE_MAX}")]
     Queue(usize),
+    /// As many levels of priority make no sense.
+    #[error("priority levels are {0}; allowed are {min} to {max}", min = LEVELS.start(), max = LEVELS.end())]
+    Levels(usize),
     /// The picture's description makes no sense.
     #[error("the [picture] table cannot be used")]
     Picture(#[from] SpecError),

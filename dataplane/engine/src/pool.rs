@@ -3,17 +3,17 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use ferry_core::{RequestKind, Signature, StageTimes};
-use ferry_memory::Departure;
+use ferry_core::{RequestKind, SessionId, Signature, StageTimes};
+use ferry_memory::{Departure, PeerId};
 
 use crate::clock::StageClock;
 use crate::engine::Engine;
 use crate::instance::{Instance, Member};
-use crate::options::{PoolError, PoolOptions, QUEUE_MAX, RunOn};
+use crate::options::{LEVELS, PoolError, PoolOptions, QUEUE_MAX, RunOn};
 use crate::prepare::{Preparation, check, picture_numbers};
-use crate::queue::{Gate, Work};
+use crate::queue::{Gate, Pushed, Refused, Work};
 use crate::shared::Shared;
 use crate::stats::{InstanceStats, PoolStats};
 use crate::worker;
@@ -105,6 +105,9 @@ impl Pool {
         if let Err(unfit) = check(&shared.model, &work.arrival, &work.binding, picture) {
             return Some(shared.unfit(work.arrival, &unfit));
         }
+        if work.deadline.is_some_and(|deadline| deadline <= work.arrival.visible) {
+            return Some(shared.refuse(work, Refused::Late(None)));
+        }
         if shared.runs_here(&work.arrival) {
             for instance in &shared.instances {
                 let Some(mut core) = instance.try_free() else { continue };
@@ -118,8 +121,26 @@ impl Pool {
                 return ready.map(|ready| ready.departure);
             }
         }
-        let (work, why) = shared.queue.push(work)?;
-        Some(shared.refuse(work, why))
+        let outlook = work.deadline.map(|_| shared.outlook());
+        let Pushed { refused, others } = shared.queue.push(work, outlook);
+        shared.give_back(others);
+        refused.map(|(work, why)| shared.refuse(work, why))
+    }
+
+    /// A session is over, or this lease of it, or its link to `peer` broke: what waits of it does not
+    /// run, and its places in the queue are free. What runs goes on.
+    pub fn session_over(&self, session: SessionId, peer: Option<PeerId>) {
+        let all = |_: &Work| Some(Refused::SessionOver);
+        self.shared.give_back(self.shared.queue.withdraw(session, peer, &all));
+    }
+
+    /// As [`session_over`](Pool::session_over), for the requests of one `peer` of a session whose
+    /// callers are gone ([`ReplyTo::is_gone`](ferry_memory::ReplyTo::is_gone)), or whose deadlines
+    /// have passed.
+    pub fn callers_gone(&self, session: SessionId, peer: PeerId) {
+        let now = Instant::now();
+        let in_vain = |work: &Work| work.in_vain(now);
+        self.shared.give_back(self.shared.queue.withdraw(session, Some(peer), &in_vain));
     }
 
     /// Takes nothing new from now on; what was taken is finished, and pings are still answered.
@@ -184,6 +205,8 @@ impl Pool {
             failed: instances.iter().map(|i| i.failed).sum::<u64>()
                 + shared.failed.load(Ordering::Relaxed),
             refused: shared.refused.load(Ordering::Relaxed),
+            late: shared.late.load(Ordering::Relaxed),
+            cancelled: shared.cancelled.load(Ordering::Relaxed),
             instances,
         }
     }
@@ -208,6 +231,9 @@ fn check_options(
     }
     if !(1..=QUEUE_MAX).contains(&options.queue) {
         return Err(PoolError::Queue(options.queue));
+    }
+    if !LEVELS.contains(&options.levels) {
+        return Err(PoolError::Levels(options.levels));
     }
     let takes_pictures = picture_numbers(signature.inputs.iter().map(|it| it.dtype)).is_some();
     if options.picture.is_some() && !takes_pictures {

@@ -1,20 +1,27 @@
 //! The bounded queue in front of a model's instances.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ferry_core::{BoundSignature, MemoryChoice, WaitPolicy};
-use ferry_memory::{Arrival, ReplyTo};
+use ferry_core::{BoundSignature, MemoryChoice, SessionId, WaitPolicy};
+use ferry_memory::{Arrival, PeerId, ReplyTo};
 
 mod gathering;
+mod level;
+mod outlook;
 
 pub(crate) use gathering::Taken;
+pub(crate) use level::Client;
+use level::Level;
+pub(crate) use outlook::{Hopeless, Outlook};
 
-/// Most urgent requests taken in a row while normal ones wait. Priorities are the clients' own
-/// choice: one that calls everything urgent must not starve the others for ever.
-pub(crate) const URGENT_RUN_MAX: u32 = 16;
+/// How often a level is passed over in a row, while requests wait in it, for the sake of more urgent
+/// ones. Priorities are the clients' own choice: one that calls everything urgent must not starve
+/// the others for ever. Where several levels were passed over so often, they are served one after
+/// the other, so that the oldest request of each is taken after at most as many others as this and
+/// the number of levels.
+pub(crate) const PASSED_OVER_MAX: u32 = 16;
 
 /// How long `adaptive` looks for work before it sleeps: about the price of one sleep and wake-up,
 /// so that waiting never costs more than twice what the better choice would have.
@@ -41,8 +48,26 @@ pub struct Work {
     pub memory: MemoryChoice,
     /// Where the reply goes, if it is not ready at once.
     pub reply_to: Arc<dyn ReplyTo>,
-    /// Until when it must have been taken: one that still waits then is refused.
+    /// From when on its answer is of no use. A request that still waits then does not run, and one
+    /// that cannot be answered until then is not let in.
     pub deadline: Option<Instant>,
+}
+
+impl Work {
+    fn is_late(&self, now: Instant) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= now)
+    }
+
+    /// Why it need not run any more.
+    pub(crate) fn in_vain(&self, now: Instant) -> Option<Refused> {
+        if self.is_late(now) {
+            return Some(Refused::Late(None));
+        }
+        if self.arrival.slot.table().is_retired() {
+            return Some(Refused::SessionOver);
+        }
+        self.reply_to.is_gone().then_some(Refused::Gone)
+    }
 }
 
 /// A request that waits.
@@ -68,21 +93,37 @@ pub(crate) enum Gate {
 /// Why a request is not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
-    /// The level has its bound of requests.
-    Full { urgent: bool },
+    /// The level has its bound of requests; 0 is the normal one.
+    Full { level: usize },
+    /// It waited, its level is full, and requests of other clients have their turn before it.
+    Displaced { level: usize },
     /// The gate is not open.
     Closed(Gate),
-    /// Its deadline passed while it waited.
-    Late,
+    /// Its deadline passed, or will have passed before it could be answered.
+    Late(Option<Hopeless>),
+    /// Its session ended while it waited.
+    SessionOver,
     /// Its caller went away while it waited.
     Gone,
+}
+
+/// Requests that the queue gives back, and why.
+pub(crate) type GivenBack = Vec<(Work, Refused)>;
+
+/// What came of a request that was to wait.
+#[derive(Debug, Default)]
+pub(crate) struct Pushed {
+    /// The request, if it is not let in.
+    pub(crate) refused: Option<(Work, Refused)>,
+    /// Others that made room.
+    pub(crate) others: GivenBack,
 }
 
 #[derive(Debug)]
 pub(crate) struct Queue {
     bound: usize,
     spin: Duration,
-    /// How many wait in both levels. Written under `state`'s lock, read without it by whoever looks
+    /// How many wait in all levels. Written under `state`'s lock, read without it by whoever looks
     /// for work; Release and Acquire only make such a look timely, the lock orders the work itself.
     len: AtomicUsize,
     /// The gate, mirrored for the same reason.
@@ -93,9 +134,8 @@ pub(crate) struct Queue {
 
 #[derive(Debug)]
 struct State {
-    urgent: VecDeque<Queued>,
-    normal: VecDeque<Queued>,
-    urgent_run: u32,
+    /// The normal level first, the most urgent one last.
+    levels: Box<[Level]>,
     sleepers: usize,
     gate: Gate,
     workers: usize,
@@ -103,8 +143,8 @@ struct State {
 }
 
 impl Queue {
-    /// A queue of `bound` requests in each level, emptied by `workers` workers.
-    pub(crate) fn new(bound: usize, wait: WaitPolicy, workers: usize) -> Queue {
+    /// A queue of `bound` requests in each of `levels` levels, emptied by `workers` workers.
+    pub(crate) fn new(bound: usize, levels: usize, wait: WaitPolicy, workers: usize) -> Queue {
         Queue {
             bound,
             spin: match wait {
@@ -115,9 +155,7 @@ impl Queue {
             len: AtomicUsize::new(0),
             gate: AtomicU8::new(Gate::Open as u8),
             state: Mutex::new(State {
-                urgent: VecDeque::with_capacity(bound),
-                normal: VecDeque::with_capacity(bound),
-                urgent_run: 0,
+                levels: (0..levels.max(1)).map(|_| Level::default()).collect(),
                 sleepers: 0,
                 gate: Gate::Open,
                 workers,
@@ -152,25 +190,54 @@ impl Queue {
         self.lock().gate
     }
 
-    /// Adds a request, and wakes a worker if one sleeps; gives it back if it is refused.
-    pub(crate) fn push(&self, work: Work) -> Option<(Work, Refused)> {
-        let urgent = work.arrival.what.priority > 0;
+    /// Adds a request, and wakes a worker if one sleeps. `outlook` is needed where it has a deadline.
+    pub(crate) fn push(&self, work: Work, outlook: Option<Outlook>) -> Pushed {
         let mut state = self.lock();
+        let mut pushed = Pushed::default();
         if state.gate != Gate::Open {
-            return Some((work, Refused::Closed(state.gate)));
+            pushed.refused = Some((work, Refused::Closed(state.gate)));
+            return pushed;
+        }
+        let at = usize::from(work.arrival.what.priority).min(state.levels.len() - 1);
+        if state.levels[at].len() >= self.bound {
+            pushed.others = state.levels[at].take_late(Instant::now());
+        }
+        if let Some(hopeless) = state.hopeless(&work, at, outlook) {
+            pushed.refused = Some((work, Refused::Late(Some(hopeless))));
+            self.note_len(&state);
+            return pushed;
         }
         let asleep = state.sleepers > 0;
-        let level = if urgent { &mut state.urgent } else { &mut state.normal };
-        if level.len() >= self.bound {
-            return Some((work, Refused::Full { urgent }));
+        let queued = Queued { work, rung: asleep.then(Instant::now) };
+        match state.levels[at].push(queued, self.bound) {
+            Ok(displaced) => {
+                let why = Refused::Displaced { level: at };
+                pushed.others.extend(displaced.map(|queued| (queued.work, why)));
+            }
+            Err(queued) => pushed.refused = Some((queued.work, Refused::Full { level: at })),
         }
-        level.push_back(Queued { work, rung: asleep.then(Instant::now) });
         self.note_len(&state);
         drop(state);
         if asleep {
             self.bell.notify_one();
         }
-        None
+        pushed
+    }
+
+    /// Takes out what waits of a session, or of one `peer` of it, and need not run any more.
+    pub(crate) fn withdraw(
+        &self,
+        session: SessionId,
+        peer: Option<PeerId>,
+        in_vain: &dyn Fn(&Work) -> Option<Refused>,
+    ) -> GivenBack {
+        let mut state = self.lock();
+        let mut given_back = Vec::new();
+        for level in &mut state.levels {
+            level.withdraw(session, peer, in_vain, &mut given_back);
+        }
+        self.note_len(&state);
+        given_back
     }
 
     /// Takes the next request, if one waits.
@@ -179,7 +246,9 @@ impl Queue {
             return None;
         }
         let mut state = self.lock();
-        let work = state.next();
+        let at = state.level_in_turn();
+        let work = state.levels[at].pop();
+        state.note_turn(at);
         self.note_len(&state);
         work
     }
@@ -257,35 +326,52 @@ impl Queue {
     }
 
     fn clear(&self, state: &mut State) -> Vec<Work> {
-        let State { urgent, normal, .. } = &mut *state;
-        let all = urgent.drain(..).chain(normal.drain(..)).map(|queued| queued.work).collect();
+        let levels = state.levels.iter_mut().rev();
+        let all = levels.flat_map(Level::drain).map(|queued| queued.work).collect();
         self.note_len(state);
         all
     }
 
     fn note_len(&self, state: &State) {
-        self.len.store(state.urgent.len() + state.normal.len(), Ordering::Release);
+        self.len.store(state.levels.iter().map(Level::len).sum(), Ordering::Release);
     }
 
     /// A panic while the lock is held cannot leave the queue half-changed: nothing in here calls
-    /// out.
+    /// out but to ask whether a caller is gone, which changes nothing.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
-    fn next(&mut self) -> Option<Queued> {
-        if self.is_turn_of_urgent() { self.urgent.pop_front() } else { self.normal.pop_front() }
+    /// Which level is served next: the most urgent one that has requests, unless others were passed
+    /// over too often.
+    fn level_in_turn(&self) -> usize {
+        let waiting = || self.levels.iter().enumerate().filter(|(_, level)| level.len() > 0);
+        let starved = waiting().filter(|(_, level)| level.passed_over >= PASSED_OVER_MAX);
+        let starved = starved.max_by_key(|(_, level)| level.passed_over);
+        starved.or_else(|| waiting().next_back()).map_or(0, |(at, _)| at)
     }
 
-    /// Whether the urgent level is served next; counts how often in a row.
-    fn is_turn_of_urgent(&mut self) -> bool {
-        let turn_of_normal = self.urgent_run >= URGENT_RUN_MAX && !self.normal.is_empty();
-        let urgent = !self.urgent.is_empty() && !turn_of_normal;
-        let one_more = urgent && !self.normal.is_empty();
-        self.urgent_run = if one_more { self.urgent_run + 1 } else { 0 };
-        urgent
+    /// Notes that a level was served.
+    fn note_turn(&mut self, served: usize) {
+        for (at, level) in self.levels.iter_mut().enumerate() {
+            if at == served || level.len() == 0 {
+                level.passed_over = 0;
+            } else if at < served {
+                level.passed_over += 1;
+            }
+        }
+    }
+
+    /// Why a request that comes to a level cannot be answered in time.
+    fn hopeless(&self, work: &Work, at: usize, outlook: Option<Outlook>) -> Option<Hopeless> {
+        let (outlook, deadline) = (outlook?, work.deadline?);
+        let client = Client::of(&work.arrival);
+        let ahead = self.levels[at].ahead_of(client);
+        let urgent: usize = self.levels[at + 1..].iter().map(Level::len).sum();
+        let run_max = usize::try_from(PASSED_OVER_MAX).unwrap_or(usize::MAX);
+        outlook.hopeless(ahead + urgent.min(ahead.saturating_mul(run_max)), deadline)
     }
 }
 

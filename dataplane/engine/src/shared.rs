@@ -11,7 +11,7 @@ use crate::batch::Batching;
 use crate::instance::Instance;
 use crate::options::{PoolOptions, Rebuild, RunOn};
 use crate::prepare::Unfit;
-use crate::queue::{Gate, Queue, Refused, Work};
+use crate::queue::{Gate, GivenBack, Hopeless, Outlook, Queue, Refused, Work};
 use crate::runs::Watch;
 
 /// Most bytes of raw pixels that are resized on a lane. More takes longer than waking a worker, and
@@ -30,6 +30,10 @@ pub(crate) struct Shared {
     pub(crate) batching: Option<Batching>,
     pub(crate) instances: Vec<Instance>,
     pub(crate) refused: AtomicU64,
+    /// Of these, those that were too late.
+    pub(crate) late: AtomicU64,
+    /// Of these, those that nobody waited for any more.
+    pub(crate) cancelled: AtomicU64,
     /// Requests that failed before they reached an instance.
     pub(crate) failed: AtomicU64,
     pub(crate) watch: Watch,
@@ -51,11 +55,13 @@ impl Shared {
         Shared {
             model: model.to_owned(),
             signature,
-            queue: Queue::new(options.queue, options.wait, workers),
+            queue: Queue::new(options.queue, options.levels, options.wait, workers),
             batching,
             instances,
             options,
             refused: AtomicU64::new(0),
+            late: AtomicU64::new(0),
+            cancelled: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             watch: Watch::default(),
             abandoned: AtomicBool::new(false),
@@ -91,15 +97,30 @@ impl Shared {
 
     /// A request that was taken out of the queue, unless it has waited in vain: it is answered then.
     pub(crate) fn still_wanted(&self, work: Work, now: Instant) -> Option<Work> {
-        let why = match work.deadline {
-            Some(deadline) if deadline <= now => Refused::Late,
-            _ if work.arrival.slot.table().is_retired() => Refused::Gone,
-            _ if work.reply_to.is_gone() => Refused::Gone,
-            _ => return Some(work),
-        };
-        let reply_to = Arc::clone(&work.reply_to);
-        reply_to.depart(self.refuse(work, why));
+        let Some(why) = work.in_vain(now) else { return Some(work) };
+        self.give_back(vec![(work, why)]);
         None
+    }
+
+    /// Answers requests that waited and will not run.
+    pub(crate) fn give_back(&self, given_back: GivenBack) {
+        for (work, why) in given_back {
+            let reply_to = Arc::clone(&work.reply_to);
+            reply_to.depart(self.refuse(work, why));
+        }
+    }
+
+    /// How fast the queue is emptied at best.
+    pub(crate) fn outlook(&self) -> Outlook {
+        let runs = self.instances.iter().map(|it| it.counters.run_ns.load(Ordering::Relaxed));
+        let batching = self.batching.as_ref().filter(|batching| !batching.is_off());
+        let rows_max = batching.map_or(1, |batching| batching.options.rows_max);
+        Outlook {
+            // One that has not run yet may be as fast as any.
+            run: Duration::from_nanos(runs.filter(|&ns| ns > 0).min().unwrap_or(0)),
+            parallel: self.instances.iter().map(|it| it.depth).fold(0, usize::saturating_add),
+            of_run_max: usize::try_from(rows_max).unwrap_or(usize::MAX),
+        }
     }
 
     /// Batches fail whose requests do not: from now on each runs alone.
@@ -114,18 +135,15 @@ impl Shared {
     }
 
     /// Answers what nobody will serve any more.
-    pub(crate) fn refuse_queued(&self, work: Work) {
-        let reply_to = Arc::clone(&work.reply_to);
-        let gate = self.queue.gate();
-        reply_to.depart(self.refuse(work, Refused::Closed(gate)));
+    pub(crate) fn refuse_queued(&self, works: Vec<Work>) {
+        let why = Refused::Closed(self.queue.gate());
+        self.give_back(works.into_iter().map(|work| (work, why)).collect());
     }
 
     /// Interrupts what runs and can be, and answers what waits; whether anything can be.
     pub(crate) fn cut(&self) -> bool {
         self.queue.drain();
-        for work in self.queue.empty() {
-            self.refuse_queued(work);
-        }
+        self.refuse_queued(self.queue.empty());
         self.instances.iter().for_each(|instance| instance.runs.close());
         self.instances.iter().any(|instance| instance.runs.is_watched())
     }
@@ -166,28 +184,48 @@ impl Shared {
         arrival.fail(unfit.status, &unfit.text, StageTimes::NONE)
     }
 
-    /// Answers a request that the queue did not take.
+    /// Answers a request that does not run.
     pub(crate) fn refuse(&self, work: Work, why: Refused) -> Departure {
         self.refused.fetch_add(1, Ordering::Relaxed);
+        match why {
+            Refused::Late(_) => self.late.fetch_add(1, Ordering::Relaxed),
+            Refused::Gone | Refused::SessionOver => self.cancelled.fetch_add(1, Ordering::Relaxed),
+            _ => 0,
+        };
+        let (status, text) = self.why_refused(why);
+        work.arrival.fail(status, &text, StageTimes::NONE)
+    }
+
+    fn why_refused(&self, why: Refused) -> (Status, String) {
         let model = &self.model;
-        let (status, text) = match why {
-            Refused::Full { urgent } => {
-                let level = if urgent { "urgent" } else { "normal" };
-                let bound = self.queue.bound();
+        match why {
+            Refused::Full { level } => (Status::Overloaded, self.is_full(level)),
+            Refused::Displaced { level } => {
                 let text = format!(
-                    "the {level} queue of model {model} is full with {bound} requests: try again \
-                     later, or raise `queue` in {model}.toml"
+                    "{}; of all that waited this one's turn was the last: other clients have fewer \
+                     requests there",
+                    self.is_full(level)
                 );
                 (Status::Overloaded, text)
             }
-            Refused::Late => {
+            Refused::Late(None) => {
                 let text = format!(
-                    "the request's deadline passed while it waited for model {model}: allow more \
-                     time, or send when less waits"
+                    "the request's deadline passed before model {model} ran: allow more time, or \
+                     send when less waits"
                 );
-                (Status::Overloaded, text)
+                (Status::Late, text)
             }
-            Refused::Gone => (Status::SessionEnded, "its caller went away".to_owned()),
+            Refused::Late(Some(Hopeless { ahead, run })) => {
+                let text = format!(
+                    "{ahead} requests are before this one, and a run of model {model} takes {run:?}, \
+                     so that its deadline cannot be kept: allow more time, or send when less waits"
+                );
+                (Status::Late, text)
+            }
+            Refused::SessionOver => {
+                (Status::SessionEnded, "the session ended while the request waited".to_owned())
+            }
+            Refused::Gone => (Status::Cancelled, "its caller went away".to_owned()),
             Refused::Closed(Gate::Dead) => {
                 let text = format!(
                     "model {model} has no working instance left, all panicked or lost their \
@@ -200,7 +238,19 @@ impl Shared {
                 let text = format!("model {model} is draining: use another server, or try later");
                 (Status::Draining, text)
             }
+        }
+    }
+
+    fn is_full(&self, level: usize) -> String {
+        let (model, bound) = (&self.model, self.queue.bound());
+        let which = match (level, self.options.levels) {
+            (0, _) => "normal".to_owned(),
+            (_, 2) => "urgent".to_owned(),
+            _ => format!("priority {level}"),
         };
-        work.arrival.fail(status, &text, StageTimes::NONE)
+        format!(
+            "the {which} queue of model {model} is full with {bound} requests: try again later, or \
+             raise `queue` in {model}.toml"
+        )
     }
 }

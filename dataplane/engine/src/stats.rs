@@ -15,9 +15,13 @@ pub struct PoolStats {
     pub served: u64,
     /// Requests that were malformed, or failed on the way or in the engine.
     pub failed: u64,
-    /// Requests that were well-formed and refused: the queue was full, the pool draining, or no
-    /// instance left.
+    /// Requests that were well-formed and did not run: the queue was full, the pool draining, no
+    /// instance left, or one of the next two.
     pub refused: u64,
+    /// Of these, those that did not run because their deadlines had passed, or would have.
+    pub late: u64,
+    /// Of these, those that did not run because their callers had gone, or their sessions ended.
+    pub cancelled: u64,
     /// Of each instance.
     pub instances: Vec<InstanceStats>,
 }

@@ -126,7 +126,7 @@ fn start_next(
 
 fn send(shared: &Shared, ready: Ready) {
     if shared.batching.as_ref().is_some_and(Batching::waits) {
-        shared.queue.answered(ready.departure.session);
+        shared.queue.answered(&ready.departure);
     }
     ready.send();
 }
@@ -170,9 +170,7 @@ struct Leaving<'a> {
 impl Drop for Leaving<'_> {
     fn drop(&mut self) {
         self.instance.counters.alive.store(false, Ordering::Release);
-        for work in self.shared.queue.leave() {
-            self.shared.refuse_queued(work);
-        }
+        self.shared.refuse_queued(self.shared.queue.leave());
         self.shared.sign_off();
     }
 }

@@ -33,29 +33,48 @@ pub(crate) const OWN_DOMAINS: [&[u8]; 2] = [b"", b"ai.onnx"];
 /// # Errors
 /// A text that says what is wrong: no protobuf, or graphs too deep within each other.
 pub fn from_floats(model: &[u8]) -> Result<Option<String>, String> {
-    find(Message::Model, model, 0)
+    let does = |node: Node<'_>| {
+        FROM_FLOATS.contains(&node.operator) || !OWN_DOMAINS.contains(&node.domain)
+    };
+    find(Message::Model, model, 0, &does)
 }
 
-fn find(message: Message, bytes: &[u8], depth: usize) -> Result<Option<String>, String> {
+/// A node, as far as it is looked at.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Node<'a> {
+    pub(crate) operator: &'a [u8],
+    pub(crate) domain: &'a [u8],
+    /// How many inputs it names, those that are left out among them.
+    pub(crate) inputs: usize,
+}
+
+/// The operator of the first node that `is` so, at any depth.
+pub(crate) fn find(
+    message: Message,
+    bytes: &[u8],
+    depth: usize,
+    is: &dyn Fn(Node<'_>) -> bool,
+) -> Result<Option<String>, String> {
     if message.is_tensor() {
         return Ok(None);
     }
-    let (mut operator, mut domain): (&[u8], &[u8]) = (b"", b"");
+    let mut node = Node::default();
     for field in fields(bytes, depth)? {
         let field = field?;
         match (message, field.number, field.wire) {
-            (Message::Node, 4, BYTES) => operator = field.payload,
-            (Message::Node, 7, BYTES) => domain = field.payload,
+            (Message::Node, 1, BYTES) => node.inputs += 1,
+            (Message::Node, 4, BYTES) => node.operator = field.payload,
+            (Message::Node, 7, BYTES) => node.domain = field.payload,
             _ => {}
         }
         let Some(inner) = field.message_in(message) else { continue };
-        let found = find(inner, field.payload, depth + 1)?;
+        let found = find(inner, field.payload, depth + 1, is)?;
         if found.is_some() {
             return Ok(found);
         }
     }
-    let does = FROM_FLOATS.contains(&operator) || !OWN_DOMAINS.contains(&domain);
-    Ok(does.then(|| String::from_utf8_lossy(operator).into_owned()))
+    let found = message == Message::Node && is(node);
+    Ok(found.then(|| String::from_utf8_lossy(node.operator).into_owned()))
 }
 
 #[cfg(test)]

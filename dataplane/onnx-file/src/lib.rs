@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod indices;
+pub mod random;
 pub mod rows;
 pub mod walk;
 

@@ -40,7 +40,7 @@ pub trait Handler {
     fn joined(&mut self, _peer: PeerId, _session: SessionId) {}
 
     /// A client is gone. Its session stays admitted until it is evicted.
-    fn gone(&mut self, _session: Option<SessionId>, _why: &LinkError) {}
+    fn gone(&mut self, _peer: PeerId, _session: Option<SessionId>, _why: &LinkError) {}
 
     /// Something was refused. Also counted.
     fn refused(&mut self, _refusal: &Refusal) {}

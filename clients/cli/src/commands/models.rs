@@ -79,11 +79,7 @@ fn list(all: &[v1::Model], printer: &Printer) -> Result<(), Failure> {
                 model.instances.to_string(),
                 stats.served.to_string(),
                 stats.failed.to_string(),
-                if model.error.is_empty() {
-                    model.description.clone()
-                } else {
-                    model.error.clone()
-                },
+                about(model),
             ]
         })
         .collect();
@@ -102,6 +98,15 @@ fn list(all: &[v1::Model], printer: &Printer) -> Result<(), Failure> {
     printer.table(&head, &rows)
 }
 
+/// Why it does not serve; else what it is.
+fn about(model: &v1::Model) -> String {
+    match model.state() {
+        v1::model::State::Failed => model.error.clone(),
+        v1::model::State::Available => model.notes.join("; "),
+        v1::model::State::Loaded => model.description.clone(),
+    }
+}
+
 fn show(model: &v1::Model, printer: &Printer) -> Result<(), Failure> {
     if printer.is_json() {
         return printer.json(&to_json(model));
@@ -109,6 +114,12 @@ fn show(model: &v1::Model, printer: &Printer) -> Result<(), Failure> {
     list(std::slice::from_ref(model), printer)?;
     if model.is_overridden {
         printer.say("configured by what came with the call that loaded it, not by its folder");
+    }
+    if !model.aliases.is_empty() {
+        printer.say(&format!("also called {}", model.aliases.join(", ")));
+    }
+    for note in &model.notes {
+        printer.say(&format!("note: {note}"));
     }
     let signature = model.signature.clone().unwrap_or_default();
     let row = |way: &str, spec: &v1::TensorSpec| {
@@ -167,12 +178,16 @@ fn to_json(model: &v1::Model) -> Value {
         "takes_pictures": model.takes_pictures,
         "description": model.description,
         "is_overridden": model.is_overridden,
+        "aliases": model.aliases,
+        "notes": model.notes,
         "sha256": model.sha256,
         "inputs": signature.inputs.iter().map(tensor).collect::<Vec<_>>(),
         "outputs": signature.outputs.iter().map(tensor).collect::<Vec<_>>(),
         "served": stats.served,
         "failed": stats.failed,
         "refused": stats.refused,
+        "late": stats.late,
+        "cancelled": stats.cancelled,
         "queued_now": stats.queued_now,
         "in_flight_now": stats.in_flight_now,
     })

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use ferry_memory::PeerId;
 use futures_util::Stream;
 use futures_util::task::AtomicWaker;
 use tokio::net::{TcpListener, TcpStream};
@@ -77,6 +78,13 @@ struct Room {
     next: u64,
     /// By number, hence by age.
     strangers: BTreeMap<u64, Arc<Peer>>,
+}
+
+impl Peer {
+    /// Its name among the callers that share a session. 0 is nobody's.
+    pub(crate) fn id(&self) -> PeerId {
+        PeerId(self.number)
+    }
 }
 
 /// What becomes of a connection that comes.

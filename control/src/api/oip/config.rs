@@ -4,13 +4,15 @@ use ferry_core::{DType, TensorSpec};
 use ferry_engine::BatchOptions;
 use ferry_proto::oip::model_config::SchedulingChoice;
 use ferry_proto::oip::model_instance_group::Kind;
+use ferry_proto::oip::model_version_policy::{All, Latest, PolicyChoice, Specific};
 use ferry_proto::oip::{
     DataType, ModelConfig, ModelDynamicBatching, ModelInput, ModelInstanceGroup, ModelOutput,
-    ModelTransactionPolicy, ModelVersionPolicy, model_version_policy,
+    ModelTransactionPolicy, ModelVersionPolicy,
 };
 
 use super::metadata::{dims, platform};
 use super::offer::Offer;
+use crate::models::VersionPolicy;
 
 /// The configuration of a model, with the tensors of its metadata. Where it has a batch, dimensions
 /// are told without it.
@@ -38,7 +40,6 @@ pub(super) fn of(offer: &Offer) -> ModelConfig {
         output.set_data_type(data_type(spec.dtype));
         output
     };
-    let latest = model_version_policy::Latest { num_versions: 1 };
     ModelConfig {
         name: served.name.clone(),
         platform: platform(served.engine).to_owned(),
@@ -48,9 +49,7 @@ pub(super) fn of(offer: &Offer) -> ModelConfig {
         output: signature.outputs.iter().map(output).collect(),
         instance_group: vec![instances(offer)],
         scheduling_choice: served.batches.options.as_ref().map(dynamic_batching),
-        version_policy: Some(ModelVersionPolicy {
-            policy_choice: Some(model_version_policy::PolicyChoice::Latest(latest)),
-        }),
+        version_policy: Some(version_policy(served.metadata.versions.as_ref())),
         model_transaction_policy: Some(ModelTransactionPolicy { decoupled: false }),
         ..ModelConfig::default()
     }
@@ -63,6 +62,19 @@ fn dynamic_batching(options: &BatchOptions) -> SchedulingChoice {
         max_queue_delay_microseconds: u64::try_from(delay.as_micros()).unwrap_or(u64::MAX),
         ..ModelDynamicBatching::default()
     })
+}
+
+/// Which versions serve.
+fn version_policy(policy: Option<&VersionPolicy>) -> ModelVersionPolicy {
+    let choice = match policy {
+        None | Some(VersionPolicy::All) => PolicyChoice::All(All {}),
+        Some(&VersionPolicy::Latest(num_versions)) => PolicyChoice::Latest(Latest { num_versions }),
+        Some(VersionPolicy::Specific(these)) => {
+            let number = |it: &u64| i64::try_from(*it).unwrap_or(i64::MAX);
+            PolicyChoice::Specific(Specific { versions: these.iter().map(number).collect() })
+        }
+    };
+    ModelVersionPolicy { policy_choice: Some(choice) }
 }
 
 fn instances(offer: &Offer) -> ModelInstanceGroup {

@@ -39,6 +39,17 @@ pub(super) fn version(text: &str) -> Result<u64, ApiError> {
     number.ok_or_else(|| ApiError::field("model_version", why()))
 }
 
+/// Why a model does not serve, as clients of this protocol are told.
+pub(super) fn not_served(state: &State, why: ModelError) -> ApiError {
+    match told::to_others(state, why.into()) {
+        ApiError::Model(ModelError::NotServed { name, why }) => {
+            ModelError::NotServed { name, why: why.replace("Models.Load", "RepositoryModelLoad") }
+                .into()
+        }
+        other => other,
+    }
+}
+
 impl Offer {
     /// A model that serves.
     ///
@@ -46,7 +57,7 @@ impl Offer {
     /// As [`Models::get`](crate::models::Models::get), and for a version without a meaning.
     pub(super) fn find(state: &State, name: &str, version: &str) -> Result<Offer, ApiError> {
         let served = state.models.get(name, self::version(version)?);
-        Ok(Offer::of(served.map_err(|why| told::to_others(state, why.into()))?))
+        Ok(Offer::of(served.map_err(|why| not_served(state, why))?))
     }
 
     pub(super) fn of(served: Arc<Served>) -> Offer {

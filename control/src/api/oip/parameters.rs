@@ -20,14 +20,11 @@ pub(super) const FINAL_RESPONSE: &str = "triton_final_response";
 const CLASSIFICATION: &str = "classification";
 const EMPTY_FINAL_RESPONSE: &str = "triton_enable_empty_final_response";
 
-/// The protocol's most urgent level; every other one is normal here.
-const PRIORITY_HIGHEST: u64 = 1;
-
 /// What the parameters of a request say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct OfRequest {
-    /// Ours: larger is more urgent.
-    pub(super) priority: u8,
+    /// The level that is named: 1 is the most urgent one, 0 none in particular.
+    pub(super) priority: u64,
     pub(super) deadline: Option<Instant>,
 }
 
@@ -99,7 +96,7 @@ pub(super) fn of_request(all: &Parameters, seen: Instant) -> Result<OfRequest, A
     // A time that no clock reaches is no limit.
     let until = |micros| seen.checked_add(Duration::from_micros(micros));
     Ok(OfRequest {
-        priority: u8::from(priority == Some(PRIORITY_HIGHEST)),
+        priority: priority.unwrap_or_default(),
         deadline: unsigned(all, "timeout")?.filter(|&micros| micros > 0).and_then(until),
     })
 }
@@ -152,13 +149,9 @@ mod tests {
     }
 
     #[test]
-    fn priority_one_is_urgent_and_every_other_normal() {
-        for (given, ours) in [(0, 0), (1, 1), (2, 0), (u64::MAX, 0)] {
-            assert_eq!(
-                read("priority", ParameterChoice::Uint64Param(given)).unwrap().priority,
-                ours
-            );
-        }
+    fn a_priority_is_a_number_from_0_on() {
+        let given = |level| read("priority", ParameterChoice::Uint64Param(level)).unwrap().priority;
+        assert_eq!([0, 1, u64::MAX].map(given), [0, 1, u64::MAX]);
         let told = read("priority", ParameterChoice::Int64Param(-1)).unwrap_err();
         assert!(told.starts_with("priority: "), "{told}");
         assert!(read("priority", ParameterChoice::BoolParam(true)).is_err());

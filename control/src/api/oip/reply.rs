@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use ferry_proto::channel::MESSAGE_BYTES_MAX;
 use ferry_proto::oip::ModelInferResponse;
 use ferry_proto::oip::model_infer_response::InferOutputTensor;
 
@@ -13,15 +12,15 @@ use crate::error::ApiError;
 use crate::serving::inline::{InlineReply, InlineTensor};
 use crate::serving::regions::RegionPart;
 
-/// What a message has beside the bytes of outputs: names, shapes, parameters.
-const HEAD_BYTES: u64 = 1 << 20;
-
 /// Puts the outputs where they were asked for.
 ///
 /// # Errors
 /// [`ApiError::Field`] if one has no room there, or no classes; [`ApiError::Busy`] if a message has
 /// no room for them.
-pub(super) fn answer(asked: &Asked, reply: InlineReply) -> Result<ModelInferResponse, ApiError> {
+pub(super) async fn answer(
+    asked: &Asked,
+    reply: InlineReply,
+) -> Result<ModelInferResponse, ApiError> {
     let served = &reply.served;
     let made = asked.offer.as_offered(&asked.inline, reply.outputs);
     let mut answer = ModelInferResponse {
@@ -47,8 +46,8 @@ pub(super) fn answer(asked: &Asked, reply: InlineReply) -> Result<ModelInferResp
             }
             To::Classes(count) => {
                 let has_batch = served.batch_max().is_some();
-                let labels = &served.metadata.labels;
-                let classes = classes::of(output, has_batch, labels, *count)?;
+                let labels = served.metadata.labels_of(&output.name);
+                let classes = classes::of(output, has_batch, labels, *count).await?;
                 described.datatype = classes::DATATYPE.to_owned();
                 described.shape = sizes(&classes.shape);
                 classes.contents
@@ -56,20 +55,9 @@ pub(super) fn answer(asked: &Asked, reply: InlineReply) -> Result<ModelInferResp
         });
         answer.outputs.push(described);
     }
-    check_bytes(answer.raw_output_contents.iter().map(|it| it.len() as u64).sum())?;
+    let bytes = answer.raw_output_contents.iter().map(|it| it.len() as u64).sum();
+    asked.inline.in_message.check(bytes)?;
     Ok(answer)
-}
-
-/// That a message has room for these outputs.
-fn check_bytes(bytes: u64) -> Result<(), ApiError> {
-    let most = MESSAGE_BYTES_MAX as u64 - HEAD_BYTES;
-    if bytes <= most {
-        return Ok(());
-    }
-    Err(ApiError::Busy(format!(
-        "the outputs have {bytes} bytes, and a message has room for {most}: ask for them in shared \
-         memory, or for fewer items at once"
-    )))
 }
 
 fn described(output: &InlineTensor) -> InferOutputTensor {
@@ -108,16 +96,4 @@ fn told(part: &RegionPart, bytes: u64) -> parameters::Parameters {
         told.insert(parameters::OFFSET.to_owned(), parameters::number(part.at()));
     }
     told
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn outputs_that_no_message_holds_are_refused_with_what_to_do() {
-        check_bytes(100 << 20).unwrap();
-        let told = check_bytes(MESSAGE_BYTES_MAX as u64).unwrap_err().to_string();
-        assert!(told.contains("shared memory"), "{told}");
-    }
 }

@@ -7,11 +7,10 @@ use ferry_proto::oip::repository_index_response::ModelIndex;
 use ferry_proto::oip::{
     RepositoryIndexRequest, RepositoryModelLoadRequest, RepositoryModelUnloadRequest,
 };
-use serde_json::Value;
 
 use crate::api::{models, told};
 use crate::error::ApiError;
-use crate::models::{Listed, State as ModelState};
+use crate::models::{Given, Listed, State as ModelState};
 use crate::state::State;
 use crate::tenants::Identity;
 
@@ -26,11 +25,18 @@ pub(super) fn index(
 ) -> Result<Vec<ModelIndex>, ApiError> {
     check_repository(&asked.repository_name)?;
     let one = |listed: Listed| {
-        let (is_ready, reason) = match listed.state {
-            ModelState::Loaded(_) => (true, String::new()),
-            ModelState::Available => (false, "unloaded".to_owned()),
-            ModelState::Failed(why) => (false, told::why(state, who, why)),
+        let aliases = match listed.aliases().join(", ") {
+            none if none.is_empty() => None,
+            names => Some(format!("also called {names}")),
         };
+        let notes = listed.notes.into_iter().chain(aliases).collect::<Vec<_>>().join("; ");
+        let (is_ready, reason) = match listed.state {
+            ModelState::Loaded(_) => (true, notes),
+            ModelState::Available if notes.is_empty() => (false, "unloaded".to_owned()),
+            ModelState::Available => (false, notes),
+            ModelState::Failed(why) => (false, why),
+        };
+        let reason = told::why(state, who, reason);
         (is_ready || !asked.ready).then(|| ModelIndex {
             name: listed.name,
             version: listed.version.to_string(),
@@ -41,7 +47,7 @@ pub(super) fn index(
     Ok(state.models.list().into_iter().filter_map(one).collect())
 }
 
-/// Loads the latest version of a model.
+/// Loads a model, as its folder or the configuration that comes with the call says.
 ///
 /// # Errors
 /// [`ApiError::Unsupported`] names a parameter that is not honoured; else as
@@ -52,10 +58,11 @@ pub(super) async fn load(
 ) -> Result<(), ApiError> {
     let RepositoryModelLoadRequest { repository_name, model_name, parameters } = asked;
     check_repository(&repository_name)?;
+    let mut given = None;
     for (name, value) in &parameters {
         match (name.as_str(), &value.parameter_choice) {
             ("config", Some(ParameterChoice::StringParam(config))) => {
-                check_config(&model_name, config)?;
+                given = Some(Given::Json(config.as_str().into()));
             }
             ("config", _) => return Err(ApiError::field("config", "give a string_param")),
             (file, _) if file.starts_with("file:") => {
@@ -69,7 +76,7 @@ pub(super) async fn load(
             (other, _) => return Err(unsupported(other)),
         }
     }
-    models::load(state, &model_name, 0, None).await.map(drop)
+    models::load(state, &model_name, 0, given).await.map(drop)
 }
 
 /// Takes all versions of a model out of service.
@@ -105,67 +112,5 @@ fn unsupported(parameter: &str) -> ApiError {
     ApiError::Unsupported {
         what: format!("the parameter {parameter:?}"),
         why: "it has no meaning here with this type: leave it out".into(),
-    }
-}
-
-/// Whether a configuration says nothing that the model's TOML would have to say.
-fn check_config(model: &str, config: &str) -> Result<(), ApiError> {
-    let wrong = |why: String| ApiError::field("config", why);
-    let parsed = serde_json::from_str(config).map_err(|error| wrong(error.to_string()))?;
-    let Value::Object(keys) = parsed else {
-        return Err(wrong("it is no JSON object".into()));
-    };
-    match keys.get("name") {
-        None => {}
-        Some(Value::String(name)) if name == model => {}
-        Some(other) => return Err(wrong(format!("name is {other}, and the model is {model:?}"))),
-    }
-    match keys.iter().find(|(key, value)| *key != "name" && !is_nothing(value)) {
-        None => Ok(()),
-        Some((key, _)) => Err(ApiError::Unsupported {
-            what: format!("the configuration's {key}"),
-            why: "a model is configured by its TOML in the folder: change that and load it again"
-                .into(),
-        }),
-    }
-}
-
-/// What a message without this field would say.
-fn is_nothing(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Bool(flag) => !flag,
-        Value::Number(number) => number.as_f64() == Some(0.0),
-        Value::String(text) => text.is_empty(),
-        Value::Array(all) => all.is_empty(),
-        Value::Object(all) => all.is_empty(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn told(config: &str) -> Result<(), String> {
-        check_config("m", config).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn a_configuration_that_says_nothing_is_taken_and_each_other_named() {
-        for config in ["{}", r#"{"name":"m"}"#, r#"{"name":"m","max_batch_size":0,"input":[]}"#] {
-            told(config).unwrap();
-        }
-        for (config, word) in [
-            (r#"{"max_batch_size":8}"#, "max_batch_size"),
-            (r#"{"instance_group":[{"count":2}]}"#, "instance_group"),
-            (r#"{"name":"other"}"#, "other"),
-            ("[]", "no JSON object"),
-            ("{", "EOF"),
-        ] {
-            let told = told(config).unwrap_err();
-            assert!(told.contains(word), "{told}");
-        }
-        // serde_json bounds how deep values nest.
-        assert!(told(&"[".repeat(100_000)).unwrap_err().contains("recursion"));
     }
 }

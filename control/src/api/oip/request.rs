@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use ferry_core::{DType, Request, RequestKind, TensorSpec};
+use ferry_core::{DType, Request, RequestKind, Signature, TensorSpec};
 use ferry_proto::oip::ModelInferRequest;
 use ferry_proto::oip::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
 
 use super::offer::Offer;
 use super::{contents, parameters};
+use crate::api::from_wire::OUTPUTS_BYTES_MAX;
 use crate::error::ApiError;
-use crate::serving::inline::{Contents, InlineRequest, InlineTensor};
+use crate::serving::inline::{Contents, InMessage, InlineRequest, InlineTensor};
 use crate::serving::regions::{RegionPart, Regions};
 use crate::state::State;
 use crate::tenants::Tenant;
@@ -80,7 +81,7 @@ pub(super) fn read(
         first.filter(|_| offer.served.batch_max().is_some()).map_or(1, |&items| items.max(1));
     let what = Request {
         batch: u32::try_from(items).unwrap_or(u32::MAX),
-        priority: of_request.priority,
+        priority: offer.served.metadata.queue.priority(of_request.priority),
         ..Request::of(RequestKind::Tensor)
     };
     let inline = InlineRequest {
@@ -94,6 +95,10 @@ pub(super) fn read(
         reply_to: match outputs.as_slice() {
             [Wanted { to: To::Region(part), .. }] => Some(part.clone()),
             _ => None,
+        },
+        in_message: InMessage {
+            outputs: Some(in_message(offer.signature(), &outputs)),
+            bytes_max: OUTPUTS_BYTES_MAX,
         },
     };
     Ok(Asked { offer, inline, id, outputs })
@@ -232,6 +237,13 @@ fn outputs(
         outputs.push(Wanted { name, to });
     }
     Ok(outputs)
+}
+
+/// The places in the signature of those that go into the message.
+fn in_message(signature: &Signature, wanted: &[Wanted]) -> Vec<usize> {
+    let goes = |name: &str| wanted.iter().any(|it| it.name == name && matches!(it.to, To::Message));
+    let all = signature.outputs.iter().enumerate();
+    all.filter(|(_, spec)| goes(&spec.name)).map(|(at, _)| at).collect()
 }
 
 fn unknown(field: &'static str, name: &str, known: &[TensorSpec]) -> ApiError {

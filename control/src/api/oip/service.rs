@@ -1,7 +1,6 @@
 //! The twenty methods.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use ferry_core::error_text;
 use ferry_proto::oip;
@@ -10,14 +9,12 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::offer::Offer;
 use super::{config, memory, metadata, reply, repository, request, settings, statistics, stream};
-use crate::api::auth;
+use crate::api::{auth, came};
 use crate::error::ApiError;
+use crate::serving::inline::Came;
 use crate::serving::regions::Kind;
 use crate::state::State;
 use crate::tenants::Tenant;
-
-/// Metadata by which a client asks that the first failure ends its stream.
-const ENDS_METADATA: &str = "triton_grpc_error";
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -25,7 +22,7 @@ pub struct OipService(pub Arc<State>);
 
 type Reply<T> = Result<Response<T>, Status>;
 
-/// One inference, whose message came at `seen`.
+/// One inference.
 ///
 /// # Errors
 /// [`ApiError`] says what does not fit, or how it ended.
@@ -33,15 +30,16 @@ pub(super) async fn infer(
     state: &State,
     tenant: &Arc<Tenant>,
     message: oip::ModelInferRequest,
-    seen: Instant,
+    came: impl Into<Came>,
 ) -> Result<oip::ModelInferResponse, ApiError> {
+    let came = came.into();
     let answer = async {
         state.takes_new()?;
-        let asked = request::read(state, tenant, message, seen)?;
+        let asked = request::read(state, tenant, message, came.seen)?;
         let of_model = asked.offer.to_model(&asked.inline)?;
         let (served, tenant) = (Arc::clone(&asked.offer.served), Arc::clone(tenant));
-        let made = state.inline.infer_with(served, tenant, &of_model, seen).await?;
-        reply::answer(&asked, made)
+        let made = state.inline.infer_with(served, tenant, &of_model, came).await?;
+        reply::answer(&asked, made).await
     };
     let answer = answer.await;
     if let Err(error) = &answer {
@@ -94,9 +92,9 @@ impl GrpcInferenceService for OipService {
         &self,
         request: Request<oip::ModelInferRequest>,
     ) -> Reply<oip::ModelInferResponse> {
-        let seen = Instant::now();
+        let came = came::of(&request);
         let tenant = auth::tenant(&request)?;
-        let answer = infer(&self.0, &tenant, request.into_inner(), seen).await?;
+        let answer = infer(&self.0, &tenant, request.into_inner(), came).await?;
         Ok(Response::new(answer))
     }
 
@@ -107,9 +105,10 @@ impl GrpcInferenceService for OipService {
         request: Request<Streaming<oip::ModelInferRequest>>,
     ) -> Reply<stream::Answers> {
         let tenant = auth::tenant(&request)?;
-        let ends = request.metadata().get(ENDS_METADATA).is_some_and(|it| it == "true");
-        let requests = request.into_inner();
-        Ok(Response::new(stream::serve(Arc::clone(&self.0), tenant, requests, ends)))
+        let ends = stream::ends(request.metadata())?;
+        let peer = came::of(&request).peer;
+        let caller = stream::Caller { state: Arc::clone(&self.0), tenant, peer };
+        Ok(Response::new(stream::serve(caller, request.into_inner(), ends)))
     }
 
     async fn model_config(

@@ -2,10 +2,9 @@
 
 use ferry_proto::oip::{InferBatchStatistics, InferStatistics, ModelStatistics, StatisticDuration};
 
-use super::offer::version;
-use crate::api::told;
+use super::offer::{not_served, version};
 use crate::error::ApiError;
-use crate::models::{Runs, Served, State as ModelState};
+use crate::models::{Cache, CacheStats, Runs, Served, State as ModelState};
 use crate::state::State;
 
 /// Of the models that serve: all, or those of a name and version.
@@ -18,12 +17,16 @@ pub(super) fn of(
     version: &str,
 ) -> Result<Vec<ModelStatistics>, ApiError> {
     let number = self::version(version)?;
+    if name.is_empty() && number > 0 {
+        let why = format!("{number} of no model in particular: give the name too, or neither");
+        return Err(ApiError::field("version", why));
+    }
     let listed = if name.is_empty() {
         state.models.list()
     } else {
         // One that is not there, or does not serve, says why.
         let found = state.models.get(name, number);
-        found.map_err(|why| told::to_others(state, why.into()))?;
+        found.map_err(|why| not_served(state, why))?;
         state.models.versions(name, number)
     };
     let of_loaded = |state| match state {
@@ -37,7 +40,8 @@ fn one(served: &Served) -> ModelStatistics {
     let counted = served.counts.read();
     let all = &counted.all;
     let took = |ns| duration(all.requests, ns);
-    let none = duration(0, 0);
+    let CacheStats { hits, hit_ns, misses, miss_ns } =
+        served.cache.as_ref().map(Cache::stats).unwrap_or_default();
     ModelStatistics {
         name: served.name.clone(),
         version: served.version.to_string(),
@@ -51,8 +55,8 @@ fn one(served: &Served) -> ModelStatistics {
             compute_input: took(all.input_ns),
             compute_infer: took(all.infer_ns),
             compute_output: took(all.output_ns),
-            cache_hit: none,
-            cache_miss: none,
+            cache_hit: duration(hits, hit_ns),
+            cache_miss: duration(misses, miss_ns),
         }),
         batch_stats: counted.sizes.iter().map(of_batch).collect(),
         ..ModelStatistics::default()

@@ -4,6 +4,7 @@ use ferry_core::LinkKind;
 use ferry_rdma::Fence;
 
 use super::*;
+use crate::models::ModelControl;
 
 fn parse(text: &str) -> Result<Settings, String> {
     toml::from_str(text).map_err(|error: toml::de::Error| error.to_string())
@@ -43,6 +44,13 @@ fn values_without_a_meaning_are_named() {
         "operator-key = \"k\\n\"",
         "[tenants.a]\nkey = \"k\\n\"",
         "connections-max = 0",
+        "model-control = 'all'",
+        "model-poll-seconds = 1",
+        "model-control = 'poll'\nmodel-poll-seconds = 0.01",
+        "model-control = 'poll'\nmodel-poll-seconds = nan",
+        "model-control = 'poll'\nload-model = ['a']",
+        "load-model = ['a']",
+        "model-control = 'explicit'\nload-model = ['../a']",
         "body-seconds = -1.0",
         "[tenants.a]\nkey = 'k'\n[tenants.b]\nkey = 'k'",
     ] {
@@ -126,4 +134,14 @@ fn who_is_warned_that_everybody_is_an_operator() {
         assert!(!open(&format!("listen = '{closed}'")), "{closed}");
     }
     assert!(!open("listen = '0.0.0.0:1'\noperator-key = 'k'"));
+}
+
+#[test]
+fn models_are_loaded_by_calls_by_what_lies_in_the_folder_or_by_name() {
+    let control = |text| Settings::default().over(parse(text).unwrap()).unwrap().model_control;
+    assert_eq!(control(""), ModelControl::None);
+    assert_eq!(control("model-control = 'poll'"), ModelControl::Poll(Duration::from_secs(15)));
+    let names = vec!["a".to_owned(), "*".to_owned()];
+    let text = "model-control = 'explicit'\nload-model = ['a', '*']";
+    assert_eq!(control(text), ModelControl::Explicit(names));
 }

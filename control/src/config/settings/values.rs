@@ -8,6 +8,8 @@ use std::time::Duration;
 use ferry_rdma::Fence;
 
 use super::{ConfigError, TenantSettings, bad};
+use crate::host::rate::Rate;
+use crate::models::{ModelControl, check_name};
 use crate::tenants::{Quota, TenantConfig};
 
 /// Where engines are kept if nobody says: in the cache of the user, as it can be removed at any
@@ -34,6 +36,49 @@ pub(super) fn fence(name: Option<String>) -> Result<Fence, ConfigError> {
         Some(other) => {
             Err(bad("rdma-fence", format!("{other}; there are auto, window and registration")))
         }
+    }
+}
+
+/// How often a folder may be looked at, in seconds: oftener, and looking is all that is done; a
+/// longer time than a day is for ever.
+const POLL_SECONDS: std::ops::RangeInclusive<f64> = 0.1..=86_400.0;
+
+/// How often it is where nobody says.
+const POLL_SECONDS_DEFAULT: f64 = 15.0;
+
+pub(super) fn model_control(
+    mode: Option<String>,
+    poll_seconds: Option<f64>,
+    load_model: Option<Vec<String>>,
+) -> Result<ModelControl, ConfigError> {
+    let mode = mode.as_deref().unwrap_or("none");
+    if poll_seconds.is_some() && mode != "poll" {
+        return Err(bad("model-poll-seconds", "it needs model-control poll"));
+    }
+    if load_model.is_some() && mode != "explicit" {
+        return Err(bad("load-model", "it needs model-control explicit: else all are loaded"));
+    }
+    match mode {
+        "none" => Ok(ModelControl::None),
+        "explicit" => {
+            let names = load_model.unwrap_or_default();
+            for name in names.iter().filter(|name| *name != "*") {
+                check_name(name).map_err(|error| bad("load-model", error.to_string()))?;
+            }
+            Ok(ModelControl::Explicit(names))
+        }
+        "poll" => {
+            let every = poll_seconds.unwrap_or(POLL_SECONDS_DEFAULT);
+            if !POLL_SECONDS.contains(&every) {
+                let (low, high) = (*POLL_SECONDS.start(), *POLL_SECONDS.end());
+                return Err(bad(
+                    "model-poll-seconds",
+                    format!("{every}; allowed are {low} to {high}"),
+                ));
+            }
+            Ok(ModelControl::Poll(Duration::from_secs_f64(every)))
+        }
+        other => Err(bad("model-control", format!("{other:?}; there are none, poll, explicit"))),
     }
 }
 
@@ -93,7 +138,13 @@ pub(super) fn tenants(
             bytes: tenant.quota_bytes.unwrap_or(everybody.bytes),
             in_flight: tenant.quota_in_flight.unwrap_or(everybody.in_flight),
         };
-        tenants.push(TenantConfig { name, key: tenant.key, quota });
+        let rate = match (tenant.requests_per_s, tenant.burst) {
+            (None, None) => Ok(None),
+            (None, Some(_)) => Err("burst without requests-per-s".to_owned()),
+            (Some(per_s), burst) => Rate::new(per_s, burst).map(Some),
+        };
+        let rate = rate.map_err(|why| bad("tenants", format!("[tenants.{name}]: {why}")))?;
+        tenants.push(TenantConfig { name, key: tenant.key, quota, rate });
     }
     Ok(tenants)
 }

@@ -134,7 +134,7 @@ impl DimSizes {
 }
 
 impl Gpu {
-    pub(super) fn check(self) -> Result<Gpu, String> {
+    pub(in crate::models) fn check(self) -> Result<Gpu, String> {
         for (name, value) in [("streams", self.streams), ("beside_urgent", self.beside_urgent)] {
             if !(1..=STREAMS_MAX).contains(&value) {
                 return Err(format!("gpu.{name} = {value}; allowed are 1 to {STREAMS_MAX}"));

@@ -1,20 +1,23 @@
 use std::collections::BTreeSet;
 
+use ferry_vision::{Background, Orientation};
+
 use super::*;
+use crate::models::Filling;
 
 fn read(text: &str) -> Result<Metadata, MetadataError> {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("l.txt"), "cat\ndog\n").unwrap();
     let path = dir.path().join("m.toml");
     std::fs::write(&path, text).unwrap();
-    Metadata::read(&path, Metadata::unnamed(3, 9))
+    Metadata::read(&path, "m", Metadata::unnamed(3, 9))
 }
 
 #[test]
 fn what_the_file_does_not_say_is_the_servers() {
     let metadata =
         read("labels = 'l.txt'\nmax_batch = 4\n[picture]\ninput='x'\nwidth=4\nheight=2").unwrap();
-    assert_eq!((metadata.threads, metadata.queue, metadata.instances), (3, 9, 1));
+    assert_eq!((metadata.threads, metadata.queue.max, metadata.instances), (3, 9, 1));
     assert_eq!(metadata.shapes, ShapeLimits { batch_max: 4, ..ShapeLimits::default() });
     assert_eq!(metadata.labels, ["cat", "dog"]);
     let (input, picture) = metadata.picture.unwrap();
@@ -30,6 +33,23 @@ fn the_time_of_a_run_is_in_seconds_and_may_be_a_fraction() {
     ] {
         assert_eq!(read(text).unwrap().run_at_most, expected, "{text}");
     }
+}
+
+#[test]
+fn what_a_model_answers_first_may_be_zeros_numbers_or_a_file() {
+    let text = "aliases = ['prod', 'best']\nversions = { latest = 2 }\n[[warmup]]\n[[warmup]]\n\
+                name = 'w'\ncount = 3\ninputs.x = { shape = [1, 2], data = 'random' }\n\
+                inputs.y = { file = 'l.txt' }";
+    let metadata = read(text).unwrap();
+    assert_eq!(metadata.aliases, ["prod", "best"]);
+    assert_eq!(metadata.versions, Some(VersionPolicy::Latest(2)));
+    let [first, second] = &*metadata.warmup else { panic!("{:?}", metadata.warmup) };
+    assert_eq!((&*first.name, first.count, first.inputs.len()), ("1", 1, 0));
+    assert_eq!((&*second.name, second.count), ("w", 3));
+    assert_eq!(second.inputs[0].filling, Filling::Random);
+    assert_eq!(second.inputs[0].shape.as_deref(), Some(&[1, 2][..]));
+    assert_eq!(second.inputs[1].filling, Filling::Bytes(b"cat\ndog\n"[..].into()));
+    assert_eq!(metadata.files.len(), 2, "its change is a change of the model");
 }
 
 #[test]
@@ -64,6 +84,13 @@ fn what_has_no_meaning_is_refused_with_the_file() {
         "labels = '../l.txt'",
         "labels = '/etc/passwd'",
         "labels = 'none.txt'",
+        "versions = 'some'",
+        "aliases = ['a/b']",
+        "aliases = ['']",
+        "[[warmup]]\ncount = 0",
+        "[[warmup]]\ninputs.x = { data = 'ones' }",
+        "[[warmup]]\ninputs.x = { file = '../l.txt' }",
+        "[[warmup]]\ninputs.x = { file = 'l.txt', data = 'random' }",
         "[picture]\ninput='x'\nwidth=0\nheight=2",
         "[picture]\ninput='x'\nwidth=4\nheight=2\nmean=[1.0]",
         "[picture]\ninput='x'\nwidth=4\nheight=2\nstd=[0.0,1.0,1.0]",
@@ -93,7 +120,8 @@ fn pictures_come_as_they_are_stored_unless_told_otherwise() {
 fn accepted(table: &str) -> BTreeSet<String> {
     let text = format!("{table}zzz = 1");
     let error = toml::from_str::<File>(&text).unwrap_err().to_string();
-    let (_, listed) = error.split_once("expected one of").unwrap_or_else(|| panic!("{error}"));
+    // Two are listed as "expected `a` or `b`".
+    let (_, listed) = error.split_once("expected ").unwrap_or_else(|| panic!("{error}"));
     listed.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
@@ -116,6 +144,11 @@ fn the_documentation_has_every_key_and_no_other() {
     assert_eq!(under("dims.NAME."), accepted("[dims.N]\n"));
     assert_eq!(under("picture."), accepted("[picture]\n"));
     assert_eq!(under("batch."), accepted("[batch]\n"));
+    assert_eq!(under("warmup.inputs.NAME."), accepted("[[warmup]]\n[warmup.inputs.N]\n"));
+    let of_warmup = under("warmup.");
+    let of_warmup = of_warmup.iter().map(|key| key.split('.').next().unwrap().to_owned());
+    assert_eq!(of_warmup.collect::<BTreeSet<_>>(), accepted("[[warmup]]\n"));
+    assert_eq!(under("limits."), accepted("[limits]\n"));
 
     // What stands between fences is every second part.
     let mut examples = 0;
@@ -132,7 +165,8 @@ fn values_of_a_wrong_type_are_told_in_words() {
     for (text, told) in [
         ("[batch]\nmax = 'many'", "expected a whole number"),
         ("[batch]\npreferred = 4", "expected a list"),
-        ("queue = -1", "expected a whole number"),
+        ("queue = -1", "give a number, or a table"),
+        ("threads = -1", "expected a whole number"),
     ] {
         let said = toml::from_str::<File>(text).unwrap_err().to_string();
         let said = in_words(said.trim());

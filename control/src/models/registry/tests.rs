@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use ferry_engine::{Echo, Engine, EngineError, FileDigest, Finished, Job, Work};
 use ferry_memory::{Arrival, Departure, PeerId, ReplyTo, SlotTable};
 
 use super::*;
-use crate::models::{Instances, LoadSpec};
+use crate::models::{Instances, LoadSpec, Progress};
 
 /// Echo on a device that goes at the first request.
 struct Mortal(Echo);
@@ -93,7 +94,12 @@ fn request(served: &Served) {
 
 fn models(folder: &Path) -> Models {
     std::fs::write(folder.join("m.onnx"), b"any").unwrap();
-    let models = Models::new(Some(folder.to_owned()), Arc::new(Loader), Metadata::unnamed(1, 4));
+    let models = Models::new(
+        Some(folder.to_owned()),
+        Arc::new(Loader),
+        Metadata::unnamed(1, 4),
+        ModelControl::None,
+    );
     models.load_all(&AtomicBool::new(false), &Progress::default()).unwrap();
     models
 }
@@ -103,9 +109,9 @@ fn a_model_that_lost_its_device_is_failed_and_can_be_loaded_again() {
     let folder = tempfile::tempdir().unwrap();
     let models = models(folder.path());
     let served = models.get("m", 0).unwrap();
-    let Loading { served: same, is_new, retired, .. } = models.load("m", 0).unwrap();
-    assert!(Arc::ptr_eq(&same, &served) && retired.is_none(), "an unchanged file is not loaded");
-    assert!(!is_new);
+    let same = models.load("m", 0).unwrap();
+    assert!(Arc::ptr_eq(&same.served, &served), "an unchanged file is not loaded");
+    assert!(!same.is_new() && same.turnover.retired.is_empty());
     request(&served);
     let deadline = Instant::now() + Duration::from_secs(30);
     while !served.pool.is_dead() {
@@ -115,8 +121,8 @@ fn a_model_that_lost_its_device_is_failed_and_can_be_loaded_again() {
     let refused = models.get("m", 0).unwrap_err().to_string();
     assert!(refused.contains("restart the server"), "{refused}");
     assert!(matches!(&models.list()[0].state, State::Failed(why) if why.contains("device")));
-    let Loading { served: again, is_new, changed, retired } = models.load("m", 0).unwrap();
-    assert!(is_new && changed == ["its instances were lost"], "{changed:?}");
-    assert!(Arc::ptr_eq(&retired.unwrap(), &served), "the dead one is to be retired");
+    let Loading { served: again, changed, turnover } = models.load("m", 0).unwrap();
+    assert!(turnover.made.len() == 1 && changed == ["its instances were lost"], "{changed:?}");
+    assert!(Arc::ptr_eq(&turnover.retired[0], &served), "the dead one is to be retired");
     assert!(Arc::ptr_eq(&models.get("m", 0).unwrap(), &again));
 }

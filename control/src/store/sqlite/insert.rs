@@ -8,10 +8,10 @@ use super::number;
 use crate::store::{Batch, StoreError};
 
 /// Rows per statement, largest first; a batch is cut greedily. A statement may have 32,766
-/// parameters, which is 992 rows.
+/// parameters, which is 963 rows.
 const ROWS: [usize; 4] = [900, 100, 10, 1];
 /// The columns before those of the stages.
-const COLUMNS: [&str; 14] = [
+const COLUMNS: [&str; 15] = [
     "run_id",
     "session_id",
     "request",
@@ -25,6 +25,7 @@ const COLUMNS: [&str; 14] = [
     "unattributed_ns",
     "staged",
     "batch_rows",
+    "cached",
     "trace_id",
 ];
 const COLUMNS_ALL: usize = COLUMNS.len() + Stage::COUNT;
@@ -89,6 +90,7 @@ fn arguments(
         let staged = record.times.staged().map(|it| u16::from_le_bytes(it.to_wire()));
         arguments.add(staged.map(i64::from))?;
         arguments.add(record.times.batch_rows().map(|rows| i64::from(rows.get())))?;
+        arguments.add(record.times.is_cached().then_some(1_i64))?;
         let trace = Some(record.trace).filter(|trace| !trace.is_none());
         arguments.add(trace.map(|trace| trace.0.to_vec()))?;
         for stage in Stage::ALL {

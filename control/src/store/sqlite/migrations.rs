@@ -8,7 +8,7 @@ use sqlx::sqlite::SqliteConnection;
 use crate::store::StoreError;
 
 /// Number, name, the way up and the way down of each change to the schema.
-const MIGRATIONS: [(i64, &str, &str, &str); 9] = [
+const MIGRATIONS: [(i64, &str, &str, &str); 10] = [
     (
         1,
         "tables",
@@ -62,6 +62,12 @@ const MIGRATIONS: [(i64, &str, &str, &str); 9] = [
         "batch",
         include_str!("../../../../migrations/sqlite/0009_batch.up.sql"),
         include_str!("../../../../migrations/sqlite/0009_batch.down.sql"),
+    ),
+    (
+        10,
+        "schedule",
+        include_str!("../../../../migrations/sqlite/0010_schedule.up.sql"),
+        include_str!("../../../../migrations/sqlite/0010_schedule.down.sql"),
     ),
 ];
 

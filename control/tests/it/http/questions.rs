@@ -102,7 +102,7 @@ async fn models_come_and_go_and_settings_are_told() {
     assert_eq!(ready.status, 200);
     for (path, body, status, word) in [
         (load, r#"{"parameters":{"file:1/model.onnx":"AAAA"}}"#, 501, "file:1/model.onnx"),
-        (load, r#"{"parameters":{"config":"{\"max_batch_size\":8}"}}"#, 501, "max_batch_size"),
+        (load, r#"{"parameters":{"config":"{\"max_batch_size\":8}"}}"#, 400, "max_batch_size"),
         (load, r#"{"parameters":{"config":{}}}"#, 400, "config"),
         (load, r#"{"parameters":[]}"#, 400, "JSON"),
         (unload, r#"{"parameters":{"x":1}}"#, 501, "x"),
@@ -169,6 +169,7 @@ async fn keys_say_who_may_do_what() {
             name: name.into(),
             key: name.into(),
             quota: Quota { slots: 2, ..Quota::default() },
+            rate: None,
         };
         config.tenants = vec![tenant("a"), tenant("b")];
         config.operator_key = Some("operator".into());

@@ -170,7 +170,7 @@ async fn a_region_is_of_the_tenant_that_registered_it() {
     let server = Running::start(|config| {
         let tenant = |name: &str| {
             let (name, key) = (name.to_owned(), format!("key of {name}"));
-            TenantConfig { name, key, quota: Quota::default() }
+            TenantConfig { name, key, quota: Quota::default(), rate: None }
         };
         config.tenants = vec![tenant("a"), tenant("b")];
         config.operator_key = Some("operator".into());

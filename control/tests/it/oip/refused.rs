@@ -1,9 +1,10 @@
 //! What bad input gets: a status, and a message that names the field.
 
 use ferry_core::DType;
-use ferry_proto::oip;
+use ferry_proto::codec::BoundedCodec;
 use ferry_proto::oip::infer_parameter::ParameterChoice;
-use tonic::Code;
+use ferry_proto::{oip, v1};
+use tonic::{Code, Request};
 
 use super::{client, identity, input, number, output, parameter, text};
 use crate::common::Running;
@@ -162,5 +163,20 @@ async fn a_server_that_drains_says_so() {
     assert!(client.server_live(oip::ServerLiveRequest {}).await.unwrap().into_inner().live);
     let refused = client.model_infer(spoilt(|_| {})).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_are_no_message_are_their_senders_fault() {
+    let server = Running::start(|_| {}).await;
+    let mut raw = tonic::client::Grpc::new(server.channel.clone());
+    raw.ready().await.unwrap();
+    // Its second field is a text in the message that is expected.
+    let other = v1::InferRequest { payload: vec![0xff; 8].into(), ..Default::default() };
+    let codec = BoundedCodec::<v1::InferRequest, oip::ModelInferResponse>::default();
+    let path = "/inference.GRPCInferenceService/ModelInfer".parse().unwrap();
+    let refused = raw.unary(Request::new(other), path, codec).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+    assert!(refused.message().starts_with("ModelInferRequest: "), "{refused:?}");
     server.stop().await;
 }

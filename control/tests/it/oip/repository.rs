@@ -53,9 +53,10 @@ async fn models_are_listed_unloaded_and_loaded() {
     client.repository_model_unload(unload("digits")).await.unwrap();
     let refused = client.model_infer(a_digit().0).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+    assert!(refused.message().contains("with RepositoryModelLoad"), "{refused:?}");
     let all = client.repository_index(index()).await.unwrap().into_inner().models;
     assert_eq!((all[1].state.as_str(), all[1].reason.as_str()), ("UNAVAILABLE", "unloaded"));
-    let config = ParameterChoice::StringParam(r#"{"name":"digits"}"#.into());
+    let config = ParameterChoice::StringParam(r#"{"name":"digits","backend":"tract"}"#.into());
     client.repository_model_load(load("digits", &[("config", config)])).await.unwrap();
     client.model_infer(a_digit().0).await.unwrap();
     server.stop().await;
@@ -76,8 +77,8 @@ async fn what_cannot_be_loaded_so_is_refused_by_name() {
         (load("../x", &[]), Code::InvalidArgument, "model: "),
         (load("digits", &[("file:1/model.onnx", file)]), Code::Unimplemented, "file:1/model.onnx"),
         (
-            load("digits", &[("config", text(r#"{"max_batch_size":8}"#))]),
-            Code::Unimplemented,
+            load("digits", &[("config", text(r#"{"max_batch_size":-8}"#))]),
+            Code::InvalidArgument,
             "max_batch_size",
         ),
         (load("digits", &[("config", text("{"))]), Code::InvalidArgument, "config: "),

@@ -94,5 +94,8 @@ async fn a_batch_is_counted_by_its_size_and_its_items() {
     assert_eq!(all.into_inner().model_stats.len(), 2);
     let asked = oip::ModelStatisticsRequest { name: "none".into(), version: String::new() };
     assert_eq!(client.model_statistics(asked).await.unwrap_err().code(), Code::NotFound);
+    let asked = oip::ModelStatisticsRequest { name: String::new(), version: "1".into() };
+    let refused = client.model_statistics(asked).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
     server.stop().await;
 }

@@ -16,6 +16,9 @@ WHY = {
     ("parameters", "timeout -1"): "as `priority` of -1, which Triton refuses too",
     ("parameters", "a reserved name"): "it may be one of a later version, which is not served here",
     ("parameters", "a parameter without a value"): "what no code here reads is not looked at",
+    ("messages", "bytes that are no message"): CALLER,
+    ("messages", "a message that is cut off"): CALLER,
+    ("messages", "a name that is no UTF-8"): CALLER,
     ("messages", "a group, which proto3 does not have"): (
         "its memory is not counted, and what is not counted is not decoded"
     ),
@@ -52,9 +55,7 @@ WHY = {
     (REPOSITORY, "loading without a name"): CALLER,
     (REPOSITORY, "unloading an unknown model"): UNKNOWN,
     (REPOSITORY, "loading with a configuration that is no JSON"): CALLER,
-    (REPOSITORY, "loading with a configuration of an unknown field"): (
-        "nothing of a configuration is passed over: the message names the field"
-    ),
+    (REPOSITORY, "loading with a configuration of an unknown field"): CALLER,
     ("settings", "trace settings of an unknown model"): UNKNOWN,
     ("settings", "a trace setting that does not exist"): "it would not be set",
     ("settings", "a log setting that does not exist"): "it would not be set",

@@ -1,6 +1,6 @@
 //! Which of the requests that wait become one batch.
 
-use ferry_core::SessionId;
+use crate::queue::Client;
 
 /// Most requests that are looked at for one batch, so that a long queue is not walked through under
 /// its lock: as many as the largest batch can have.
@@ -9,18 +9,18 @@ const LOOKED_AT_MAX: usize = 1024;
 /// A request that waits, as far as it matters here.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Candidate {
-    pub(crate) session: SessionId,
+    pub(crate) client: Client,
     /// Its rows, if it may run with the first one.
     pub(crate) rows: Option<u64>,
 }
 
-/// Chooses in turns: the oldest request of each session, then the second of each, and so on, so that
-/// no session fills a batch while others wait. The oldest request of all is always taken. No request
-/// overtakes another one of its session: where one cannot be taken, none behind it is.
+/// Chooses in turns: the oldest request of each client, then the second of each, and so on, so that
+/// no client fills a batch while others wait. The first request of all is always taken. No request
+/// overtakes another one of its client: where one cannot be taken, none behind it is.
 #[derive(Debug, Default)]
 pub(crate) struct Picker {
-    sessions: Vec<Turns>,
-    /// Turn, place in the queue, place in `sessions`, rows.
+    clients: Vec<Turns>,
+    /// Turn, place in the queue, place in `clients`, rows.
     order: Vec<(u32, usize, usize, u64)>,
     /// Places in the queue, rising.
     pub(crate) picked: Vec<usize>,
@@ -28,7 +28,7 @@ pub(crate) struct Picker {
 
 #[derive(Debug)]
 struct Turns {
-    session: SessionId,
+    client: Client,
     /// Requests that were looked at.
     next: u32,
     /// Nothing more of it can be taken.
@@ -57,8 +57,8 @@ impl Picker {
         let mut all = Picked::default();
         let mut best = None;
         self.picked.clear();
-        for &(_, at, session, rows) in &self.order {
-            let Some(turns) = self.sessions.get_mut(session).filter(|it| !it.over) else {
+        for &(_, at, client, rows) in &self.order {
+            let Some(turns) = self.clients.get_mut(client).filter(|it| !it.over) else {
                 continue;
             };
             if all.rows + rows > rows_max {
@@ -82,16 +82,16 @@ impl Picker {
     }
 
     fn put_in_order(&mut self, candidates: impl Iterator<Item = Candidate>, rows_max: u64) {
-        self.sessions.clear();
+        self.clients.clear();
         self.order.clear();
         let mut first_turn = 0;
-        for (at, Candidate { session, rows }) in candidates.take(LOOKED_AT_MAX).enumerate() {
-            let known = self.sessions.iter().position(|it| it.session == session);
-            let index = known.unwrap_or(self.sessions.len());
+        for (at, Candidate { client, rows }) in candidates.take(LOOKED_AT_MAX).enumerate() {
+            let known = self.clients.iter().position(|it| it.client == client);
+            let index = known.unwrap_or(self.clients.len());
             if known.is_none() {
-                self.sessions.push(Turns { session, next: 0, over: false });
+                self.clients.push(Turns { client, next: 0, over: false });
             }
-            let Some(turns) = self.sessions.get_mut(index).filter(|it| !it.over) else { continue };
+            let Some(turns) = self.clients.get_mut(index).filter(|it| !it.over) else { continue };
             let Some(rows) = rows else {
                 turns.over = true;
                 continue;
@@ -106,13 +106,13 @@ impl Picker {
             }
             turns.next += 1;
         }
-        self.sessions.iter_mut().for_each(|turns| turns.over = false);
+        self.clients.iter_mut().for_each(|turns| turns.over = false);
         self.order.sort_unstable();
     }
 
-    /// Whether a request of this session was looked at.
-    pub(crate) fn has_seen(&self, session: SessionId) -> bool {
-        self.sessions.iter().any(|it| it.session == session)
+    /// Whether a request of this client was looked at.
+    pub(crate) fn has_seen(&self, client: Client) -> bool {
+        self.clients.iter().any(|it| it.client == client)
     }
 }
 

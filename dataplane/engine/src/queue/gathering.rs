@@ -4,13 +4,17 @@ use std::collections::VecDeque;
 use std::sync::PoisonError;
 use std::time::Instant;
 
-use ferry_core::SessionId;
+use ferry_memory::Departure;
 
+use super::level::{Client, Level};
 use super::{Gate, Queue, Queued, State};
 use crate::batch::{Batching, Candidate, Picked, Picker};
 
-/// Most sessions whose last answer is remembered: more than one batch has room for, mostly.
+/// Most clients whose last answer is remembered: more than one batch has room for, mostly.
 const ANSWERED_MAX: usize = 256;
+
+/// The level that is not urgent.
+const NORMAL: usize = 0;
 
 /// What was taken: requests that may run as one, in the order in which they came.
 #[derive(Debug, Default)]
@@ -26,8 +30,8 @@ pub(super) struct Gathering {
     picker: Picker,
     /// Since when the next batch of the normal level waits for more.
     since: Option<Instant>,
-    /// Sessions and when they were answered last, the latest last.
-    answered: VecDeque<(SessionId, Instant)>,
+    /// Clients and when they were answered last, the latest last.
+    answered: VecDeque<(Client, Instant)>,
 }
 
 impl Queue {
@@ -57,25 +61,30 @@ impl Queue {
         }
     }
 
-    /// Notes that a session is answered: it is likely to send again.
-    pub(crate) fn answered(&self, session: SessionId) {
+    /// Notes that a client is answered: it is likely to send again.
+    pub(crate) fn answered(&self, departure: &Departure) {
+        let client = Client { session: departure.session, peer: departure.peer };
         let mut state = self.lock();
         let answered = &mut state.gathering.answered;
-        answered.retain(|(known, _)| *known != session);
+        answered.retain(|(known, _)| *known != client);
         if answered.len() >= ANSWERED_MAX {
             answered.pop_front();
         }
-        answered.push_back((session, Instant::now()));
+        answered.push_back((client, Instant::now()));
     }
 }
 
 impl State {
     fn take(&mut self, batching: &Batching, taken: &mut Taken) -> Option<Instant> {
-        let is_urgent = self.is_turn_of_urgent();
-        let State { urgent, normal, gathering, gate, .. } = self;
-        let level = if is_urgent { urgent } else { normal };
-        let picked = gathering.pick(batching, level)?;
-        if !is_urgent {
+        let at = self.level_in_turn();
+        let State { levels, gathering, gate, .. } = self;
+        let level = &mut levels[at];
+        let Some(picked) = gathering.pick(batching, level) else {
+            // Those that waited for more have gone.
+            gathering.since = None;
+            return None;
+        };
+        if at == NORMAL {
             let waits = *gate == Gate::Open && !picked.complete;
             if waits && let Some(until) = gathering.waits_until(batching, level) {
                 gathering.since.get_or_insert_with(Instant::now);
@@ -83,18 +92,16 @@ impl State {
             }
             taken.since = gathering.since.take();
         }
-        // From behind, so that the places of the others stay what they are.
-        let places = gathering.picker.picked.iter().rev();
-        taken.requests.extend(places.filter_map(|&at| level.remove(at)));
-        taken.requests.reverse();
+        level.take(&gathering.picker.picked, &mut taken.requests);
+        self.note_turn(at);
         None
     }
 }
 
 impl Gathering {
     /// Chooses the batch that begins with the level's oldest request; `None` if there is none.
-    fn pick(&mut self, batching: &Batching, level: &VecDeque<Queued>) -> Option<Picked> {
-        let first = &level.front()?.work;
+    fn pick(&mut self, batching: &Batching, level: &Level) -> Option<Picked> {
+        let first = &level.first()?.work;
         let rows_max = if batching.is_off() { None } else { batching.rows_max(first) };
         let Some(rows_max) = rows_max else {
             self.picker.picked.clear();
@@ -102,24 +109,24 @@ impl Gathering {
             return Some(Picked { rows: 1, complete: true });
         };
         let candidates = level.iter().map(|Queued { work, .. }| Candidate {
-            session: work.arrival.session,
+            client: Client::of(&work.arrival),
             rows: batching.rows_beside(first, work),
         });
         Some(self.picker.pick(candidates, rows_max, &batching.options.preferred))
     }
 
-    /// Until when the batch that was picked waits. It does so only while a session that has nothing
+    /// Until when the batch that was picked waits. It does so only while a client that has nothing
     /// in the queue was answered less than the batch's delay ago. Most clients send again soon after
     /// an answer; with one instance on a CPU nothing is ever in flight while a batch is made, so
     /// that nothing else tells who is about. A client that is alone never waits.
-    fn waits_until(&self, batching: &Batching, level: &VecDeque<Queued>) -> Option<Instant> {
+    fn waits_until(&self, batching: &Batching, level: &Level) -> Option<Instant> {
         let delay = batching.options.delay;
         if delay.is_zero() {
             return None;
         }
         let mut answered = self.answered.iter().rev();
-        let (_, last) = answered.find(|(session, _)| !self.picker.has_seen(*session))?;
-        let oldest = level.front()?.work.arrival.visible;
+        let (_, last) = answered.find(|(client, _)| !self.picker.has_seen(*client))?;
+        let oldest = level.first()?.work.arrival.visible;
         let until = oldest.min(*last) + delay;
         (Instant::now() < until).then_some(until)
     }

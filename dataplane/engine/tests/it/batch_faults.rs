@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ferry_core::{DType, PixelFormat, RequestKind, Signature, Stage, Status};
 use ferry_engine::{Engine, Finished, Job, Picture, Pool, PoolOptions, Rebuild, Work};
@@ -150,24 +150,26 @@ impl ReplyTo for Caller {
 fn who_went_away_or_is_too_late_has_no_place_in_a_batch() {
     let held = Held::new(Poison::Fails, options(batches_of(8)));
     let mut clients = Clients::new([1; 5]);
-    let now = Instant::now();
+    let (now, soon) = (Instant::now(), Duration::from_millis(50));
     let gone = |work: Work, inbox: &Arc<Inbox>| Work {
         reply_to: Arc::new(Caller { inbox: Arc::clone(inbox), is_gone: true }),
         ..work
     };
     held.queue(clients.work(1, 1));
-    held.queue(Work { deadline: Some(now), ..clients.work(2, 2) });
+    let work = clients.work(2, 2);
+    held.queue(Work { deadline: Some(work.arrival.visible + soon), ..work });
     held.queue(gone(clients.work(3, 3), &clients.inbox));
     held.queue(Work { deadline: Some(now + crate::common::WATCHDOG), ..clients.work(4, 4) });
     held.queue(clients.work(5, 5));
     clients.all[4].table.retire();
+    std::thread::sleep(soon);
     held.release();
     let mut replies = clients.inbox.take(5);
     replies.sort_by_key(|reply| reply.session.0);
     let ended: Vec<_> = replies.iter().map(|reply| reply.status).collect();
-    let (late, gone) = (Status::Overloaded, Status::SessionEnded);
-    assert_eq!(ended, [Status::Ok, late, gone, Status::Ok, gone]);
-    assert!(text(&replies[1]).contains("deadline passed while it waited for model m"));
+    let (late, gone, over) = (Status::Late, Status::Cancelled, Status::SessionEnded);
+    assert_eq!(ended, [Status::Ok, late, gone, Status::Ok, over]);
+    assert!(text(&replies[1]).contains("deadline passed before model m ran"));
     let firsts: Vec<_> = held.runs().into_iter().map(|run| run.firsts).collect();
     assert_eq!(firsts, [vec![1, 4]]);
     assert_eq!(held.pool.stats().refused, 3);

@@ -12,3 +12,4 @@ mod pool;
 mod prepare;
 mod rows;
 mod runs;
+mod schedule;

@@ -22,6 +22,7 @@ use ort::session::{IoBinding, RunOptions, Session};
 use ort::sys::{ONNXTensorElementDataType, OrtApiBase, OrtStatusPtr, OrtValue};
 
 use self::given::{Left, Value};
+use super::declarations::is_another_shape;
 use crate::file::ModelFile;
 
 /// How many bindings an instance keeps: one per slot that it serves, 64 sessions of 16 slots. One
@@ -95,7 +96,7 @@ impl Bindings {
     ///
     /// # Errors
     /// [`EngineError::Shapes`] if views and shapes are not of this model,
-    /// [`EngineError::Run`] with what ONNX Runtime says.
+    /// [`EngineError::Input`] or [`EngineError::Run`] with what ONNX Runtime says.
     pub(crate) fn run(
         &mut self,
         shapes: &Arc<BoundSignature>,
@@ -154,7 +155,7 @@ impl Bindings {
         if !stays || self.forget_values(outputs).is_err() {
             self.kept.remove(&self.addresses);
         }
-        left.map_err(failed)
+        left.map_err(run_failed)
     }
 
     /// The outputs of the current request that are not where they were bound.
@@ -301,6 +302,14 @@ pub(crate) fn commit_from_memory(
 
 fn failed(error: ort::Error) -> EngineError {
     EngineError::Run(crate::file::one_line(error.message()))
+}
+
+/// Why a run failed. Shapes and types were checked before it, so that what the library calls an
+/// argument that is not valid is the values of an input.
+fn run_failed(error: ort::Error) -> EngineError {
+    let why = crate::file::one_line(error.message());
+    let is_input = error.code() == ort::ErrorCode::InvalidArgument && !is_another_shape(&why);
+    if is_input { EngineError::Input(why) } else { EngineError::Run(why) }
 }
 
 /// What a call of the C API says.

@@ -94,7 +94,7 @@ fn requests_that_fail_are_told_once_a_second_with_their_number() {
         while !lines.0.lock().unwrap().iter().any(|line| line.left_out > Some(1)) {
             assert!(start.elapsed() < Duration::from_secs(30), "nothing is told of {failed}");
             let outcome = finish(&mut *engine, job(&slots, &binding, &(1_i64 << 40).to_le_bytes()));
-            assert!(matches!(outcome, Err(EngineError::Run(_))), "{outcome:?}");
+            assert!(matches!(outcome, Err(EngineError::Input(_))), "{outcome:?}");
             failed += 1;
         }
     });

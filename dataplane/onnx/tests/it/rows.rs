@@ -120,7 +120,8 @@ fn alike(a: &[u8], b: &[u8]) -> bool {
         let [a, b] = [a, b].map(|it| f32::from_le_bytes(it.try_into().unwrap()));
         a.to_bits() == b.to_bits() || (a - b).abs() <= 1e-4 * a.abs().max(b.abs()).max(1.0)
     };
-    a == b || a.len() == b.len() && a.len().is_multiple_of(4) && a.chunks(4).zip(b.chunks(4)).all(near)
+    a == b
+        || a.len() == b.len() && a.len().is_multiple_of(4) && a.chunks(4).zip(b.chunks(4)).all(near)
 }
 
 /// Models whose rows are apart, as people export them.

@@ -165,7 +165,7 @@ impl Lane {
                     let lost = std::mem::take(&mut known.leaving);
                     self.left(lost);
                 }
-                self.handler.gone(session, &why);
+                self.handler.gone(peer, session, &why);
             }
         }
     }

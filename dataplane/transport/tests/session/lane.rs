@@ -264,7 +264,7 @@ fn what_a_handler_hears_of_sessions() {
         fn joined(&mut self, _peer: PeerId, session: SessionId) {
             self.0.lock().unwrap().push(format!("joined {session}"));
         }
-        fn gone(&mut self, session: Option<SessionId>, why: &LinkError) {
+        fn gone(&mut self, _peer: PeerId, session: Option<SessionId>, why: &LinkError) {
             self.0.lock().unwrap().push(format!("gone {}: {why}", session.unwrap()));
         }
         fn refused(&mut self, refusal: &Refusal) {

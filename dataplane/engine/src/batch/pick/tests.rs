@@ -1,5 +1,7 @@
 use std::collections::HashMap;
 
+use ferry_core::SessionId;
+use ferry_memory::PeerId;
 use proptest::prelude::*;
 
 use super::*;
@@ -7,7 +9,7 @@ use super::*;
 /// Requests that wait: session and rows; 0 rows cannot run with the first.
 fn candidates(waiting: &[(u64, u64)]) -> impl Iterator<Item = Candidate> + '_ {
     waiting.iter().map(|&(session, rows)| Candidate {
-        session: SessionId(session),
+        client: Client { session: SessionId(session), peer: PeerId(0) },
         rows: (rows > 0).then_some(rows),
     })
 }

@@ -339,5 +339,5 @@ fn scatter(
         done(Ready { departure, reply_to });
     }
     // The last one's stages are those of all: what came before it is in its gathering.
-    counters.busy_ns.fetch_add(busy_ns(&last), Ordering::Relaxed);
+    counters.ran(busy_ns(&last));
 }

@@ -119,6 +119,7 @@ impl Core {
                 self.rebuilds = 0;
                 merge(&mut times, &of_engine);
                 counters.served.fetch_add(1, Ordering::Relaxed);
+                counters.ran(busy_ns(&times));
                 let room = arrival.slot.reply().bytes();
                 let bytes = placed.as_ref().map_or(binding.reply_bytes(), |placed| placed.bytes());
                 let bytes = usize::try_from(bytes).unwrap_or(room);
@@ -131,13 +132,13 @@ impl Core {
             }
             Err(error) => {
                 counters.failed.fetch_add(1, Ordering::Relaxed);
+                counters.busy_ns.fetch_add(busy_ns(&times), Ordering::Relaxed);
                 self.batches.explained();
                 let (status, text) = self.failure(&error, ran);
                 arrival.fail(status, &text, times)
             }
         };
         departure.outputs = placed.map(|placed| Box::new(placed.shapes));
-        counters.busy_ns.fetch_add(busy_ns(&departure.times), Ordering::Relaxed);
         Ready { departure, reply_to }
     }
 
@@ -152,6 +153,7 @@ impl Core {
                 tracing::warn!(instance = %self.label, ?cut, %error, "run interrupted");
                 cut.answer()
             }
+            (EngineError::Input(_), _) => (Status::BadRequest, error_text(error)),
             (EngineError::ReplyTooLarge(_), _) => (Status::ReplyTooLarge, error_text(error)),
             _ => (Status::EngineFailed, error_text(error)),
         }

@@ -226,14 +226,16 @@ fn dynamic_batching(
     }
     preferred.sort_unstable();
     preferred.dedup();
-    if max_batch_size == 1 {
-        notes.push("dynamic_batching: max_batch_size is 1: no two requests share a run".to_owned());
+    if max_batch_size <= 1 {
+        notes.push(format!(
+            "dynamic_batching: max_batch_size is {max_batch_size}: no two requests share a run"
+        ));
     } else {
         let most = i64::try_from(BATCH_ROWS_MAX).unwrap_or(i64::MAX);
         let delay = batching.max_queue_delay_microseconds;
         said.batch = Some(Batch {
             // The servers that this is written for fill batches up to max_batch_size.
-            max: (max_batch_size > 0).then(|| i64::from(max_batch_size).min(most)),
+            max: Some(i64::from(max_batch_size).min(most)),
             delay_us: i64::try_from(delay).unwrap_or(i64::MAX),
             preferred: preferred.into_iter().map(i64::from).collect(),
             ..Batch::default()

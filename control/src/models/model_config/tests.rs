@@ -70,12 +70,16 @@ fn what_changes_no_answer_is_named() {
         ("input { name: 'x' data_type: TYPE_FP32 optional: true }", "optional"),
         ("instance_group { kind: KIND_GPU gpus: [ 1, 0 ] }", "gpus [0]"),
         ("instance_group { rate_limiter { priority: 1 } }", "rate_limiter"),
-        ("instance_group { count: 2 } dynamic_batching { preserve_ordering: true }", "ordering"),
         (
-            "dynamic_batching { priority_queue_policy { key: 1 value { max_queue_size: 3 } } }",
+            "max_batch_size: 8 instance_group { count: 2 } dynamic_batching { preserve_ordering: true }",
+            "ordering",
+        ),
+        (
+            "max_batch_size: 8 dynamic_batching { priority_queue_policy { key: 1 value { max_queue_size: 3 } } }",
             "priority_queue_policy",
         ),
         ("max_batch_size: 1 dynamic_batching { }", "no two requests"),
+        ("dynamic_batching { }", "max_batch_size is 0"),
         ("parameters { key: 'enable_mem_area' value { string_value: '1' } }", "enable_mem_area"),
         ("optimization { graph { level: 1 } }", "graph.level"),
         (

@@ -120,7 +120,10 @@ fn an_interrupted_bench_tells_what_it_measured_and_leaves_nothing() {
     while regions(&server) == 0 {
         assert!(start.elapsed() < WATCHDOG, "no region is registered");
     }
-    assert_eq!(left_by(pid), [""; 0], "the name goes as soon as the server has the file");
+    // The server lists the region before its answer has reached the client, who then takes the name.
+    while !left_by(pid).is_empty() {
+        assert!(start.elapsed() < WATCHDOG, "the name goes as soon as the server has the file");
+    }
     kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), Signal::INT).unwrap();
     let output = child.wait_with_output().unwrap();
     let said = text(&output.stderr);

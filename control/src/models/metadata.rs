@@ -378,7 +378,7 @@ fn read_text(
     bytes_max: u64,
     files: &mut Vec<FileDigest>,
 ) -> Result<String, MetadataError> {
-    let FileBytes { bytes, digest } = FileBytes::read(path, bytes_max)?;
+    let FileBytes { bytes, digest, .. } = FileBytes::read(path, bytes_max)?;
     files.push(digest);
     String::from_utf8(bytes).map_err(|error| MetadataError::Meaning {
         path: path.to_owned(),

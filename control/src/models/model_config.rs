@@ -42,7 +42,7 @@ pub(super) fn is_one(path: &Path) -> bool {
 /// # Errors
 /// A text that names the file and what is wrong in it.
 pub(super) fn read(path: &Path) -> Result<(ModelConfig, FileDigest), String> {
-    let FileBytes { bytes, digest } =
+    let FileBytes { bytes, digest, .. } =
         FileBytes::read(path, BYTES_MAX).map_err(|error| ferry_core::error_text(&error))?;
     let wrong = |why: String| format!("{}: {why}", path.display());
     let text =

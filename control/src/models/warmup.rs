@@ -76,7 +76,7 @@ impl Filling {
             return Err(format!("file {name:?}: name one in the same folder"));
         }
         let read = FileBytes::read(&folder.join(name), DATA_BYTES_MAX);
-        let FileBytes { bytes, digest } = read.map_err(|error| error_text(&error))?;
+        let FileBytes { bytes, digest, .. } = read.map_err(|error| error_text(&error))?;
         files.push(digest);
         Ok(Filling::Bytes(bytes.into()))
     }

@@ -116,6 +116,7 @@ pub(crate) fn job_in(
         binding: Arc::clone(binding),
         prepared: None,
         placed: None,
+        members: Vec::new(),
         memory: MemoryChoice::Auto,
     }
 }

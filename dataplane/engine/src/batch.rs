@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use ferry_core::{BoundSignature, BoundTensor, Dim, RequestKind, Signature};
+use ferry_core::{BoundSignature, BoundTensor, Dim, RequestKind, Signature, TensorSpec};
 
 use crate::queue::Work;
 
@@ -13,8 +13,8 @@ mod pick;
 mod slots;
 
 pub(crate) use bindings::Bindings;
-pub(crate) use pick::{Candidate, Picked, Picker};
-pub(crate) use slots::Slots;
+pub(crate) use pick::{Candidate, Picked, Picker, Sizes};
+pub(crate) use slots::{Lengths, Slots};
 
 /// Most rows that a batch may be told to have: 1,024 requests of one row are as many as a batch
 /// looks at, see `pick`.
@@ -40,6 +40,23 @@ pub struct BatchOptions {
 }
 
 impl BatchOptions {
+    /// The sizes that an engine is got ready for, where it cannot have any, rising: with powers of
+    /// two, what waits fills more than half of the largest that it fills.
+    pub(crate) fn ladder(&self) -> Vec<u64> {
+        let powers = std::iter::successors(Some(1_u64), |rows| rows.checked_mul(2));
+        let mut sizes: Vec<u64> = powers.take_while(|rows| *rows < self.rows_max).collect();
+        sizes.extend(self.preferred.iter().chain([&self.rows_max]));
+        sizes.sort_unstable();
+        sizes.dedup();
+        sizes
+    }
+
+    /// Whether no tensor has too many elements.
+    pub(crate) fn has_elements_for(&self, batch: &BoundSignature) -> bool {
+        let mut tensors = batch.inputs.iter().chain(&batch.outputs);
+        tensors.all(|tensor| tensor.bytes / tensor.dtype.bytes() <= self.elements_max)
+    }
+
     /// Whether these make sense for a model with this signature.
     pub(crate) fn check(&self, signature: &Signature) -> Result<(), String> {
         let BatchOptions { rows_max, delay, preferred, .. } = self;
@@ -83,19 +100,40 @@ pub fn why_not_batched(signature: &Signature) -> Option<String> {
     None
 }
 
+/// What the engines of a model want of its batches.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ways {
+    /// They make their input of raw pictures by themselves, one at a time.
+    pub(crate) raw_alone: bool,
+    /// They bring inputs together by themselves, also those that lie in a device's memory.
+    pub(crate) gathers: bool,
+    /// The sizes that they are ready for, if these are few.
+    pub(crate) only: Option<Vec<u64>>,
+}
+
 /// What the queue and the workers of a pool must know of batches.
 #[derive(Debug)]
 pub(crate) struct Batching {
     pub(crate) options: BatchOptions,
-    /// The engine makes its input of raw pictures by itself, one at a time.
-    raw_alone: bool,
+    ways: Ways,
     /// Batches failed again and again whose requests did not: none is made any more.
     off: AtomicBool,
 }
 
 impl Batching {
-    pub(crate) fn new(options: BatchOptions, raw_alone: bool) -> Batching {
-        Batching { options, raw_alone, off: AtomicBool::new(false) }
+    pub(crate) fn new(options: BatchOptions, ways: Ways) -> Batching {
+        Batching { options, ways, off: AtomicBool::new(false) }
+    }
+
+    /// How many rows a batch of at most `max` may have.
+    pub(crate) fn sizes(&self, max: u64) -> Sizes<'_> {
+        Sizes { max, preferred: &self.options.preferred, only: self.ways.only.as_deref() }
+    }
+
+    /// Whether urgent requests run in batches: where a device is ready for few sizes it is not for
+    /// theirs, and they are few.
+    pub(crate) fn takes_urgent(&self) -> bool {
+        self.ways.only.is_none()
     }
 
     /// Makes no more batches; whether it made some until now.
@@ -125,12 +163,14 @@ impl Batching {
     /// The rows of a request that may be one of a batch.
     fn rows(&self, work: &Work) -> Option<u64> {
         let arrival = &work.arrival;
-        if self.raw_alone && matches!(arrival.what.kind, RequestKind::Raw { .. }) {
+        if self.ways.raw_alone && matches!(arrival.what.kind, RequestKind::Raw { .. }) {
             return None;
         }
         // What lies in a device's memory would be copied out of it and in again.
-        let (request, reply) = (arrival.slot.request(), arrival.slot.reply());
-        request.host().and(reply.host())?;
+        if !self.ways.gathers {
+            let (request, reply) = (arrival.slot.request(), arrival.slot.reply());
+            request.host().and(reply.host())?;
+        }
         rows_of(&work.binding)
     }
 
@@ -150,6 +190,21 @@ pub(crate) fn rows_of(binding: &BoundSignature) -> Option<u64> {
     let mut tensors = binding.inputs.iter().chain(&binding.outputs);
     let shared = tensors.all(|it| it.shape.first() == Some(&rows) && !it.open && it.bytes > 0);
     (shared && rows > 0).then_some(rows)
+}
+
+/// A binding to `rows` rows, of a model that has no other open dimension.
+pub(crate) fn bind_rows(signature: &Signature, rows: u64) -> Option<BoundSignature> {
+    let shape = |spec: &TensorSpec| {
+        let dims = spec.shape.iter().enumerate().map(|(at, dim)| match dim {
+            _ if at == 0 => Some(rows),
+            Dim::Fixed(size) => Some(*size),
+            Dim::Named(_) | Dim::Any => None,
+        });
+        Some((spec.name.clone(), dims.collect::<Option<Vec<u64>>>()?))
+    };
+    let shapes: Vec<_> = signature.inputs.iter().map(shape).collect::<Option<_>>()?;
+    let bound = signature.bind(&shapes).ok()?;
+    (rows_of(&bound) == Some(rows)).then_some(bound)
 }
 
 /// Whether two sessions of one model differ in nothing but the first dimension.

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use ferry_core::{
-    BoundSignature, DType, MemoryChoice, OutputShapes, Part, Signature, StageTimes, payload_bytes,
+    BoundSignature, BoundTensor, DType, MemoryChoice, OutputShapes, Part, Signature, StageTimes,
+    payload_bytes,
 };
 use ferry_memory::{MemoryError, Placer, Region, View, ViewMut};
 
+use crate::batch::copy;
 use crate::guard::ArrivalGuard;
 use crate::options::Picture;
 
@@ -35,6 +37,27 @@ pub trait Engine: Send {
     /// once, before the first job.
     fn placer(&self) -> Option<Arc<dyn Placer>> {
         None
+    }
+
+    /// How many batches may be in flight at once, of the jobs that [`depth`](Engine::depth) allows;
+    /// at least 1. While there is one, no other is made that has not its full size: what waits
+    /// costs nothing as long as the device is at work.
+    fn batches_at_once(&self) -> usize {
+        self.depth()
+    }
+
+    /// Gets ready for batches of these shapes, whose rows rise. `None` where a batch may have any
+    /// number of rows; else of how many, from the first on, the engine is ready: a batch of another
+    /// size would take it long. Asked once, before the first job, where the model is batched. There
+    /// are no batches where a model has more open dimensions than the rows.
+    fn ready_for(&mut self, _batches: &[Arc<BoundSignature>]) -> Option<usize> {
+        None
+    }
+
+    /// Whether it brings the inputs of a batch's requests together by itself, and takes the outputs
+    /// back to them: see [`Job::members`]. Asked before each batch.
+    fn gathers(&self) -> bool {
+        false
     }
 
     /// How another thread ends a run that takes too long; `None` where nothing can, and where
@@ -77,6 +100,80 @@ pub struct Job {
     /// Where the outputs lie, if that is not where `binding` has them: the engine says so with
     /// [`Job::place_outputs`].
     pub placed: Option<Box<Placed>>,
+    /// The requests of which this is the batch, where the engine [gathers](Engine::gathers): it
+    /// finds the inputs with them and leaves the outputs with them, and `arrival` has no payload.
+    /// Empty where the payload is the arrival's. Lost in a panic, each is answered all the same.
+    pub members: Vec<JobMember>,
+}
+
+/// One request of a batch that the engine puts together.
+#[derive(Debug)]
+pub struct JobMember {
+    /// The request and its slot.
+    pub arrival: ArrivalGuard,
+    /// Shapes and places of its own tensors.
+    pub binding: Arc<BoundSignature>,
+    /// Behind how many rows of the batch its own begin.
+    pub(crate) rows_at: u64,
+}
+
+impl JobMember {
+    /// The bytes of input `index`, and where they belong in the batch's payload.
+    ///
+    /// # Errors
+    /// As [`Job::input`].
+    pub fn input(
+        &self,
+        batch: &BoundSignature,
+        index: usize,
+    ) -> Result<(View<'_>, usize), MemoryError> {
+        let payload = self.arrival.slot.request().part(0, self.arrival.payload_bytes)?;
+        let tensors = batch.inputs.get(index).zip(self.binding.inputs.get(index));
+        let (own, at) = self.place(tensors, index, payload.bytes())?;
+        Ok((payload.part(own.0, own.1)?, at))
+    }
+
+    /// The room for output `index`, and where it lies in the batch's reply.
+    ///
+    /// # Errors
+    /// As [`Job::output`].
+    pub fn output(
+        &self,
+        batch: &BoundSignature,
+        index: usize,
+    ) -> Result<(View<'_>, usize), MemoryError> {
+        let room = self.arrival.slot.reply();
+        let tensors = batch.outputs.get(index).zip(self.binding.outputs.get(index));
+        let (own, at) = self.place(tensors, index, room.bytes())?;
+        Ok((room.part(own.0, own.1)?, at))
+    }
+
+    /// As [`output`](JobMember::output), to write.
+    ///
+    /// # Errors
+    /// As [`Job::output`].
+    pub fn output_mut(
+        &mut self,
+        batch: &BoundSignature,
+        index: usize,
+    ) -> Result<(ViewMut<'_>, usize), MemoryError> {
+        let room = self.arrival.slot.reply().bytes();
+        let tensors = batch.outputs.get(index).zip(self.binding.outputs.get(index));
+        let ((start, bytes), at) = self.place(tensors, index, room)?;
+        Ok((self.arrival.slot.reply_mut().into_part(start, bytes)?, at))
+    }
+
+    /// Where a tensor lies in the slot, and where in the batch.
+    fn place(
+        &self,
+        tensors: Option<(&BoundTensor, &BoundTensor)>,
+        index: usize,
+        bytes: usize,
+    ) -> Result<((usize, usize), usize), MemoryError> {
+        let own = range(tensors.map(|(_, own)| (own.offset, own.bytes)), index, bytes)?;
+        let at = tensors.map_or(0, |(batch, own)| copy::place(batch, own, self.rows_at).0);
+        Ok((own, at))
+    }
 }
 
 /// The outputs of one run, as large as the model made them.

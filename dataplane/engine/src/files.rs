@@ -4,7 +4,7 @@
 //! while it is read is an error, where a mapping of it would end the process by a signal.
 
 use std::fs::{File, FileType, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -76,6 +76,8 @@ pub struct FileBytes {
     pub bytes: Vec<u8>,
     /// Its name and hash.
     pub digest: FileDigest,
+    /// Open for reading: see [`again`](FileBytes::again).
+    pub file: File,
 }
 
 impl FileDigest {
@@ -109,7 +111,29 @@ impl FileBytes {
     /// # Errors
     /// [`FileError`] if it is no regular file, too long, or changes meanwhile.
     pub fn read(path: &Path, bytes_max: u64) -> Result<FileBytes, FileError> {
-        let (mut file, long) = open(path)?;
+        let (file, long) = open(path)?;
+        FileBytes::read_from(path, file, long, bytes_max)
+    }
+
+    /// Reads a `file` once more that was read before: what it holds now, wherever `path` leads by
+    /// now.
+    ///
+    /// # Errors
+    /// As [`read`](FileBytes::read).
+    pub fn again(path: &Path, file: &File, bytes_max: u64) -> Result<FileBytes, FileError> {
+        let fail = |source| unreadable(path, source);
+        let mut file = file.try_clone().map_err(fail)?;
+        file.rewind().map_err(fail)?;
+        let long = file.metadata().map_err(fail)?.len();
+        FileBytes::read_from(path, file, long, bytes_max)
+    }
+
+    fn read_from(
+        path: &Path,
+        mut file: File,
+        long: u64,
+        bytes_max: u64,
+    ) -> Result<FileBytes, FileError> {
         if long > bytes_max {
             return Err(FileError::Long { path: path.to_owned(), bytes: long, bytes_max });
         }
@@ -125,7 +149,7 @@ impl FileBytes {
             return Err(FileError::Changed { path: path.to_owned() });
         }
         let sha256 = Sha256::digest(&bytes).into();
-        Ok(FileBytes { bytes, digest: FileDigest { path: path.to_owned(), sha256 } })
+        Ok(FileBytes { bytes, digest: FileDigest { path: path.to_owned(), sha256 }, file })
     }
 }
 
@@ -183,6 +207,11 @@ mod tests {
         assert_eq!(read.bytes, b"abc");
         assert!(read.digest.hex().starts_with("ba7816bf8f01cfea"), "{}", read.digest.hex());
         assert_eq!(FileDigest::of(&path).unwrap(), read.digest);
+        std::fs::rename(&path, path.with_extension("old")).unwrap();
+        std::fs::write(&path, "other").unwrap();
+        let again = FileBytes::again(&path, &read.file, 3).unwrap();
+        assert_eq!((again.bytes, again.digest), (read.bytes, read.digest), "not what is there now");
+        std::fs::rename(path.with_extension("old"), &path).unwrap();
         let long = FileBytes::read(&path, 2).unwrap_err().to_string();
         assert!(long.contains("3 bytes") && long.contains("at most 2"), "{long}");
     }

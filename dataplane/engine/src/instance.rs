@@ -2,12 +2,11 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::time::Duration;
 
 use ferry_memory::{Departure, ReplyTo};
 
 use crate::engine::Engine;
-use crate::options::Picture;
+use crate::options::PoolOptions;
 use crate::prepare::Preparation;
 use crate::runs::Runs;
 
@@ -74,12 +73,19 @@ impl Instance {
         label: String,
         engine: Box<dyn Engine>,
         preparation: Preparation,
-        picture: Option<Picture>,
-        run_at_most: Duration,
+        options: &PoolOptions,
     ) -> Instance {
-        let runs = Arc::new(Runs::new(run_at_most));
+        let PoolOptions { picture, run_at_most, batch, .. } = options;
+        let runs = Arc::new(Runs::new(*run_at_most));
         let depth = engine.depth().max(1);
-        let core = Core::new(label.clone(), engine, preparation, picture, Arc::clone(&runs));
+        let core = Core::new(
+            label.clone(),
+            engine,
+            preparation,
+            *picture,
+            batch.clone(),
+            Arc::clone(&runs),
+        );
         let counters = Counters {
             alive: AtomicBool::new(true),
             in_flight: AtomicUsize::new(0),

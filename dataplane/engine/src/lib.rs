@@ -26,7 +26,7 @@ pub use binding::check_binding;
 pub use callback::contained;
 pub use clock::StageClock;
 pub use echo::Echo;
-pub use engine::{Engine, EngineError, Finished, Interrupt, Job, Placed, TooLarge};
+pub use engine::{Engine, EngineError, Finished, Interrupt, Job, JobMember, Placed, TooLarge};
 pub use files::{FileBytes, FileDigest, FileError};
 pub use guard::ArrivalGuard;
 pub use options::{Picture, PoolError, PoolOptions, Rebuild, RunOn};

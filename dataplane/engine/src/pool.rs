@@ -48,8 +48,7 @@ impl Pool {
             let preparation = Preparation::new(options.picture)?;
             // The system shows 15 bytes of a thread's name, so the number comes first.
             let label = format!("{i}:{}", model.replace('\0', ""));
-            let picture = options.picture;
-            Ok(Instance::new(label, engine, preparation, picture, options.run_at_most))
+            Ok(Instance::new(label, engine, preparation, &options))
         });
         let instances = instances.collect::<Result<Vec<_>, PoolError>>()?;
         let shared = Arc::new(Shared::new(model, signature, instances, options));

@@ -11,7 +11,7 @@ mod gathering;
 mod level;
 mod outlook;
 
-pub(crate) use gathering::Taken;
+pub(crate) use gathering::{Room, Taken};
 pub(crate) use level::Client;
 use level::Level;
 pub(crate) use outlook::{Hopeless, Outlook};
@@ -126,6 +126,9 @@ pub(crate) struct Queue {
     /// How many wait in all levels. Written under `state`'s lock, read without it by whoever looks
     /// for work; Release and Acquire only make such a look timely, the lock orders the work itself.
     len: AtomicUsize,
+    /// How many were let in, so that whoever found nothing to take looks again only when there is
+    /// something new.
+    arrived: AtomicUsize,
     /// The gate, mirrored for the same reason.
     gate: AtomicU8,
     state: Mutex<State>,
@@ -153,6 +156,7 @@ impl Queue {
                 WaitPolicy::Block => Duration::ZERO,
             },
             len: AtomicUsize::new(0),
+            arrived: AtomicUsize::new(0),
             gate: AtomicU8::new(Gate::Open as u8),
             state: Mutex::new(State {
                 levels: (0..levels.max(1)).map(|_| Level::default()).collect(),
@@ -217,11 +221,17 @@ impl Queue {
             Err(queued) => pushed.refused = Some((queued.work, Refused::Full { level: at })),
         }
         self.note_len(&state);
+        self.arrived.fetch_add(1, Ordering::Release);
         drop(state);
         if asleep {
             self.bell.notify_one();
         }
         pushed
+    }
+
+    /// How many were let in since the start.
+    pub(crate) fn arrived(&self) -> usize {
+        self.arrived.load(Ordering::Acquire)
     }
 
     /// Takes out what waits of a session, or of one `peer` of it, and need not run any more.
@@ -246,7 +256,7 @@ impl Queue {
             return None;
         }
         let mut state = self.lock();
-        let at = state.level_in_turn();
+        let at = state.level_in_turn(0);
         let work = state.levels[at].pop();
         state.note_turn(at);
         self.note_len(&state);
@@ -344,10 +354,11 @@ impl Queue {
 }
 
 impl State {
-    /// Which level is served next: the most urgent one that has requests, unless others were passed
-    /// over too often.
-    fn level_in_turn(&self) -> usize {
-        let waiting = || self.levels.iter().enumerate().filter(|(_, level)| level.len() > 0);
+    /// Which level is served next, of those from `least` on: the most urgent one that has requests,
+    /// unless others were passed over too often. The normal one if there is none.
+    fn level_in_turn(&self, least: usize) -> usize {
+        let levels = || self.levels.iter().enumerate().skip(least);
+        let waiting = || levels().filter(|(_, level)| level.len() > 0);
         let starved = waiting().filter(|(_, level)| level.passed_over >= PASSED_OVER_MAX);
         let starved = starved.max_by_key(|(_, level)| level.passed_over);
         starved.or_else(|| waiting().next_back()).map_or(0, |(at, _)| at)

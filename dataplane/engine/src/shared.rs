@@ -50,8 +50,9 @@ impl Shared {
         options: PoolOptions,
     ) -> Shared {
         let workers = instances.len();
-        let raw_alone = instances.iter().any(|instance| instance.lock().prepares_raw());
-        let batching = options.batch.clone().map(|options| Batching::new(options, raw_alone));
+        // They are instances of one model: what the first wants all want.
+        let ways = instances.first().map(|instance| instance.lock().ways()).unwrap_or_default();
+        let batching = options.batch.clone().map(|options| Batching::new(options, ways));
         Shared {
             model: model.to_owned(),
             signature,

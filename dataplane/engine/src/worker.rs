@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::batch::Batching;
 use crate::clock::StageClock;
 use crate::instance::{Core, Instance, Member, Ready};
-use crate::queue::{Queue, Queued, Taken};
+use crate::queue::{Queue, Queued, Room, Taken};
 use crate::shared::Shared;
 
 /// Shortest sleep between two looks at jobs in flight: a timer is not finer.
@@ -42,6 +42,7 @@ fn serve(
 ) -> bool {
     let (queue, counters) = (&shared.queue, &instance.counters);
     let mut pending = Pending::new();
+    let mut looked: Option<Looked> = None;
     loop {
         if shared.is_abandoned() {
             core.discard(counters, "the pool was shut down and did not wait any longer");
@@ -55,20 +56,39 @@ fn serve(
         {
             return false;
         }
-        let look = if core.has_room() {
-            start_next(shared, instance, core, &mut slept, taken)
+        let (room, arrived) = (core.room(), queue.arrived());
+        let until = looked.as_ref().and_then(|it| it.until);
+        let look = if looked.as_ref().is_some_and(|it| it.holds(room, arrived)) {
+            until.map_or(Look::Nothing, Look::Waits)
         } else {
-            Look::Nothing
+            start_next(shared, instance, core, room, &mut slept, taken)
         };
         let finished = core.in_flight() > 0 && core.poll(counters, |ready| send(shared, ready));
         if matches!(look, Look::Started) || finished {
-            pending = Pending::new();
+            (pending, looked) = (Pending::new(), None);
         } else if core.in_flight() > 0 {
             let until = if let Look::Waits(until) = look { Some(until) } else { None };
+            looked = Some(Looked { room, arrived, until });
             slept = pending.idle(queue, core.has_room(), until);
         } else if queue.len() == 0 && !core.has_alone() {
             return open;
         }
+    }
+}
+
+/// A look for work that found none to start: another would find none either while nothing has come,
+/// so that the queue's lock is left to those who bring something.
+struct Looked {
+    room: Room,
+    arrived: usize,
+    /// Until when a batch waits for more.
+    until: Option<Instant>,
+}
+
+impl Looked {
+    fn holds(&self, room: Room, arrived: usize) -> bool {
+        let same = self.room == room && self.arrived == arrived;
+        same && self.until.is_none_or(|until| Instant::now() < until)
     }
 }
 
@@ -85,10 +105,14 @@ fn start_next(
     shared: &Shared,
     instance: &Instance,
     core: &mut Core,
+    room: Room,
     slept: &mut bool,
     taken: &mut Taken,
 ) -> Look {
     let counters = &instance.counters;
+    if room == Room::Nothing {
+        return Look::Nothing;
+    }
     if let Some(member) = core.next_alone() {
         core.start(counters, member).into_iter().for_each(|ready| send(shared, ready));
         return Look::Started;
@@ -97,7 +121,7 @@ fn start_next(
         if core.doubts_batches() {
             shared.stop_batches(batching);
         }
-        if let Some(until) = shared.queue.take(batching, core.in_flight() == 0, taken) {
+        if let Some(until) = shared.queue.take(batching, room, taken) {
             return Look::Waits(until);
         }
     } else {

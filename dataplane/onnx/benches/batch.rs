@@ -105,6 +105,7 @@ impl Bare {
                 prepared: None,
                 memory: MemoryChoice::Auto,
                 placed: None,
+                members: Vec::new(),
             };
             let Finished { job, outcome } = self.engine.submit(job).unwrap();
             outcome.unwrap();

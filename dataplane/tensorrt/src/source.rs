@@ -25,7 +25,7 @@ pub(crate) struct Source {
 impl Source {
     pub(crate) fn read(path: &Path) -> Result<Source, EngineError> {
         const READABLE: &str = "give the path of an ONNX file that can be read";
-        let FileBytes { bytes, digest } = FileBytes::read(path, BYTES_MAX)
+        let FileBytes { bytes, digest, .. } = FileBytes::read(path, BYTES_MAX)
             .map_err(|error| unusable(path, error_text(&error), READABLE))?;
         if bytes.is_empty() {
             return Err(unusable(path, "the file is empty", EXPORT_AGAIN));

@@ -5,7 +5,7 @@ use ferry_memory::{MemoryError, Slot, View, ViewMut};
 
 /// Where the rows of `own` lie in the batch's tensor behind `at` rows, and how long they are: in
 /// bytes, and outside of any memory where this machine cannot count them.
-fn place(of_batch: &BoundTensor, own: &BoundTensor, at: u64) -> (usize, usize) {
+pub(crate) fn place(of_batch: &BoundTensor, own: &BoundTensor, at: u64) -> (usize, usize) {
     let rows = own.shape.first().copied().unwrap_or(1).max(1);
     (number(of_batch.offset + at * (own.bytes / rows)), number(own.bytes))
 }

@@ -35,6 +35,18 @@ struct Turns {
     over: bool,
 }
 
+/// How many rows a batch may have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sizes<'a> {
+    /// Most.
+    pub(crate) max: u64,
+    /// If some of the batches that are made in the order of a [`Picker`] have one of these sizes, it
+    /// is the largest of those.
+    pub(crate) preferred: &'a [u64],
+    /// If there are any, no other size is taken: the first request runs alone if none is reached.
+    pub(crate) only: Option<&'a [u64]>,
+}
+
 /// What became of a choice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Picked {
@@ -45,17 +57,16 @@ pub(crate) struct Picked {
 }
 
 impl Picker {
-    /// Fills `picked` with at most `rows_max` rows; see [`Picker`]. If some of the batches that are
-    /// made in this order have a preferred size, it is the largest of those.
+    /// Fills `picked`; see [`Picker`].
     pub(crate) fn pick(
         &mut self,
         candidates: impl Iterator<Item = Candidate>,
-        rows_max: u64,
-        preferred: &[u64],
+        sizes: Sizes<'_>,
     ) -> Picked {
+        let Sizes { max: rows_max, preferred, only } = sizes;
         self.put_in_order(candidates, rows_max);
         let mut all = Picked::default();
-        let mut best = None;
+        let (mut best, mut ready, mut first) = (None, None, None);
         self.picked.clear();
         for &(_, at, client, rows) in &self.order {
             let Some(turns) = self.clients.get_mut(client).filter(|it| !it.over) else {
@@ -68,14 +79,24 @@ impl Picker {
             }
             all.rows += rows;
             self.picked.push(at);
+            let until_here = Some((self.picked.len(), all.rows));
+            first = first.or(until_here);
             if preferred.contains(&all.rows) {
-                best = Some((self.picked.len(), all.rows));
+                best = until_here;
+            }
+            if only.is_some_and(|only| only.contains(&all.rows)) {
+                ready = until_here;
             }
         }
         all.complete |= all.rows >= rows_max;
         if let Some((count, rows)) = best {
             self.picked.truncate(count);
             all = Picked { rows, complete: true };
+        } else if only.is_some()
+            && let Some((count, rows)) = ready.or(first)
+        {
+            self.picked.truncate(count);
+            all.rows = rows;
         }
         self.picked.sort_unstable();
         all

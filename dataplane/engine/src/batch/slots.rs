@@ -12,14 +12,29 @@ pub(crate) struct Slots {
     free: Vec<Arc<SlotTable>>,
 }
 
+/// How long the halves of a slot are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lengths {
+    request: u64,
+    reply: u64,
+}
+
+impl Lengths {
+    /// Of a slot that stands for a batch whose bytes are elsewhere.
+    pub(crate) const TOKEN: Lengths = Lengths { request: 1, reply: 1 };
+
+    pub(crate) fn of(binding: &BoundSignature) -> Lengths {
+        Lengths { request: binding.request_bytes(), reply: binding.reply_bytes() }
+    }
+}
+
 impl Slots {
-    /// A slot with room for a batch of these shapes, in memory that `placer` knows.
+    /// A slot with room for so many bytes, in memory that `placer` knows.
     pub(crate) fn take(
         &mut self,
-        binding: &BoundSignature,
+        Lengths { request, reply }: Lengths,
         placer: Option<&dyn Placer>,
     ) -> Result<Slot, MemoryError> {
-        let (request, reply) = (binding.request_bytes(), binding.reply_bytes());
         let has_room = |table: &Arc<SlotTable>| {
             let SlotLayout { request_bytes, reply_bytes, .. } = *table.layout();
             request <= request_bytes && reply <= reply_bytes
@@ -75,13 +90,13 @@ mod tests {
     fn a_slot_is_used_again_and_a_larger_one_takes_its_place() {
         let mut slots = Slots::default();
         for (rows, room) in [(3, 4096), (4, 4096), (2, 4096), (9, 16_384), (3, 16_384)] {
-            let slot = slots.take(&bound(rows), None).unwrap();
+            let slot = slots.take(Lengths::of(&bound(rows)), None).unwrap();
             assert_eq!((slot.request().bytes(), slot.reply().bytes()), (room, room), "{rows} rows");
             assert!(slot.request_bytes().is_some(), "nobody else reaches it");
             slots.give_back(slot);
             assert_eq!(slots.free.len(), 1);
         }
-        let both = [3, 3].map(|rows| slots.take(&bound(rows), None).unwrap());
+        let both = [3, 3].map(|rows| slots.take(Lengths::of(&bound(rows)), None).unwrap());
         both.into_iter().for_each(|slot| slots.give_back(slot));
         assert_eq!(slots.free.len(), 2);
         slots.clear();

@@ -6,14 +6,17 @@ use std::sync::atomic::Ordering;
 
 use ferry_core::{Signature, error_text, panic_text};
 
-use self::batched::Batches;
+use self::batches::Batches;
 use super::Counters;
+use crate::batch::{BatchOptions, Ways};
 use crate::engine::{Engine, Finished};
 use crate::options::{Picture, Rebuild};
 use crate::prepare::Preparation;
+use crate::queue::Room;
 use crate::runs::{Cut, Runs};
 
 mod batched;
+mod batches;
 mod member;
 mod run;
 
@@ -68,10 +71,13 @@ impl Core {
         mut engine: Box<dyn Engine>,
         mut preparation: Preparation,
         picture: Option<Picture>,
+        batch: Option<BatchOptions>,
         runs: Arc<Runs>,
     ) -> Core {
         preparation.place_with(engine.placer());
         runs.watch(engine.interrupt());
+        let mut batches = Batches::new(batch);
+        batches.meet(&label, &mut *engine);
         Core {
             label,
             depth: engine.depth().max(1),
@@ -85,13 +91,8 @@ impl Core {
             finished: Vec::new(),
             lost: false,
             runs,
-            batches: Batches::default(),
+            batches,
         }
-    }
-
-    /// Whether the engine makes its input of raw pictures by itself.
-    pub(crate) fn prepares_raw(&self) -> bool {
-        self.raw_by_engine
     }
 
     /// Whether a lane may start a request on it.
@@ -107,6 +108,28 @@ impl Core {
         self.engine.is_some() && !self.lost && self.in_flight < self.depth
     }
 
+    /// What of a batched model it has room for.
+    pub(crate) fn room(&self) -> Room {
+        if !self.has_room() {
+            Room::Nothing
+        } else if self.in_flight == 0 {
+            Room::Idle
+        } else if self.in_flight < self.batches.at_once() {
+            Room::Busy
+        } else {
+            Room::Urgent
+        }
+    }
+
+    /// What its engine wants of batches.
+    pub(crate) fn ways(&self) -> Ways {
+        Ways {
+            raw_alone: self.raw_by_engine,
+            gathers: self.engine.as_ref().is_some_and(|engine| engine.gathers()),
+            only: self.batches.only().cloned(),
+        }
+    }
+
     pub(crate) fn is_broken(&self) -> bool {
         self.engine.is_none()
     }
@@ -119,11 +142,11 @@ impl Core {
         self.batches.alone.clear();
     }
 
-    /// Drops the engine; the guards of what it had in flight answer for it. What was in a batch runs
-    /// once more, alone.
+    /// Drops the engine; the guards of what it had in flight answer for it. What was in a batch that
+    /// was put together here runs once more, alone.
     pub(crate) fn discard(&mut self, counters: &Counters, why: &str) {
         let jobs = std::mem::take(&mut self.in_flight);
-        let lost = jobs.saturating_sub(self.batches.lose());
+        let lost = self.batches.lose(jobs);
         if lost > 0 {
             self.batches.explained();
         }
@@ -163,6 +186,7 @@ impl Core {
                 self.raw_by_engine = self.picture.is_some_and(|it| engine.prepares(&it));
                 self.preparation.place_with(engine.placer());
                 self.runs.watch(engine.interrupt());
+                self.batches.meet(&self.label, &mut *engine);
                 self.engine = Some(engine);
                 tracing::warn!(instance = %self.label, "engine rebuilt");
                 return true;

@@ -16,6 +16,18 @@ const ANSWERED_MAX: usize = 256;
 /// The level that is not urgent.
 const NORMAL: usize = 0;
 
+/// What an instance has room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    Nothing,
+    /// It has as many batches in flight as it may.
+    Urgent,
+    /// It is at work: a batch that is not full may as well wait for more.
+    Busy,
+    /// It has nothing in flight.
+    Idle,
+}
+
 /// What was taken: requests that may run as one, in the order in which they came.
 #[derive(Debug, Default)]
 pub(crate) struct Taken {
@@ -36,11 +48,12 @@ pub(super) struct Gathering {
 
 impl Queue {
     /// Takes the next batch to `taken`, which is empty: one request or more, or none if nothing
-    /// waits. Until when it waits for more, if it does: with `may_sleep` that time is spent here.
+    /// waits that there is `room` for. Until when it waits for more, if it does: where nothing is in
+    /// flight, that time is spent here.
     pub(crate) fn take(
         &self,
         batching: &Batching,
-        may_sleep: bool,
+        room: Room,
         taken: &mut Taken,
     ) -> Option<Instant> {
         if self.len() == 0 {
@@ -48,8 +61,8 @@ impl Queue {
         }
         let mut state = self.lock();
         loop {
-            let until = state.take(batching, taken);
-            if until.is_none() || !may_sleep {
+            let until = state.take(batching, room, taken);
+            if until.is_none() || room != Room::Idle {
                 self.note_len(&state);
                 return until;
             }
@@ -75,17 +88,28 @@ impl Queue {
 }
 
 impl State {
-    fn take(&mut self, batching: &Batching, taken: &mut Taken) -> Option<Instant> {
-        let at = self.level_in_turn();
+    fn take(&mut self, batching: &Batching, room: Room, taken: &mut Taken) -> Option<Instant> {
+        let at = match room {
+            Room::Nothing => return None,
+            Room::Urgent => self.level_in_turn(NORMAL + 1),
+            Room::Busy | Room::Idle => self.level_in_turn(NORMAL),
+        };
         let State { levels, gathering, gate, .. } = self;
         let level = &mut levels[at];
-        let Some(picked) = gathering.pick(batching, level) else {
+        if at == NORMAL && room == Room::Urgent {
+            return None;
+        }
+        let Some(picked) = gathering.pick(batching, level, at == NORMAL) else {
             // Those that waited for more have gone.
             gathering.since = None;
             return None;
         };
         if at == NORMAL {
             let waits = *gate == Gate::Open && !picked.complete;
+            if waits && room == Room::Busy {
+                gathering.since.get_or_insert_with(Instant::now);
+                return None;
+            }
             if waits && let Some(until) = gathering.waits_until(batching, level) {
                 gathering.since.get_or_insert_with(Instant::now);
                 return Some(until);
@@ -100,9 +124,10 @@ impl State {
 
 impl Gathering {
     /// Chooses the batch that begins with the level's oldest request; `None` if there is none.
-    fn pick(&mut self, batching: &Batching, level: &Level) -> Option<Picked> {
+    fn pick(&mut self, batching: &Batching, level: &Level, is_normal: bool) -> Option<Picked> {
         let first = &level.first()?.work;
-        let rows_max = if batching.is_off() { None } else { batching.rows_max(first) };
+        let is_off = batching.is_off() || !(is_normal || batching.takes_urgent());
+        let rows_max = if is_off { None } else { batching.rows_max(first) };
         let Some(rows_max) = rows_max else {
             self.picker.picked.clear();
             self.picker.picked.push(0);
@@ -112,7 +137,7 @@ impl Gathering {
             client: Client::of(&work.arrival),
             rows: batching.rows_beside(first, work),
         });
-        Some(self.picker.pick(candidates, rows_max, &batching.options.preferred))
+        Some(self.picker.pick(candidates, batching.sizes(rows_max)))
     }
 
     /// Until when the batch that was picked waits. It does so only while a client that has nothing

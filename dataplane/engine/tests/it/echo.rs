@@ -16,6 +16,7 @@ fn echo(input: &[u8], out_bytes: usize) -> Vec<u8> {
         binding: work.binding,
         prepared: None,
         placed: None,
+        members: Vec::new(),
         memory: MemoryChoice::Auto,
     };
     let finished = Echo::new().submit(job).expect("echo runs at once");
@@ -48,6 +49,7 @@ fn bytes_behind_the_payload_are_not_read() {
         binding: work.binding,
         prepared: None,
         placed: None,
+        members: Vec::new(),
         memory: MemoryChoice::Auto,
     };
     let finished = Echo::new().submit(job).expect("echo runs at once");

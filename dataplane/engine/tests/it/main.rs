@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
 mod batch;
+mod batch_device;
 mod batch_faults;
 mod common;
 mod conformance;

@@ -99,6 +99,11 @@ impl Rows {
         Rows { signature, barrier: barrier.cloned(), poison, seen }
     }
 
+    /// Whether it panics at all.
+    pub(crate) fn panics(&self) -> bool {
+        self.poison == Poison::Panics
+    }
+
     fn run(&self, job: &mut Job) -> Result<(), EngineError> {
         if let Some(barrier) = &self.barrier {
             barrier.pass();

@@ -1,7 +1,8 @@
 //! ONNX Runtime on a CUDA device.
 //!
 //! The library computes on one stream per session, and a session holds its own weights, so that N
-//! streams would take N times the weights. Here one session serves any number of streams: its
+//! streams would take N times the weights. Here one session of each shape serves any number of
+//! streams (see [`sessions`]): its
 //! work is recorded once per stream as a graph whose workspace lies in an [`Arena`] of that
 //! stream's own, and from then on the graphs run without the library, side by side, over the one
 //! set of weights. What makes that possible is an allocator of ours, which gives the library
@@ -25,7 +26,9 @@ mod native;
 mod pictures;
 mod pins;
 mod plain;
+mod recording;
 mod schedule;
+mod sessions;
 mod start;
 #[expect(unsafe_code, reason = "the device works behind the caller's back")]
 mod steps;

@@ -144,6 +144,7 @@ pub(crate) fn again(
         binding: Arc::clone(binding),
         prepared: None,
         placed: None,
+        members: Vec::new(),
         memory: MemoryChoice::Auto,
     }
 }

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![expect(clippy::print_stderr, reason = "what was measured belongs beside what was checked")]
 
+mod batch;
 mod cases;
 mod common;
 mod conformance;

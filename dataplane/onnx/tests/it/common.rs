@@ -101,6 +101,7 @@ pub(crate) fn job(table: &Arc<SlotTable>, binding: &Arc<BoundSignature>, request
         binding: Arc::clone(binding),
         prepared: None,
         placed: None,
+        members: Vec::new(),
         memory: MemoryChoice::Auto,
     }
 }

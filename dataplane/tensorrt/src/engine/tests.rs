@@ -104,6 +104,7 @@ fn job(table: &Arc<SlotTable>, binding: &Arc<BoundSignature>, fill: u8) -> Job {
         binding: Arc::clone(binding),
         prepared: None,
         placed: None,
+        members: Vec::new(),
         memory: MemoryChoice::Auto,
     }
 }

@@ -89,6 +89,7 @@ fn answer(path: &Path) -> Vec<f32> {
         binding,
         prepared: None,
         placed: None,
+        members: Vec::new(),
         memory: MemoryChoice::Auto,
     };
     let finished = engine.submit(job).expect("done when submit returns");

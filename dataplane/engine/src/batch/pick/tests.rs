@@ -16,7 +16,8 @@ fn candidates(waiting: &[(u64, u64)]) -> impl Iterator<Item = Candidate> + '_ {
 
 fn pick(waiting: &[(u64, u64)], rows_max: u64, preferred: &[u64]) -> (Vec<usize>, u64, bool) {
     let mut picker = Picker::default();
-    let Picked { rows, complete } = picker.pick(candidates(waiting), rows_max, preferred);
+    let sizes = Sizes { max: rows_max, preferred, only: None };
+    let Picked { rows, complete } = picker.pick(candidates(waiting), sizes);
     (picker.picked, rows, complete)
 }
 
@@ -42,6 +43,22 @@ fn a_batch_is_cut_to_the_largest_preferred_size_that_is_there() {
     assert_eq!(pick(&waiting, 8, &[2, 4]), (vec![0, 1, 2, 3], 4, true));
     assert_eq!(pick(&waiting, 8, &[6]), (vec![0, 1, 2, 3, 4], 5, false));
     assert_eq!(pick(&waiting[..1], 8, &[2, 4]), (vec![0], 1, false));
+}
+
+#[test]
+fn where_few_sizes_are_ready_a_batch_has_one_of_them() {
+    let only = |waiting: &[(u64, u64)], preferred: &[u64]| {
+        let mut picker = Picker::default();
+        let sizes = Sizes { max: 8, preferred, only: Some(&[1, 2, 4, 8]) };
+        let Picked { rows, complete } = picker.pick(candidates(waiting), sizes);
+        (picker.picked, rows, complete)
+    };
+    let ones: Vec<_> = (1..=20).map(|session| (session, 1)).collect();
+    assert_eq!(only(&ones[..7], &[]), (vec![0, 1, 2, 3], 4, false), "one more could be more");
+    assert_eq!(only(&ones[..7], &[2]), (vec![0, 1], 2, true));
+    assert_eq!(only(&ones, &[]), ((0..8).collect(), 8, true));
+    assert_eq!(only(&[(1, 3), (2, 3), (3, 2)], &[]), (vec![0, 1, 2], 8, true));
+    assert_eq!(only(&[(1, 3), (2, 3)], &[]), (vec![0], 3, false), "alone");
 }
 
 proptest! {

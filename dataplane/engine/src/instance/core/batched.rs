@@ -1,11 +1,10 @@
 //! What happens to requests that run as one.
 //!
 //! Their inputs are gathered in a slot of the pool's own, which goes to the engine as any other
-//! request does, and the outputs are scattered to the slots that the requests came in. If the run
-//! fails, each request runs once more, alone, so that only the one that made it fail is answered
-//! with an error.
+//! request does, and the outputs are scattered to the slots that the requests came in. An engine
+//! that gathers by itself gets the requests instead, see [`Job::members`]. If the run fails, each
+//! request runs once more, alone, so that only the one that made it fail is answered with an error.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -14,72 +13,16 @@ use ferry_core::{
     BoundSignature, Generation, MemoryChoice, Request, RequestKind, SessionId, Stage, StageTimes,
     Status, error_text,
 };
-use ferry_memory::{Arrival, MemoryError, PeerId, Slot, SlotTable};
+use ferry_memory::{Arrival, MemoryError, PeerId, Slot};
 
+use super::batches::{Batch, Members, UNEXPLAINED_MAX};
 use super::{Core, Cut, Member, Ran};
-use crate::batch::{Bindings, Slots, copy, rows_of};
+use crate::batch::{Lengths, copy, rows_of};
 use crate::clock::{busy_ns, ready_at};
-use crate::engine::{EngineError, Finished, Job};
+use crate::engine::{EngineError, Finished, Job, JobMember};
 use crate::guard::{ArrivalGuard, Guarded};
 use crate::instance::{Counters, Ready};
 use crate::prepare::Unfit;
-
-/// Batches in a row that failed while no request failed alone, after which none is made any more:
-/// it is the batch that the model does not take, and each costs a run.
-const UNEXPLAINED_MAX: u32 = 3;
-
-/// The batches of one instance.
-#[derive(Debug, Default)]
-pub(super) struct Batches {
-    bindings: Bindings,
-    slots: Slots,
-    /// At most as many as the engine has jobs in flight.
-    in_flight: Vec<Batch>,
-    /// Requests of batches that failed, to be run alone: at most those of one batch for each job of
-    /// the engine.
-    pub(super) alone: VecDeque<Member>,
-    unexplained: u32,
-}
-
-/// Requests that the engine has as one job.
-#[derive(Debug)]
-pub(super) struct Batch {
-    /// Tells the job.
-    table: Arc<SlotTable>,
-    members: Vec<Member>,
-    rows: u64,
-    /// When the inputs were in place.
-    gathered: Instant,
-}
-
-impl Batches {
-    /// The batch that `job` is, if it is one.
-    pub(super) fn take(&mut self, job: &Job) -> Option<Batch> {
-        let is_it = |batch: &Batch| Arc::ptr_eq(&batch.table, job.arrival.slot.table());
-        let at = self.in_flight.iter().position(is_it)?;
-        Some(self.in_flight.swap_remove(at))
-    }
-
-    /// Requests in flight beyond one for each job.
-    pub(super) fn more_in_flight(&self) -> usize {
-        self.in_flight.iter().map(|batch| batch.members.len().saturating_sub(1)).sum()
-    }
-
-    /// A request failed alone: it may be what made its batch fail.
-    pub(super) fn explained(&mut self) {
-        self.unexplained = 0;
-    }
-
-    /// The engine is gone with all its jobs; how many of them were batches. Their requests will run
-    /// alone.
-    pub(super) fn lose(&mut self) -> usize {
-        let lost = self.in_flight.len();
-        self.unexplained += u32::from(lost > 0);
-        self.alone.extend(self.in_flight.drain(..).flat_map(|batch| batch.members));
-        self.slots.clear();
-        lost
-    }
-}
 
 impl Core {
     /// The next request that was in a batch that failed.
@@ -142,6 +85,10 @@ impl Core {
         done: &mut dyn FnMut(Ready),
     ) -> Result<Gathered, Vec<Member>> {
         let all = rows_in(&members);
+        let are_tensors = members.iter().all(|it| it.guard.what.kind == RequestKind::Tensor);
+        if are_tensors && self.engine.as_ref().is_some_and(|engine| engine.gathers()) {
+            return self.hand_over(members, all);
+        }
         let Some((mut slot, binding)) = self.room_for(&members, all) else { return Err(members) };
         let mut rows = 0;
         let mut gathered = Vec::with_capacity(members.len());
@@ -172,15 +119,41 @@ impl Core {
             member.clock.end_at(Stage::Gather, now);
             member.guard.set_times(member.clock.times(), now);
         }
-        Ok(Gathered { job: job(slot, binding, &gathered, now), members: gathered, rows })
+        let job = job(slot, binding, &gathered, now);
+        Ok(Gathered { job, members: Members::Here(gathered), rows })
+    }
+
+    /// Gives the requests to an engine that gathers by itself.
+    fn hand_over(&mut self, members: Vec<Member>, rows: u64) -> Result<Gathered, Vec<Member>> {
+        let Some(binding) = self.bind(&members, rows) else { return Err(members) };
+        let Some(slot) = self.slot(Lengths::TOKEN, rows) else { return Err(members) };
+        let now = Instant::now();
+        let mut job = job(slot, binding, &members, now);
+        let (mut rests, mut rows_at) = (Vec::with_capacity(members.len()), 0);
+        for mut member in members {
+            member.clock.end_at(Stage::Gather, now);
+            member.guard.set_times(member.clock.times(), now);
+            let (arrival, rest) = member.apart();
+            let binding = Arc::clone(&rest.binding);
+            let own = rows_of(&binding).unwrap_or(0);
+            job.members.push(JobMember { arrival, binding, rows_at });
+            rows_at += own;
+            rests.push(rest);
+        }
+        Ok(Gathered { job, members: Members::WithJob(rests), rows })
     }
 
     /// A slot for a batch of so many rows, and what lies where in it.
     fn room_for(&mut self, members: &[Member], rows: u64) -> Option<(Slot, Arc<BoundSignature>)> {
         let binding = self.bind(members, rows)?;
+        let slot = self.slot(Lengths::of(&binding), rows)?;
+        Some((slot, binding))
+    }
+
+    fn slot(&mut self, lengths: Lengths, rows: u64) -> Option<Slot> {
         let placer = self.preparation.placer();
-        match self.batches.slots.take(&binding, placer.as_deref()) {
-            Ok(slot) => Some((slot, binding)),
+        match self.batches.slots.take(lengths, placer.as_deref()) {
+            Ok(slot) => Some(slot),
             Err(error) => {
                 let why = error_text(&error);
                 tracing::warn!(instance = %self.label, rows, why, "no memory for a batch");
@@ -222,7 +195,10 @@ impl Core {
     ) {
         let ended = Instant::now();
         self.in_flight = self.in_flight.saturating_sub(1);
-        let Finished { job, outcome } = finished;
+        let Finished { mut job, outcome } = finished;
+        let by_engine = matches!(batch.members, Members::WithJob(_));
+        let Batch { members, rows, gathered, .. } = batch;
+        let members = members.take(&mut job);
         let outcome = match outcome {
             Ok(_) if job.placed.is_some() => {
                 // It will not be another time, either.
@@ -236,12 +212,13 @@ impl Core {
                 (self.rebuilds, self.batches.unexplained) = (0, 0);
                 let ended = match ran {
                     // Its stages begin when the inputs are in place and leave no gap.
-                    Ran::Here(_) => ended.min(ready_at(batch.gathered, &of_engine)),
+                    Ran::Here(_) => ended.min(ready_at(gathered, &of_engine)),
                     Ran::Elsewhere => ended,
                 };
-                scatter(counters, &job, &of_engine, ended, batch, done);
+                let from = (!by_engine).then_some(&job);
+                scatter(counters, from, &of_engine, ended, (members, rows), done);
             }
-            Err(error) => self.fall_apart(counters, batch, &error, ran, done),
+            Err(error) => self.fall_apart(counters, (members, rows), &error, ran, done),
         }
         self.batches.slots.give_back(job.arrival.into_arrival().slot);
     }
@@ -250,21 +227,21 @@ impl Core {
     fn fall_apart(
         &mut self,
         counters: &Counters,
-        batch: Batch,
+        (members, rows): (Vec<Member>, u64),
         error: &EngineError,
         ran: Ran,
         done: &mut dyn FnMut(Ready),
     ) {
         let is_over = ran == Ran::Here(Some(Cut::Closing)) || matches!(error, EngineError::Lost(_));
         if !is_over {
-            let (rows, why) = (batch.rows, error_text(error));
+            let why = error_text(error);
             tracing::debug!(instance = %self.label, rows, why, "a batch failed");
             self.batches.unexplained += 1;
-            self.batches.alone.extend(batch.members);
+            self.batches.alone.extend(members);
             return;
         }
         let (status, text) = self.failure(error, ran);
-        for Member { guard, .. } in batch.members {
+        for Member { guard, .. } in members {
             done(self.refuse(counters, guard, &Unfit { status, text: text.clone() }));
         }
     }
@@ -273,7 +250,7 @@ impl Core {
 /// Inputs in place.
 struct Gathered {
     job: Job,
-    members: Vec<Member>,
+    members: Members,
     rows: u64,
 }
 
@@ -298,7 +275,8 @@ fn job(slot: Slot, binding: Arc<BoundSignature>, members: &[Member], now: Instan
         visible: now,
     };
     let memory = first.map_or(MemoryChoice::Auto, |member| member.memory);
-    Job { arrival: ArrivalGuard::from(arrival), binding, prepared: None, memory, placed: None }
+    let (arrival, members) = (ArrivalGuard::from(arrival), Vec::new());
+    Job { arrival, binding, prepared: None, memory, placed: None, members }
 }
 
 fn rows_in(members: &[Member]) -> u64 {
@@ -306,21 +284,28 @@ fn rows_in(members: &[Member]) -> u64 {
 }
 
 /// Gives each request its rows of the outputs, and answers it before the next one gets its own.
+/// They are `from` the job's slot; the engine took them there already if there is none.
 fn scatter(
     counters: &Counters,
-    job: &Job,
+    from: Option<&Job>,
     of_engine: &StageTimes,
     ended: Instant,
-    batch: Batch,
+    (members, all): (Vec<Member>, u64),
     done: &mut dyn FnMut(Ready),
 ) {
     let (mut at, mut last) = (0, StageTimes::NONE);
-    for mut member in batch.members {
+    for mut member in members {
         let rows = rows_in(std::slice::from_ref(&member));
         member.clock.merge(of_engine, ended);
-        member.clock.set_batch_rows(batch.rows);
-        let (batch, own) = (job.arrival.slot.reply(), &member.binding);
-        let copied = copy::outputs(&batch, &job.binding, at, &mut member.guard.slot, own);
+        member.clock.set_batch_rows(all);
+        let own = &member.binding;
+        let copied = match from {
+            None => Ok(usize::try_from(own.reply_bytes()).unwrap_or(usize::MAX)),
+            Some(job) => {
+                let batch = job.arrival.slot.reply();
+                copy::outputs(&batch, &job.binding, at, &mut member.guard.slot, own)
+            }
+        };
         at += rows;
         member.clock.end(Stage::Scatter);
         let Member { guard, clock, .. } = member;

@@ -24,4 +24,26 @@ impl Member {
         let guard = ArrivalGuard::new(arrival, reply_to, clock.times());
         Member { guard, binding, memory, clock }
     }
+
+    /// The request, and what else is known of it.
+    pub(super) fn apart(self) -> (ArrivalGuard, Rest) {
+        let Member { guard, binding, memory, clock } = self;
+        (guard, Rest { binding, memory, clock })
+    }
+}
+
+/// A member without its request.
+#[derive(Debug)]
+pub(super) struct Rest {
+    pub(super) binding: Arc<BoundSignature>,
+    memory: MemoryChoice,
+    clock: StageClock,
+}
+
+impl Rest {
+    /// The member again.
+    pub(super) fn with(self, guard: ArrivalGuard) -> Member {
+        let Rest { binding, memory, clock } = self;
+        Member { guard, binding, memory, clock }
+    }
 }

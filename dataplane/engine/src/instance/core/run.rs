@@ -28,7 +28,8 @@ impl Core {
             Ok(prepared) => prepared,
             Err(unfit) => return Some(self.refuse(counters, guard, &unfit)),
         };
-        let job = Job { arrival: guard, binding, prepared, memory, placed: None };
+        let job =
+            Job { arrival: guard, binding, prepared, memory, placed: None, members: Vec::new() };
         let (finished, ran) = self.submit(counters, job)?;
         let ready = self.complete(counters, finished, ran);
         self.settle(counters);

@@ -10,8 +10,10 @@ use ferry_memory::{HeapBacking, Region, View};
 
 use super::allocator::{with_arena, with_pins};
 use super::error::{failed, without_memory};
+use super::held::Places;
 use super::model::CudaModel;
 use super::pins::Pins;
+use super::recording::{CudaSession, not_recording, recording};
 use crate::file::one_line;
 use crate::ort::declarations::{is_another_shape, other_shape};
 use crate::ort::native::given::Left;
@@ -26,6 +28,8 @@ pub(super) enum RecordError {
     /// The model ran, and cannot be recorded: it waits for the device on the way, or calls the
     /// host.
     Unrecordable(String),
+    /// It did not run, as many other shapes are recorded as may be.
+    TooManyShapes,
     /// It did not run.
     Engine(EngineError),
 }
@@ -39,8 +43,11 @@ impl From<EngineError> for RecordError {
 /// One stream. Its graphs share one workspace: they never run at the same time.
 #[derive(Debug)]
 pub(super) struct Context {
+    /// By [`key`].
     graphs: HashMap<Vec<u64>, Kept>,
     staging: Option<Staging>,
+    /// What graphs were got ready for; it stays as it is.
+    ready: Option<Staging>,
     workspace: Arc<Arena>,
     pub(super) runner: Runner,
     /// Counts runs, to tell which graph was used last.
@@ -52,6 +59,8 @@ struct Kept {
     recorded: Recorded,
     shapes: Arc<BoundSignature>,
     last_run: u64,
+    /// It was got ready, and stays.
+    stays: bool,
 }
 
 impl Kept {
@@ -68,6 +77,8 @@ pub(super) struct Recorded {
     pub(super) strays: Vec<Stray>,
     /// What the graph copies from; after it.
     _pins: Arc<Pins>,
+    /// Whose kernels it launches; after it.
+    _session: Arc<CudaSession>,
 }
 
 /// An output that the model does not write, because another tensor is it: an input, or another
@@ -140,7 +151,41 @@ impl Context {
     pub(super) fn new(device: &Arc<Device>, priority: Priority) -> Result<Context, EngineError> {
         let runner = Runner::new(device, priority).map_err(failed)?;
         let workspace = Arc::new(Arena::new(device));
-        Ok(Context { graphs: HashMap::new(), staging: None, workspace, runner, runs: 0 })
+        let (graphs, staging, ready) = (HashMap::new(), None, None);
+        Ok(Context { graphs, staging, ready, workspace, runner, runs: 0 })
+    }
+
+    /// Makes the memory that graphs are got ready for, with room for tensors of these shapes.
+    pub(super) fn make_ready(&mut self, shapes: &BoundSignature) -> Result<(), EngineError> {
+        self.ready = None;
+        self.ready = Some(self.new_staging(shapes, (0, 0))?);
+        Ok(())
+    }
+
+    /// Gives back what was made ready; nothing was recorded for it yet.
+    pub(super) fn forget_ready(&mut self) {
+        self.ready = None;
+    }
+
+    /// Records the model for requests of these shapes, which have room in what was made ready.
+    pub(super) fn record_ready(
+        &mut self,
+        model: &CudaModel,
+        shapes: &Arc<BoundSignature>,
+    ) -> Result<(), RecordError> {
+        let none = || EngineError::Run("no memory was made ready".to_owned());
+        let staging = self.ready.as_ref().ok_or_else(none)?;
+        let addresses = Places::addresses_in(staging, shapes)?;
+        self.record(model, shapes, &addresses)?;
+        if let Some(kept) = self.graphs.get_mut(&key(shapes, &addresses)) {
+            kept.stays = true;
+        }
+        Ok(())
+    }
+
+    /// Whether graphs were got ready, for memory of the stream's own.
+    pub(super) fn is_ready(&self) -> bool {
+        self.ready.is_some()
     }
 
     /// How urgent its requests are.
@@ -155,7 +200,7 @@ impl Context {
 
     /// Bytes of device memory that it holds beside the weights.
     pub(super) fn bytes(&self) -> usize {
-        let staging = self.staging.as_ref().map_or(0, Staging::bytes);
+        let staging = self.staging.iter().chain(&self.ready).map(Staging::bytes).sum::<usize>();
         self.workspace.stats().held_bytes + staging
     }
 
@@ -166,32 +211,27 @@ impl Context {
         shapes: &BoundSignature,
         needs: Needs,
     ) -> Result<Staging, EngineError> {
-        let length = |bytes: u64| {
-            usize::try_from(bytes)
-                .map_err(|_too_long| EngineError::Shapes(format!("tensors of {bytes} bytes")))
-        };
-        let (request, reply) = (length(shapes.request_bytes())?, length(shapes.reply_bytes())?);
+        let (request, reply) = lengths(shapes)?;
         let device = Arc::clone(self.runner.stream().device());
-        let region = |bytes: usize| {
-            let backing = DeviceBacking::new(&device, bytes).map_err(without_memory)?;
-            Ok::<_, EngineError>(Arc::new(Region::whole(backing)))
-        };
         let fits = |it: &Staging| it.request.bytes() >= request && it.reply.bytes() >= reply;
-        if !self.staging.as_ref().is_some_and(fits) {
+        let is_ready = self.ready.as_ref().is_some_and(fits);
+        if !is_ready && !self.staging.as_ref().is_some_and(fits) {
             let old =
                 self.staging.as_ref().map_or((0, 0), |it| (it.request.bytes(), it.reply.bytes()));
-            let (request, reply) = (region(request.max(old.0))?, region(reply.max(old.1))?);
+            let new = self.new_staging(shapes, old)?;
             let old = self.staging.take();
             // Recorded graphs know the old addresses.
             self.runner.stream().synchronize().map_err(failed)?;
-            self.graphs.clear();
+            self.graphs.retain(|_, kept| kept.stays);
             self.staging = Some(match old {
-                Some(old) => Staging { request, reply, ..old },
-                None => Staging { request, reply, raw: None, bounce_in: None, bounce_out: None },
+                Some(old) => Staging { request: new.request, reply: new.reply, ..old },
+                None => new,
             });
         }
         let gone = || EngineError::Run("staging memory is gone".to_owned());
-        let staging = self.staging.as_mut().ok_or_else(gone)?;
+        let staging = if is_ready { self.ready.as_mut() } else { self.staging.as_mut() };
+        let staging = staging.ok_or_else(gone)?;
+        let region = |bytes| region(&device, bytes);
         let pinned = |bytes: usize| {
             let heap = Region::whole(HeapBacking::new(bytes)?);
             let backing = PinnedBacking::new(&device, heap).map_err(without_memory)?;
@@ -214,9 +254,22 @@ impl Context {
         Ok(staging.clone())
     }
 
+    /// Memory for tensors of these shapes, of at least so many bytes for a request and for a reply.
+    fn new_staging(
+        &self,
+        shapes: &BoundSignature,
+        least: (usize, usize),
+    ) -> Result<Staging, EngineError> {
+        let device = self.runner.stream().device();
+        let (request, reply) = lengths(shapes)?;
+        let request = region(device, request.max(least.0))?;
+        let reply = region(device, reply.max(least.1))?;
+        Ok(Staging { request, reply, raw: None, bounce_in: None, bounce_out: None })
+    }
+
     /// Whether there is a graph for tensors at these addresses, inputs first.
     pub(super) fn has(&self, shapes: &Arc<BoundSignature>, addresses: &[u64]) -> bool {
-        self.graphs.get(addresses).is_some_and(|kept| kept.is_for(shapes))
+        self.graphs.get(&key(shapes, addresses)).is_some_and(|kept| kept.is_for(shapes))
     }
 
     /// Sees to it that there is a graph for tensors at these addresses, inputs first.
@@ -229,20 +282,23 @@ impl Context {
         addresses: &[u64],
     ) -> Result<(), RecordError> {
         self.runs += 1;
-        if let Some(kept) = self.graphs.get_mut(addresses).filter(|kept| kept.is_for(shapes)) {
+        let key = key(shapes, addresses);
+        if let Some(kept) = self.graphs.get_mut(&key).filter(|kept| kept.is_for(shapes)) {
             kept.last_run = self.runs;
             return Ok(());
         }
         let recorded = self.capture(model, shapes, addresses)?;
         if self.graphs.len() >= GRAPHS_MAX {
-            let oldest = self.graphs.iter().min_by_key(|(_, kept)| kept.last_run);
-            if let Some(oldest) = oldest.map(|(addresses, _)| addresses.clone()) {
+            let others = self.graphs.iter().filter(|(_, kept)| !kept.stays);
+            let oldest = others.min_by_key(|(_, kept)| kept.last_run);
+            if let Some(oldest) = oldest.map(|(key, _)| key.clone()) {
                 self.runner.stream().synchronize().map_err(failed)?;
                 self.graphs.remove(&oldest);
             }
         }
-        let kept = Kept { recorded, shapes: Arc::clone(shapes), last_run: self.runs };
-        self.graphs.insert(addresses.to_vec(), kept);
+        let shapes = Arc::clone(shapes);
+        let kept = Kept { recorded, shapes, last_run: self.runs, stays: false };
+        self.graphs.insert(key, kept);
         Ok(())
     }
 
@@ -254,22 +310,22 @@ impl Context {
     ) -> Result<Recorded, RecordError> {
         // What the slot or the staging area holds is being written by this stream.
         self.runner.stream().synchronize().map_err(failed)?;
+        let session = model.recording_session(shapes).ok_or(RecordError::TooManyShapes)?;
         let stream = model.session_stream();
         let settle = || stream.stream().synchronize().map_err(|error| error.to_string());
         let trials = Arc::new(Arena::new(model.device()));
         for arena in [&trials, &self.workspace] {
             // Each run has a binding of its own: what one leaves elsewhere is bound afterwards.
-            let bound = model.bind(shapes, addresses)?;
-            let ran = with_arena(arena, || stream.run(&bound));
+            let bound = model.bind(&session, shapes, addresses)?;
+            let ran = not_recording(|| with_arena(arena, || stream.run(&bound)));
             let ran = ran.map_err(|error| one_line(error.message())).and_then(|()| settle());
             ran.map_err(|why| self.failure(why)).map_err(unless_declared_wrongly)?;
         }
-        let bound = model.bind(shapes, addresses)?;
+        let bound = model.bind(&session, shapes, addresses)?;
         let pins = Arc::new(Pins::of_recording(model.device()));
         let priority = self.runner.stream().priority();
-        let recorded = with_arena(&self.workspace, || {
-            with_pins(&pins, || Graph::capture(stream.stream(), priority, || stream.record(&bound)))
-        });
+        let record = || Graph::capture(stream.stream(), priority, || stream.record(&bound));
+        let recorded = recording(|| with_arena(&self.workspace, || with_pins(&pins, record)));
         let graph = recorded.map_err(|error| {
             let why = one_line(&error_text(&error));
             match self.failure(why) {
@@ -281,7 +337,7 @@ impl Context {
         let left = left.map_err(|error| EngineError::Run(one_line(error.message())))?;
         let made = left.iter().map(|(index, given)| (index, &*given.shape, given.address));
         let strays = strays(made, shapes, addresses).map_err(RecordError::Unrecordable)?;
-        Ok(Recorded { graph, strays, _pins: pins })
+        Ok(Recorded { graph, strays, _pins: pins, _session: session })
     }
 
     /// What the library says does not tell whether the device is lost: a stream does.
@@ -293,8 +349,12 @@ impl Context {
     }
 
     /// The graph that [`Context::record`] saw to, with the stream to run it on.
-    pub(super) fn graph(&mut self, addresses: &[u64]) -> Option<(&mut Runner, &Recorded)> {
-        let kept = self.graphs.get(addresses)?;
+    pub(super) fn graph(
+        &mut self,
+        shapes: &BoundSignature,
+        addresses: &[u64],
+    ) -> Option<(&mut Runner, &Recorded)> {
+        let kept = self.graphs.get(&key(shapes, addresses))?;
         Some((&mut self.runner, &kept.recorded))
     }
 
@@ -306,16 +366,39 @@ impl Context {
         shapes: &Arc<BoundSignature>,
         addresses: &[u64],
     ) -> Result<Left, EngineError> {
-        let bound = model.bind(shapes, addresses)?;
+        let bound = model.bind(&model.plain_session()?, shapes, addresses)?;
         let stream = model.session_stream();
-        let ran = with_arena(&self.workspace, || stream.run(&bound));
-        let settled = stream.stream().synchronize();
-        // Outputs that are weights, and those that were computed on the host, are copied there.
-        let settled = settled.and_then(|()| model.device().synchronize_default());
+        let (ran, settled) = not_recording(|| {
+            let ran = with_arena(&self.workspace, || stream.run(&bound));
+            let settled = stream.stream().synchronize();
+            // Outputs that are weights, and those that were computed on the host, are copied there.
+            (ran, settled.and_then(|()| model.device().synchronize_default()))
+        });
         settled.map_err(failed)?;
         let left = ran.and_then(|()| bound.left(shapes, addresses));
         left.map_err(|error| EngineError::Run(one_line(error.message())))
     }
+}
+
+/// What tells a graph from others of its stream: where its tensors are, and, as all sizes share the
+/// stream's own memory, the dimensions of its inputs.
+fn key(shapes: &BoundSignature, addresses: &[u64]) -> Vec<u64> {
+    let dims = shapes.inputs.iter().flat_map(|input| &input.shape);
+    addresses.iter().chain(dims).copied().collect()
+}
+
+/// How long the tensors of a request and of its reply are.
+fn lengths(shapes: &BoundSignature) -> Result<(usize, usize), EngineError> {
+    let length = |bytes: u64| {
+        usize::try_from(bytes)
+            .map_err(|_too_long| EngineError::Shapes(format!("tensors of {bytes} bytes")))
+    };
+    Ok((length(shapes.request_bytes())?, length(shapes.reply_bytes())?))
+}
+
+fn region(device: &Arc<Device>, bytes: usize) -> Result<Arc<Region>, EngineError> {
+    let backing = DeviceBacking::new(device, bytes).map_err(without_memory)?;
+    Ok(Arc::new(Region::whole(backing)))
 }
 
 /// A run that failed because an output has another shape than was declared is no reason to fail:

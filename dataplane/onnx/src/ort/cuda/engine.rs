@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use ferry_core::Signature;
+use ferry_core::{BoundSignature, Signature, error_text};
 use ferry_cuda::{CudaPlacer, Flight, Priority};
 use ferry_engine::{Engine, EngineError, Finished, Job, Picture};
 use ferry_memory::Placer;
 
-use super::context::Context;
+use super::context::{Context, RecordError};
 use super::errands::{Back, Errand, Errands};
 use super::error::failed;
 use super::held::{Held, Places};
@@ -36,6 +36,8 @@ pub struct CudaEngine {
     ended: Vec<Finished>,
     /// Set where raw pictures come to this engine.
     pictures: Option<Pictures>,
+    /// Graphs of batches are there.
+    is_ready: bool,
 }
 
 /// Where a stream is.
@@ -84,6 +86,7 @@ impl CudaEngine {
             model,
             ended: Vec::new(),
             pictures: None,
+            is_ready: false,
         })
     }
 
@@ -117,6 +120,64 @@ impl CudaEngine {
                 None
             }
         }
+    }
+
+    /// Records graphs of batches of these shapes, whose rows rise, on each stream of normal priority,
+    /// and those of one row on the others; of how many shapes, from the first on.
+    fn get_ready(&mut self, batches: &[Arc<BoundSignature>]) -> usize {
+        let model = Arc::clone(&self.model);
+        let mut ready = batches.len();
+        model.sessions().expect(ready);
+        while let Some(largest) = ready.checked_sub(1).and_then(|last| batches.get(last)) {
+            let made = self.contexts().try_for_each(|context| match context.priority() {
+                Priority::Normal => context.make_ready(largest),
+                Priority::High => context.make_ready(&batches[0]),
+            });
+            let Err(error) = made else { break };
+            self.is_not_ready(largest, &error_text(&error));
+            self.contexts().for_each(Context::forget_ready);
+            ready -= 1;
+        }
+        // All streams of a size before the next: the library chooses algorithms once for each size
+        // that follows another.
+        for (done, shapes) in batches.iter().enumerate().take(ready) {
+            let Err(error) = self.record_ready(shapes, done == 0) else { continue };
+            let why = match error {
+                RecordError::Unrecordable(why) => {
+                    model.give_up_graphs(&why);
+                    return 0;
+                }
+                RecordError::TooManyShapes => "as many are recorded as may be".to_owned(),
+                RecordError::Engine(error) => error_text(&error),
+            };
+            self.is_not_ready(shapes, &why);
+            return done;
+        }
+        ready
+    }
+
+    /// Records a batch on each stream of normal priority, or on all.
+    fn record_ready(
+        &mut self,
+        shapes: &Arc<BoundSignature>,
+        on_all: bool,
+    ) -> Result<(), RecordError> {
+        let model = Arc::clone(&self.model);
+        let mut streams = self.contexts().filter(|it| on_all || it.priority() == Priority::Normal);
+        streams.try_for_each(|it| it.record_ready(&model, shapes))
+    }
+
+    fn contexts(&mut self) -> impl Iterator<Item = &mut Context> {
+        self.seats.iter_mut().filter_map(|seat| match seat {
+            Seat::Free(context) => Some(&mut **context),
+            Seat::Flying(..) | Seat::Away => None,
+        })
+    }
+
+    fn is_not_ready(&self, shapes: &BoundSignature, why: &str) {
+        let rows = shapes.inputs.first().and_then(|input| input.shape.first());
+        let (model, rows) = (self.model.path().display(), rows.copied().unwrap_or(0));
+        tracing::warn!(%model, rows, why, "no batches of this size and above");
     }
 
     /// Puts a request on a stream, or has it put there. What is returned is over already.
@@ -208,6 +269,25 @@ impl Engine for CudaEngine {
             Completion::Wait => 1,
             Completion::Poll => self.seats.len() + WAITING_MAX,
         }
+    }
+
+    fn batches_at_once(&self) -> usize {
+        match self.model.options().completion {
+            Completion::Wait => 1,
+            Completion::Poll => self.model.options().streams.max(1),
+        }
+    }
+
+    fn ready_for(&mut self, batches: &[Arc<BoundSignature>]) -> Option<usize> {
+        // At every change of shape the library would choose its algorithms anew: only graphs have
+        // them all at hand.
+        let ready = if self.model.has_graphs() { self.get_ready(batches) } else { 0 };
+        self.is_ready = ready > 0;
+        Some(ready)
+    }
+
+    fn gathers(&self) -> bool {
+        self.is_ready && self.model.has_graphs()
     }
 
     fn prepares(&mut self, picture: &Picture) -> bool {

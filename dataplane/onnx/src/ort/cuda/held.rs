@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ferry_core::{
-    BoundTensor, DType, HostMemory, Placement, RequestKind, Stage, StageTimes, Staged, Why, nanos,
+    BoundSignature, BoundTensor, DType, HostMemory, Placement, RequestKind, Stage, StageTimes,
+    Staged, Why, nanos,
 };
 use ferry_cuda::picture::PictureStep;
 use ferry_cuda::{Arena, Kernels};
@@ -32,6 +33,8 @@ pub(super) struct Held {
     filled: Option<Duration>,
     /// Whether the reply is in pinned memory of the stream's, and not yet in the slot.
     reply_bounces: bool,
+    /// The ways of a batch's requests.
+    members: Vec<Ways>,
     staging: Staging,
     _workspace: Arc<Arena>,
     _model: Arc<CudaModel>,
@@ -53,6 +56,7 @@ impl Held {
             waited,
             filled,
             reply_bounces: places.reply == Way::Bounce,
+            members: places.members.clone(),
             staging: places.staging.clone(),
             _workspace: Arc::clone(context.workspace()),
             _model: Arc::clone(model),
@@ -67,7 +71,7 @@ impl Held {
         times.set(Stage::Queue, nanos(self.waited));
         add(&mut times, Stage::CopyIn, self.filled);
         let drained = match self.reply_bounces {
-            true => drain(&mut self.job, &self.staging).map(Some),
+            true => drain(&mut self.job, &self.members, &self.staging).map(Some),
             false => Ok(None),
         };
         let times = drained.map(|drained| {
@@ -96,6 +100,13 @@ pub(super) enum Way {
     Kernel,
 }
 
+/// The two ways of a request that is one of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ways {
+    pub(super) request: Way,
+    pub(super) reply: Way,
+}
+
 /// Where the model finds its tensors, and how they come there.
 #[derive(Debug)]
 pub(super) struct Places {
@@ -104,6 +115,9 @@ pub(super) struct Places {
     /// Set where the payload is a raw picture: what the kernel is told.
     pub(super) picture: Option<PictureStep>,
     pub(super) reply: Way,
+    /// Of a batch that is put together on the device: the ways of its requests. If some of them
+    /// bounce, `request` and `reply` say so.
+    pub(super) members: Vec<Ways>,
     pub(super) staging: Staging,
     pub(super) staged: Option<Staged>,
     addresses: Vec<u64>,
@@ -120,6 +134,9 @@ impl Places {
         job: &Job,
         others: usize,
     ) -> Result<Places, EngineError> {
+        if !job.members.is_empty() {
+            return Places::of_batch(model, context, job, others);
+        }
         let here = Placement::Cuda(model.device().ordinal());
         let (slot, room) = (job.arrival.slot.request(), job.arrival.slot.reply());
         let is_raw =
@@ -127,13 +144,10 @@ impl Places {
         let payload = job.prepared.as_ref().map_or(slot, Region::view);
         let on_device = payload.placement() == here;
         let staged = (!on_device).then(|| stage(job, &payload, others, model.kernels().is_some()));
-        let way = |view: &View<'_>| match staged.map(|it| it.memory) {
-            // What was prepared here is not where the slot is.
-            _ if view.placement() == here => Way::InPlace,
-            Some(HostMemory::Pageable) => Way::Copy,
-            _ if view.device().is_none() => Way::Bounce,
-            Some(HostMemory::Mapped) => Way::Kernel,
-            None | Some(HostMemory::Pinned) => Way::Copy,
+        let way = |view: &View<'_>| match way(view, here, staged) {
+            // Where batches are made, all is got ready for the stream's own memory.
+            Way::InPlace if context.is_ready() => Way::Copy,
+            way => way,
         };
         let plain = model.floats_are_plain();
         let request = of_request(way(&payload), &job.binding.inputs, plain);
@@ -155,11 +169,66 @@ impl Places {
         let staging = context.staging(&job.binding, needs)?;
         let copies_wait = staged.is_some_and(|it| it.memory == HostMemory::Pageable)
             || on_device && request == Way::Bounce;
-        let addresses = Vec::new();
+        let (addresses, members) = (Vec::new(), Vec::new());
         let mut places =
-            Places { request, picture, reply, staging, staged, addresses, copies_wait };
+            Places { request, picture, reply, members, staging, staged, addresses, copies_wait };
         places.addresses = places.find(job, model.known_outputs(&job.binding))?;
         Ok(places)
+    }
+
+    /// As `of`, for a batch whose requests are still apart.
+    fn of_batch(
+        model: &CudaModel,
+        context: &mut Context,
+        job: &Job,
+        others: usize,
+    ) -> Result<Places, EngineError> {
+        let here = Placement::Cuda(model.device().ordinal());
+        let (plain, kernels) = (model.floats_are_plain(), model.kernels().is_some());
+        let (mut members, mut of_host) = (Vec::with_capacity(job.members.len()), None);
+        let mut copies_wait = false;
+        for member in &job.members {
+            let (slot, room) = (member.arrival.slot.request(), member.arrival.slot.reply());
+            let on_device = slot.placement() == here;
+            let staged = (!on_device).then(|| stage(job, &slot, others, kernels));
+            let copied = |view: &View<'_>| match way(view, here, staged) {
+                Way::InPlace => Way::Copy,
+                way => way,
+            };
+            let request = of_request(copied(&slot), &job.binding.inputs, plain);
+            let reply = of_reply(copied(&room), &job.binding.outputs, plain);
+            copies_wait |= staged.is_some_and(|it| it.memory == HostMemory::Pageable)
+                || on_device && request == Way::Bounce;
+            of_host = of_host.or(staged);
+            members.push(Ways { request, reply });
+        }
+        let bounces = |way: fn(&Ways) -> Way| match members.iter().any(|it| way(it) == Way::Bounce)
+        {
+            true => Way::Bounce,
+            false => Way::Copy,
+        };
+        let (request, reply) = (bounces(|it| it.request), bounces(|it| it.reply));
+        let needs = Needs {
+            raw: 0,
+            bounce_in: bounce_bytes(request, long(job.binding.request_bytes())),
+            bounce_out: bounce_bytes(reply, long(job.binding.reply_bytes())),
+        };
+        let staging = context.staging(&job.binding, needs)?;
+        let (addresses, picture, staged) = (Vec::new(), None, of_host);
+        let mut places =
+            Places { request, picture, reply, members, staging, staged, addresses, copies_wait };
+        places.addresses = places.find(job, model.known_outputs(&job.binding))?;
+        Ok(places)
+    }
+
+    /// Where the tensors of requests of these shapes are, if all are copied.
+    pub(super) fn addresses_in(
+        staging: &Staging,
+        shapes: &BoundSignature,
+    ) -> Result<Vec<u64>, EngineError> {
+        let inputs = shapes.inputs.iter().map(|it| part(staging.request(), it.offset, it.bytes));
+        let outputs = shapes.outputs.iter().map(|it| part(staging.reply(), it.offset, it.bytes));
+        inputs.chain(outputs).collect()
     }
 
     /// One address per tensor of the model, inputs first. Outputs behind the first `known` have
@@ -214,9 +283,18 @@ impl Places {
             return Ok(None);
         }
         let start = Instant::now();
-        let bytes = job.arrival.payload_bytes;
         let mut to = self.staging.bounce_in().ok_or_else(no_bounce)?;
-        to.view_mut().copy_from(&job.arrival.slot.request(), bytes)?;
+        let bytes = job.arrival.payload_bytes;
+        if self.members.is_empty() {
+            to.view_mut().copy_from(&job.arrival.slot.request(), bytes)?;
+        }
+        let members = job.members.iter().zip(&self.members);
+        for (member, _) in members.filter(|(_, ways)| ways.request == Way::Bounce) {
+            for index in 0..job.binding.inputs.len() {
+                let (from, at) = member.input(&job.binding, index)?;
+                to.view_mut().into_part(at, from.bytes())?.copy_from(&from, from.bytes())?;
+            }
+        }
         for tensor in job.binding.inputs.iter().filter(|it| it.dtype == DType::Bool) {
             let (at, mut booleans) = (long(tensor.offset), vec![0; long(tensor.bytes)]);
             to.view().part(0, bytes)?.copy_out(at, &mut booleans)?;
@@ -232,7 +310,7 @@ impl Places {
         if self.reply != Way::Bounce {
             return Ok(None);
         }
-        drain(job, &self.staging).map(Some)
+        drain(job, &self.members, &self.staging).map(Some)
     }
 }
 
@@ -264,12 +342,34 @@ fn bounce_bytes(way: Way, bytes: usize) -> usize {
     if way == Way::Bounce { bytes.max(1) } else { 0 }
 }
 
-fn drain(job: &mut Job, staging: &Staging) -> Result<Duration, MemoryError> {
+fn drain(job: &mut Job, members: &[Ways], staging: &Staging) -> Result<Duration, MemoryError> {
     let start = Instant::now();
-    let bytes = long(job.binding.reply_bytes());
     let from = staging.bounce_out().ok_or_else(no_bounce)?;
-    job.arrival.slot.reply_mut().copy_from(&from, bytes)?;
+    if members.is_empty() {
+        let bytes = long(job.binding.reply_bytes());
+        job.arrival.slot.reply_mut().copy_from(&from, bytes)?;
+    }
+    let waiting = job.members.iter_mut().zip(members);
+    for (member, _) in waiting.filter(|(_, ways)| ways.reply == Way::Bounce) {
+        for index in 0..job.binding.outputs.len() {
+            let (mut to, at) = member.output_mut(&job.binding, index)?;
+            let bytes = to.bytes();
+            to.copy_from(&from.part(at, bytes)?, bytes)?;
+        }
+    }
     Ok(start.elapsed())
+}
+
+/// How bytes come to the device `here`, or go from it.
+fn way(view: &View<'_>, here: Placement, staged: Option<Staged>) -> Way {
+    match staged.map(|it| it.memory) {
+        // What was prepared here is not where the slot is.
+        _ if view.placement() == here => Way::InPlace,
+        Some(HostMemory::Pageable) => Way::Copy,
+        _ if view.device().is_none() => Way::Bounce,
+        Some(HostMemory::Mapped) => Way::Kernel,
+        None | Some(HostMemory::Pinned) => Way::Copy,
+    }
 }
 
 pub(super) fn no_bounce() -> MemoryError {

@@ -1,5 +1,6 @@
 //! An ONNX file on a CUDA device.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +16,8 @@ use ort::session::builder::GraphOptimizationLevel;
 use super::allocator::{register, with_arena};
 use super::engine::CudaEngine;
 use super::native::{Bound, RunOptions, SessionStream};
+use super::recording::{CudaSession, not_recording};
+use super::sessions::Sessions;
 use crate::external::Weights;
 use crate::file::{EXPORT_AGAIN, ModelFile, one_line, unusable};
 use crate::graph;
@@ -89,7 +92,8 @@ impl Default for CudaOptions {
     }
 }
 
-/// A loaded file: one session, whose weights are in device memory once.
+/// A loaded file: a session whose weights are in device memory once, and for each further shape
+/// that is recorded another one: see [`super::sessions`].
 #[derive(Debug)]
 pub struct CudaModel {
     path: PathBuf,
@@ -97,13 +101,15 @@ pub struct CudaModel {
     library: &'static Opened,
     signature: Signature,
     files: Vec<FileDigest>,
-    session: Arc<Session>,
+    /// The same files.
+    open: Vec<File>,
+    sessions: Sessions,
     device: Arc<Device>,
     weights: Arc<Arena>,
     run_options: RunOptions,
     recording_options: RunOptions,
     declarations: Declarations,
-    /// The session's own stream, on which runs are made or recorded, one at a time.
+    /// The sessions' own stream, on which runs are made or recorded, one at a time.
     runner: Mutex<Runner>,
     /// Whether all of the model can run on the device and be recorded, as far as is known.
     graphs: AtomicBool,
@@ -139,6 +145,7 @@ impl CudaModel {
         let weights = Arc::new(Arena::new(&device));
         let load =
             |graphs| with_arena(&weights, || commit(&file, library, options, &runner, graphs));
+        let load = |graphs| not_recording(|| load(graphs));
         // With graphs the library refuses a model of which a part would run on the CPU. What else
         // a graph would not repeat, it does not refuse.
         let proto = graph::read(&file.model).map_err(|why| unusable(path, why, EXPORT_AGAIN))?;
@@ -168,7 +175,8 @@ impl CudaModel {
             library,
             signature,
             files: file.digests,
-            session: Arc::new(session),
+            open: file.open,
+            sessions: Sessions::new(session.into()),
             device,
             weights,
             run_options: RunOptions::of_run().map_err(no_options)?,
@@ -275,13 +283,34 @@ impl CudaModel {
         self.kernels.as_ref()
     }
 
-    /// The stream of the session, for one run at a time.
+    /// The stream of the sessions, for one run at a time.
     pub(super) fn session_stream(&self) -> SessionStream<'_> {
         SessionStream::new(self, self.runner.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(super) fn session(&self) -> &Arc<Session> {
-        &self.session
+    pub(super) fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// The session in which these shapes are recorded; `None` where as many are as may be.
+    pub(super) fn recording_session(&self, shapes: &BoundSignature) -> Option<Arc<CudaSession>> {
+        // Before the sessions, as where one is run.
+        let runner = self.runner.lock().unwrap_or_else(PoisonError::into_inner);
+        self.sessions.recorded(shapes, || self.reopen(&runner, true))
+    }
+
+    /// The session for runs that are not recorded.
+    pub(super) fn plain_session(&self) -> Result<Arc<CudaSession>, EngineError> {
+        let runner = self.runner.lock().unwrap_or_else(PoisonError::into_inner);
+        self.sessions.plain(|| self.reopen(&runner, false))
+    }
+
+    /// Opens the file once more.
+    fn reopen(&self, runner: &Runner, graphs: bool) -> Result<CudaSession, EngineError> {
+        let file = ModelFile::again(&self.files, &self.open, Weights::Beside)?;
+        let commit = || commit(&file, self.library, self.options, runner, graphs);
+        let session = not_recording(|| with_arena(&self.weights, commit));
+        session.map(CudaSession::from).map_err(|error| refused(&self.path, &error))
     }
 
     pub(super) fn run_options(&self) -> &RunOptions {
@@ -294,11 +323,12 @@ impl CudaModel {
 
     pub(super) fn bind(
         &self,
+        session: &Arc<CudaSession>,
         shapes: &BoundSignature,
         addresses: &[u64],
     ) -> Result<Bound, EngineError> {
         check_binding(&self.signature, shapes)?;
-        Bound::new(&self.session, &self.device, &self.signature, shapes, addresses)
+        Bound::new(session, &self.device, &self.signature, shapes, addresses)
             .map_err(|error| EngineError::Run(one_line(error.message())))
     }
 }

@@ -8,10 +8,11 @@ use ferry_core::{BoundSignature, BoundTensor, Signature};
 use ferry_cuda::{Device, Runner, Stream};
 use ort::AsPointer;
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
-use ort::session::{IoBinding, Session};
+use ort::session::IoBinding;
 use ort::sys::OrtRunOptions;
 
 use super::model::CudaModel;
+use super::recording::CudaSession;
 use crate::ort::native::given::{Left, Value};
 use crate::ort::native::{bind_open, check, over_address};
 
@@ -67,7 +68,7 @@ impl Drop for RunOptions {
 
 /// Tensors of one request, bound to device addresses.
 pub(super) struct Bound {
-    session: Arc<Session>,
+    session: Arc<CudaSession>,
     binding: IoBinding,
 }
 
@@ -81,7 +82,7 @@ impl Bound {
     /// Binds one address per tensor of `shapes`, inputs first; where that of an output is
     /// [`NOT_BOUND`], the library finds the memory. Nothing is read or written yet.
     pub(super) fn new(
-        session: &Arc<Session>,
+        session: &Arc<CudaSession>,
         device: &Device,
         signature: &Signature,
         shapes: &BoundSignature,
@@ -152,7 +153,7 @@ impl Bound {
     }
 }
 
-/// The stream of a model's session, locked: whoever holds it is the only one to run the session.
+/// The stream of a model's sessions, locked: whoever holds it is the only one to run one of them.
 #[derive(Debug)]
 pub(super) struct SessionStream<'a> {
     model: &'a CudaModel,
@@ -160,7 +161,7 @@ pub(super) struct SessionStream<'a> {
 }
 
 impl<'a> SessionStream<'a> {
-    /// `runner` is the one that `model` made its session with.
+    /// `runner` is the one that `model` made its sessions with.
     pub(super) fn new(model: &'a CudaModel, runner: MutexGuard<'a, Runner>) -> SessionStream<'a> {
         SessionStream { model, runner }
     }
@@ -180,13 +181,13 @@ impl<'a> SessionStream<'a> {
     }
 
     fn run_as(&self, bound: &Bound, options: &RunOptions) -> ort::Result<()> {
-        if !Arc::ptr_eq(&bound.session, self.model.session()) {
-            return Err(ort::Error::new("tensors that were bound for another session"));
+        if !self.model.sessions().has(&bound.session) {
+            return Err(ort::Error::new("tensors that were bound for another model"));
         }
         // SAFETY: `bound` was made by `Context` of addresses that `Places` found: of tensors as
         // long as the binding says, in a slot or staging memory that the caller holds until the
-        // stream is done. It is of this session, of which there is one stream, and that is locked:
-        // nobody else runs the session.
+        // stream is done. It is of a session of this model, and those have one stream, which is
+        // locked: nobody else runs the session.
         unsafe { bound.run(options) }
     }
 }

@@ -38,14 +38,15 @@ impl Start {
 /// cannot be recorded runs to its end.
 pub(super) fn launch(model: &Arc<CudaModel>, context: &mut Context, start: Start) -> Launched {
     if !model.records(&start.job.binding) {
-        return Err(run_to_end(model, context, start));
+        return Err(without_graph(model, context, start));
     }
     match context.record(model, &start.job.binding, start.places.addresses()) {
         Ok(()) => {}
         Err(RecordError::Unrecordable(why)) => {
             model.give_up_graphs(&why);
-            return Err(run_to_end(model, context, start));
+            return Err(without_graph(model, context, start));
         }
+        Err(RecordError::TooManyShapes) => return Err(without_graph(model, context, start)),
         Err(RecordError::Engine(error)) => return Err(over(start.job, error)),
     }
     let Start { job, places, since } = start;
@@ -54,9 +55,10 @@ pub(super) fn launch(model: &Arc<CudaModel>, context: &mut Context, start: Start
         Ok(filled) => filled,
         Err(error) => return Err(over(job, error.into())),
     };
+    let shapes = Arc::clone(&job.binding);
     let held = Held::new(job, &places, model, context, waited, filled);
     let kernels = model.kernels().map(|kernels| &**kernels);
-    let Some((runner, recorded)) = context.graph(places.addresses()) else {
+    let Some((runner, recorded)) = context.graph(&shapes, places.addresses()) else {
         let error = EngineError::Run("a graph that was just made is gone".to_owned());
         return Err(over(held.into_job(), error));
     };
@@ -64,6 +66,14 @@ pub(super) fn launch(model: &Arc<CudaModel>, context: &mut Context, start: Start
     let parts = steps::Parts { places: &places, kernels, recorded, poison };
     let started = runner.start(held, |held, plan| steps::enqueue(plan, &held.job, &parts));
     started.map_err(|(held, error)| over(held.into_job(), flown(error)))
+}
+
+fn without_graph(model: &Arc<CudaModel>, context: &mut Context, start: Start) -> Box<Finished> {
+    if start.job.members.is_empty() {
+        return run_to_end(model, context, start);
+    }
+    // They come one by one then, and batches are put together by the host from now on.
+    over(start.job, EngineError::Run("a batch of a model that has no graphs any more".to_owned()))
 }
 
 fn over(job: Job, error: EngineError) -> Box<Finished> {

@@ -3,6 +3,7 @@
 use ferry_core::{BoundTensor, Stage, StageTimes};
 use ferry_cuda::{Flight, FlightError, Kernels, Plan, Runner};
 use ferry_engine::Job;
+use ferry_memory::View;
 
 use super::context::Recorded;
 use super::held::{Places, Way, long};
@@ -51,6 +52,9 @@ fn come(
     places: &Places,
     kernels: Option<&Kernels>,
 ) -> Result<(), FlightError> {
+    if !job.members.is_empty() {
+        return come_together(plan, job, places, kernels);
+    }
     let bounce = places.staging.bounce_in();
     let payload = match (&job.prepared, places.request, &bounce) {
         (Some(region), _, _) => region.view(),
@@ -99,6 +103,72 @@ fn come(
     plan.mark(Stage::Preprocess)
 }
 
+/// The ways of the inputs of a batch's requests to the model's inputs, one behind the other.
+fn come_together(
+    plan: &mut Plan<'_>,
+    job: &Job,
+    places: &Places,
+    kernels: Option<&Kernels>,
+) -> Result<(), FlightError> {
+    let (bounce, input) = (places.staging.bounce_in(), places.staging.request());
+    for (member, ways) in job.members.iter().zip(&places.members) {
+        for index in 0..job.binding.inputs.len() {
+            let (own, at) = member.input(&job.binding, index)?;
+            let bytes = own.bytes();
+            let to = input.part(at, bytes)?;
+            let from = match (ways.request, &bounce) {
+                (Way::Bounce, Some(bounce)) => bounce.view().part(at, bytes)?,
+                _ => own,
+            };
+            // SAFETY: as in `come`: the flight keeps the job, and with it the slot of each request.
+            unsafe { carry(plan, ways.request, kernels, (&to, &from)) }?;
+        }
+    }
+    plan.mark(Stage::CopyIn)
+}
+
+/// The ways of the model's outputs to the slots of a batch's requests.
+fn go_apart(
+    plan: &mut Plan<'_>,
+    job: &Job,
+    places: &Places,
+    kernels: Option<&Kernels>,
+) -> Result<(), FlightError> {
+    let (bounce, output) = (places.staging.bounce_out(), places.staging.reply());
+    for (member, ways) in job.members.iter().zip(&places.members) {
+        for index in 0..job.binding.outputs.len() {
+            let (own, at) = member.output(&job.binding, index)?;
+            let bytes = own.bytes();
+            let from = output.part(at, bytes)?;
+            let to = match (ways.reply, &bounce) {
+                (Way::Bounce, Some(bounce)) => bounce.part(at, bytes)?,
+                _ => own,
+            };
+            // SAFETY: as in `come_together`.
+            unsafe { carry(plan, ways.reply, kernels, (&to, &from)) }?;
+        }
+    }
+    plan.mark(Stage::CopyOut)
+}
+
+/// Copies all of a view, by a kernel where that is its way.
+///
+/// # Safety
+/// As [`Plan::copy`]; the views do not overlap.
+unsafe fn carry(
+    plan: &mut Plan<'_>,
+    way: Way,
+    kernels: Option<&Kernels>,
+    (to, from): (&View<'_>, &View<'_>),
+) -> Result<(), FlightError> {
+    match kernels.filter(|_| way == Way::Kernel) {
+        // SAFETY: the caller's argument.
+        Some(kernels) => unsafe { plan.copy_by_kernel(kernels, to, from, from.bytes()) },
+        // SAFETY: the caller's argument.
+        None => unsafe { plan.copy(to, from, from.bytes()) },
+    }
+}
+
 /// The way of the model's output to the slot.
 fn go(
     plan: &mut Plan<'_>,
@@ -106,6 +176,9 @@ fn go(
     places: &Places,
     kernels: Option<&Kernels>,
 ) -> Result<(), FlightError> {
+    if !job.members.is_empty() {
+        return go_apart(plan, job, places, kernels);
+    }
     let (output, slot) = (places.staging.reply(), job.arrival.slot.reply());
     let reply = match (places.reply, places.staging.bounce_out()) {
         (Way::Bounce, Some(bounce)) => bounce,

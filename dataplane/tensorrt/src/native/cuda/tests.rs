@@ -128,7 +128,14 @@ fn run(gpu: &Arc<CudaGpu>, region: impl FnOnce(usize) -> Region) -> (Option<Stag
         visible: now,
     };
     let memory = MemoryChoice::Auto;
-    let job = Job { arrival: arrival.into(), binding, prepared: None, placed: None, memory };
+    let job = Job {
+        arrival: arrival.into(),
+        binding,
+        prepared: None,
+        placed: None,
+        memory,
+        members: Vec::new(),
+    };
     let mut engine = lanes(gpu, 1);
     assert!(engine.submit(job).is_none(), "in flight");
     let mut finished = Vec::new();

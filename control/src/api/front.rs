@@ -14,6 +14,7 @@ mod budget;
 mod gate;
 mod guarded;
 mod methods;
+mod strangers;
 
 pub(crate) use accept::{Door, Incoming, Peer, Peers};
 pub(crate) use body::{Caller, Limits, SLOWEST};

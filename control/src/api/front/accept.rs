@@ -1,10 +1,9 @@
 //! Connections of the control plane: how many there may be, over gRPC and HTTP together.
 //!
 //! A connection is a stranger's until a call on it was let in. Strangers have a moment to begin
-//! (`guarded`), and there is room for some only: where one more comes, the one that was here longest
-//! goes, so that nobody is locked out by those who only wait.
+//! (`guarded`), and there is room for some only (`strangers`): where one more comes, the one that was
+//! here longest goes, so that nobody is locked out by those who only wait.
 
-use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
@@ -22,6 +21,7 @@ use tokio::time::Sleep;
 
 use super::body::{Budgets, SLOWEST};
 use super::guarded::Guarded;
+use super::strangers::Strangers;
 use crate::config::Front;
 use crate::serving::refusals::Refusals;
 
@@ -76,8 +76,7 @@ struct Room {
     /// Of all, those that were sent away and are not gone yet.
     leaving: usize,
     next: u64,
-    /// By number, hence by age.
-    strangers: BTreeMap<u64, Arc<Peer>>,
+    strangers: Strangers<Arc<Peer>>,
 }
 
 impl Peer {
@@ -145,8 +144,8 @@ impl Peers {
         }
         let is_full = room.all - room.leaving >= self.max;
         if is_full || room.strangers.len() >= self.strangers_max {
-            match room.strangers.pop_first() {
-                Some((_, oldest)) => {
+            match room.strangers.pop(door) {
+                Some(oldest) => {
                     room.leaving += 1;
                     oldest.end();
                 }
@@ -169,7 +168,7 @@ impl Peers {
             is_over: AtomicBool::new(false),
             reads: AtomicWaker::new(),
         });
-        room.strangers.insert(number, Arc::clone(&peer));
+        room.strangers.insert(door, number, Arc::clone(&peer));
         Entry::In(peer)
     }
 }
@@ -178,7 +177,7 @@ impl Peer {
     /// A call was let in: it is no stranger's any more.
     pub(crate) fn prove(&self) {
         if !self.is_proved.swap(true, Ordering::Relaxed) {
-            self.peers.room().strangers.remove(&self.number);
+            self.peers.room().strangers.remove(self.door, self.number);
         }
     }
 
@@ -224,7 +223,7 @@ impl Peer {
         if self.is_over() {
             room.leaving = room.leaving.saturating_sub(1);
         }
-        room.strangers.remove(&self.number);
+        room.strangers.remove(self.door, self.number);
     }
 }
 

@@ -22,8 +22,31 @@ static MESSAGE: LazyLock<Result<MessageDescriptor, String>> = LazyLock::new(|| {
 /// # Errors
 /// A text that says what is wrong.
 pub(in crate::models) fn from_text(text: &str) -> Result<ModelConfig, String> {
-    let message = DynamicMessage::parse_text_format(MESSAGE.clone()?, &with_colons(text)?);
-    typed(&message.map_err(|error| error.to_string())?)
+    let known = MESSAGE.clone()?;
+    let text = with_colons(text)?;
+    let parsed = |text: &str| {
+        let message = DynamicMessage::parse_text_format(known.clone(), text);
+        message.map_err(|error| error.to_string())
+    };
+    let message = parsed(&text).map_err(|why| {
+        let line = line_of(&text, &why, |part| parsed(part).err());
+        format!("line {line}: {why}")
+    });
+    typed(&message?)
+}
+
+/// The line, from 1, in which the parser gives up because of `why`, and which it does not tell: the
+/// first one up to which the text is wrong for the same reason. What follows that line changes
+/// nothing, since the parser never gets there. What is missing is missing at the end.
+fn line_of(text: &str, why: &str, wrong: impl Fn(&str) -> Option<String>) -> usize {
+    let lines = text.lines().count().max(1);
+    if why.ends_with("end of input") {
+        return lines;
+    }
+    // With their ends, which a text in quotation marks must not have.
+    let ends: Vec<usize> = text.match_indices('\n').map(|(at, _)| at + 1).take(lines - 1).collect();
+    let is_right = |&end: &usize| text.get(..end).and_then(&wrong).as_deref() != Some(why);
+    ends.partition_point(is_right) + 1
 }
 
 /// The message of a text in JSON.
@@ -67,7 +90,10 @@ fn with_colons(text: &str) -> Result<String, String> {
             (None, _) => {}
         }
         if depth > DEPTH_MAX {
-            return Err(format!("messages lie more than {DEPTH_MAX} deep in each other"));
+            let line = 1 + all.matches('\n').count();
+            return Err(format!(
+                "line {line}: messages lie more than {DEPTH_MAX} deep in each other"
+            ));
         }
         all.push(letter);
         if inside != Some('#') && !letter.is_whitespace() {

@@ -165,6 +165,24 @@ fn hostile_texts_are_refused_by_what_is_wrong() {
 }
 
 #[test]
+fn a_text_that_is_wrong_is_told_with_its_line() {
+    let deep = format!("\n{}", "input {\n".repeat(20));
+    for (text, line) in [
+        ("max_batch_sise: 1", 1),
+        ("# what it is\n\nname: 'm'\nmax_batch_size: many\nbackend: 7\n", 4),
+        ("name: 'm'\ninput [\n  {\n    name: 'x'\n    data_type: TYPE_FP31\n  }\n]\n", 5),
+        ("name: 'm'\nname: 'n'\n", 2),
+        ("name: 'm\nbackend: 'onnxruntime'\n", 1),
+        ("dynamic_batching { }\r\nsequence_batching { }\r\n", 2),
+        ("input {\n  name: 'x'\n\n", 3),
+        (&deep, 18),
+    ] {
+        let told = said(text).unwrap_err();
+        assert!(told.starts_with(&format!("line {line}: ")), "{text}: {told}");
+    }
+}
+
+#[test]
 fn a_colon_before_a_list_of_messages_may_be_left_out() {
     let same = from_text("input: [{ name: 'a' }, { name: 'b [' }] max_batch_size: 1").unwrap();
     for text in [

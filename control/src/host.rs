@@ -3,5 +3,6 @@
 pub(crate) mod clock;
 pub mod environment;
 pub mod limits;
+pub mod log;
 pub mod machine;
 pub mod rate;

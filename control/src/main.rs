@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use ferry_control::host::{environment, limits};
+use ferry_control::host::{environment, limits, log};
 use ferry_control::models::Progress;
 use ferry_control::{Config, ConfigError, LoadingPort, Server, Settings, bind};
 use tokio::signal::unix::{SignalKind, signal};
@@ -76,13 +76,16 @@ fn main() -> ExitCode {
         Err(error) => return complain(USAGE, &format!("--log {}: {error}", args.log)),
     };
     let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt()
+    let subscriber = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(colours)
         .with_env_filter(filter)
+        .with_filter_reloading()
         // It would tell of a log that nobody reads on that same log, and panic.
-        .log_internal_errors(false)
-        .init();
+        .log_internal_errors(false);
+    let filter = subscriber.reload_handle();
+    subscriber.init();
+    log::began(args.log.clone(), move |other| filter.reload(other));
     let config = match args.config() {
         Ok(config) => config,
         Err(error) => return complain(USAGE, &error_text(&error)),

@@ -1,6 +1,7 @@
 //! The Open Inference Protocol over HTTP, as its clients see it, and as nobody should use it.
 
 mod infer;
+mod log;
 mod questions;
 mod refused;
 mod regions;
@@ -16,7 +17,7 @@ use crate::common::{LONG, Running};
 pub(crate) const HEAD_BYTES: &str = "inference-header-content-length";
 
 /// A server with HTTP, and where that is.
-async fn start(edit: impl FnOnce(&mut Config)) -> (Running, SocketAddr) {
+pub(crate) async fn start(edit: impl FnOnce(&mut Config)) -> (Running, SocketAddr) {
     let server = Running::start(|config| {
         config.http = Some("127.0.0.1:0".into());
         edit(config);
@@ -35,11 +36,37 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    fn header(&self, name: &str) -> Option<&str> {
+    /// The next one; `None` if the server closed the connection instead.
+    pub(crate) fn read(from: &mut impl Read, has_body: bool) -> Option<Answer> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            match from.read(&mut byte) {
+                Ok(1) => head.push(byte[0]),
+                Ok(_) => return None,
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        let head = String::from_utf8(head).unwrap();
+        let mut lines = head.lines();
+        let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+        let pair = |line: &str| {
+            let (name, value) = line.split_once(": ")?;
+            Some((name.to_ascii_lowercase(), value.to_owned()))
+        };
+        let mut answer = Answer { status, headers: lines.filter_map(pair).collect(), body: vec![] };
+        let length = answer.header("content-length").map_or(0, |it| it.parse().unwrap());
+        answer.body.resize(if has_body { length } else { 0 }, 0);
+        from.read_exact(&mut answer.body).unwrap();
+        Some(answer)
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         let text = String::from_utf8_lossy(&self.body);
         serde_json::from_slice(&self.body).unwrap_or_else(|why| panic!("{why}: {text}"))
     }
@@ -68,47 +95,30 @@ impl Connection {
 
     /// Sends a request without waiting for its answer.
     pub(crate) fn ask(&mut self, head: &str, headers: &[(&str, &str)], body: &[u8]) {
-        let mut text = format!("{head} HTTP/1.1\r\nhost: ferryd\r\n");
-        for (name, value) in headers {
-            text += &format!("{name}: {value}\r\n");
-        }
-        if !headers.iter().any(|(name, _)| matches!(*name, "content-length" | "transfer-encoding"))
-        {
-            text += &format!("content-length: {}\r\n", body.len());
-        }
-        self.send(&[text.as_bytes(), b"\r\n", body].concat());
+        self.send(&request(head, headers, body));
     }
 
     /// The next answer; `None` if the server closed the connection instead.
     pub(crate) fn answer(&mut self, has_body: bool) -> Option<Answer> {
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            match self.0.read(&mut byte) {
-                Ok(1) => head.push(byte[0]),
-                Ok(_) => return None,
-                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
-                Err(error) => panic!("{error}"),
-            }
-        }
-        let head = String::from_utf8(head).unwrap();
-        let mut lines = head.lines();
-        let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
-        let pair = |line: &str| {
-            let (name, value) = line.split_once(": ")?;
-            Some((name.to_ascii_lowercase(), value.to_owned()))
-        };
-        let mut answer = Answer { status, headers: lines.filter_map(pair).collect(), body: vec![] };
-        let length = answer.header("content-length").map_or(0, |it| it.parse().unwrap());
-        answer.body.resize(if has_body { length } else { 0 }, 0);
-        self.0.read_exact(&mut answer.body).unwrap();
-        Some(answer)
+        Answer::read(&mut self.0, has_body)
     }
 
     pub(crate) fn call(&mut self, head: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
         self.ask(head, headers, body);
         self.answer(true).expect("an answer")
     }
+}
+
+/// The bytes of a request.
+pub(crate) fn request(head: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
+    let mut text = format!("{head} HTTP/1.1\r\nhost: ferryd\r\n");
+    for (name, value) in headers {
+        text += &format!("{name}: {value}\r\n");
+    }
+    if !headers.iter().any(|(name, _)| matches!(*name, "content-length" | "transfer-encoding")) {
+        text += &format!("content-length: {}\r\n", body.len());
+    }
+    [text.as_bytes(), b"\r\n", body].concat()
 }
 
 /// One call on a connection of its own.

@@ -214,33 +214,45 @@ def repository(client, model):
     assert any(it.name == model and it.state == "READY" for it in index)
     client.load_model(model)
     refused(lambda: client.load_model("there-is-none"), "NOT_FOUND")
+    client.unload_model("there-is-none")
 
 
 @check
 def settings(client, model):
     assert list(client.get_trace_settings().settings["trace_level"].value) == ["OFF"]
     client.update_trace_settings(settings={"trace_level": "OFF"})
-    assert "log_verbose_level" in client.get_log_settings().settings
+    told = client.get_log_settings(as_json=True)
+    assert "log_verbose_level" in told["settings"]
+    changed = client.update_log_settings({"log_verbose_level": 1}, as_json=True)["settings"]
+    assert changed["log_verbose_level"]["uint32_param"] == 1, changed
+    back = {name: next(iter(value.values())) for name, value in told["settings"].items()}
+    assert client.update_log_settings(back, as_json=True) == told
 
 
-def run(connect, checks, usage):
+def run(checks, *given, tidy=lambda: None):
+    """Runs checks, a line for each, and `tidy` behind those that failed; how many did."""
+    failed = 0
+    for function in checks:
+        try:
+            function(*given)
+            print(f"ok      {function.__name__}")
+        except Exception:
+            failed += 1
+            print(f"FAILED  {function.__name__}")
+            traceback.print_exc()
+            tidy()
+    return failed
+
+
+def main(connect, checks, usage):
     """Runs checks with the client that `connect` makes of an address; ends the process."""
     if len(sys.argv) not in (2, 3):
         sys.exit(usage)
     url, model = sys.argv[1], sys.argv[2] if len(sys.argv) == 3 else "echo"
-    failed = 0
     with connect(url) as client:
-        for function in checks:
-            name = function.__name__
-            try:
-                function(client, model)
-                print(f"ok      {name}")
-            except Exception:
-                failed += 1
-                print(f"FAILED  {name}")
-                traceback.print_exc()
+        failed = run(checks, client, model)
     sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":
-    run(grpc.InferenceServerClient, CHECKS, __doc__)
+    main(grpc.InferenceServerClient, CHECKS, __doc__)

@@ -16,12 +16,13 @@ import os
 import signal
 import sys
 import time
-import traceback
 
 import numpy as np
 import tritonclient.grpc as grpc
 import tritonclient.utils.shared_memory as shm
 from tritonclient.utils import InferenceServerException
+
+from check import run
 
 CHECKS = []
 TO_DEVICE, TO_HOST = 1, 2
@@ -249,16 +250,7 @@ def times(client, model):
 def main():
     client = grpc.InferenceServerClient(sys.argv[1])
     models = [Model(client, "echo", [3, 224, 224])] + [Model(client, name) for name in sys.argv[2:]]
-    failed = 0
-    for function in CHECKS:
-        try:
-            function(client, models)
-            print(f"ok      {function.__name__}")
-        except Exception:
-            failed += 1
-            print(f"FAILED  {function.__name__}")
-            traceback.print_exc()
-            client.unregister_cuda_shared_memory()
+    failed = run(CHECKS, client, models, tidy=client.unregister_cuda_shared_memory)
     for model in models:
         times(client, model)
     sys.exit(1 if failed else 0)

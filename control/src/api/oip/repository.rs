@@ -10,7 +10,7 @@ use ferry_proto::oip::{
 
 use crate::api::{models, told};
 use crate::error::ApiError;
-use crate::models::{Given, Listed, State as ModelState};
+use crate::models::{Given, Listed, ModelError, State as ModelState};
 use crate::state::State;
 use crate::tenants::Identity;
 
@@ -79,7 +79,8 @@ pub(super) async fn load(
     models::load(state, &model_name, 0, given).await.map(drop)
 }
 
-/// Takes all versions of a model out of service.
+/// Takes all versions of a model out of service. One that is not there is not in service: clients
+/// that clean up count on that, since Triton says so.
 ///
 /// # Errors
 /// As [`load`], and as [`Models::unload`](crate::models::Models::unload).
@@ -95,7 +96,15 @@ pub(super) async fn unload(
             (other, _) => return Err(unsupported(other)),
         }
     }
-    models::unload(state, &asked.model_name, 0).await
+    match models::unload(state, &asked.model_name, 0).await {
+        // An alias serves on.
+        Err(ApiError::Model(ModelError::NotFound { .. }))
+            if state.models.get(&asked.model_name, 0).is_err() =>
+        {
+            Ok(())
+        }
+        unloaded => unloaded,
+    }
 }
 
 fn check_repository(name: &str) -> Result<(), ApiError> {

@@ -1,6 +1,8 @@
-//! Settings of tracing and of the log: they can be read, and set to what they are.
+//! Settings of tracing and of the log. All can be read; how much is logged can be changed, and the
+//! others be set to what they are.
 
 use std::collections::HashMap;
+use std::mem::discriminant;
 
 use ferry_proto::oip::log_settings_request as asked_log;
 use ferry_proto::oip::log_settings_response::setting_value::ParameterChoice;
@@ -12,6 +14,7 @@ use tracing::level_filters::LevelFilter;
 
 use super::offer::Offer;
 use crate::error::ApiError;
+use crate::host::log;
 use crate::state::State;
 
 /// What a trace is here: none. The times of every request are in SQL.
@@ -56,26 +59,63 @@ pub(super) fn trace(
     Ok(TraceSettingResponse { settings: TRACE.map(setting).into() })
 }
 
-/// The settings of the log.
+/// Changes how much is logged, if that is asked for; the settings of the log.
 ///
 /// # Errors
-/// As [`trace`].
+/// As [`trace`], and [`ApiError::Field`] if the settings contradict each other.
 pub(super) fn log(asked: LogSettingsRequest) -> Result<LogSettingsResponse, ApiError> {
     let settings = log_is();
+    let (mut least, mut most) = (LevelFilter::OFF, LevelFilter::TRACE);
     for (name, value) in asked.settings {
         let is = settings.get(&name).ok_or_else(|| {
             let mut known: Vec<&str> = settings.keys().map(String::as_str).collect();
             known.sort_unstable();
             unknown(&name, &known)
         })?;
-        if is.parameter_choice != value.parameter_choice.map(choice) {
+        let wanted = value.parameter_choice.map(choice);
+        let (Some(is), Some(wanted)) = (&is.parameter_choice, wanted) else {
+            return Err(ApiError::field("settings", format!("{name:?} has no value")));
+        };
+        if discriminant(is) != discriminant(&wanted) {
+            return Err(ApiError::field("settings", format!("{name:?} has another type")));
+        }
+        if let Some((from, to)) = levels(&name, &wanted) {
+            (least, most) = (least.max(from), most.min(to));
+        } else if *is != wanted {
             return Err(ApiError::Unsupported {
                 what: format!("the setting {name}"),
-                why: "the log is chosen when ferryd starts: give it --log".into(),
+                why: "the log goes to stderr as lines while ferryd runs".into(),
             });
         }
     }
-    Ok(LogSettingsResponse { settings })
+    if least > most {
+        let why = format!(
+            "a log up to {least} cannot be without what is more severe: it would end at {most}"
+        );
+        return Err(ApiError::field("settings", why));
+    }
+    log::set(log::level().clamp(least, most)).map_err(|why| ApiError::Unsupported {
+        what: "another level of the log".to_owned(),
+        why,
+    })?;
+    Ok(LogSettingsResponse { settings: log_is() })
+}
+
+/// Between which levels the log is with a setting; `None` if it says nothing of them.
+fn levels(name: &str, wanted: &ParameterChoice) -> Option<(LevelFilter, LevelFilter)> {
+    use ParameterChoice::{BoolParam as Is, Uint32Param as Number};
+    Some(match (name, wanted) {
+        ("log_error", Is(true)) => (LevelFilter::ERROR, LevelFilter::TRACE),
+        ("log_error", Is(false)) => (LevelFilter::OFF, LevelFilter::OFF),
+        ("log_warning", Is(true)) => (LevelFilter::WARN, LevelFilter::TRACE),
+        ("log_warning", Is(false)) => (LevelFilter::OFF, LevelFilter::ERROR),
+        ("log_info", Is(true)) => (LevelFilter::INFO, LevelFilter::TRACE),
+        ("log_info", Is(false)) => (LevelFilter::OFF, LevelFilter::WARN),
+        ("log_verbose_level", Number(0)) => (LevelFilter::OFF, LevelFilter::INFO),
+        ("log_verbose_level", Number(1)) => (LevelFilter::DEBUG, LevelFilter::DEBUG),
+        ("log_verbose_level", Number(_)) => (LevelFilter::TRACE, LevelFilter::TRACE),
+        _ => return None,
+    })
 }
 
 fn unknown(name: &str, known: &[&str]) -> ApiError {
@@ -93,7 +133,7 @@ fn choice(asked: asked_log::setting_value::ParameterChoice) -> ParameterChoice {
 }
 
 fn log_is() -> HashMap<String, log_settings_response::SettingValue> {
-    let level = LevelFilter::current();
+    let level = log::level();
     let told = |at: LevelFilter| ParameterChoice::BoolParam(level >= at);
     let text = |text: &str| ParameterChoice::StringParam(text.to_owned());
     let verbose = u32::from(level >= LevelFilter::DEBUG) + u32::from(level >= LevelFilter::TRACE);

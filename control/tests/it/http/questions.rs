@@ -112,7 +112,10 @@ async fn models_come_and_go_and_settings_are_told() {
         ("/v2/trace/setting", r#"{"trace_rate":"1"}"#, 501, "trace_rate"),
         ("/v2/trace/setting", r#"{"trace_rate":{}}"#, 400, "trace_rate"),
         ("/v2/trace/setting", r#"{"other":"1"}"#, 400, "other"),
-        ("/v2/logging", r#"{"log_verbose_level":9}"#, 501, "log_verbose_level"),
+        ("/v2/logging", r#"{"log_verbose_level":1}"#, 501, "has a log of its own"),
+        ("/v2/logging", r#"{"log_verbose_level":1,"log_error":false}"#, 400, "severe"),
+        ("/v2/logging", r#"{"log_error":"yes"}"#, 400, "\"log_error\" has another type"),
+        ("/v2/logging", r#"{"log_file":"/tmp/x"}"#, 501, "log_file"),
         ("/v2/logging", r#"{"log_verbose_level":-1}"#, 400, "log_verbose_level"),
     ] {
         let answer = post(path, body).await;
@@ -186,7 +189,7 @@ async fn keys_say_who_may_do_what() {
         ("POST /v2/systemsharedmemory/unregister", 401, 200, 403),
         ("GET /v2/cudasharedmemory/status", 401, 200, 403),
         ("POST /v2/repository/models/none/load", 403, 403, 404),
-        ("POST /v2/repository/models/none/unload", 403, 403, 404),
+        ("POST /v2/repository/models/none/unload", 403, 403, 200),
         ("GET /v2/trace/setting", 403, 403, 200),
         ("GET /v2/logging", 403, 403, 200),
     ] {

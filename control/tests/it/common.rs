@@ -208,8 +208,13 @@ pub(crate) fn echoed(input: &[u8], bytes_out: usize) -> Vec<u8> {
 
 /// Looks until it is so.
 pub(crate) async fn until(what: &str, mut is: impl FnMut() -> bool) {
+    until_asked(what, async || is()).await;
+}
+
+/// As [`until`], by asking somebody.
+pub(crate) async fn until_asked(what: &str, mut is: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + LONG;
-    while !is() {
+    while !is().await {
         assert!(Instant::now() < deadline, "never: {what}");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! serve (connections) ── router (path, key) ── body (length, bytes, time) ── coding (inflating)
-//!                        └── infer ── json, numbers ── super::service
+//!                        └── infer ── json, numbers, raw ── super::service
 //!                        └── questions, regions, settings ── super::{metadata, repository, …}
 //! ```
 
@@ -19,6 +19,7 @@ mod loading;
 mod numbers;
 mod outputs;
 mod questions;
+mod raw;
 mod reflected;
 mod refused;
 mod regions;

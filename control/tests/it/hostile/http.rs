@@ -10,10 +10,10 @@ use ferry_proto::v1::admin_client::AdminClient;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use super::{channel, descriptors, keyed, kib, limited, refused, serves};
+use super::{channel, descriptors, keyed, kib, limited, refused, serves, strangers_are_sent_away};
 use crate::binary::Ferryd;
-use crate::common::{LONG, until};
-use crate::http::{Connection, HEAD_BYTES, INFER, floats, with_bytes};
+use crate::common::{LONG, until_asked};
+use crate::http::{Answer, Connection, HEAD_BYTES, INFER, floats, with_bytes};
 
 const A: (&str, &str) = (KEY_METADATA, "a");
 
@@ -21,17 +21,15 @@ fn connect(ferryd: &Ferryd) -> Connection {
     Connection::open(ferryd.http.as_ref().unwrap().parse().unwrap())
 }
 
-/// An honest tenant is served over gRPC and over HTTP, from its first connection on. HTTP comes first:
-/// once it is served, those who came before it to the same port were taken in, and cannot push out
-/// who comes to the other one.
+/// An honest tenant is served over gRPC and over HTTP, from its first connection on.
 async fn serves_both(ferryd: &Ferryd) {
+    serves(ferryd).await;
     let (sent, mut connection) = (floats(6), connect(ferryd));
     let (head, body) = identity(&sent);
     let answer =
         tokio::task::block_in_place(|| connection.call(INFER, &[A, (HEAD_BYTES, &head)], &body));
     assert_eq!(answer.status, 200, "{answer:?}");
     assert!(answer.body.ends_with(&sent));
-    serves(ferryd).await;
 }
 
 /// Asks the identity for these floats.
@@ -149,6 +147,48 @@ async fn bodies_that_are_announced_and_never_end_hold_little_and_not_for_long() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn messages_that_are_too_long_are_told_so_before_memory_is_spent_and_after_they_were_sent() {
+    let folder = tempfile::tempdir().unwrap();
+    let ferryd = limited(folder.path(), 1024);
+    serves_both(&ferryd).await;
+    let before = kib(&ferryd, "VmHWM");
+    let told = |answer: &Answer, most: &str| {
+        assert_eq!(answer.status, 413, "{answer:?}");
+        assert!(answer.error().ends_with(most), "{answer:?}");
+    };
+    let of_infer = "this method takes at most 134217728";
+    // Announced, and not sent: 128 MiB and a byte, 2 GiB, 2^63.
+    for length in ["134217729", "2147483648", "9223372036854775808"] {
+        let mut peer = connect(&ferryd);
+        peer.ask(INFER, &[A, ("content-length", length)], b"{");
+        told(&tokio::task::block_in_place(|| peer.answer(true)).unwrap(), of_infer);
+    }
+    // Sent, by one who does not look before all is sent: 129 MiB, and pieces of which nobody knows how
+    // many come.
+    let piece = vec![b' '; 1 << 20];
+    let mut whole = connect(&ferryd);
+    let mut pieces = connect(&ferryd);
+    tokio::task::block_in_place(|| {
+        whole.ask(INFER, &[A, ("content-length", "135266304")], b"");
+        (0..129).for_each(|_| whole.send(&piece));
+        told(&whole.answer(true).unwrap(), of_infer);
+        pieces.ask("POST /v2/repository/index", &[A, ("transfer-encoding", "chunked")], b"");
+        for _ in 0..40 {
+            pieces.send(b"100000\r\n");
+            pieces.send(&piece);
+            pieces.send(b"\r\n");
+        }
+        pieces.send(b"0\r\n\r\n");
+        told(&pieces.answer(true).unwrap(), "this method takes at most 262144");
+    });
+    let grown = kib(&ferryd, "VmHWM") - before;
+    assert!(grown < 30 << 10, "{grown} KiB for messages of which nothing is kept");
+    serves_both(&ferryd).await;
+    let kinds = refused(ferryd, folder.path()).await;
+    assert_eq!(kinds, ["message_bytes of a"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn answers_that_nobody_reads_are_given_up() {
     let folder = tempfile::tempdir().unwrap();
     let ferryd = limited(folder.path(), 1024);
@@ -169,16 +209,12 @@ async fn answers_that_nobody_reads_are_given_up() {
     });
     drop(slow);
     let mut admin = AdminClient::new(channel(&ferryd).await);
-    let late = Instant::now() + LONG;
-    loop {
-        let told =
-            admin.status(keyed("operator", v1::StatusRequest {})).await.unwrap().into_inner();
-        if told.refused.iter().any(|it| (&*it.link, &*it.what) == ("http", "slow_reader")) {
-            break;
-        }
-        assert!(Instant::now() < late, "{:?}", told.refused);
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    until_asked("who never reads is given up", async || {
+        let told = admin.status(keyed("operator", v1::StatusRequest {})).await.unwrap();
+        let refused = told.into_inner().refused;
+        refused.iter().any(|it| (&*it.link, &*it.what) == ("http", "slow_reader"))
+    })
+    .await;
     drop(never);
     serves_both(&ferryd).await;
     let kinds = refused(ferryd, folder.path()).await;
@@ -224,26 +260,15 @@ async fn silent_connections_lock_nobody_out_and_are_gone_soon() {
     let address = ferryd.http.clone().unwrap();
     let silent: Vec<_> = (0..150).map(|_| TcpStream::connect(&address).unwrap()).collect();
     serves_both(&ferryd).await;
-    let half = |_| {
-        let mut stream = TcpStream::connect(&address).unwrap();
+    let half = |ferryd: &Ferryd| {
+        let mut stream = TcpStream::connect(ferryd.http.as_ref().unwrap()).unwrap();
         // It may be sent away already.
         drop(stream.write_all(b"GET /v2/health/live HTTP/1.1\r\nhost: "));
         stream
     };
-    let halves: Vec<_> = (0..150).map(half).collect();
+    let halves: Vec<_> = (0..150).map(|_| half(&ferryd)).collect();
     serves_both(&ferryd).await;
-    until("most were sent away", || descriptors(&ferryd) < before + 70).await;
-    drop((silent, halves));
-    until("those are gone", || descriptors(&ferryd) <= before + 2).await;
-    // Few enough to be borne, for a second.
-    let few: Vec<_> = (0..5).map(half).collect();
-    until("they are there", || descriptors(&ferryd) > before + 2).await;
-    until("they are sent away", || descriptors(&ferryd) <= before + 2).await;
-    drop(few);
-    let kinds = refused(ferryd, folder.path()).await;
-    for kind in ["handshake of nobody", "strangers of nobody"] {
-        assert!(kinds.iter().any(|it| it == kind), "{kind}: {kinds:?}");
-    }
+    strangers_are_sent_away(ferryd, folder.path(), before, (silent, halves), half).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -63,6 +63,24 @@ async fn lists_of_numbers_are_rows_however_they_nest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn numbers_that_json_does_not_have_come_and_go_as_tritons_clients_write_them() {
+    let (server, http) = start(|_| {}).await;
+    let bare = "[NaN,Infinity,-Infinity,1.0]";
+    for data in [bare, "[[ NaN, Infinity],\n[-Infinity ,1]]", r#"["NaN","Infinity","-Infinity",1]"#]
+    {
+        let body = format!(
+            r#"{{"inputs":[{{"name":"INPUT0","shape":[1,2,2],"datatype":"FP32","data":{data}}}],"id":"[NaN"}}"#
+        );
+        let answer = call(http, INFER, &[], body.as_bytes()).await;
+        assert_eq!(answer.status, 200, "{data}: {answer:?}");
+        let text = String::from_utf8(answer.body).unwrap();
+        assert!(text.contains(&format!("\"data\":{bare}")), "{text}");
+        assert!(text.contains("\"id\":\"[NaN\""), "{text}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn each_output_is_written_as_it_is_asked_for() {
     let (server, http) = start(|_| {}).await;
     let ask = |outputs: serde_json::Value, all: bool| {
@@ -125,6 +143,34 @@ async fn a_trained_model_reads_a_digit() {
     assert_eq!(answer.status, 200, "{answer:?}");
     let text = answer.json()["outputs"][0]["data"][0].as_str().unwrap().to_owned();
     assert!(text.ends_with(&format!(":{digit}:digit {digit}")), "{text}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_without_json_are_the_only_input() {
+    let folder = tempfile::tempdir().unwrap();
+    put_digits(folder.path());
+    let (server, http) = start(|config| config.models = Some(folder.path().into())).await;
+    let bytes = a_digit().0.raw_input_contents.remove(0);
+    let asked = json!({
+        "parameters": { "binary_data_output": true },
+        "inputs": [{
+            "name": "input", "datatype": "FP32", "shape": [1, 1, 8, 8],
+            "parameters": { "binary_data_size": bytes.len() },
+        }],
+    });
+    let (head, body) = with_bytes(&asked, &bytes);
+    let path = "POST /v2/models/digits/versions/1/infer";
+    let expected = call(http, path, &[(HEAD_BYTES, &head)], &body).await;
+    assert_eq!(expected.status, 200, "{expected:?}");
+    let answer = call(http, path, &[(HEAD_BYTES, "0")], &bytes).await;
+    assert_eq!(answer.header(HEAD_BYTES), expected.header(HEAD_BYTES));
+    assert_eq!((answer.status, answer.body), (200, expected.body));
+    for wrong in [&bytes[1..], &[], &[&*bytes, &*bytes].concat()] {
+        let answer = call(http, path, &[(HEAD_BYTES, "0")], wrong).await;
+        assert_eq!(answer.status, 400, "{answer:?}");
+        assert!(answer.error().contains("FP32 [1, 1, 8, 8] takes 256"), "{}", answer.error());
+    }
     server.stop().await;
 }
 

@@ -57,6 +57,12 @@ impl Call {
     /// # Errors
     /// [`Refused`] says where it is none, or what does not fit.
     pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, Refused> {
+        if !self.message.rest.is_empty() {
+            let (name, count) = (super::router::HEAD_BYTES, self.message.rest.len());
+            let why =
+                format!("{name} leaves {count} bytes behind the JSON, and here are no tensors");
+            return Err(Refused::bad(why));
+        }
         let text: &[u8] = if self.message.head.is_empty() { b"{}" } else { &self.message.head };
         serde_json::from_slice(text).map_err(|error| bad_json(&error))
     }

@@ -11,7 +11,8 @@ use super::call::{Answer, Call, bad_json};
 use super::json::{Input, Output, Request};
 use super::outputs::{self, Form};
 use super::refused::Refused;
-use super::{numbers, work};
+use super::router::head_bytes;
+use super::{numbers, raw, work};
 use crate::api::oip::offer::Offer;
 use crate::api::oip::parameters::{Parameters, REGION};
 use crate::api::oip::service;
@@ -24,12 +25,16 @@ const BINARY_ALL: &str = "binary_data_output";
 pub(super) async fn infer(call: Call) -> Answer {
     let (model, version) = (call.name("model").to_owned(), call.name("version").to_owned());
     // Told before anything about the message, as over gRPC.
-    Offer::find(call.state(), &model, &version)?;
+    let offer = Offer::find(call.state(), &model, &version)?;
     let Call { http, identity, caller, headers, message, seen, .. } = call;
     let tenant = identity.tenant().ok_or(crate::error::ApiError::Key)?;
-    let is_long = message.head.len() > work::SHORT;
-    let read = http.work.run_if(is_long, move || read(model, version, message)).await?;
-    let (asked, form, hold) = read?;
+    let (asked, form, hold) = if head_bytes(&headers)? == Some(0) {
+        let Message { rest, hold, .. } = message;
+        (raw::request(&offer, version, rest)?, Form { all: Some(true), of: Vec::new() }, hold)
+    } else {
+        let is_long = message.head.len() > work::SHORT;
+        http.work.run_if(is_long, move || read(model, version, message)).await??
+    };
     let made = service::infer(&http.state, tenant, asked, seen).await?;
     // The message is not needed any more.
     drop(hold);
@@ -43,8 +48,15 @@ fn read(
     message: Message,
 ) -> Result<(ModelInferRequest, Form, Hold), Refused> {
     let Message { head, rest, mut hold } = message;
-    let Request { id, mut parameters, inputs, outputs } =
-        serde_json::from_slice(&head).map_err(|error| bad_json(&error))?;
+    let quoted;
+    let request = match serde_json::from_slice(&head) {
+        Ok(request) => request,
+        Err(error) => {
+            quoted = numbers::quoted(&head, &mut hold)?.ok_or_else(|| bad_json(&error))?;
+            serde_json::from_slice(&quoted).map_err(|error| bad_json(&error))?
+        }
+    };
+    let Request { id, mut parameters, inputs, outputs } = request;
     let mut form = Form { all: flag(&mut parameters, BINARY_ALL)?, of: Vec::new() };
     let outputs = outputs.into_iter().map(|output| {
         let Output { name, mut parameters } = output;

@@ -15,9 +15,9 @@ use ferry_proto::channel::MESSAGE_BYTES_MAX;
 use ferry_proto::oip::infer_parameter::ParameterChoice;
 use ferry_proto::oip::model_infer_response::InferOutputTensor;
 use ferry_proto::oip::{InferParameter, ModelInferResponse};
+use half::{bf16, f16};
 use http_body::{Frame, SizeHint};
-use serde::ser::Error;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use super::Http;
 use super::body::Hold;
@@ -54,6 +54,8 @@ struct Told {
     id: String,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     parameters: BTreeMap<String, Value>,
+    /// Written behind the others, with their elements.
+    #[serde(skip)]
     outputs: Vec<Output>,
 }
 
@@ -64,7 +66,8 @@ struct Output {
     shape: Vec<i64>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     parameters: BTreeMap<String, Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Written behind the others: it may have numbers that JSON does not have.
+    #[serde(skip)]
     data: Option<Data>,
 }
 
@@ -95,8 +98,6 @@ impl Value {
     }
 }
 
-const NOT_FINITE: &str = "it has numbers that are infinite or none (NaN), which JSON does not have";
-
 /// Elements of an output, in a flat list.
 #[derive(Debug)]
 struct Data {
@@ -105,41 +106,60 @@ struct Data {
     bytes: Bytes,
 }
 
-impl Serialize for Data {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+impl Data {
+    fn write<W: Write>(&self, to: &mut W) -> io::Result<()> {
         macro_rules! numbers {
-            ($of:ty) => {{
+            ($of:ty, $one:expr) => {{
                 let (all, _) = self.bytes.as_chunks::<{ size_of::<$of>() }>();
-                to.collect_seq(all.iter().map(|bytes| <$of>::from_le_bytes(*bytes)))
-            }};
-        }
-        macro_rules! floats {
-            ($of:ty) => {{
-                let (all, _) = self.bytes.as_chunks::<{ size_of::<$of>() }>();
-                let all = all.iter().map(|bytes| <$of>::from_le_bytes(*bytes));
-                if !all.clone().all(<$of>::is_finite) {
-                    return Err(S::Error::custom(NOT_FINITE));
-                }
-                to.collect_seq(all)
+                list(to, all.iter().map(|bytes| <$of>::from_le_bytes(*bytes)), $one)
             }};
         }
         match self.dtype {
-            None => to.collect_seq(texts(&self.bytes)),
-            Some(DType::Bool) => to.collect_seq(self.bytes.iter().map(|&byte| byte != 0)),
-            Some(DType::I8) => numbers!(i8),
-            Some(DType::I16) => numbers!(i16),
-            Some(DType::I32) => numbers!(i32),
-            Some(DType::I64) => numbers!(i64),
-            Some(DType::U8) => numbers!(u8),
-            Some(DType::U16) => numbers!(u16),
-            Some(DType::U32) => numbers!(u32),
-            Some(DType::U64) => numbers!(u64),
-            Some(DType::F32) => floats!(f32),
-            Some(DType::F64) => floats!(f64),
-            Some(dtype @ (DType::F16 | DType::Bf16)) => {
-                Err(S::Error::custom(format!("{dtype} has no JSON")))
-            }
+            None => list(to, texts(&self.bytes), plain),
+            Some(DType::Bool) => list(to, self.bytes.iter().map(|&byte| byte != 0), plain),
+            Some(DType::I8) => numbers!(i8, plain),
+            Some(DType::I16) => numbers!(i16, plain),
+            Some(DType::I32) => numbers!(i32, plain),
+            Some(DType::I64) => numbers!(i64, plain),
+            Some(DType::U8) => numbers!(u8, plain),
+            Some(DType::U16) => numbers!(u16, plain),
+            Some(DType::U32) => numbers!(u32, plain),
+            Some(DType::U64) => numbers!(u64, plain),
+            Some(DType::F32) => numbers!(f32, float),
+            Some(DType::F64) => numbers!(f64, float),
+            Some(DType::F16) => numbers!(f16, |to, it| float(to, f32::from(it))),
+            Some(DType::Bf16) => numbers!(bf16, |to, it| float(to, f32::from(it))),
         }
+    }
+}
+
+fn list<W: Write, T>(
+    to: &mut W,
+    all: impl Iterator<Item = T>,
+    one: impl Fn(&mut W, T) -> io::Result<()>,
+) -> io::Result<()> {
+    to.write_all(b"[")?;
+    for (at, element) in all.enumerate() {
+        if at > 0 {
+            to.write_all(b",")?;
+        }
+        one(to, element)?;
+    }
+    to.write_all(b"]")
+}
+
+fn plain<W: Write, T: Serialize>(to: &mut W, element: T) -> io::Result<()> {
+    Ok(serde_json::to_writer(to, &element)?)
+}
+
+/// A number, or the word for what JSON has no number for: clients of the protocol, written for
+/// Triton, read it.
+fn float<W: Write, T: Serialize + Into<f64> + Copy>(to: &mut W, number: T) -> io::Result<()> {
+    match number.into() {
+        it if it.is_finite() => plain(to, number),
+        it if it.is_nan() => to.write_all(b"NaN"),
+        it if it > 0.0 => to.write_all(b"Infinity"),
+        _ => to.write_all(b"-Infinity"),
     }
 }
 
@@ -157,7 +177,7 @@ fn texts(mut bytes: &[u8]) -> impl Iterator<Item = Cow<'_, str>> {
 /// Writes an answer.
 ///
 /// # Errors
-/// [`Refused`] if an output has no JSON, or is too long for it.
+/// [`Refused`] if it is too long, or there is no room for it.
 pub(super) async fn answer(
     http: &Http,
     caller: &Arc<Caller>,
@@ -231,15 +251,34 @@ fn divide(made: ModelInferResponse, form: &Form) -> (Told, Vec<Bytes>) {
 /// The JSON, of at most as many bytes as a message has.
 fn write(told: &Told, hold: &mut Hold) -> Result<Vec<u8>, Refused> {
     let mut text = Bounded { text: Vec::new(), hold, refused: None };
-    let written = serde_json::to_writer(&mut text, told);
+    let written = compose(&mut text, told);
     let Bounded { text, refused, .. } = text;
     match (written, refused) {
         (Ok(()), _) => Ok(text),
         (Err(_), Some(refused)) => Err(refused),
-        (Err(why), None) => {
-            Err(Refused::bad(format!("outputs as JSON: {why}: ask for binary_data")))
-        }
+        (Err(why), None) => Err(ApiError::Internal(format!("an answer as JSON: {why}")).into()),
     }
+}
+
+fn compose<W: Write>(to: &mut W, told: &Told) -> io::Result<()> {
+    open(to, told)?;
+    to.write_all(b",\"outputs\":")?;
+    let one = |to: &mut W, output: &Output| {
+        open(to, output)?;
+        if let Some(data) = &output.data {
+            to.write_all(b",\"data\":")?;
+            data.write(to)?;
+        }
+        to.write_all(b"}")
+    };
+    list(to, told.outputs.iter(), one)?;
+    to.write_all(b"}")
+}
+
+/// An object without the brace that ends it: more follows.
+fn open(to: &mut impl Write, object: &impl Serialize) -> io::Result<()> {
+    let text = serde_json::to_vec(object)?;
+    to.write_all(text.strip_suffix(b"}").unwrap_or(&text))
 }
 
 /// Text that grows within its bounds.
@@ -310,5 +349,31 @@ impl http_body::Body for Parts {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.0.iter().map(|part| part.len() as u64).sum())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(dtype: DType, bytes: Vec<u8>) -> String {
+        let mut text = Vec::new();
+        Data { dtype: Some(dtype), bytes: bytes.into() }.write(&mut text).unwrap();
+        String::from_utf8(text).unwrap()
+    }
+
+    #[test]
+    fn elements_are_written_as_they_are_read_again() {
+        let halves = [f16::from_f32(0.1), f16::INFINITY, f16::from_f32(-65504.0), f16::NAN];
+        let halves = halves.iter().flat_map(|it| it.to_le_bytes()).collect();
+        assert_eq!(written(DType::F16, halves), "[0.099975586,Infinity,-65504.0,NaN]");
+        let brains = [bf16::from_f32(1.0), bf16::NEG_INFINITY];
+        let brains = brains.iter().flat_map(|it| it.to_le_bytes()).collect();
+        assert_eq!(written(DType::Bf16, brains), "[1.0,-Infinity]");
+        let floats = [f64::MIN_POSITIVE, -0.0].iter().flat_map(|it| it.to_le_bytes()).collect();
+        assert_eq!(written(DType::F64, floats), "[2.2250738585072014e-308,-0.0]");
+        assert_eq!(written(DType::U64, u64::MAX.to_le_bytes().into()), "[18446744073709551615]");
+        assert_eq!(written(DType::Bool, vec![0, 1]), "[false,true]");
+        assert_eq!(written(DType::I8, Vec::new()), "[]");
     }
 }

@@ -1,28 +1,29 @@
 //! Shared memory.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD as BASE64;
 use ferry_proto::oip::{CudaSharedMemoryRegisterRequest, SystemSharedMemoryRegisterRequest};
+use prost::Name;
 use serde::Deserialize;
-use serde_json::json;
 
 use super::call::{self, Answer, Call};
+use super::reflected;
 use crate::api::oip::memory;
 use crate::error::ApiError;
 use crate::serving::regions::Kind;
 
+/// Regions as JSON: a list, by their names.
+fn told<M: Name>(regions: HashMap<String, M>) -> Answer {
+    let by_name: BTreeMap<_, _> = regions.into_iter().collect();
+    let all = by_name.values().map(reflected::json).collect::<Result<Vec<_>, _>>()?;
+    call::json(&all)
+}
+
 pub(super) async fn status(call: Call) -> Answer {
-    let told = memory::status(&call.state().regions, call.tenant()?, call.name("region"))?;
-    let mut all: Vec<_> = told.regions.into_values().collect();
-    all.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-    let one = |it: &ferry_proto::oip::system_shared_memory_status_response::RegionStatus| {
-        json!({
-            "name": it.name, "key": it.key, "offset": it.offset, "byte_size": it.byte_size,
-        })
-    };
-    call::json(&all.iter().map(one).collect::<Vec<_>>())
+    told(memory::status(&call.state().regions, call.tenant()?, call.name("region"))?.regions)
 }
 
 /// A region that is to be registered.
@@ -51,11 +52,7 @@ pub(super) async fn unregister(call: Call) -> Answer {
 }
 
 pub(super) async fn cuda_status(call: Call) -> Answer {
-    let told = memory::cuda_status(&call.state().regions, call.tenant()?, call.name("region"))?;
-    let mut all: Vec<_> = told.regions.into_values().collect();
-    all.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-    let one = |it: &ferry_proto::oip::cuda_shared_memory_status_response::RegionStatus| json!({ "name": it.name, "device_id": it.device_id, "byte_size": it.byte_size });
-    call::json(&all.iter().map(one).collect::<Vec<_>>())
+    told(memory::cuda_status(&call.state().regions, call.tenant()?, call.name("region"))?.regions)
 }
 
 /// A region on a GPU that is to be registered.

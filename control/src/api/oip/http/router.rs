@@ -178,7 +178,7 @@ async fn answer(
     let identity = match admit(&http, rpc, &head.headers) {
         Ok(identity) => identity,
         Err(refused) => {
-            body::waste(body).await;
+            body::waste(body.into_data_stream()).await;
             return refused.into_response();
         }
     };
@@ -226,7 +226,7 @@ async fn message(
     let (head_bytes, coding) = match told {
         Ok(told) => told,
         Err(refused) => {
-            body::waste(body).await;
+            body::waste(body.into_data_stream()).await;
             return Err(refused);
         }
     };
@@ -243,20 +243,13 @@ async fn message(
     http.work.run(inflated).await?
 }
 
-/// How long the JSON is, where it is not all of the message.
-fn head_bytes(headers: &HeaderMap) -> Result<Option<usize>, Refused> {
+/// How long the JSON is, where it is not all of the message. 0: there is none.
+pub(super) fn head_bytes(headers: &HeaderMap) -> Result<Option<usize>, Refused> {
     let mut values = headers.get_all(HEAD_BYTES).iter();
     let Some(value) = values.next() else { return Ok(None) };
     let number = value.to_str().ok().and_then(|text| text.trim().parse().ok());
-    match number.filter(|_| values.next().is_none()) {
-        Some(0) => {
-            let why = "a message without JSON is not served: describe its tensor in JSON before it";
-            Err(Refused::new(StatusCode::NOT_IMPLEMENTED, format!("{HEAD_BYTES} is 0: {why}")))
-        }
-        Some(bytes) => Ok(Some(bytes)),
-        None => {
-            let why = "give it once, as a number of bytes";
-            Err(Refused::bad(format!("{HEAD_BYTES} is {value:?}: {why}")))
-        }
-    }
+    let number = number.filter(|_| values.next().is_none());
+    let why =
+        || Refused::bad(format!("{HEAD_BYTES} is {value:?}: give it once, as a number of bytes"));
+    number.map(Some).ok_or_else(why)
 }

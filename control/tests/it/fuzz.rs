@@ -11,6 +11,10 @@
 )]
 
 mod changes;
+mod config_pbtxt;
+mod http;
+mod http_infer;
+mod http_json;
 mod oip_request;
 
 use std::collections::BTreeSet;

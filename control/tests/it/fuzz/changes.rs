@@ -53,7 +53,7 @@ impl Changes {
     fn change(&mut self, input: &mut Vec<u8>, population: &[Vec<u8>]) {
         let at = self.below(input.len() + 1);
         let end = (at + 1 + self.below(8)).min(input.len());
-        match self.below(7) {
+        match self.below(8) {
             0 => {
                 if let Some(byte) = input.get_mut(at) {
                     *byte ^= 1 << self.below(8);
@@ -82,6 +82,7 @@ impl Changes {
                 let made = self.next().to_le_bytes()[..self.below(8)].to_vec();
                 insert(input, at, made);
             }
+            6 => self.number(input, at),
             _ => {
                 let other = &population[self.below(population.len())];
                 let from = self.below(other.len() + 1);
@@ -89,6 +90,17 @@ impl Changes {
                 input.extend_from_slice(&other[from..]);
             }
         }
+    }
+
+    /// Makes the number that stands at or behind `at` another one.
+    fn number(&mut self, input: &mut Vec<u8>, at: usize) {
+        let digit = input[at..].iter().position(u8::is_ascii_digit);
+        let Some(from) = digit.map(|more| at + more) else { return };
+        let behind = input[from..].iter().position(|it| !it.is_ascii_digit());
+        let end = behind.map_or(input.len(), |more| from + more);
+        let sign = ["", "-"][self.below(2)];
+        let made = format!("{sign}{}", EDGES[self.below(EDGES.len())]);
+        input.splice(from..end, made.into_bytes());
     }
 }
 

@@ -6,6 +6,7 @@ UNKNOWN = "unknown models and versions are `NOT_FOUND` in every method here"
 DOUBLED = "a doubled or surplus part is a mistake of the client, and is not passed over"
 MEMORY = "shared memory"
 REPOSITORY = "repository"
+HTTP = "HTTP"
 
 WHY = {
     ("well-formed", "version -1 (the latest)"): "some clients write the absence of a version so",
@@ -53,9 +54,19 @@ WHY = {
     ("server and models", "statistics of an unknown version"): UNKNOWN,
     (REPOSITORY, "loading an unknown model"): UNKNOWN,
     (REPOSITORY, "loading without a name"): CALLER,
-    (REPOSITORY, "unloading an unknown model"): UNKNOWN,
     (REPOSITORY, "loading with a configuration that is no JSON"): CALLER,
     (REPOSITORY, "loading with a configuration of an unknown field"): CALLER,
+    (HTTP, "a version that is no number"): CALLER,
+    (HTTP, "statistics of an unknown model"): UNKNOWN,
+    (HTTP, "an encoding that nobody knows"): "415 is what HTTP has for it",
+    (HTTP, "sizes whose product overflows"): (
+        "Triton takes four numbers for a tensor of 2^186, and answers with none"
+    ),
+    (HTTP, "data in 100,000 lists"): "lists are counted, and not followed by calls",
+    (HTTP, "sequence_id 3 to a model without sequences"): SEQUENCE,
+    (HTTP, "loading an unknown model"): UNKNOWN,
+    (HTTP, "a log setting that does not exist"): "it would not be set",
+    (HTTP, "trace settings of an unknown model"): UNKNOWN,
     ("settings", "trace settings of an unknown model"): UNKNOWN,
     ("settings", "a trace setting that does not exist"): "it would not be set",
     ("settings", "a log setting that does not exist"): "it would not be set",

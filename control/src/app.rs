@@ -246,6 +246,7 @@ fn assemble(
         refusals,
         runs,
         gate,
+        gpus: Arc::default(),
         driving: Arc::new(tokio::sync::Semaphore::new(drive_threads())),
         about: About { findings, ..about },
         runtime: tokio::runtime::Handle::current(),

@@ -22,6 +22,8 @@ pub struct Config {
     pub listen: String,
     /// `HOST:PORT` of the Open Inference Protocol over HTTP; `None`: it is not served.
     pub http: Option<String>,
+    /// `HOST:PORT` where metrics are told; `None`: they are not.
+    pub metrics: Option<String>,
     /// Address that tcp and zmq bind and announce; `None`: the host of `listen`.
     pub data_host: Option<String>,
     /// Where timings go.
@@ -103,6 +105,7 @@ impl Default for Config {
         Config {
             listen: ferry_proto::channel::ADDRESS_DEFAULT.into(),
             http: None,
+            metrics: None,
             data_host: None,
             store: "sqlite:ferry.sqlite".into(),
             store_bytes_max: None,
@@ -149,8 +152,8 @@ impl Config {
             host == "localhost"
                 || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
         };
-        let mut all = [Some(self.listen.as_str()), self.http.as_deref()].into_iter().flatten();
-        all.find(|address| !self.has_keys() && !is_local(address))
+        let all = [Some(self.listen.as_str()), self.http.as_deref(), self.metrics.as_deref()];
+        all.into_iter().flatten().find(|address| !self.has_keys() && !is_local(address))
     }
 
     /// Whether it matters who calls.

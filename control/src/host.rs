@@ -5,4 +5,5 @@ pub mod environment;
 pub mod limits;
 pub mod log;
 pub mod machine;
+pub(crate) mod process;
 pub mod rate;

@@ -20,7 +20,7 @@ pub mod inside;
 pub mod metrics;
 pub mod models;
 pub mod runs;
-mod sampler;
+pub mod sampler;
 pub mod serving;
 pub mod sessions;
 pub mod state;

@@ -1,5 +1,5 @@
 //! `ferryd`: serves models. The first line on stdout is `{"listening":"HOST:PORT"}` (with `--http` also
-//! `"http":"HOST:PORT"`), once every model is loaded or failed and it serves; nothing else is written there. The port answers before that,
+//! `"http":"HOST:PORT"`, with `--metrics` `"metrics":"HOST:PORT"`), once every model is loaded or failed and it serves; nothing else is written there. The port answers before that,
 //! and says how many models are loaded. The log goes to stderr.
 //!
 //! SIGTERM and SIGINT drain and end it, also while models are loaded. SIGHUP restarts the control
@@ -123,7 +123,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     // First, so that a port in use is told before models are loaded.
     let listeners = bind(&config).await?;
-    let (address, http) = (listeners.local_addr()?, listeners.http_addr()?);
+    let address = listeners.local_addr()?;
+    let (http, metrics) = (listeners.http_addr()?, listeners.metrics_addr()?);
     let mut told = std::pin::pin!(async move {
         tokio::select! {
             _ = term.recv() => {}
@@ -137,13 +138,16 @@ async fn run(config: Config) -> anyhow::Result<()> {
     };
     port.close().await;
     let mut line = serde_json::json!({ "listening": address.to_string() });
-    if let Some(http) = http {
-        line["http"] = http.to_string().into();
+    for (name, other) in [("http", http), ("metrics", metrics)] {
+        if let Some(other) = other {
+            line[name] = other.to_string().into();
+        }
     }
     let mut out = std::io::stdout();
     writeln!(out, "{line}")?;
     out.flush()?;
-    tracing::info!(%address, http = http.map(tracing::field::display), "serving");
+    let [http, metrics] = [http, metrics].map(|it| it.map(tracing::field::display));
+    tracing::info!(%address, http, metrics, "serving");
     let mut hup = signal(SignalKind::hangup())?;
     let state = Arc::clone(server.state());
     tokio::spawn(async move {

@@ -1,6 +1,10 @@
 //! Every counter of the server at one instant, as plain data. Units stand in the names; what has
 //! none is a count since the start, or of now where the name says so.
 
+mod families;
+mod page;
+mod told;
+
 use std::time::Duration;
 
 use ferry_core::Transport;
@@ -13,6 +17,10 @@ use crate::serving::refusals::RefusalCount;
 use crate::state::State;
 use crate::store::{ResourceSample, StoreHealth};
 use crate::tenants::Held;
+
+pub use families::{FAMILIES, Family, Kind};
+pub use page::{Format, Page};
+pub use told::page;
 
 /// All of it.
 #[derive(Clone, Debug)]

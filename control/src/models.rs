@@ -16,6 +16,7 @@ mod progress;
 mod registry;
 mod rooms;
 mod shapes;
+mod timings;
 mod warmup;
 
 use std::collections::BTreeMap;
@@ -43,6 +44,7 @@ pub use progress::Progress;
 pub use registry::{Listed, Loading, Models, State, Turnover, Watch};
 pub use rooms::Rooms;
 pub use shapes::ShapeLimits;
+pub use timings::{BOUNDS_NS, Histogram, OfTransport, RANGES, Timed, Timings};
 pub use warmup::{Filling, Warmup, WarmupInput};
 
 /// What is to be loaded.

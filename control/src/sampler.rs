@@ -3,8 +3,11 @@
 
 mod gpus;
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use ferry_cuda::nvml::Usage;
 
 use crate::host::machine::sample;
 use crate::models::Models;
@@ -12,6 +15,21 @@ use crate::runs::RunBook;
 use crate::sessions::Sessions;
 use crate::store::{Recorder, ResourceSample};
 use gpus::{Gpus, in_use};
+
+/// What each GPU that is sampled used when it was sampled last, by its number.
+#[derive(Debug, Default)]
+pub struct LastGpus(Mutex<BTreeMap<u32, Usage>>);
+
+impl LastGpus {
+    /// All of them.
+    pub fn get(&self) -> BTreeMap<u32, Usage> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, each: BTreeMap<u32, Usage>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = each;
+    }
+}
 
 /// What is sampled, and where it goes.
 #[derive(Debug)]
@@ -24,6 +42,8 @@ pub(crate) struct Sampled {
     pub(crate) runs: Arc<RunBook>,
     /// Where samples go.
     pub(crate) recorder: Recorder,
+    /// Where what each GPU uses is left for whoever asks.
+    pub(crate) gpus: Arc<LastGpus>,
 }
 
 /// Samples until it is aborted. What sampling itself costs is measured and logged at the first
@@ -55,7 +75,7 @@ pub(crate) async fn keep(sampled: Sampled, every: Duration) {
             continue;
         };
         missed = false;
-        (gpus, taken) = with_gpus(gpus, &sampled.models, taken).await;
+        (gpus, taken) = with_gpus(gpus, &sampled, taken).await;
         // Runs without a session take nothing: they may be many, and nobody asks.
         let sessions = sampled.sessions.all();
         let runs = sampled.runs.going_on(sessions.iter().map(|session| session.run));
@@ -80,23 +100,26 @@ async fn after(time: Option<Duration>) {
 /// Adds what the GPUs of the models use.
 async fn with_gpus(
     gpus: Option<Gpus>,
-    models: &Models,
+    of: &Sampled,
     taken: ResourceSample,
 ) -> (Option<Gpus>, ResourceSample) {
-    let devices = in_use(models);
+    let devices = in_use(&of.models);
     if devices.is_empty() && gpus.as_ref().is_none_or(Gpus::is_empty) {
         return (gpus, taken);
     }
     let mut used = taken;
     let sampled = aside(gpus, move |gpus| {
         gpus.add(&devices);
-        gpus.sample(&mut used);
-        used
+        let each = gpus.sample(&mut used);
+        (used, each)
     });
-    match sampled.await {
-        Some((gpus, used)) => (Some(gpus), used),
-        None => (None, taken),
-    }
+    // After a panic nothing is told of them rather than what was.
+    let (gpus, used, each) = match sampled.await {
+        Some((gpus, (used, each))) => (Some(gpus), used, each),
+        None => (None, taken, BTreeMap::new()),
+    };
+    of.gpus.set(each);
+    (gpus, used)
 }
 
 /// Runs on a thread that may block: a driver that is busy keeps its callers waiting. After a panic

@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::error::ApiError;
 use crate::models::{Models, Served, Turnover};
 use crate::runs::RunBook;
+use crate::sampler::LastGpus;
 use crate::serving::gate::Gate;
 use crate::serving::inline::Inline;
 use crate::serving::lanes::Lanes;
@@ -42,6 +43,8 @@ pub struct State {
     pub tenants: Tenants,
     /// Where runs and timings go.
     pub store: Arc<dyn TimingStore>,
+    /// What the GPUs of the models used last.
+    pub gpus: Arc<LastGpus>,
     /// The near end of the store.
     pub recorder: Recorder,
     /// What was tried and not allowed.

@@ -97,7 +97,7 @@ impl Access {
     ///
     /// # Errors
     /// The refusal, and its name in SQL.
-    fn check(self, identity: &Identity) -> Result<(), (&'static str, ApiError)> {
+    pub(super) fn check(self, identity: &Identity) -> Result<(), (&'static str, ApiError)> {
         let (is_tenant, is_operator) = (identity.tenant().is_some(), identity.is_operator());
         match self {
             Access::Anyone => Ok(()),

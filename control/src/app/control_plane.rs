@@ -21,6 +21,10 @@ use crate::state::State;
 /// How long calls that stream may go on after the drain.
 const CALLS_END_WITHIN: Duration = Duration::from_secs(5);
 
+/// Most connections to the metrics, of which half may be strangers': fifty that scrape at once find
+/// room, whoever waits beside them.
+const WATCHERS_MAX: usize = 128;
+
 /// A control plane that serves.
 pub(crate) struct ControlPlane {
     /// `None` once it was let go of.
@@ -28,7 +32,8 @@ pub(crate) struct ControlPlane {
     health: HealthReporter,
     stop: Option<watch::Sender<()>>,
     calls: JoinHandle<Result<(), tonic::transport::Error>>,
-    http: Option<JoinHandle<()>>,
+    /// HTTP, and metrics.
+    others: Vec<JoinHandle<()>>,
 }
 
 impl ControlPlane {
@@ -49,25 +54,30 @@ impl ControlPlane {
         // Of gRPC and HTTP together.
         let peers = Peers::new(connections, front, &state.refusals);
         let limits = Limits::new(front, &state.refusals);
-        let incoming = |listener: &TcpListener, door| {
+        let incoming = |listener: &TcpListener, door, peers: &Arc<Peers>| {
             let _entered = runtime.enter();
             let listener = tokio::net::TcpListener::from_std(listener.try_clone()?)?;
-            Ok::<_, std::io::Error>(Incoming::new(listener, door, Arc::clone(&peers)))
+            Ok::<_, std::io::Error>(Incoming::new(listener, door, Arc::clone(peers)))
         };
         let router = api::router(state, Arc::clone(&limits))?.add_service(health_service);
-        let of_grpc = incoming(&listeners.grpc, Door::Grpc)?;
+        let of_grpc = incoming(&listeners.grpc, Door::Grpc, &peers)?;
         let stopped = told(stops.clone());
         let calls = runtime
             .spawn(async move { router.serve_with_incoming_shutdown(of_grpc, stopped).await });
-        let http = match &listeners.http {
-            Some(listener) => {
-                let http = Http::new(Arc::clone(state), limits);
-                let of_http = incoming(listener, Door::Http)?;
-                Some(runtime.spawn(api::serve_http(http, of_http, told(stops))))
-            }
-            None => None,
-        };
-        Ok(ControlPlane { runtime: Some(runtime), health, stop: Some(stop), calls, http })
+        let mut others = Vec::new();
+        if let Some(listener) = &listeners.http {
+            let http = api::http_router(Http::new(Arc::clone(state), limits));
+            let of_http = incoming(listener, Door::Http, &peers)?;
+            others.push(runtime.spawn(api::serve_http(http, of_http, told(stops.clone()))));
+        }
+        if let Some(listener) = &listeners.metrics {
+            // Apart, so that who watches the server is not locked out by those that it serves.
+            let watchers = Peers::new(WATCHERS_MAX, front, &state.refusals);
+            let of_metrics = incoming(listener, Door::Metrics, &watchers)?;
+            let metrics = api::metrics_router(state);
+            others.push(runtime.spawn(api::serve_http(metrics, of_metrics, told(stops))));
+        }
+        Ok(ControlPlane { runtime: Some(runtime), health, stop: Some(stop), calls, others })
     }
 
     /// Returns when it does not serve any more.
@@ -86,8 +96,8 @@ impl ControlPlane {
         let ended = async {
             // What they ended with is nobody's concern any more.
             drop((&mut self.calls).await);
-            if let Some(http) = &mut self.http {
-                drop(http.await);
+            for other in &mut self.others {
+                drop(other.await);
             }
         };
         if tokio::time::timeout(CALLS_END_WITHIN, ended).await.is_err() {

@@ -58,7 +58,8 @@ impl LoadingPort {
             Ok::<_, std::io::Error>(TcpListener::from(listener.as_fd().try_clone_to_owned()?))
         };
         let listener = clone(&listeners.grpc)?;
-        let http = listeners.http.as_ref().map(clone).transpose()?;
+        let others = [&listeners.http, &listeners.metrics].into_iter().flatten();
+        let others = others.map(clone).collect::<std::io::Result<Vec<_>>>()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("ferry-loading")
@@ -71,7 +72,7 @@ impl LoadingPort {
             ApiError::Loading { loaded, of }
         };
         let why: Arc<dyn Fn() -> ApiError + Send + Sync> = Arc::new(why);
-        if let Some(listener) = http {
+        for listener in others {
             let why = Arc::clone(&why);
             runtime.spawn(async move {
                 // Fails only outside of a runtime.

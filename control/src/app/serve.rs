@@ -21,6 +21,8 @@ pub struct Listeners<L = TcpListener> {
     pub grpc: L,
     /// Of HTTP, where that is served.
     pub http: Option<L>,
+    /// Of metrics, where they are told.
+    pub metrics: Option<L>,
 }
 
 /// Takes the control plane's addresses.
@@ -29,11 +31,19 @@ pub struct Listeners<L = TcpListener> {
 /// [`BuildError::Listen`] names the address and what to do.
 pub async fn bind(config: &Config) -> Result<Listeners, BuildError> {
     let grpc = listen("--listen", &config.listen).await?;
-    let http = match &config.http {
-        Some(address) => Some(listen("--http", address).await?),
-        None => None,
-    };
-    Ok(Listeners { grpc, http })
+    let http = listen_if("--http", config.http.as_deref()).await?;
+    let metrics = listen_if("--metrics", config.metrics.as_deref()).await?;
+    Ok(Listeners { grpc, http, metrics })
+}
+
+async fn listen_if(
+    option: &'static str,
+    address: Option<&str>,
+) -> Result<Option<TcpListener>, BuildError> {
+    match address {
+        Some(address) => listen(option, address).await.map(Some),
+        None => Ok(None),
+    }
 }
 
 async fn listen(option: &'static str, address: &str) -> Result<TcpListener, BuildError> {
@@ -73,11 +83,20 @@ impl Listeners {
         self.http.as_ref().map(TcpListener::local_addr).transpose()
     }
 
+    /// The address of metrics, where they are told.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn metrics_addr(&self) -> std::io::Result<Option<SocketAddr>> {
+        self.metrics.as_ref().map(TcpListener::local_addr).transpose()
+    }
+
     /// Sockets that no runtime knows.
     fn into_std(self) -> std::io::Result<Listeners<std::net::TcpListener>> {
-        let Listeners { grpc, http } = self;
-        let http = http.map(TcpListener::into_std).transpose()?;
-        Ok(Listeners { grpc: grpc.into_std()?, http })
+        let Listeners { grpc, http, metrics } = self;
+        let [http, metrics] =
+            [http, metrics].map(|listener| listener.map(TcpListener::into_std).transpose());
+        Ok(Listeners { grpc: grpc.into_std()?, http: http?, metrics: metrics? })
     }
 }
 
@@ -109,6 +128,7 @@ impl Server {
             sessions: Arc::clone(&state.sessions),
             runs: Arc::clone(&state.runs),
             recorder: state.recorder.clone(),
+            gpus: Arc::clone(&state.gpus),
         };
         let samples = tokio::spawn(sampler::keep(sampled, every));
         let polling = polling::start(&state);

@@ -24,6 +24,9 @@ pub struct Settings {
     /// HOST:PORT where the Open Inference Protocol is served over HTTP [default: it is not]
     #[arg(long, value_name = "HOST:PORT")]
     pub http: Option<String>,
+    /// HOST:PORT where Prometheus finds /metrics; who may read it is in docs/OBSERVING.md [default: nowhere]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub metrics: Option<String>,
     /// Host that tcp and zmq bind and announce [default: that of --listen]
     #[arg(long, value_name = "HOST")]
     pub data_host: Option<String>,
@@ -224,6 +227,7 @@ impl Settings {
         let config = Config {
             listen: address("listen", self.listen.or(file.listen).unwrap_or(base.listen))?,
             http: self.http.or(file.http).map(|it| address("http", it)).transpose()?,
+            metrics: self.metrics.or(file.metrics).map(|it| address("metrics", it)).transpose()?,
             data_host: self.data_host.or(file.data_host),
             store: self.store.or(file.store).unwrap_or(base.store),
             store_bytes_max: self.store_bytes_max.or(file.store_bytes_max),

@@ -11,7 +11,7 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Clock ticks per second of `/proc`: the kernel's interface is fixed at 100 on every platform
 /// that Rust's Linux targets know.
-const TICKS_PER_S: u64 = 100;
+pub(super) const TICKS_PER_S: u64 = 100;
 
 /// Describes this machine. What the system does not tell is empty.
 pub fn describe() -> Machine {

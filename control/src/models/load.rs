@@ -15,7 +15,7 @@ use super::shapes::{check_dims, has_batch};
 use super::warmup;
 use super::{
     Batch, Batches, Cache, Counts, DimSizes, EngineLoader, Given, Instances, LoadSpec, Metadata,
-    ModelError, Precision, Rooms, Source,
+    ModelError, Precision, Rooms, Source, Timings,
 };
 use crate::host::clock::unix_ns;
 use crate::host::rate::Buckets;
@@ -46,6 +46,8 @@ pub struct Served {
     pub rooms: Rooms,
     /// What it was asked.
     pub counts: Arc<Counts>,
+    /// How long that took, by transport.
+    pub timings: Timings,
     /// Its answers that are kept; `None`: none is.
     pub cache: Option<Cache>,
     /// How often each tenant may ask it.
@@ -232,6 +234,7 @@ impl Served {
             batches,
             rooms,
             counts: Arc::default(),
+            timings: Timings::default(),
             cache: metadata.cache.map(Cache::new),
             buckets: Buckets::new(metadata.rate),
             sha256: files.first().map(FileDigest::hex).unwrap_or_default(),

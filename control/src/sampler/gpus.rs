@@ -55,18 +55,18 @@ impl Gpus {
         }
     }
 
-    /// Puts what they use together into a sample.
-    pub(super) fn sample(&mut self, into: &mut ResourceSample) {
-        let each = self.0.values_mut().map(|meter| match meter {
-            Some(meter) => meter.read(),
-            None => Usage::default(),
-        });
-        let together = Usage::together(&each.collect::<Vec<_>>());
+    /// Puts what they use together into a sample; what each uses.
+    pub(super) fn sample(&mut self, into: &mut ResourceSample) -> BTreeMap<u32, Usage> {
+        let read = |meter: &mut Option<Meter>| meter.as_mut().map(Meter::read);
+        let each = self.0.iter_mut().map(|(gpu, meter)| (*gpu, read(meter).unwrap_or_default()));
+        let each: BTreeMap<u32, Usage> = each.collect();
+        let together = Usage::together(&each.values().copied().collect::<Vec<_>>());
         into.gpu_memory_bytes = together.memory_bytes;
         into.gpu_busy_percent = together.busy_percent;
         into.pcie_bytes = together.pcie_bytes;
         into.nvlink_bytes = together.nvlink_bytes;
         into.gpu_energy_uj = together.energy_uj;
+        each
     }
 }
 

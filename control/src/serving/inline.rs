@@ -271,6 +271,7 @@ impl Run<'_> {
             recording: Some(recording),
             largest: AtomicU64::new(0),
             counts: Arc::clone(&served.counts),
+            timed: served.timings.of_calls(),
             items: served.items(binding),
             bucket: served.buckets.of(tenant.name()),
             timeout: None,

@@ -14,7 +14,7 @@ use ferry_memory::{Arrival, Departure, PeerId, ReplyTo};
 use ferry_transport::UnixClock;
 
 use crate::host::rate::Bucket;
-use crate::models::{Counts, Served};
+use crate::models::{Counts, Served, Timed};
 use crate::store::Recorder;
 use crate::tenants::Tenant;
 
@@ -81,6 +81,8 @@ pub struct Route {
     pub largest: AtomicU64,
     /// What the model was asked. Outlives it, as far as this session's last requests need.
     pub counts: Arc<Counts>,
+    /// How long that took. Where a lane has the session, its thread alone writes here.
+    pub timed: Arc<Timed>,
     /// How many items of a batch a request has.
     pub items: u64,
     /// How often the tenant may ask the model; `None`: as often as it likes.
@@ -179,6 +181,7 @@ impl Route {
     /// A request's accounts are closed: counts it, and records it where the server does.
     pub fn record(&self, departure: &Departure) {
         self.counts.count(self.items, departure);
+        self.timed.note(departure);
         self.learn(departure);
         let Some(recording) = &self.recording else { return };
         recording.recorder.record(RequestRecord {

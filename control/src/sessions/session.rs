@@ -119,6 +119,10 @@ impl Session {
     /// Where the requests of the live lease go.
     pub fn route(&self) -> Arc<Route> {
         let served = self.served();
+        let timed = match &self.place {
+            Place::Lane(lane) => served.timings.of_lane(&lane.name, self.agreed.transport),
+            Place::Inline(_) => served.timings.of_calls(),
+        };
         Arc::new(Route {
             served: Arc::downgrade(&served),
             binding: Arc::clone(&self.agreed.binding),
@@ -129,6 +133,7 @@ impl Session {
             recording: self.recording.clone(),
             largest: AtomicU64::new(0),
             counts: Arc::clone(&served.counts),
+            timed,
             items: served.items(&self.agreed.binding),
             bucket: served.buckets.of(self.tenant.name()),
             timeout: served.metadata.queue.shorter(self.timeout),

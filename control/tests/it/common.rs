@@ -31,6 +31,7 @@ pub(crate) struct Running {
     pub(crate) channel: Channel,
     pub(crate) address: SocketAddr,
     pub(crate) http: Option<SocketAddr>,
+    pub(crate) metrics: Option<SocketAddr>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<anyhow::Result<()>>,
 }
@@ -54,6 +55,7 @@ impl Running {
         edit(&mut config);
         let listeners = bind(&config).await.unwrap();
         let (address, http) = (listeners.local_addr().unwrap(), listeners.http_addr().unwrap());
+        let metrics = listeners.metrics_addr().unwrap();
         let url = format!("http://{address}");
         let server = Server::build(config).await.unwrap();
         let state = Arc::clone(server.state());
@@ -61,7 +63,7 @@ impl Running {
         let shutdown = async { drop(stopped.await) };
         let task = tokio::spawn(server.serve(listeners, shutdown));
         let channel = Channel::from_shared(url.clone()).unwrap().connect().await.unwrap();
-        Running { state, channel, address, http, stop, task }
+        Running { state, channel, address, http, metrics, stop, task }
     }
 
     pub(crate) fn sessions(&self) -> SessionsClient<Channel> {

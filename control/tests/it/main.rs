@@ -20,6 +20,7 @@ mod inline;
 mod leases;
 mod limits;
 mod local;
+mod metrics;
 mod models;
 mod oip;
 mod operations;

@@ -44,6 +44,8 @@ pub(crate) enum Door {
     Grpc,
     /// HTTP/1.1.
     Http,
+    /// HTTP/1.1, with metrics alone.
+    Metrics,
 }
 
 impl Door {
@@ -52,6 +54,7 @@ impl Door {
         match self {
             Door::Grpc => "grpc",
             Door::Http => "http",
+            Door::Metrics => "metrics",
         }
     }
 }

@@ -47,7 +47,7 @@ impl Guarded {
     fn has_begun(&self) -> bool {
         match self.peer.door {
             Door::Grpc => self.begun >= BEGINNING_BYTES,
-            Door::Http => self.peer.has_begun(),
+            Door::Http | Door::Metrics => self.peer.has_begun(),
         }
     }
 
@@ -58,7 +58,7 @@ impl Guarded {
         wrote: Poll<io::Result<usize>>,
         offered: usize,
     ) -> Poll<io::Result<usize>> {
-        if self.peer.door != Door::Http {
+        if self.peer.door == Door::Grpc {
             return wrote;
         }
         match &wrote {

@@ -35,6 +35,7 @@ use crate::state::State;
 use work::Work;
 
 pub(crate) use loading::serve_loading;
+pub(crate) use router::router;
 pub(crate) use serve::serve;
 
 /// What all calls over HTTP share.

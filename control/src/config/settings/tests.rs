@@ -34,6 +34,7 @@ fn values_without_a_meaning_are_named() {
     for text in [
         "listen = '7077'",
         "http = ':8000'",
+        "metrics = '9000'",
         "queue = 0",
         "lease-seconds = 0",
         "lease-seconds = -1.0",
@@ -130,6 +131,7 @@ fn who_is_warned_that_everybody_is_an_operator() {
         Settings::default().over(parse(text).unwrap()).unwrap().open_to_others().is_some()
     };
     assert!(open("listen = '0.0.0.0:1'") && open("listen = 'somewhere:1'"));
+    assert!(open("metrics = '0.0.0.0:1'"));
     for closed in ["127.0.0.1:1", "localhost:1", "[::1]:1"] {
         assert!(!open(&format!("listen = '{closed}'")), "{closed}");
     }

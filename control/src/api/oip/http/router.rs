@@ -36,7 +36,7 @@ macro_rules! rpc {
 }
 
 /// Every path.
-pub(super) fn router(http: Arc<Http>) -> Router {
+pub(crate) fn router(http: Arc<Http>) -> Router {
     Router::new()
         .merge(server())
         .merge(models())

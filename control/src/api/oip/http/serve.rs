@@ -19,8 +19,6 @@ use tokio::task::JoinSet;
 use tonic::transport::server::Connected;
 use tower_service::Service;
 
-use super::Http;
-use super::router::router;
 use crate::api::front::{Guarded, Incoming, Peer};
 
 /// How long a connection may be silent between two requests, and how long the head of one may take.
@@ -37,14 +35,13 @@ const HEADERS_MAX: usize = 64;
 /// three parts.
 const BUFFER_BYTES: usize = 256 << 10;
 
-/// Serves the connections that come until `stopped` is done, and then those that have a request
+/// Serves `router` on the connections that come until `stopped` is done, and then those that have a request
 /// under way, until that is answered.
 pub(crate) async fn serve(
-    http: Arc<Http>,
+    router: Router,
     mut incoming: Incoming,
     stopped: impl Future<Output = ()>,
 ) {
-    let router = router(http);
     let (end, ends) = watch::channel(());
     // As many as the front lets in.
     let mut connections = JoinSet::new();

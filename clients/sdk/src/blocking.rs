@@ -23,11 +23,11 @@ use crate::error::Error;
 use crate::options::Options;
 use crate::recorder::{RecordCounts, SessionSink};
 use crate::slot::Slot;
-use replies::Answer;
 use room::Room;
 
 pub use client::Client;
 pub(crate) use driven::Lease;
+pub use replies::Answer;
 
 /// How long closing may take before it is left to the session's lease.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);

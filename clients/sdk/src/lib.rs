@@ -76,6 +76,6 @@ pub use ferry_core::{
     BoundSignature, BoundTensor, DType, PixelFormat, RequestKind, SlotPlace, Stage, StageTimes,
     Status, Transport, WaitPolicy,
 };
-pub use ferry_memory::DeviceAddress;
+pub use ferry_memory::{DeviceAddress, SlotHold};
 pub use ferry_proto::v1;
-pub use ferry_transport::{LinkError, RecordSink};
+pub use ferry_transport::{LinkError, RecordSink, Waker};

@@ -1,5 +1,6 @@
 //! An answer, to be read in place.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use ferry_core::payload_bytes as end_of;
@@ -90,6 +91,11 @@ impl Reply {
         self.request
     }
 
+    /// What was agreed for the lease in which it came.
+    pub fn agreed(&self) -> &Arc<Agreed> {
+        &self.agreed
+    }
+
     /// Everything that came back: the outputs, one behind the other. Where
     /// [`output_shapes`](Reply::output_shapes) says nothing, they lie as the session agreed.
     pub fn payload(&self) -> &[u8] {
@@ -121,6 +127,27 @@ impl Reply {
     /// [`Error::NoTensor`] if the model has fewer outputs, [`Error::Size`] if the reply has none
     /// (a ping).
     pub fn output(&self, index: usize) -> Result<&[u8], Error> {
+        let place = self.place(index)?;
+        // Within the payload: it was looked at.
+        Ok(self.payload().get(place).unwrap_or_default())
+    }
+
+    /// The bytes of output `index`, in place, to go on computing there: nobody else uses them
+    /// before the reply is dropped.
+    ///
+    /// # Errors
+    /// As [`output`](Reply::output).
+    pub fn output_mut(&mut self, index: usize) -> Result<&mut [u8], Error> {
+        let place = self.place(index)?;
+        let whole = match &mut self.copied {
+            Some(copied) => copied.as_mut_bytes(),
+            None => self.slot.reply_bytes_mut().unwrap_or_default(),
+        };
+        Ok(whole.get_mut(place).unwrap_or_default())
+    }
+
+    /// Where output `index` lies in the payload, which is as long.
+    fn place(&self, index: usize) -> Result<Range<usize>, Error> {
         let outputs = &self.agreed.signature.outputs;
         let tensor = outputs.get(index).ok_or_else(|| none("output", index, outputs))?;
         let place = match &self.outputs {
@@ -131,10 +158,13 @@ impl Reply {
         let place = place.and_then(|part| {
             Some(usize::try_from(part.offset).ok()?..usize::try_from(part.end()).ok()?)
         });
-        place.and_then(|place| self.payload().get(place)).ok_or_else(|| Error::Size {
-            what: "reply",
-            given: format!("{} bytes", self.payload_bytes),
-            room: format!("output {index} ends at {end}"),
+        let held = self.payload().len();
+        place.filter(|place| place.start <= place.end && place.end <= held).ok_or_else(|| {
+            Error::Size {
+                what: "reply",
+                given: format!("{} bytes", self.payload_bytes),
+                room: format!("output {index} ends at {end}"),
+            }
         })
     }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use ferry_connect::ImportedBacking;
 use ferry_core::{BoundTensor, PixelFormat, Placement, Request, RequestKind, TraceId};
-use ferry_memory::DeviceAddress;
+use ferry_memory::{DeviceAddress, SlotHold};
 use tokio::sync::OwnedSemaphorePermit;
 use zerocopy::FromBytes;
 
@@ -56,6 +56,18 @@ impl Slot {
             Some(room) => Ok(&mut room[at..end]),
             None => Err(Error::OnDevice { place, transport }),
         }
+    }
+
+    /// Keeps the slot's memory, and keeps it from other requests, until this and the slot (or the
+    /// reply that it becomes) are dropped: for programs that give its addresses to others, such as
+    /// arrays of another language.
+    pub fn hold(&mut self) -> SlotHold {
+        self.inner.hold()
+    }
+
+    /// What was agreed for the lease that the slot is of.
+    pub fn agreed(&self) -> &Arc<Agreed> {
+        &self.agreed
     }
 
     /// Length of input `index` in bytes.

@@ -97,5 +97,5 @@ pub use lent::LentBacking;
 pub use place::{Importer, Placer};
 pub use region::{DmaBuf, Region, RegionAddress, Registrable, View, ViewMut, check_range};
 pub use shared::SharedBacking;
-pub use slots::{PeerAccess, Slot, SlotTable};
+pub use slots::{PeerAccess, Slot, SlotHold, SlotTable};
 pub use word::Word;

@@ -193,7 +193,7 @@ impl SlotTable {
             ) {
                 Ok(_) => {
                     let index = SlotIndex(lowest.trailing_zeros());
-                    return Some(Slot { table: Arc::clone(self), index, lent: None });
+                    return Some(Slot::taken(self, index));
                 }
                 Err(now) => now,
             };
@@ -209,7 +209,12 @@ impl SlotTable {
         }
         let bit = 1_u64 << index.0;
         let before = self.free.fetch_and(!bit, Ordering::Acquire);
-        (before & bit != 0).then(|| Slot { table: Arc::clone(self), index, lent: None })
+        (before & bit != 0).then(|| Slot::taken(self, index))
+    }
+
+    fn give_back(&self, index: SlotIndex) {
+        // Release: what this holder did to the memory happens before the next one's work.
+        self.free.fetch_or(1 << index.0, Ordering::Release);
     }
 }
 
@@ -220,9 +225,42 @@ pub struct Slot {
     index: SlotIndex,
     /// Read instead of the request half.
     lent: Option<Box<LentBacking>>,
+    /// Who gives it back instead: whichever goes last.
+    kept: Option<SlotHold>,
+}
+
+/// Keeps the memory of a slot mapped, and the slot from every other holder, also after its holder
+/// is gone: for programs that were given an address in it and may use that later. It leads to no
+/// byte itself. The slot goes back to its table when the holder and every hold are dropped.
+#[derive(Clone, Debug)]
+pub struct SlotHold {
+    _kept: Arc<Kept>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    table: Arc<SlotTable>,
+    index: SlotIndex,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.table.give_back(self.index);
+    }
 }
 
 impl Slot {
+    fn taken(table: &Arc<SlotTable>, index: SlotIndex) -> Slot {
+        Slot { table: Arc::clone(table), index, lent: None, kept: None }
+    }
+
+    /// Keeps the slot's memory and its place beside this holder.
+    pub fn hold(&mut self) -> SlotHold {
+        let (table, index) = (&self.table, self.index);
+        let kept = || SlotHold { _kept: Arc::new(Kept { table: Arc::clone(table), index }) };
+        self.kept.get_or_insert_with(kept).clone()
+    }
+
     /// Which slot it is.
     pub fn index(&self) -> SlotIndex {
         self.index
@@ -320,8 +358,9 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        // Release: what this holder did to the memory happens before the next one's work.
-        self.table.free.fetch_or(1 << self.index.0, Ordering::Release);
+        if self.kept.is_none() {
+            self.table.give_back(self.index);
+        }
     }
 }
 

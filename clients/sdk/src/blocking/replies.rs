@@ -1,8 +1,8 @@
 //! What comes back, and for whom.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use ferry_transport::{Completion, Driver, DriverState, Ending, LinkError};
+use ferry_transport::{Completion, Driver, DriverState, Ending, LinkError, Waker};
 
 use super::Session;
 use crate::error::Error;
@@ -10,7 +10,7 @@ use crate::reply::Reply;
 use crate::slot::Slot;
 
 /// A reply, or what became of the request instead; with the number that its caller knows.
-pub(super) type Answer = (u64, Result<Reply, Error>);
+pub type Answer = (u64, Result<Reply, Error>);
 
 impl Session {
     /// Sends a request and waits for its reply. Replies to earlier requests that come meanwhile are
@@ -70,6 +70,41 @@ impl Session {
                 Err(error) => return Some(Err(error)),
             }
         }
+    }
+
+    /// The next answer with the number of its request: for programs whose threads share a session,
+    /// of which one waits for all. Nothing if `deadline` passed, or if `stop` said so, which is asked
+    /// after each look at the link; [`waker`](Session::waker) ends a sleep.
+    ///
+    /// # Errors
+    /// [`Error::LinkLost`] if nothing is in flight.
+    pub fn next_until(
+        &mut self,
+        deadline: Instant,
+        stop: impl Fn() -> bool,
+    ) -> Result<Option<Answer>, Error> {
+        self.pause(true, Duration::ZERO);
+        loop {
+            let lost = self.poll();
+            if let Some(answer) = self.take() {
+                return Ok(Some(answer));
+            }
+            let in_flight = self.driver.as_ref().map_or(0, Driver::in_flight);
+            if in_flight == 0 && !self.is_outgrown() {
+                return Err(Error::LinkLost(lost.unwrap_or(LinkError::Closed)));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || stop() {
+                return Ok(None);
+            }
+            self.pause(false, left);
+        }
+    }
+
+    /// Ends a sleep of [`next_until`](Session::next_until), or keeps the next one from beginning,
+    /// from any thread. Of the present lease; `None` once its link is lost.
+    pub fn waker(&self) -> Option<Waker> {
+        self.driver.as_ref().ok()?.waker()
     }
 
     /// Waits for what comes next; nothing if that is nobody's yet, or if the session was opened

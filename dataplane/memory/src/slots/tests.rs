@@ -20,6 +20,31 @@ fn a_slot_has_one_holder_and_comes_back() {
 }
 
 #[test]
+fn a_slot_comes_back_when_its_holder_and_every_hold_are_gone() {
+    let table = SlotTable::private(layout(1)).unwrap();
+    for holder_goes_first in [true, false] {
+        let mut slot = table.acquire().unwrap();
+        let holds = [slot.hold(), slot.hold()];
+        let mut parts: [Box<dyn std::any::Any>; 2] = [Box::new(slot), Box::new(holds)];
+        if !holder_goes_first {
+            parts.reverse();
+        }
+        let [first, last] = parts;
+        drop(first);
+        assert!(table.acquire().is_none(), "somebody may still use its memory");
+        drop(last);
+        assert_eq!(table.free_slots(), 1);
+    }
+    let hold = table.acquire().unwrap().hold();
+    table.retire();
+    let weak = Arc::downgrade(&table);
+    drop(table);
+    assert!(weak.upgrade().is_some(), "its memory stays mapped");
+    drop(hold);
+    assert!(weak.upgrade().is_none());
+}
+
+#[test]
 fn a_retired_table_gives_out_nothing() {
     let table = SlotTable::private(layout(2)).unwrap();
     let held = table.acquire().unwrap();

@@ -45,6 +45,7 @@ struct Turn {
     followers: usize,
 }
 
+#[expect(clippy::large_enum_variant, reason = "there are few, and a box is an allocation for each")]
 enum Request {
     Flying {
         is_watched: bool,

@@ -1,11 +1,14 @@
 """What bad use gets: an error that names the fix, and nothing is leaked."""
 
 import os
+import pathlib
+import signal
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -118,34 +121,64 @@ def test_after_close_everything_says_so_and_twice_is_once(server):
         client.session("echo")
 
 
-def test_closing_ends_who_waits(own_server):
-    own_server.process.send_signal(19)  # SIGSTOP: nothing is answered
+@contextmanager
+def stopped(server):
+    """Nothing is answered meanwhile."""
+    server.process.send_signal(signal.SIGSTOP)
+    tasks = f"/proc/{server.process.pid}/task"
+    state = lambda task: pathlib.Path(tasks, task, "stat").read_text().rsplit(")", 1)[1].split()[0]  # noqa: E731
+    while any(state(task) != "T" for task in os.listdir(tasks)):
+        time.sleep(0.001)
     try:
-        with pytest.raises((tf.ClosedError, tf.ConnectionFailed, tf.ReplyTimeout, tf.RefusedError)):
-            with tf.Client(own_server.address):
-                pytest.skip("the connection was made before the server stopped")
+        yield
     finally:
-        own_server.process.send_signal(18)
-    client = tf.Client(own_server.address)
-    session = client.session("echo", transport="shm", slots=2)
-    told = []
+        server.process.send_signal(signal.SIGCONT)
 
-    def wait():
-        try:
-            while True:
+
+def test_closing_ends_who_waits(own_server):
+    with tf.Client(own_server.address) as client:
+        session = client.session("echo", transport="shm", slots=2)
+        told = []
+
+        def wait():
+            try:
                 session.infer(b_of(session, 1))
-        except tf.TensorferryError as why:
-            told.append(why)
+            except tf.TensorferryError as why:
+                told.append(type(why))
 
-    threads = [threading.Thread(target=wait) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    time.sleep(0.05)
-    session.close()
-    for thread in threads:
-        thread.join(30)
-    client.close()
-    assert [type(why) for why in told] == [tf.ClosedError] * 2
+        with stopped(own_server):
+            waiting = threading.Thread(target=wait)
+            waiting.start()
+            time.sleep(0.1)
+            # It tells the server, which does not answer yet.
+            closing = threading.Thread(target=session.close)
+            closing.start()
+            waiting.join(30)
+            assert told == [tf.ClosedError]
+        closing.join(30)
+        assert session.closed and not closing.is_alive()
+
+
+def test_what_does_not_come_in_time_is_told_and_can_come_later(own_server):
+    with tf.Client(own_server.address) as client:
+        session = client.session("echo", transport="shm", slots=2)
+        with stopped(own_server):
+            pending = session.submit(b_of(session, 1))
+            with pytest.raises(tf.ReplyTimeout, match="within 50ms; .* still in flight"):
+                pending.result(timeout=0.05)
+            with pytest.raises(TimeoutError):
+                session.infer(b_of(session, 2), timeout=0.05)
+            with pytest.raises(tf.SlotError):
+                session.slot()
+        assert pending.result()["output"][0] == 1
+        # The other reply is nobody's, and its slot comes back.
+        for _ in range(10_000):
+            try:
+                reply = session.infer(b_of(session, 3))
+                break
+            except tf.SlotError:
+                time.sleep(0.001)
+        assert reply["output"][0] == 3
 
 
 def test_refusals_name_what_would_do(client):
@@ -250,28 +283,31 @@ def test_a_child_of_fork_is_told_to_make_its_own_and_leaves_the_parents_alone(se
     assert ended.returncode == 0, ended.stderr
 
 
-def test_ctrl_c_ends_a_wait(server):
-    ended = in_python(
-        server,
+def test_ctrl_c_ends_a_wait(own_server):
+    program = textwrap.dedent(
         START
         + """
         import signal
-        pending = s.submit(filled(1))
-        pending.result()
-        other = s.submit(filled(1))
-        other.result()
-        lone = s.submit(filled(1))
-        lone.result()
+        print("open")
+        input()
         threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
         try:
-            while True:
-                s.infer(filled(1))
+            s.infer(filled(1))
         except KeyboardInterrupt:
             print("interrupted")
+        input()
         assert (s.infer(filled(4))["output"] == 4).all()
-""",
+        """
     )
-    assert (ended.returncode, ended.stdout) == (0, "interrupted\n"), ended.stderr
+    command = [sys.executable, "-X", "faulthandler", "-u", "-c", program, own_server.address]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as program:
+        assert program.stdout.readline() == "open\n"
+        with stopped(own_server):
+            print(file=program.stdin, flush=True)
+            assert program.stdout.readline() == "interrupted\n"
+        print(file=program.stdin, flush=True)
+        assert program.wait(60) == 0
 
 
 def test_nothing_is_left_of_many_sessions(server):

@@ -9,9 +9,6 @@ Key = Union[int, str]
 class Memory:
     """The base of each array: keeps the slot for as long as an array refers to it."""
 
-    @property
-    def __array_interface__(self) -> dict[str, Any]: ...
-
 class DeviceMemory:
     """An input of a session on cuda-ipc, in memory of the device: `torch.as_tensor(it)`, `cupy.asarray(it)`."""
 

@@ -2,6 +2,8 @@
 
 mod array;
 
+pub(crate) use array::is_kept;
+
 use std::sync::Arc;
 
 use ferry_client::{BoundTensor, DType, DeviceAddress, Error, Reply, Slot, SlotHold};
@@ -13,7 +15,8 @@ use pyo3::types::{PyDict, PyTuple};
 struct Place {
     address: usize,
     dtype: DType,
-    shape: Vec<u64>,
+    /// As NumPy counts, outermost dimension first.
+    shape: Vec<isize>,
 }
 
 impl Place {
@@ -27,7 +30,9 @@ impl Place {
             });
         }
         let address = bytes.as_mut_ptr().expose_provenance();
-        Ok(Place { address, dtype, shape: shape.to_vec() })
+        // No dimension of what is in memory is longer; where another one is 0, none is reached.
+        let shape = shape.iter().map(|&dim| isize::try_from(dim).unwrap_or(isize::MAX)).collect();
+        Ok(Place { address, dtype, shape })
     }
 }
 
@@ -78,15 +83,16 @@ impl Outputs {
         let agreed = Arc::clone(reply.agreed());
         let place = |(at, tensor): (usize, &BoundTensor)| {
             // As the model made it this time.
-            let shape = reply.shape(at).ok()?.to_vec();
-            Place::new(tensor.dtype, &shape, reply.output_mut(at).ok()?).ok()
+            let told = reply.output_shapes().and_then(|shapes| shapes.get(at)).map(<[u64]>::to_vec);
+            let shape = told.as_deref().unwrap_or(&tensor.shape);
+            Place::new(tensor.dtype, shape, reply.output_mut(at).ok()?).ok()
         };
         let places = agreed.signature.outputs.iter().enumerate().map(place).collect();
         Outputs { reply: Arc::new(reply), places }
     }
 
     /// The shape that an output has; `None` if there is no such output, or the reply has none.
-    pub(crate) fn shape(&self, at: usize) -> Option<&[u64]> {
+    pub(crate) fn shape(&self, at: usize) -> Option<&[isize]> {
         self.places.get(at)?.as_ref().map(|place| &*place.shape)
     }
 

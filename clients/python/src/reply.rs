@@ -73,7 +73,7 @@ impl Reply {
 
     fn __repr__(&self) -> String {
         let tensor = |(at, tensor): (usize, &BoundTensor)| {
-            let shape = self.0.shape(at).unwrap_or(&tensor.shape);
+            let shape = self.0.shape(at).unwrap_or_default();
             format!("{}: {} {shape:?}", tensor.name, tensor.dtype)
         };
         let outputs: Vec<_> = self.outputs().iter().enumerate().map(tensor).collect();

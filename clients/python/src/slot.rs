@@ -9,7 +9,7 @@ use pyo3::types::{PyBytes, PyString};
 
 use crate::errors::{SlotError, TensorError, UnknownName, raise};
 use crate::home::Home;
-use crate::memory::{DeviceMemory, Memory};
+use crate::memory::{DeviceMemory, Memory, is_kept};
 use crate::turns::Turns;
 
 /// Room for one request: `slot["input"][:] = x` writes where the model reads.
@@ -82,7 +82,11 @@ impl Slot {
         }
         let Filling { slot, arrays } = self.state().take().ok_or_else(sent)?;
         for array in arrays.into_iter().flatten() {
-            array.call_method1(py, pyo3::intern!(py, "setflags"), (false,))?;
+            let array = array.into_bound(py);
+            // Where nobody kept it, nobody can write any more.
+            if is_kept(&array) {
+                array.call_method1(pyo3::intern!(py, "setflags"), (false,))?;
+            }
         }
         Ok(slot)
     }

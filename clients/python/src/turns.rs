@@ -2,7 +2,6 @@
 //! link, and keeps what comes for the others. Knows nothing of Python, so that nobody holds the
 //! interpreter while he waits for a turn.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Instant;
@@ -36,7 +35,8 @@ pub(crate) struct Turns {
 struct Turn {
     /// `None` once it is closed.
     session: Option<Session>,
-    requests: HashMap<u64, Request>,
+    /// By number, in no order. Few: looking through them costs less than hashing.
+    requests: Vec<(u64, Request)>,
     /// Requests in flight whose answers the watch waits for.
     watched: usize,
     /// Those that have come.
@@ -67,7 +67,7 @@ fn wait<'t>(on: &Condvar, turn: MutexGuard<'t, Turn>, until: Instant) -> MutexGu
 
 impl Turns {
     pub(crate) fn new(session: Session) -> Turns {
-        let (requests, ready) = (HashMap::new(), Vec::new());
+        let (requests, ready) = (Vec::new(), Vec::new());
         let turn = Turn { session: Some(session), requests, watched: 0, ready, followers: 0 };
         Turns {
             turn: Mutex::new(turn),
@@ -118,14 +118,16 @@ impl Turns {
 
     /// The answer to a request, if it comes until then. It can be taken once.
     pub(crate) fn wait(&self, request: u64, until: Instant) -> Option<Result<Reply, Fault>> {
-        let found = |turn: &mut Turn| match turn.requests.get(&request) {
-            Some(Request::Arrived(_)) => match turn.requests.remove(&request) {
+        let found = |turn: &mut Turn| match turn.request(request) {
+            Some(Request::Flying { .. }) => None,
+            Some(Request::Arrived(_)) => match turn.remove(request) {
                 Some(Request::Arrived(answer)) => Some(answer.map_err(Fault::Sdk)),
                 _ => None,
             },
-            Some(Request::Flying { .. }) => None,
-            Some(Request::Dropped) | None if turn.session.is_some() => Some(Err(Fault::Taken)),
-            Some(Request::Dropped) | None => Some(Err(Fault::Closed)),
+            Some(Request::Dropped) | None => match turn.session {
+                Some(_) => Some(Err(Fault::Taken)),
+                None => Some(Err(Fault::Closed)),
+            },
         };
         self.look(until, found, |_| true)
     }
@@ -133,7 +135,7 @@ impl Turns {
     /// Whether the answer to a request has come; looks at the link once.
     pub(crate) fn has_come(&self, request: u64) -> bool {
         let found = |turn: &mut Turn| {
-            (!matches!(turn.requests.get(&request), Some(Request::Flying { .. }))).then_some(())
+            (!matches!(turn.request(request), Some(Request::Flying { .. }))).then_some(())
         };
         self.look(Instant::now(), found, |_| true).is_some()
     }
@@ -161,7 +163,7 @@ impl Turns {
     pub(crate) fn close(&self) -> Option<Result<RecordCounts, Error>> {
         let mut turn = self.turn();
         let session = turn.session.take();
-        turn.requests.retain(|_, request| matches!(request, Request::Arrived(_)));
+        turn.requests.retain(|(_, request)| matches!(request, Request::Arrived(_)));
         turn.watched = 0;
         self.over(turn);
         self.watch.notify_all();
@@ -271,27 +273,37 @@ impl Turn {
             return Err(Fault::Sdk(Error::RepliesWait(waiting)));
         }
         let request = self.session()?.submit(slot)?;
-        self.requests.insert(request, Request::Flying { is_watched });
+        self.requests.push((request, Request::Flying { is_watched }));
         self.watched += usize::from(is_watched);
         Ok(request)
     }
 
+    fn request(&mut self, request: u64) -> Option<&mut Request> {
+        self.requests.iter_mut().find(|(it, _)| *it == request).map(|(_, it)| it)
+    }
+
+    fn remove(&mut self, request: u64) -> Option<Request> {
+        let at = self.requests.iter().position(|(it, _)| *it == request)?;
+        Some(self.requests.swap_remove(at).1)
+    }
+
     fn keep(&mut self, (request, answer): Answer) {
-        match self.requests.get_mut(&request) {
+        match self.request(request) {
             Some(flying @ Request::Flying { .. }) => {
-                if let Request::Flying { is_watched: true } = flying {
+                let is_watched = matches!(flying, Request::Flying { is_watched: true });
+                *flying = Request::Arrived(answer);
+                if is_watched {
                     self.watched -= 1;
                     self.ready.push(request);
                 }
-                *flying = Request::Arrived(answer);
             }
-            _ => drop(self.requests.remove(&request)),
+            _ => drop(self.remove(request)),
         }
     }
 
     fn lose_all(&mut self) {
-        let flying = |(&request, it): (&u64, &Request)| {
-            (!matches!(it, Request::Arrived(_))).then_some(request)
+        let flying = |(request, it): &(u64, Request)| {
+            (!matches!(it, Request::Arrived(_))).then_some(*request)
         };
         for request in self.requests.iter().filter_map(flying).collect::<Vec<_>>() {
             self.keep((request, Err(Error::LinkLost(LinkError::Closed))));
@@ -299,14 +311,13 @@ impl Turn {
     }
 
     fn forget(&mut self, request: u64) {
-        match self.requests.get_mut(&request) {
+        match self.request(request) {
             Some(flying @ Request::Flying { .. }) => {
-                if let Request::Flying { is_watched: true } = flying {
-                    self.watched -= 1;
-                }
+                let is_watched = matches!(flying, Request::Flying { is_watched: true });
                 *flying = Request::Dropped;
+                self.watched -= usize::from(is_watched);
             }
-            Some(Request::Arrived(_)) => drop(self.requests.remove(&request)),
+            Some(Request::Arrived(_)) => drop(self.remove(request)),
             Some(Request::Dropped) | None => {}
         }
     }

@@ -5,7 +5,7 @@
         [--theirs HOST:PORT] [--rounds 15] [--requests 1000] [--in-bytes 602112] [--out-bytes 4000]
 
 In an environment with tensorferry (a wheel built with `--release`) and, for the second table,
-`tritonclient[grpc]==2.73.0`. `--theirs` is a Triton with the model `identity` of one dimension
+`tritonclient[grpc]==2.73.0`. `--theirs` is a Triton with the model `identity` of three dimensions
 (control/tests/oip/build-triton); without it tritonclient talks to the same ferryd, which the table says. Each
 round measures everybody once, in an order that changes. A request is: take a slot, write the input from an
 array of the program, infer, take the array over the output; beside tritonclient an element of it is read too. What is printed are medians of p50, and the median of the rounds'
@@ -75,13 +75,15 @@ def triton(asked, address, model, names):
     import tritonclient.utils.shared_memory as shm
 
     client = grpcclient.InferenceServerClient(address)
-    x = np.full(asked.in_bytes, 1, np.uint8)
+    # Triton's identity has three dimensions of 32-bit floats.
+    shape = [1, 1, asked.in_bytes // 4]
+    x = np.full(shape, 1, np.float32)
     regions = {}
     for name, size in zip(names, (asked.in_bytes, asked.out_bytes)):
         regions[name] = shm.create_shared_memory_region(f"tf-{name}", f"/tf-measure-{name}", size)
         client.register_system_shared_memory(f"tf-{name}", f"/tf-measure-{name}", size)
     try:
-        sent = grpcclient.InferInput(names[0], [asked.in_bytes], "UINT8")
+        sent = grpcclient.InferInput(names[0], shape, "FP32")
         sent.set_shared_memory(f"tf-{names[0]}", asked.in_bytes)
         wanted = grpcclient.InferRequestedOutput(names[1])
         wanted.set_shared_memory(f"tf-{names[1]}", asked.out_bytes)
@@ -89,8 +91,7 @@ def triton(asked, address, model, names):
         def request():
             shm.set_shared_memory_region(regions[names[0]], [x])
             client.infer(model, [sent], outputs=[wanted])
-            read = shm.get_contents_as_numpy(regions[names[1]], np.uint8, [asked.out_bytes])
-            return read[0]
+            return shm.get_contents_as_numpy(regions[names[1]], np.float32, shape)[0, 0, 0]
 
         return p50_us(request, asked.requests)
     finally:

@@ -17,6 +17,9 @@ mod turns;
 #[pyo3::pymodule]
 mod _native {
     #[pymodule_export]
+    #[expect(non_upper_case_globals, reason = "Python's name")]
+    const __version__: &str = env!("CARGO_PKG_VERSION");
+    #[pymodule_export]
     use crate::client::Client;
     #[pymodule_export]
     use crate::home::{forked, threads_away};

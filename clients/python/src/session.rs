@@ -133,7 +133,10 @@ impl Session {
     /// A free slot. If the link was lost, the session is resumed first.
     fn slot(&self, py: Python<'_>) -> PyResult<Slot> {
         self.home.check()?;
-        let slot = away(py, || self.turns.slot())?;
+        let slot = match self.turns.slot_at_once() {
+            Some(slot) => slot,
+            None => away(py, || self.turns.slot())?,
+        };
         Ok(Slot::new(slot, &self.turns))
     }
 

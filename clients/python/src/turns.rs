@@ -91,6 +91,14 @@ impl Turns {
         done
     }
 
+    /// A free slot, where neither a turn nor anything else has to be waited for.
+    pub(crate) fn slot_at_once(&self) -> Option<Slot> {
+        let mut turn = self.turn.try_lock().ok()?;
+        let slot = turn.session.as_mut()?.slot_at_once();
+        self.over(turn);
+        slot
+    }
+
     /// A free slot.
     pub(crate) fn slot(&self) -> Result<Slot, Fault> {
         self.with(|session| session.slot()).or_else(|fault| match fault {

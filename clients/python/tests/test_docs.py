@@ -15,6 +15,6 @@ BLOCKS = [
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_examples_run(block, server):
-    text = re.sub(r"127\.0\.0\.1:50051", server.address, block)
+    text = re.sub(r"127\.0\.0\.1:7077", server.address, block)
     assert text != block, "an example names no server"
     exec(compile(text, "example", "exec"), {"__name__": "example"})

@@ -62,6 +62,16 @@ def test_arrays_that_do_not_fit_are_refused_by_name(client, echo):
         echo.infer({})
 
 
+def test_bits_of_bfloat16_are_never_taken_for_numbers():
+    from tensorferry._arrays import copy_into
+
+    into = np.zeros(2, np.uint16)
+    with pytest.raises(tf.TensorError, match="BF16.*float32.*ml_dtypes"):
+        copy_into(None, "x", "BF16", into, np.ones(2, np.float32))
+    copy_into(None, "x", "BF16", into, np.array([0x3F80, 0], np.uint16))
+    assert into.tolist() == [0x3F80, 0]
+
+
 def test_any_order_of_elements_is_copied_right_and_read_only_arrays_are_read(client):
     with client.session("digits", transport="shm") as s:
         shape = s.inputs[0]["shape"]

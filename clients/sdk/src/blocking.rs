@@ -104,6 +104,24 @@ impl Session {
     /// was lost and the session cannot be taken up again. [`Error::Timeout`] if a reply that must
     /// come first does not.
     pub fn slot(&mut self) -> Result<Slot, Error> {
+        self.look_after_quiet();
+        self.revive()?;
+        if self.is_outgrown() {
+            self.make_room()?;
+            self.revive()?;
+        }
+        self.acquire()
+    }
+
+    /// A free slot if there is one and nothing has to be waited for; else [`slot`](Session::slot)
+    /// gives one, or says why not. For callers that must not wait where they are.
+    pub fn slot_at_once(&mut self) -> Option<Slot> {
+        self.look_after_quiet();
+        let waits = self.driver.is_err() || self.lost().is_some() || self.is_outgrown();
+        if waits { None } else { self.acquire().ok() }
+    }
+
+    fn look_after_quiet(&mut self) {
         let now = Instant::now();
         if now.saturating_duration_since(self.used) >= QUIET
             && let Ok(driver) = &mut self.driver
@@ -111,12 +129,6 @@ impl Session {
             driver.poll();
         }
         self.used = now;
-        self.revive()?;
-        if self.is_outgrown() {
-            self.make_room()?;
-            self.revive()?;
-        }
-        self.acquire()
     }
 
     /// Takes the session up again if there is need.

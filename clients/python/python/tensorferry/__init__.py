@@ -2,7 +2,7 @@
 
     import tensorferry as tf
 
-    with tf.Client("http://127.0.0.1:50051") as c, c.session("digits", transport="shm") as s:
+    with tf.Client("http://127.0.0.1:7077") as c, c.session("digits", transport="shm") as s:
         slot = s.slot()
         slot["input"][:] = x          # the memory that the model reads
         reply = s.infer(slot)
@@ -10,12 +10,10 @@
 """
 
 from ._client import Client, Model, Models, Session
-from ._native import DeviceMemory, Pending, Reply, Slot
+from ._native import DeviceMemory, Pending, Reply, Slot, __version__
 from ._rows import Rows
 from .errors import *  # noqa: F403
 from .errors import __all__ as _errors
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Client",
@@ -27,5 +25,6 @@ __all__ = [
     "Rows",
     "Session",
     "Slot",
+    "__version__",
     *_errors,
 ]

@@ -17,6 +17,8 @@ def copy_into(slot, name, datatype, into, value):
         _copy_from_device(slot, name, datatype, into, value)
         return
     array = _on_host(name, value)
+    if datatype == "BF16" and array.dtype.name == "bfloat16":  # of ml_dtypes
+        array = array.view(np.uint16)
     _check(name, datatype, tuple(into.shape), array.shape, _dtype(into), array.dtype)
     if isinstance(into, np.ndarray):
         into[...] = array
@@ -73,10 +75,10 @@ def _check(name, datatype, wanted_shape, shape, wanted, dtype):
             "reshape it, or open the session with shapes={...} where the model leaves dimensions open"
         )
     if np.dtype(dtype) != wanted:
-        raise TensorError(
-            f"input {name!r} is {datatype}, and {np.dtype(dtype)} was given: convert it with "
-            f"astype({wanted.name!r}), or write slot[{name!r}][...] = x, which casts"
-        )
+        fix = f"convert it with astype({wanted.name!r}), or write slot[{name!r}][...] = x, which casts"
+        if datatype == "BF16":
+            fix = "convert it with astype(ml_dtypes.bfloat16), or give its bits as uint16"
+        raise TensorError(f"input {name!r} is {datatype}, and {np.dtype(dtype)} was given: {fix}")
 
 
 def _dtype(into):

@@ -23,7 +23,7 @@ _SLOT_EVERY_S = 0.001
 
 
 class Client(_native.Client):
-    """A connection to a server: `with Client("http://127.0.0.1:50051") as client: …`
+    """A connection to a server: `with Client("http://127.0.0.1:7077") as client: …`
 
     `server` is `HOST:PORT`, with `http://` before it or not; `key` is the key of a tenant. Raises
     `ConnectionFailed` if nobody answers there. Any thread may use it.

@@ -6,6 +6,8 @@ import numpy as np
 
 Key = Union[int, str]
 
+__version__: str
+
 class Memory:
     """The base of each array: keeps the slot for as long as an array refers to it."""
 

@@ -3,7 +3,7 @@
     # import tritonclient.grpc as grpcclient
     import tensorferry.tritonclient as grpcclient
 
-    client = grpcclient.InferenceServerClient("127.0.0.1:50051")
+    client = grpcclient.InferenceServerClient("127.0.0.1:7077")
     tensor = grpcclient.InferInput("input", [1, 1, 28, 28], "FP32")
     tensor.set_data_from_numpy(x)
     result = client.infer("digits", [tensor])

@@ -300,8 +300,8 @@ def test_ctrl_c_ends_a_wait(own_server):
         import signal
         print("open")
         input()
-        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
         try:
+            threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
             s.infer(filled(1))
         except KeyboardInterrupt:
             print("interrupted")

@@ -38,7 +38,7 @@ const LEAVES_WITHIN: Duration = Duration::from_millis(2);
 const SHARE: u64 = 4;
 
 /// Where a connection came in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Door {
     /// HTTP/2, with gRPC.
     Grpc,

@@ -6,48 +6,35 @@ use super::accept::Door;
 
 /// Strangers by door and number: the smaller, the longer they are here.
 #[derive(Debug)]
-pub(super) struct Strangers<T> {
-    of_grpc: BTreeMap<u64, T>,
-    of_http: BTreeMap<u64, T>,
-}
+pub(super) struct Strangers<T>(BTreeMap<Door, BTreeMap<u64, T>>);
 
 impl<T> Default for Strangers<T> {
     fn default() -> Self {
-        Strangers { of_grpc: BTreeMap::new(), of_http: BTreeMap::new() }
+        Strangers(BTreeMap::new())
     }
 }
 
 impl<T> Strangers<T> {
-    /// Those of a door, and those of the other one.
-    fn of(&mut self, door: Door) -> [&mut BTreeMap<u64, T>; 2] {
-        let Strangers { of_grpc, of_http } = self;
-        match door {
-            Door::Grpc => [of_grpc, of_http],
-            Door::Http => [of_http, of_grpc],
-        }
-    }
-
-    /// At both doors.
+    /// At all doors.
     pub(super) fn len(&self) -> usize {
-        self.of_grpc.len() + self.of_http.len()
+        self.0.values().map(BTreeMap::len).sum()
     }
 
     pub(super) fn insert(&mut self, door: Door, number: u64, stranger: T) {
-        let [own, _] = self.of(door);
-        own.insert(number, stranger);
+        self.0.entry(door).or_default().insert(number, stranger);
     }
 
     pub(super) fn remove(&mut self, door: Door, number: u64) {
-        let [own, _] = self.of(door);
-        own.remove(&number);
+        if let Some(own) = self.0.get_mut(&door) {
+            own.remove(&number);
+        }
     }
 
     /// The one that goes where one more comes to `door`: the oldest of that door, unless there are
-    /// more at the other one. So neither door fills more than half of the room that both need.
+    /// more at another one. So no door fills more than its share of the room that all need.
     pub(super) fn pop(&mut self, door: Door) -> Option<T> {
-        let [own, other] = self.of(door);
-        let most = if other.len() > own.len() { other } else { own };
-        most.pop_first().map(|(_, stranger)| stranger)
+        let most = self.0.iter_mut().max_by_key(|(at, those)| (those.len(), **at == door));
+        most.and_then(|(_, those)| those.pop_first()).map(|(_, stranger)| stranger)
     }
 }
 
@@ -66,15 +53,16 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_at_one_door_leaves_half_of_the_room_to_the_other() {
+    fn a_flood_at_one_door_leaves_room_to_another() {
         let mut strangers = Strangers::default();
         strangers.insert(Door::Grpc, 0, Door::Grpc);
         come(&mut strangers, Door::Http, 50);
-        assert_eq!((strangers.of_grpc.len(), strangers.of_http.len()), (1, 3));
-        assert!(strangers.of_grpc.contains_key(&0), "it was here before all others");
-        assert!(strangers.of_http.contains_key(&149), "the latest stay");
+        let at = |strangers: &Strangers<Door>| [Door::Grpc, Door::Http].map(|it| strangers.0[&it].len());
+        assert_eq!(at(&strangers), [1, 3]);
+        assert!(strangers.0[&Door::Grpc].contains_key(&0), "it was here before all others");
+        assert!(strangers.0[&Door::Http].contains_key(&149), "the latest stay");
         come(&mut strangers, Door::Grpc, 50);
-        assert_eq!((strangers.of_grpc.len(), strangers.of_http.len()), (2, 2));
+        assert_eq!(at(&strangers), [2, 2]);
         strangers.remove(Door::Http, 149);
         strangers.remove(Door::Http, 148);
         assert_eq!(strangers.pop(Door::Http), Some(Door::Grpc));

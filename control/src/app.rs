@@ -17,10 +17,11 @@ use ferry_core::{Area, Finding, error_text};
 use crate::config::Config;
 use crate::host::clock::unix_ns;
 use crate::host::machine::{self, COMMIT, VERSION};
-use crate::models::{Metadata, Models, Progress, Served, State as ModelState};
+use crate::models::{Metadata, Models, Progress, Served};
 use crate::serving::inline::Inline;
 use crate::serving::refusals::Refusals;
 use crate::serving::regions::Regions;
+use crate::serving::residents::Residents;
 use crate::sessions::{Carriers, Limits, Parts, Sessions};
 use crate::state::{About, State};
 use crate::store::{
@@ -146,7 +147,8 @@ impl Server {
         let (recorder, writer) =
             Writer::spawn(Arc::clone(&store), own_run, WriterConfig::default());
         let refusals = Arc::new(Refusals::new(recorder.clone()));
-        let Some(models) = load_models(config.clone(), progress, told).await? else {
+        let models = load_models(config.clone(), recorder.clone(), progress, told).await?;
+        let Some(models) = models else {
             end_run(&*store, own_run).await;
             writer.stop().await;
             return Ok(None);
@@ -159,11 +161,6 @@ impl Server {
             started: Instant::now(),
         };
         let state = Arc::new(assemble(config, models, store, recorder, refusals, about));
-        for listed in state.models.list() {
-            if let ModelState::Loaded(served) = &listed.state {
-                state.recorder.event(served.loaded_event());
-            }
-        }
         tracing::info!(version = VERSION, commit = COMMIT, run = own_run, "server built");
         Ok(Some(Server { state, writer }))
     }
@@ -224,10 +221,12 @@ fn assemble(
     let lanes = Arc::new(lanes);
     let carriers = Carriers::new(carriers, Arc::clone(&lanes), Arc::clone(&findings));
     let (models, runs, gate) = (Arc::new(models), Arc::default(), Arc::default());
+    let runtime = tokio::runtime::Handle::current();
+    let residents = Arc::new(Residents::new(Arc::clone(&models), runtime.clone()));
     let sessions = Sessions::new(Parts {
         carriers,
         lanes: Arc::clone(&lanes),
-        models: Arc::clone(&models),
+        residents: Arc::clone(&residents),
         runs: Arc::clone(&runs),
         store: Arc::clone(&store),
         recorder: recorder.clone(),
@@ -237,9 +236,10 @@ fn assemble(
     State {
         tenants: Tenants::new(&config.tenants, config.quota, config.operator_key.clone()),
         sessions: Arc::new(sessions),
-        inline: Inline::new(Arc::clone(&models), recorder.clone()),
+        inline: Inline::new(Arc::clone(&residents), recorder.clone()),
         regions: Regions::new(config.shm_uids.clone()),
         models,
+        residents,
         lanes,
         store,
         recorder,
@@ -249,7 +249,7 @@ fn assemble(
         gpus: Arc::default(),
         driving: Arc::new(tokio::sync::Semaphore::new(drive_threads())),
         about: About { findings, ..about },
-        runtime: tokio::runtime::Handle::current(),
+        runtime,
         restart: tokio::sync::Notify::new(),
         config,
     }
@@ -287,6 +287,7 @@ fn options_json(config: &Config) -> String {
 /// done.
 async fn load_models(
     config: Config,
+    recorder: Recorder,
     progress: Arc<Progress>,
     told: impl Future<Output = ()> + Send,
 ) -> Result<Option<Models>, BuildError> {
@@ -297,7 +298,8 @@ async fn load_models(
         let loader = engines::loader(&config);
         let models = {
             let control = config.model_control.clone();
-            Models::new(config.models.clone(), loader, base.clone(), control)
+            let models = Models::new(config.models.clone(), loader, base.clone(), control);
+            models.within(config.models_budget).recorded_by(recorder)
         };
         models.add_built_in(echo(base)?);
         models.load_all(&is_stopped, &progress).map_err(|source| BuildError::Models {

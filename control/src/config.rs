@@ -9,7 +9,7 @@ use std::time::Duration;
 pub use ferry_cuda::libraries::LibrarySearch;
 pub use ferry_rdma::RdmaOptions;
 
-use crate::models::ModelControl;
+use crate::models::{Budget, ModelControl};
 use crate::tenants::{Quota, TenantConfig};
 
 pub use lanes::{LANES_MAX, LaneCounts};
@@ -34,6 +34,8 @@ pub struct Config {
     pub models: Option<PathBuf>,
     /// Who decides which of its models are loaded.
     pub model_control: ModelControl,
+    /// Most bytes of the models that are in memory.
+    pub models_budget: Budget,
     /// The native library of ONNX Runtime; `None`: the loader's own search.
     pub onnxruntime: Option<PathBuf>,
     /// The native library of TensorRT, or its folder; `None`: the loader's own search.
@@ -111,6 +113,7 @@ impl Default for Config {
             store_bytes_max: None,
             models: None,
             model_control: ModelControl::None,
+            models_budget: Budget::default(),
             onnxruntime: None,
             tensorrt: None,
             engine_cache: None,

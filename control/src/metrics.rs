@@ -12,7 +12,7 @@ use ferry_engine::PoolStats;
 use ferry_transport::LaneStats;
 
 use crate::host::machine;
-use crate::models::State as ModelState;
+use crate::models::{Memory, Presence, State as ModelState};
 use crate::serving::refusals::RefusalCount;
 use crate::state::State;
 use crate::store::{ResourceSample, StoreHealth};
@@ -41,6 +41,8 @@ pub struct Snapshot {
     pub lanes: Vec<LaneMetrics>,
     /// Each model that serves.
     pub models: Vec<ModelMetrics>,
+    /// What models take of memory.
+    pub memory: Vec<Memory>,
     /// Each tenant.
     pub tenants: Vec<TenantMetrics>,
     /// Refused attempts, by kind.
@@ -69,7 +71,9 @@ pub struct ModelMetrics {
     pub name: String,
     /// Its version.
     pub version: u64,
-    /// What its pool counts.
+    /// How it is, or was, in memory.
+    pub presence: Presence,
+    /// What its pool counts; all zero where it is not in memory.
     pub pool: PoolStats,
 }
 
@@ -97,13 +101,16 @@ pub fn gather(state: &State) -> Snapshot {
         is_alive: lane.handle.ended().is_none(),
         stats: lane.handle.stats(),
     });
-    let models = state.models.list().into_iter().filter_map(|listed| match listed.state {
-        ModelState::Loaded(served) => Some(ModelMetrics {
+    let models = state.models.list().into_iter().filter_map(|listed| {
+        Some(ModelMetrics {
             name: listed.name,
             version: listed.version,
-            pool: served.pool.stats(),
-        }),
-        ModelState::Available | ModelState::Failed(_) => None,
+            presence: listed.presence?,
+            pool: match listed.state {
+                ModelState::Loaded(served) => served.pool.stats(),
+                _ => PoolStats::default(),
+            },
+        })
     });
     Snapshot {
         uptime: state.about.started.elapsed(),
@@ -114,6 +121,7 @@ pub fn gather(state: &State) -> Snapshot {
         store: state.recorder.health(),
         lanes: lanes.collect(),
         models: models.collect(),
+        memory: state.models.memory(),
         tenants: tenants.collect(),
         refusals: state.refusals.counts(),
         resources: machine::sample(),

@@ -10,13 +10,17 @@ mod given;
 mod load;
 mod metadata;
 mod model_config;
+mod placement;
 mod policy;
 mod precision;
+mod profile;
 mod progress;
 mod registry;
+mod residency;
 mod rooms;
 mod shapes;
 mod timings;
+mod used;
 mod warmup;
 
 use std::collections::BTreeMap;
@@ -38,13 +42,17 @@ pub use metadata::{
     PrecisionName, QueueRules,
 };
 pub use model_config::Declared;
+pub use placement::{Choice, GpuFacts};
 pub use policy::VersionPolicy;
 pub use precision::Precision;
+pub use profile::Profile;
 pub use progress::Progress;
-pub use registry::{Listed, Loading, Models, State, Turnover, Watch};
+pub use registry::{Key, Listed, Loading, Memory, Models, Residency, State, Turnover, Watch};
+pub use residency::{Budget, Place, Presence, ResidencyState, Shortage};
 pub use rooms::Rooms;
 pub use shapes::ShapeLimits;
 pub use timings::{BOUNDS_NS, Histogram, OfTransport, RANGES, Timed, Timings};
+pub use used::Used;
 pub use warmup::{Filling, Warmup, WarmupInput};
 
 /// What is to be loaded.
@@ -56,6 +64,8 @@ pub struct LoadSpec<'a> {
     pub engine: &'a str,
     /// Which device runs it.
     pub device: DeviceChoice,
+    /// The GPU that `auto` means; `None` where there is none to choose.
+    pub auto_gpu: Option<&'a Choice>,
     /// How it runs on a GPU.
     pub gpu: Gpu,
     /// Sizes of open dimensions that an engine is built for, by the dimension's name.
@@ -76,6 +86,10 @@ pub struct Instances {
     pub engine_version: String,
     /// The GPU that they run on; `None` for the CPU.
     pub device: Option<Arc<Device>>,
+    /// Why `auto` is that device; empty where the device was named.
+    pub device_why: String,
+    /// What their weights take of that memory, as far as the engine knows.
+    pub weights_bytes: u64,
     /// In which numbers they compute; `None` where nothing is computed.
     pub precision: Option<Precision>,
     /// Sizes of open dimensions that they were built for; those that are not here may have any.
@@ -107,4 +121,9 @@ pub trait EngineLoader: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// What the engine says; with `auto`, what the last engine that was tried says.
     fn load(&self, spec: &LoadSpec<'_>) -> Result<Instances, EngineError>;
+
+    /// The GPUs that an engine could use now; none where it uses none.
+    fn gpus(&self, _engine: &str) -> Vec<GpuFacts> {
+        Vec::new()
+    }
 }

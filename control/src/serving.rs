@@ -8,5 +8,6 @@ pub mod lanes;
 pub(crate) mod payload;
 pub mod refusals;
 pub mod regions;
+pub mod residents;
 pub mod routes;
 mod standing;

@@ -22,10 +22,10 @@ pub use open::{Caller, Opened};
 pub use session::{Place, Session};
 
 use crate::error::ApiError;
-use crate::models::Models;
 use crate::runs::RunBook;
 use crate::serving::gate::Gate;
 use crate::serving::lanes::Lanes;
+use crate::serving::residents::Residents;
 use crate::serving::routes::Meter;
 use crate::store::{Recorder, TimingStore};
 use crate::tenants::{SESSIONS_MAX, Tenant};
@@ -51,7 +51,7 @@ pub struct Parts {
     /// Where their requests come in.
     pub lanes: Arc<Lanes>,
     /// What they are sessions with.
-    pub models: Arc<Models>,
+    pub residents: Arc<Residents>,
     /// The runs that they may name.
     pub runs: Arc<RunBook>,
     /// Where runs are looked up.

@@ -9,7 +9,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::config::Config;
 use crate::error::ApiError;
-use crate::models::{Models, Served, Turnover};
+use crate::models::{Models, Turnover, Used};
 use crate::runs::RunBook;
 use crate::sampler::LastGpus;
 use crate::serving::gate::Gate;
@@ -17,6 +17,7 @@ use crate::serving::inline::Inline;
 use crate::serving::lanes::Lanes;
 use crate::serving::refusals::Refusals;
 use crate::serving::regions::Regions;
+use crate::serving::residents::Residents;
 use crate::sessions::Sessions;
 use crate::store::{Machine, Recorder, TimingStore};
 use crate::tenants::Tenants;
@@ -31,6 +32,8 @@ pub struct State {
     pub config: Config,
     /// The models.
     pub models: Arc<Models>,
+    /// Brings those back that made room.
+    pub residents: Arc<Residents>,
     /// The live sessions.
     pub sessions: Arc<Sessions>,
     /// Serves requests without a session.
@@ -87,14 +90,10 @@ impl State {
         self.gate.takes_new()
     }
 
-    /// Stores which models were loaded, and ends those that serve nobody new, whatever becomes of
-    /// the caller.
+    /// Ends models that serve nobody new, whatever becomes of the caller.
     pub fn turn_over(&self, turnover: &Turnover) {
-        for served in &turnover.made {
-            self.recorder.event(served.loaded_event());
-        }
         for old in &turnover.retired {
-            let is_next = |new: &&Arc<Served>| (&new.name, new.version) == (&old.name, old.version);
+            let is_next = |new: &&Used| (&new.name, new.version) == (&old.name, old.version);
             let new = turnover.made.iter().find(is_next).cloned();
             let (sessions, old) = (Arc::clone(&self.sessions), Arc::clone(old));
             self.runtime.spawn(async move { sessions.replace(old, new).await });

@@ -61,6 +61,7 @@ pub struct Tenant {
     held: Mutex<Held>,
     in_flight: AtomicU64,
     bucket: Option<Bucket>,
+    loads: tokio::sync::Mutex<()>,
 }
 
 /// What a tenant's sessions hold.
@@ -92,12 +93,18 @@ impl Tenant {
     pub fn with_rate(name: &str, quota: Quota, rate: Option<Rate>) -> Arc<Tenant> {
         let (held, in_flight) = (Mutex::default(), AtomicU64::new(0));
         let bucket = rate.map(Bucket::new);
-        Arc::new(Tenant { name: name.to_owned(), quota, held, in_flight, bucket })
+        let loads = tokio::sync::Mutex::default();
+        Arc::new(Tenant { name: name.to_owned(), quota, held, in_flight, bucket, loads })
     }
 
     /// How often it may ask, all models together; `None`: as often as it likes.
     pub fn bucket(&self) -> Option<&Bucket> {
         self.bucket.as_ref()
+    }
+
+    /// Held while a model is loaded for it, or its load waits for another tenant's.
+    pub fn loads(&self) -> &tokio::sync::Mutex<()> {
+        &self.loads
     }
 
     /// Its name.

@@ -7,7 +7,7 @@ use tonic::{Request, Response};
 
 use super::{auth, to_wire, told};
 use crate::error::ApiError;
-use crate::models::{Given, Loading, Served, State as ModelState, check_name};
+use crate::models::{Given, Loading, Served, check_name};
 use crate::state::State;
 use crate::tenants::Identity;
 
@@ -65,7 +65,8 @@ impl ModelsService {
     fn told(&self, who: &Identity, model: v1::Model) -> v1::Model {
         let told = |why| told::why(&self.0, who, why);
         let notes = model.notes.into_iter().map(told).collect();
-        v1::Model { error: told(model.error), notes, ..model }
+        let (error, device_reason) = (told(model.error), told(model.device_reason));
+        v1::Model { error, notes, device_reason, ..model }
     }
 }
 
@@ -89,8 +90,8 @@ impl v1::models_server::Models for ModelsService {
         let unknown = || ApiError::from(self.0.models.unknown(&name, version));
         let chosen = chosen.ok_or_else(unknown)?;
         let mut model = self.told(&who, to_wire::model(chosen));
-        if let (true, ModelState::Loaded(served)) = (who.is_operator(), &chosen.state) {
-            model.config_toml = served.metadata.toml.as_deref().map(str::to_owned);
+        if let (true, Some(profile)) = (who.is_operator(), chosen.state.profile()) {
+            model.config_toml = profile.metadata.toml.as_deref().map(str::to_owned);
         }
         Ok(Response::new(model))
     }

@@ -32,6 +32,7 @@ fn code(error: &ApiError) -> Code {
             ModelError::NotServed { .. }
             | ModelError::NotReloaded { .. }
             | ModelError::Polled { .. } => Code::FailedPrecondition,
+            ModelError::NoRoom { .. } => Code::ResourceExhausted,
         },
         // A key that is nobody's must be told apart from a session that is not (or no more) there.
         ApiError::NotFound { .. } | ApiError::NoSuchSession => Code::NotFound,

@@ -5,8 +5,9 @@ use ferry_engine::{InstanceStats, PoolStats};
 use ferry_proto::v1;
 use ferry_transport::LaneStats;
 
-use super::to_wire::duration;
+use super::to_wire::{duration, residency};
 use crate::metrics::{LaneMetrics, ModelMetrics, Snapshot, TenantMetrics};
+use crate::models::Memory;
 use crate::serving::refusals::RefusalCount;
 use crate::store::{ResourceSample, StoreHealth, StoreState};
 use crate::tenants::Held;
@@ -22,6 +23,7 @@ pub(super) fn status(snapshot: Snapshot) -> v1::StatusResponse {
         store: health,
         lanes,
         models,
+        memory,
         tenants,
         refusals,
         resources: sample,
@@ -36,6 +38,7 @@ pub(super) fn status(snapshot: Snapshot) -> v1::StatusResponse {
         transports: transports.into_iter().map(|it| it.name().to_owned()).collect(),
         refusals: refusals.iter().map(|it| it.count).sum(),
         models: models.into_iter().map(model).collect(),
+        memory: memory.into_iter().map(model_memory).collect(),
         tenants: tenants.into_iter().map(tenant).collect(),
         refused: refusals.into_iter().map(refusal).collect(),
         resources: sample.map(resources),
@@ -99,7 +102,7 @@ fn lane(lane: LaneMetrics) -> v1::LaneStatus {
 }
 
 fn model(model: ModelMetrics) -> v1::ModelStatus {
-    let ModelMetrics { name, version, pool } = model;
+    let ModelMetrics { name, version, presence, pool } = model;
     let PoolStats { queued, in_flight, served, failed, refused, late, cancelled, instances } = pool;
     let instance = |instance: InstanceStats| {
         let InstanceStats { alive, in_flight, served, failed, busy_ns } = instance;
@@ -116,7 +119,13 @@ fn model(model: ModelMetrics) -> v1::ModelStatus {
         instances: instances.into_iter().map(instance).collect(),
         late,
         cancelled,
+        residency: Some(residency(presence)),
     }
+}
+
+fn model_memory(memory: Memory) -> v1::ModelMemory {
+    let Memory { place, bytes_now, bytes_max } = memory;
+    v1::ModelMemory { place: place.name(), bytes_now, bytes_max }
 }
 
 fn tenant(tenant: TenantMetrics) -> v1::TenantStatus {
@@ -148,6 +157,7 @@ mod tests {
     use ferry_core::Transport;
 
     use super::*;
+    use crate::models::{Place, Presence, ResidencyState};
 
     /// Gives a number that nobody had yet, from 1,001 on: no field can be mistaken for another.
     struct Numbers(u64);
@@ -224,7 +234,21 @@ mod tests {
             models: vec![ModelMetrics {
                 name: "a model".into(),
                 version: numbers.next(),
+                presence: Presence {
+                    state: ResidencyState::Leaving,
+                    place: Place::Host,
+                    weights_bytes: numbers.next(),
+                    keep: true,
+                    loads: numbers.next(),
+                    evictions: numbers.next(),
+                    last_load: Duration::from_micros(numbers.next()),
+                },
                 pool: pool_stats(numbers),
+            }],
+            memory: vec![Memory {
+                place: Place::Gpu(3),
+                bytes_now: numbers.next(),
+                bytes_max: Some(numbers.next()),
             }],
             tenants: vec![TenantMetrics {
                 name: "a tenant".into(),
@@ -257,7 +281,17 @@ mod tests {
         for number in 1001..=numbers.0 {
             assert!(text.contains(&number.to_string()), "{number} is not told: {text}");
         }
-        for name in ["zmq", "failing", "disk full", "a lane", "a model", "a tenant", "odd"] {
+        for name in [
+            "zmq",
+            "failing",
+            "disk full",
+            "leaving",
+            "cuda:3",
+            "a lane",
+            "a model",
+            "a tenant",
+            "odd",
+        ] {
             assert!(text.contains(name), "{name} is not told: {text}");
         }
     }

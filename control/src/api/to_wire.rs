@@ -3,7 +3,9 @@
 use ferry_core::{Endpoint, LinkKind, RegionDescriptor};
 use ferry_proto::{batch_rows_to_wire, output_shapes_to_wire, server_times_to_wire, v1};
 
-use crate::models::{Listed, Metadata, Precision, Served, State};
+use crate::models::{
+    Listed, Metadata, Precision, Presence, Profile, ResidencyState, Served, State,
+};
 use crate::serving::inline::{InlineReply, InlineTensor};
 use crate::sessions::{Opened, Session};
 use crate::store::{Cell, Run};
@@ -16,11 +18,13 @@ pub(super) fn duration(duration: std::time::Duration) -> prost_types::Duration {
 pub(super) fn model(listed: &Listed) -> v1::Model {
     let mut model = match &listed.state {
         State::Loaded(served) => served_model(served),
+        State::Absent(profile) => profile_model(profile),
         State::Available => v1::Model::default(),
         State::Failed(why) => v1::Model { error: why.clone(), ..v1::Model::default() },
     };
+    model.residency = listed.presence.map(residency);
     model.set_state(match &listed.state {
-        State::Loaded(_) => v1::model::State::Loaded,
+        State::Loaded(_) | State::Absent(_) => v1::model::State::Loaded,
         State::Available => v1::model::State::Available,
         State::Failed(_) => v1::model::State::Failed,
     });
@@ -29,46 +33,70 @@ pub(super) fn model(listed: &Listed) -> v1::Model {
     model
 }
 
+/// A model that is in memory.
 pub(super) fn served_model(served: &Served) -> v1::Model {
-    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     let stats = served.pool.stats();
-    let Metadata { instances, threads, queue, description, labels, .. } = &served.metadata;
-    let mut model = v1::Model {
-        name: served.name.clone(),
-        version: served.version,
+    let mut model = profile_model(served);
+    model.stats = Some(v1::ModelStats {
+        served: stats.served,
+        failed: stats.failed,
+        refused: stats.refused,
+        queued_now: stats.queued as u64,
+        in_flight_now: stats.in_flight as u64,
+        late: stats.late,
+        cancelled: stats.cancelled,
+    });
+    model.residency = Some(residency(served.presence(ResidencyState::Resident)));
+    model.set_state(v1::model::State::Loaded);
+    model
+}
+
+/// Whether a model is in memory, and what it takes there.
+pub(super) fn residency(presence: Presence) -> v1::Residency {
+    let Presence { state, place, weights_bytes, keep, loads, evictions, last_load } = presence;
+    v1::Residency {
+        state: state.name().to_owned(),
+        place: place.name(),
+        bytes: weights_bytes,
+        keep,
+        loads,
+        evictions,
+        last_load_us: u64::try_from(last_load.as_micros()).unwrap_or(u64::MAX),
+    }
+}
+
+/// What is known of a model, in memory or not.
+fn profile_model(profile: &Profile) -> v1::Model {
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    let Metadata { instances, threads, queue, description, labels, .. } = &profile.metadata;
+    v1::Model {
+        name: profile.name.clone(),
+        version: profile.version,
         state: 0,
         error: String::new(),
-        engine: served.engine.to_owned(),
-        engine_version: served.engine_version.clone(),
-        signature: Some(served.signature().into()),
+        engine: profile.engine.to_owned(),
+        engine_version: profile.engine_version.clone(),
+        signature: Some(profile.signature().into()),
         instances: count(*instances),
         threads: count(*threads),
         queue: count(queue.max),
-        takes_pictures: served.takes_pictures(),
+        takes_pictures: profile.takes_pictures(),
         description: description.clone(),
-        sha256: served.sha256.clone(),
+        sha256: profile.sha256.clone(),
         labels: labels.clone(),
-        stats: Some(v1::ModelStats {
-            served: stats.served,
-            failed: stats.failed,
-            refused: stats.refused,
-            queued_now: stats.queued as u64,
-            in_flight_now: stats.in_flight as u64,
-            late: stats.late,
-            cancelled: stats.cancelled,
-        }),
-        device: served.device_name(),
-        precision: served.precision.map_or("", Precision::name).to_owned(),
-        picture_files: served.metadata.picture.as_ref().map(|(_, picture)| picture_files(picture)),
-        is_overridden: served.is_overridden(),
-        batches: served.batches.told(),
+        stats: None,
+        device: profile.device_name(),
+        precision: profile.precision.map_or("", Precision::name).to_owned(),
+        picture_files: profile.metadata.picture.as_ref().map(|(_, picture)| picture_files(picture)),
+        is_overridden: profile.is_overridden(),
+        batches: profile.batches.told(),
         // For some alone.
         config_toml: None,
-        aliases: served.metadata.aliases.clone(),
-        notes: served.metadata.notes.clone(),
-    };
-    model.set_state(v1::model::State::Loaded);
-    model
+        aliases: profile.metadata.aliases.clone(),
+        notes: profile.metadata.notes.clone(),
+        device_reason: profile.device_why.clone(),
+        residency: None,
+    }
 }
 
 /// How picture files become pixels for this model.

@@ -14,11 +14,12 @@ use std::sync::Arc;
 
 use ferry_core::Found;
 use ferry_cuda::libraries::cudnn_version;
-use ferry_engine::EngineError;
+use ferry_cuda::{ComputeMode, Listed, nvml};
+use ferry_engine::{EngineError, FileDigest};
 use ferry_onnx::EngineChoice::{Auto, Ort, Tract};
 
 use crate::config::Config;
-use crate::models::{EngineLoader, Instances, LoadSpec};
+use crate::models::{DeviceChoice, EngineLoader, GpuFacts, Instances, LoadSpec};
 
 pub(super) use echo::echo;
 
@@ -32,6 +33,11 @@ trait EngineFactory: Debug + Send + Sync {
     /// # Errors
     /// What is wrong with the file, or what the model asks for and this engine has not.
     fn load(&self, spec: &LoadSpec<'_>) -> Result<Instances, EngineError>;
+
+    /// Whether it could run on a GPU.
+    fn uses_gpus(&self) -> bool {
+        true
+    }
 
     /// Whether it can run here, and what to do where it cannot; `gpu` is what was found of GPUs.
     fn survey(&self, gpu: &[Found]) -> Vec<Found>;
@@ -72,6 +78,32 @@ impl EngineLoader for Engines {
         };
         found.ok_or_else(unknown)?.load(spec)
     }
+
+    fn gpus(&self, engine: &str) -> Vec<GpuFacts> {
+        let uses_gpus = self.0.iter().any(|it| it.name() == engine && it.uses_gpus());
+        // A device that does not say what it is cannot be used.
+        let listed = uses_gpus.then(|| ferry_cuda::list().ok()).flatten().unwrap_or_default();
+        let usable = listed.into_iter().flatten();
+        let usable = usable.filter(|gpu| gpu.compute_mode != ComputeMode::Prohibited);
+        let facts = |gpu: Listed| GpuFacts {
+            ordinal: gpu.ordinal,
+            free_bytes: nvml::free_bytes(&gpu.pci),
+            name: gpu.name,
+        };
+        usable.map(facts).collect()
+    }
+}
+
+/// Why the GPU that a model was loaded on was chosen; empty where it was named.
+fn auto_why(spec: &LoadSpec<'_>) -> String {
+    let chosen = spec.auto_gpu.filter(|_| spec.device == DeviceChoice::Auto);
+    chosen.map(|choice| choice.why.clone()).unwrap_or_default()
+}
+
+/// What the files of a model have together, of which weights are the most: as many bytes of weights
+/// does an engine have at least that repeats none.
+fn files_bytes(files: &[FileDigest]) -> u64 {
+    files.iter().fold(0, |sum, file| sum.saturating_add(file.bytes))
 }
 
 /// What was found of each; `gpu` is what was found of GPUs.
@@ -113,7 +145,7 @@ mod tests {
     use std::collections::BTreeMap;
     use std::path::Path;
 
-    use crate::models::{DeviceChoice, Gpu};
+    use crate::models::Gpu;
 
     use super::*;
 
@@ -123,6 +155,7 @@ mod tests {
             file: Path::new("/nowhere.onnx"),
             engine: "torch",
             device: DeviceChoice::Auto,
+            auto_gpu: None,
             gpu: Gpu::default(),
             dims: &BTreeMap::new(),
             instances: 1,

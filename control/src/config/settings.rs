@@ -9,6 +9,7 @@ use ferry_rdma::RdmaOptions;
 use serde::Deserialize;
 
 use super::{Config, Front, LaneCounts, LibrarySearch};
+use crate::models::Budget;
 use crate::tenants::Quota;
 use values::{
     address, at_least_1, engine_cache, fence, model_control, operator_key, seconds, tenants,
@@ -51,6 +52,13 @@ pub struct Settings {
     /// again
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub load_model: Option<Vec<String>>,
+    /// Most host memory of the weights of all models; beyond it, models that were not used for
+    /// longest make room, and come back when they are asked for [default: no bound]
+    #[arg(long, value_name = "BYTES")]
+    pub models_bytes_max: Option<u64>,
+    /// The same, of the memory of each GPU [default: no bound]
+    #[arg(long, value_name = "BYTES")]
+    pub gpu_models_bytes_max: Option<u64>,
     /// Path of libonnxruntime.so
     #[arg(long, value_name = "PATH")]
     pub onnxruntime: Option<PathBuf>,
@@ -237,6 +245,10 @@ impl Settings {
                 self.model_poll_seconds.or(file.model_poll_seconds),
                 self.load_model.or(file.load_model),
             )?,
+            models_budget: Budget {
+                host_bytes_max: self.models_bytes_max.or(file.models_bytes_max),
+                gpu_bytes_max: self.gpu_models_bytes_max.or(file.gpu_models_bytes_max),
+            },
             onnxruntime: self.onnxruntime.or(file.onnxruntime),
             tensorrt: self.tensorrt.or(file.tensorrt),
             engine_cache: self

@@ -82,6 +82,20 @@ impl Bucket {
         self.rate
     }
 
+    /// Whether there is a token at `now`, which stays there.
+    ///
+    /// # Errors
+    /// As [`take`](Bucket::take).
+    pub fn look(&self, now: Instant) -> Result<(), Duration> {
+        let now_ns = nanos(now.saturating_duration_since(self.start));
+        let most = now_ns.saturating_add(self.capacity_ns);
+        let then = self.full_at_ns.load(Ordering::Relaxed).max(now_ns);
+        match then.saturating_add(self.interval_ns).saturating_sub(most) {
+            0 => Ok(()),
+            wait_ns => Err(Duration::from_nanos(wait_ns)),
+        }
+    }
+
     /// Takes a token at `now`. Called for every request.
     ///
     /// # Errors
@@ -115,6 +129,11 @@ impl Buckets {
         Buckets { rate, by_name: Mutex::default() }
     }
 
+    /// What each is filled at.
+    pub fn rate(&self) -> Option<Rate> {
+        self.rate
+    }
+
     /// The bucket of `name`.
     pub fn of(&self, name: &str) -> Option<Arc<Bucket>> {
         let rate = self.rate?;
@@ -141,7 +160,9 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(bucket.take(start), Ok(()));
         }
+        assert_eq!(bucket.look(start), Err(10 * MS));
         assert_eq!(bucket.take(start), Err(10 * MS));
+        assert_eq!(bucket.look(start + 10 * MS), Ok(()));
         assert_eq!(bucket.take(start + 4 * MS), Err(6 * MS), "refused ones take nothing");
         assert_eq!(bucket.take(start + 10 * MS), Ok(()));
         assert!(bucket.take(start + 10 * MS).is_err());

@@ -64,7 +64,7 @@ families! {
         "Models or tenants that are not told here, since there are more than 256";
 
     MODELS = Gauge "ferry_models" ["state"],
-        "Versions of models that are loaded, available or failed";
+        "Versions of models that are loaded, absent (they made room), available or failed";
     MODEL = Info "ferry_model" ["model", "version", "engine", "device", "precision"],
         "A version of a model that is loaded: what runs it, where, and in which numbers";
     REQUESTS = Counter "ferry_requests" ["model", "version", "transport", "status"],

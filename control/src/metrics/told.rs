@@ -12,7 +12,7 @@ use super::{LaneMetrics, Snapshot, TenantMetrics, gather};
 use crate::host::machine::{COMMIT, VERSION};
 use crate::host::process;
 use crate::models::{
-    BOUNDS_NS, CacheStats, Counted, Histogram, Listed, OfTransport, Served, State as ModelState,
+    BOUNDS_NS, CacheStats, Counted, Histogram, Listed, OfTransport, Profile, Served, State as ModelState,
 };
 use crate::state::State;
 use crate::store::{StoreHealth, StoreState};
@@ -83,21 +83,29 @@ fn seconds(ns: u64) -> f64 {
 fn models(page: &mut Page, all: &[Listed]) {
     let name_of = |one: &Listed| match one.state {
         ModelState::Loaded(_) => "loaded",
+        ModelState::Absent(_) => "absent",
         ModelState::Available => "available",
         ModelState::Failed(_) => "failed",
     };
-    for name in ["loaded", "available", "failed"] {
+    for name in ["loaded", "absent", "available", "failed"] {
         page.add(&of::MODELS, [name], all.iter().filter(|one| name_of(one) == name).count());
     }
-    let served = all.iter().filter_map(|one| match &one.state {
-        ModelState::Loaded(served) => Some(served),
+    let known = all.iter().filter_map(|one| match &one.state {
+        ModelState::Loaded(served) => Some((&served.profile, Some(served))),
+        // Its counters must not go away and come back.
+        ModelState::Absent(profile) => Some((profile, None)),
         ModelState::Available | ModelState::Failed(_) => None,
     });
-    left_out(page, "models", served.clone().count());
-    served.take(EACH_MAX).for_each(|served| model(page, served));
+    left_out(page, "models", known.clone().count());
+    for (profile, served) in known.take(EACH_MAX) {
+        model(page, profile);
+        if let Some(served) = served {
+            resident(page, served);
+        }
+    }
 }
 
-fn model(page: &mut Page, served: &Served) {
+fn model(page: &mut Page, served: &Profile) {
     let version = served.version.to_string();
     let labels = [served.name.as_str(), version.as_str()];
     let [name, version] = labels;
@@ -108,6 +116,13 @@ fn model(page: &mut Page, served: &Served) {
         requests(page, labels, &of_transport);
     }
     batches(page, labels, &served.counts.read());
+}
+
+/// What only a model in memory has.
+fn resident(page: &mut Page, served: &Served) {
+    let version = served.version.to_string();
+    let labels = [served.name.as_str(), version.as_str()];
+    let [name, version] = labels;
     let PoolStats { queued, in_flight, instances, .. } = served.pool.stats();
     page.add(&of::QUEUED, labels, queued);
     page.add(&of::RUNNING, labels, in_flight);

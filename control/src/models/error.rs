@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use ferry_core::BindError;
 
+use super::Shortage;
+
 /// One variant per thing that a caller can do about it.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum ModelError {
     /// There is none of that name and version.
     #[error("no model {name}; {hint}")]
@@ -30,6 +32,14 @@ pub enum ModelError {
         name: String,
         /// Why, and what to do.
         why: String,
+    },
+    /// There is no room for it in the memory for models.
+    #[error("model {name} is not loaded: {shortage}")]
+    NoRoom {
+        /// Its name and version.
+        name: String,
+        /// Why.
+        shortage: Shortage,
     },
     /// No call decides which models are loaded.
     #[error(

@@ -1,84 +1,56 @@
 //! From a file to a model that serves.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
 
-use ferry_core::{BoundSignature, BoundTensor, Signature, error_text};
+use ferry_core::{BoundSignature, BoundTensor, error_text};
 use ferry_cuda::Device;
 use ferry_engine::{BatchOptions, FileDigest, Picture, Pool, PoolError, PoolOptions, RUN_AT_MOST};
 use ferry_vision::Numbers;
 
-use super::changes::changes;
 use super::metadata::{Loaded, cache};
-use super::shapes::{check_dims, has_batch};
+use super::placement::Choice;
+use super::residency::Charge;
+use super::used::Uses;
 use super::warmup;
 use super::{
-    Batch, Batches, Cache, Counts, DimSizes, EngineLoader, Given, Instances, LoadSpec, Metadata,
-    ModelError, Precision, Rooms, Source, Timings,
+    Batch, Batches, Cache, EngineLoader, Instances, LoadSpec, Metadata, ModelError, Precision,
+    Profile, Rooms, Source,
 };
 use crate::host::clock::unix_ns;
 use crate::host::rate::Buckets;
 use crate::store::{Event, ModelRow};
 
-/// A model that is loaded.
+/// A model that is in memory. What is known of it is read as if it were its own.
 #[derive(Debug)]
 pub struct Served {
-    /// Its name.
-    pub name: String,
-    /// Its version.
-    pub version: u64,
+    /// What is known of it, also once it is not in memory any more.
+    pub profile: Arc<Profile>,
     /// What runs it.
     pub pool: Pool,
-    /// `onnx`, `tract`, `tensorrt`, `echo`.
-    pub engine: &'static str,
-    /// The version of the engine's library.
-    pub engine_version: String,
     /// The GPU that it runs on; `None` for the CPU.
     pub device: Option<Arc<Device>>,
-    /// In which numbers it computes; `None` where nothing is computed.
-    pub precision: Option<Precision>,
-    /// Sizes of open dimensions that it was built for.
-    pub dims: BTreeMap<String, DimSizes>,
-    /// Whether requests to it run as one.
-    pub batches: Batches,
     /// How large its replies are.
     pub rooms: Rooms,
-    /// What it was asked.
-    pub counts: Arc<Counts>,
-    /// How long that took, by transport.
-    pub timings: Timings,
     /// Its answers that are kept; `None`: none is.
     pub cache: Option<Cache>,
-    /// How often each tenant may ask it.
-    pub buckets: Buckets,
-    /// What the operator says of it.
-    pub metadata: Metadata,
-    /// Of its file; empty for a built-in model.
-    pub sha256: String,
-    /// Every file that it was made of.
-    files: Vec<FileDigest>,
     /// Wall clock, nanoseconds since 1970.
     pub loaded_unix_ns: u64,
+    /// Who uses it.
+    pub(super) uses: Uses,
+    /// What it takes of the memory for models; given back with it.
+    pub(super) charge: OnceLock<Charge>,
+}
+
+impl Deref for Served {
+    type Target = Profile;
+
+    fn deref(&self) -> &Profile {
+        &self.profile
+    }
 }
 
 impl Served {
-    /// What the model takes and gives.
-    pub fn signature(&self) -> &Signature {
-        self.pool.signature()
-    }
-
-    /// Chooses every open dimension, within the model's bounds.
-    ///
-    /// # Errors
-    /// [`ModelError`] with the tensor that does not fit, and what would.
-    pub fn bind(&self, shapes: &[(String, Vec<u64>)]) -> Result<BoundSignature, ModelError> {
-        let bound = self.signature().bind(shapes)?;
-        self.metadata.shapes.check(self.signature(), &bound)?;
-        check_dims(&self.dims, self.signature(), &bound)?;
-        Ok(bound)
-    }
-
     /// Room for the replies of a session that was bound with `shapes`, which wishes for at least
     /// `wish` bytes. A session that gave the shape of every output gets room for those.
     ///
@@ -98,43 +70,9 @@ impl Served {
         self.rooms.of(bound, &self.metadata.shapes, wish)
     }
 
-    /// The largest batch that a request may have; `None` for a model without one.
-    pub fn batch_max(&self) -> Option<u64> {
-        has_batch(self.signature()).then_some(self.metadata.shapes.batch_max)
-    }
-
-    /// How many items a request of these shapes has; 1 for a model without a batch.
-    pub fn items(&self, bound: &BoundSignature) -> u64 {
-        let first = bound.inputs.first().and_then(|input| input.shape.first());
-        first.copied().filter(|_| has_batch(self.signature())).unwrap_or(1)
-    }
-
-    /// Every file that it was made of.
-    pub(super) fn files(&self) -> impl Iterator<Item = &PathBuf> {
-        self.files.iter().map(|digest| &digest.path)
-    }
-
-    /// Whether its configuration came with the call that loaded it, and is not its folder's.
-    pub fn is_overridden(&self) -> bool {
-        self.metadata.given.is_some()
-    }
-
-    /// Whether pictures are served.
-    pub fn takes_pictures(&self) -> bool {
-        self.metadata.picture.is_some()
-    }
-
     /// Whether nothing can be served any more: every instance is gone, or the GPU is lost.
     pub fn is_lost(&self) -> bool {
         self.pool.is_dead() || self.device.as_ref().is_some_and(|device| device.is_lost())
-    }
-
-    /// Where it runs: `cpu`, `cuda:N`.
-    pub fn device_name(&self) -> String {
-        match &self.device {
-            Some(device) => format!("cuda:{}", device.ordinal()),
-            None => "cpu".to_owned(),
-        }
     }
 
     /// That it was loaded, for the store.
@@ -150,9 +88,14 @@ impl Served {
         }))
     }
 
-    /// Name and version, for people.
-    pub fn label(&self) -> String {
-        format!("{} version {}", self.name, self.version)
+    /// That it is not in memory any more, for the store.
+    pub fn unloaded_event(&self) -> Event {
+        Event::Unloaded {
+            name: self.name.clone(),
+            version: self.version.to_string(),
+            loaded_unix_ns: self.loaded_unix_ns,
+            unix_ns: unix_ns(),
+        }
     }
 
     /// Starts a model from its instances.
@@ -165,11 +108,25 @@ impl Served {
         instances: Instances,
         metadata: Metadata,
     ) -> Result<Arc<Served>, String> {
+        Served::start_again(name, version, instances, metadata, None)
+    }
+
+    /// As [`start`](Served::start), of a model that was in memory `before`: its counts and its
+    /// tenants' rates go on.
+    fn start_again(
+        name: &str,
+        version: u64,
+        instances: Instances,
+        metadata: Metadata,
+        before: Option<&Profile>,
+    ) -> Result<Arc<Served>, String> {
         let Instances {
             engines,
             engine,
             engine_version,
             device,
+            device_why,
+            weights_bytes,
             precision,
             dims,
             files,
@@ -222,29 +179,43 @@ impl Served {
             of_settings => metadata.told(&error_text(&of_settings)),
         })?;
         log_batches(name, version, &batches);
-        Ok(Arc::new(Served {
+        let rate = metadata.rate;
+        let buckets = before.map(|it| &it.buckets).filter(|it| it.rate() == rate).map(Arc::clone);
+        let cache = metadata.cache.map(Cache::new);
+        let profile = Profile {
             name: name.to_owned(),
             version,
-            pool,
+            signature,
             engine,
             engine_version,
-            device,
+            device_ordinal: device.as_ref().map(|device| device.ordinal()),
+            device_why,
+            weights_bytes,
             precision,
             dims,
             batches,
-            rooms,
-            counts: Arc::default(),
-            timings: Timings::default(),
-            cache: metadata.cache.map(Cache::new),
-            buckets: Buckets::new(metadata.rate),
+            counts: before.map_or_else(Arc::default, |it| Arc::clone(&it.counts)),
+            timings: before.map_or_else(Arc::default, |it| Arc::clone(&it.timings)),
+            buckets: buckets.unwrap_or_else(|| Arc::new(Buckets::new(rate))),
+            comings: before.map_or_else(Arc::default, |it| Arc::clone(&it.comings)),
             sha256: files.first().map(FileDigest::hex).unwrap_or_default(),
             files: files.into_iter().chain(metadata.files.iter().cloned()).collect(),
             metadata: metadata.with_notes(notes),
+        };
+        Ok(Arc::new(Served {
+            profile: Arc::new(profile),
+            pool,
+            device,
+            rooms,
+            cache,
             loaded_unix_ns: unix_ns(),
+            uses: Uses::default(),
+            charge: OnceLock::new(),
         }))
     }
 
-    /// Loads a model's file, of which `metadata` is said. May take seconds.
+    /// Loads a model's file, of which `metadata` is said. May take seconds. `auto_gpu` is the GPU
+    /// that `device = "auto"` means now; `before`, what it was when it was in memory last.
     ///
     /// # Errors
     /// A text that says what is wrong with the file, or what in the metadata does not fit it.
@@ -252,6 +223,8 @@ impl Served {
         source: &Source,
         loader: &dyn EngineLoader,
         mut metadata: Metadata,
+        auto_gpu: Option<&Choice>,
+        before: Option<&Profile>,
     ) -> Result<Arc<Served>, String> {
         // Its data is not kept for longer than it is sent.
         let warmups = std::mem::take(&mut metadata.warmup);
@@ -262,28 +235,17 @@ impl Served {
             file: &source.file,
             engine: &metadata.engine,
             device: metadata.device,
+            auto_gpu,
             gpu: metadata.gpu,
             dims: &metadata.dims,
             instances: metadata.instances,
             threads: metadata.threads,
         };
         let instances = loader.load(&spec).map_err(|error| error_text(&error))?;
-        let served = Served::start(&source.name, source.version, instances, metadata)?;
+        let (name, version) = (&source.name, source.version);
+        let served = Served::start_again(name, version, instances, metadata, before)?;
         warmup::run(&warmups, &served)?;
         Ok(served)
-    }
-
-    /// What changed since it was loaded of its files and of what came with the call, for people;
-    /// empty if nothing did.
-    pub(super) fn changes(&self, source: &Source, given: Option<&Given>) -> Vec<String> {
-        let own = self.metadata.given.as_ref();
-        let given = match (own, given) {
-            (own, given) if own == given => None,
-            (Some(own), None) => Some(format!("{} is gone", own.field())),
-            (_, given) => given.map(|it| it.field().to_owned()),
-        };
-        let said_elsewhere = self.metadata.given.is_some();
-        given.into_iter().chain(changes(&self.files, source, said_elsewhere)).collect()
     }
 }
 

@@ -97,6 +97,8 @@ pub struct Metadata {
     pub path: Option<PathBuf>,
     /// Most bytes of answers that are kept; `None`: none is.
     pub cache: Option<u64>,
+    /// It does not make room for other models.
+    pub keep: bool,
     /// How often each tenant may ask it; `None`: as often as it likes.
     pub rate: Option<Rate>,
     /// The files that this was read from: the TOML and the labels.
@@ -150,6 +152,7 @@ struct File {
     batch: Option<Batch>,
     limits: Option<rate::RateTable>,
     cache: Option<cache::CacheTable>,
+    keep: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
@@ -187,6 +190,7 @@ impl Metadata {
             batch: None,
             path: None,
             cache: None,
+            keep: false,
             rate: None,
             files: Vec::new(),
             given: None,
@@ -311,6 +315,7 @@ impl Metadata {
             batch: file.batch.or(base.batch),
             path: Some(path.to_owned()),
             cache: file.cache.map(cache::CacheTable::bytes).transpose().map_err(meaning)?,
+            keep: file.keep,
             rate: file
                 .limits
                 .map(rate::RateTable::rate)

@@ -2,17 +2,25 @@
 
 mod aliases;
 mod loading;
+mod one;
 mod polling;
+mod residents;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::folder::is_there;
-use super::{EngineLoader, Metadata, ModelControl, ModelError, Served, Source, check_name};
+use super::residency::Ledger;
+use super::{
+    Budget, EngineLoader, Metadata, ModelControl, ModelError, Presence, Profile, Served, Source,
+    check_name,
+};
+use crate::store::Recorder;
 
 pub use loading::{Loading, Turnover};
 pub use polling::Watch;
+pub use residents::{Key, Memory, Residency};
 
 /// Every model by name and version.
 #[derive(Debug)]
@@ -21,12 +29,18 @@ pub struct Models {
     loader: Arc<dyn EngineLoader>,
     base: Metadata,
     control: ModelControl,
+    budget: Budget,
+    /// What models take, in memory and on their way.
+    ledger: Arc<Ledger>,
+    /// Where it is noted that they come and go.
+    recorder: Option<Recorder>,
     entries: Mutex<Entries>,
-    /// Held over a load: two loads of one model at once would make it twice.
+    /// Held over a load: two loads of one model at once would make it twice. Models make room only
+    /// for one that is being loaded, so that nobody else's goes meanwhile.
     loading: Mutex<()>,
 }
 
-type Entries = BTreeMap<(String, u64), Entry>;
+type Entries = BTreeMap<Key, Entry>;
 
 #[derive(Debug)]
 struct Entry {
@@ -35,26 +49,32 @@ struct Entry {
     source: Option<Source>,
     /// Why what serves was not loaded again when its files changed.
     not_reloaded: Option<String>,
+    /// It is resident and takes nothing new: it makes room once what it has in flight is done.
+    is_leaving: bool,
+    /// It is being loaded.
+    is_loading: bool,
 }
 
 impl Entry {
     fn of(state: State, source: Option<Source>) -> Entry {
-        Entry { state, source, not_reloaded: None }
+        Entry { state, source, not_reloaded: None, is_leaving: false, is_loading: false }
     }
 
     /// Takes it out of service; what has to be retired then.
     fn unload(&mut self) -> Option<Arc<Served>> {
-        self.not_reloaded = None;
+        (self.not_reloaded, self.is_leaving) = (None, false);
         match std::mem::replace(&mut self.state, State::Available) {
             State::Loaded(served) => Some(served),
-            State::Available | State::Failed(_) => None,
+            State::Available | State::Absent(_) | State::Failed(_) => None,
         }
     }
 
     /// What is to be known beside its state.
     fn notes(&self) -> Vec<String> {
         let own = match &self.state {
-            State::Loaded(served) => served.metadata.notes.clone(),
+            State::Loaded(_) | State::Absent(_) => {
+                self.state.profile().map(|it| it.metadata.notes.clone()).unwrap_or_default()
+            }
             State::Available => self.source.iter().filter_map(|it| it.left_out.clone()).collect(),
             State::Failed(_) => Vec::new(),
         };
@@ -75,6 +95,8 @@ pub enum State {
     Available,
     /// It serves.
     Loaded(Arc<Served>),
+    /// It serves, and is not in memory: it made room, and is loaded again when it is asked for.
+    Absent(Arc<Profile>),
     /// It could not be loaded, and why.
     Failed(String),
 }
@@ -91,6 +113,15 @@ impl State {
             _ => self.clone(),
         }
     }
+
+    /// What is known of a model that serves.
+    pub fn profile(&self) -> Option<&Arc<Profile>> {
+        match self {
+            State::Loaded(served) => Some(&served.profile),
+            State::Absent(profile) => Some(profile),
+            State::Available | State::Failed(_) => None,
+        }
+    }
 }
 
 /// A model as it is listed.
@@ -105,15 +136,14 @@ pub struct Listed {
     /// What of its configuration is not honoured, why its files were not loaded again, or why it is
     /// left out.
     pub notes: Vec<String>,
+    /// How it is, or was, in memory; `None` if it was never loaded, or was unloaded.
+    pub presence: Option<Presence>,
 }
 
 impl Listed {
     /// Other names that it answers to.
     pub fn aliases(&self) -> &[String] {
-        match &self.state {
-            State::Loaded(served) => &served.metadata.aliases,
-            State::Available | State::Failed(_) => &[],
-        }
+        self.state.profile().map_or(&[], |it| &it.metadata.aliases)
     }
 }
 
@@ -125,8 +155,29 @@ impl Models {
         base: Metadata,
         control: ModelControl,
     ) -> Models {
-        let (entries, loading) = (Mutex::default(), Mutex::default());
-        Models { folder, loader, base, control, entries, loading }
+        Models {
+            folder,
+            loader,
+            base,
+            control,
+            budget: Budget::default(),
+            ledger: Arc::default(),
+            recorder: None,
+            entries: Mutex::default(),
+            loading: Mutex::default(),
+        }
+    }
+
+    /// The same, within a budget.
+    #[must_use]
+    pub fn within(self, budget: Budget) -> Models {
+        Models { budget, ..self }
+    }
+
+    /// The same; that models come, and that they make room, is noted there.
+    #[must_use]
+    pub fn recorded_by(self, recorder: Recorder) -> Models {
+        Models { recorder: Some(recorder), ..self }
     }
 
     fn entries(&self) -> MutexGuard<'_, Entries> {
@@ -135,22 +186,22 @@ impl Models {
 
     /// Adds a model that has no file.
     pub fn add_built_in(&self, served: Arc<Served>) {
+        if let Some(recorder) = &self.recorder {
+            recorder.event(served.loaded_event());
+        }
         let key = (served.name.clone(), served.version);
         self.entries().insert(key, Entry::of(State::Loaded(served), None));
     }
 
-    /// A model that serves; version 0 is the latest that does.
+    /// What is known of a model that serves, in memory or not; version 0 is the latest that does.
     ///
     /// # Errors
     /// [`ModelError::NotFound`] with the names there are, or [`ModelError::NotServed`] with the reason.
-    pub fn get(&self, name: &str, version: u64) -> Result<Arc<Served>, ModelError> {
+    pub fn get(&self, name: &str, version: u64) -> Result<Arc<Profile>, ModelError> {
         let listed = self.versions(name, version);
-        let serving = listed.iter().rev().find_map(|it| match &it.state {
-            State::Loaded(served) => Some(Arc::clone(served)),
-            _ => None,
-        });
-        if let Some(served) = serving {
-            return Ok(served);
+        let serving = listed.iter().rev().find_map(|it| it.state.profile());
+        if let Some(profile) = serving {
+            return Ok(Arc::clone(profile));
         }
         let last = listed.last().ok_or_else(|| self.unknown(name, version))?;
         let why = match &last.state {
@@ -184,6 +235,7 @@ impl Models {
             version: *version,
             state: entry.state.seen(),
             notes: entry.notes(),
+            presence: entry.presence(),
         };
         let there = |(key, entry): &(&(String, u64), &Entry)| is(key) && !entry.is_gone();
         self.entries().iter().filter(there).map(list).collect()

@@ -19,10 +19,11 @@ use ferry_transport::UnixClock;
 
 use super::call::{Call, answer_at_once, fail, keep_answer, serve};
 use super::regions::RegionPart;
+use super::residents::Residents;
 use super::routes::{Meter, Recording, Route};
 use super::standing::Standing;
 use crate::error::ApiError;
-use crate::models::{Cached, Models, Served};
+use crate::models::{Cached, Served, Used};
 use crate::store::Recorder;
 use crate::tenants::{Reservation, Tenant};
 use cached::Asked;
@@ -135,16 +136,16 @@ impl InlineRequest {
 /// Serves requests without a session.
 #[derive(Debug)]
 pub struct Inline {
-    models: Arc<Models>,
+    residents: Arc<Residents>,
     recorder: Recorder,
     standing: Standing,
     spares: Arc<Spares>,
 }
 
 impl Inline {
-    /// Serves with `models`, and records what it serves.
-    pub fn new(models: Arc<Models>, recorder: Recorder) -> Inline {
-        Inline { models, recorder, standing: Standing::default(), spares: Arc::default() }
+    /// Serves with what `residents` bring, and records what it serves.
+    pub fn new(residents: Arc<Residents>, recorder: Recorder) -> Inline {
+        Inline { residents, recorder, standing: Standing::default(), spares: Arc::default() }
     }
 
     /// Serves one request. Its timings are in the reply, and in the
@@ -158,7 +159,8 @@ impl Inline {
         request: &InlineRequest,
         came: Came,
     ) -> Result<InlineReply, ApiError> {
-        let served = self.models.get(&request.model, request.version)?;
+        let until = came.until(request.deadline).deadline;
+        let served = self.take(&tenant, request, until).await?;
         self.infer_with(served, tenant, request, came).await
     }
 
@@ -168,7 +170,7 @@ impl Inline {
     /// As [`infer`](Inline::infer).
     pub async fn infer_with(
         &self,
-        served: Arc<Served>,
+        served: Used,
         tenant: Arc<Tenant>,
         request: &InlineRequest,
         came: Came,
@@ -176,17 +178,31 @@ impl Inline {
         let answer = self.run(Arc::clone(&served), Arc::clone(&tenant), request, came).await;
         match answer {
             Err(ApiError::Request { status: Status::Draining, .. }) => {
-                // Another one may have taken its place meanwhile, and knows of no drain.
-                match self.models.get(&request.model, request.version) {
-                    Ok(now) if !Arc::ptr_eq(&now, &served) => {
+                // Another one may have taken its place meanwhile, and knows of no drain. It must not
+                // wait for what this one takes.
+                let drained = Arc::downgrade(&served);
+                drop(served);
+                let until = came.until(request.deadline).deadline;
+                match self.take(&tenant, request, until).await {
+                    Ok(now) if drained.as_ptr() != Arc::as_ptr(&now) => {
                         let came = Came { seen: Instant::now(), ..came };
-                        self.run(now, tenant, request, came).await
+                        self.run(Arc::clone(&now), tenant, request, came).await
                     }
                     _ => answer,
                 }
             }
             answer => answer,
         }
+    }
+
+    /// The model that a request names, brought into memory where it made room.
+    async fn take(
+        &self,
+        tenant: &Arc<Tenant>,
+        request: &InlineRequest,
+        until: Option<Instant>,
+    ) -> Result<Used, ApiError> {
+        self.residents.take(tenant, &request.model, request.version, until).await
     }
 
     async fn run(

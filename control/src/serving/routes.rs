@@ -119,10 +119,7 @@ impl Route {
         let of_model = self.bucket.as_deref().map(|bucket| (bucket, "this model"));
         let of_tenant = self.tenant.bucket().map(|bucket| (bucket, "all models together"));
         for (bucket, what) in of_model.into_iter().chain(of_tenant) {
-            bucket.take(now).map_err(|wait| {
-                let (tenant, rate) = (self.tenant.name(), bucket.rate());
-                format!("tenant {tenant} may ask {what} for {rate}: try again in {wait:?}")
-            })?;
+            bucket.take(now).map_err(|wait| over_rate(&self.tenant, bucket, what, wait))?;
         }
         Ok(())
     }
@@ -199,6 +196,12 @@ impl Route {
             times: departure.times,
         });
     }
+}
+
+/// That a rate is used up, and when to try again.
+pub(super) fn over_rate(tenant: &Tenant, bucket: &Bucket, what: &str, wait: Duration) -> String {
+    let (tenant, rate) = (tenant.name(), bucket.rate());
+    format!("tenant {tenant} may ask {what} for {rate}: try again in {wait:?}")
 }
 
 /// How a lane's handler learns of sessions: changes are put here before the link is told, and the

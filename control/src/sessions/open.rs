@@ -15,7 +15,7 @@ use super::session::Lease;
 use super::{Agreed, Parts, Place, Session, Sessions};
 use crate::error::ApiError;
 use crate::host::clock::unix_ns;
-use crate::models::{Precision, Served};
+use crate::models::{Precision, Used};
 use crate::serving::lanes::Lanes;
 use crate::serving::routes::{Meter, Recording};
 use crate::store::{Connection, Event, SessionRow};
@@ -65,10 +65,10 @@ impl Sessions {
     /// # Errors
     /// [`ApiError`] says what does not fit, and what would.
     pub async fn open(&self, caller: Caller, spec: SessionSpec) -> Result<Opened, ApiError> {
-        let Parts { runs, store, models, gate, carriers, limits, .. } = &self.parts;
+        let Parts { runs, store, residents, gate, carriers, limits, .. } = &self.parts;
         gate.takes_new()?;
         runs.check(store, spec.run, &caller.identity).await?;
-        let served = models.get(&spec.model, spec.version)?;
+        let served = residents.take(&caller.tenant, &spec.model, spec.version, None).await?;
         let (mut refused, mut reasons) = (Vec::new(), String::new());
         loop {
             let offer = Offer {
@@ -96,7 +96,7 @@ impl Sessions {
         &self,
         caller: &Caller,
         spec: &SessionSpec,
-        served: &Arc<Served>,
+        served: &Used,
         agreed: Agreed,
     ) -> Result<Opened, ApiError> {
         let session = self.make(caller, spec, served, agreed)?;
@@ -124,7 +124,7 @@ impl Sessions {
         &self,
         caller: &Caller,
         spec: &SessionSpec,
-        served: &Arc<Served>,
+        served: &Used,
         agreed: Agreed,
     ) -> Result<Arc<Session>, ApiError> {
         let Parts { lanes, recorder, limits, .. } = &self.parts;
@@ -146,7 +146,7 @@ impl Sessions {
             place: place(lanes, &agreed)?,
             _held: held,
             tenant: Arc::clone(&caller.tenant),
-            model: Mutex::new(Arc::clone(served)),
+            model: Mutex::new(served.by_session()),
             agreed,
             memory_bytes,
             run: spec.run,

@@ -6,9 +6,7 @@ use std::time::Duration;
 use ferry_core::Status;
 
 use super::{Place, Session, Sessions};
-use crate::host::clock::unix_ns;
-use crate::models::Served;
-use crate::store::Event;
+use crate::models::{Served, Used};
 
 /// How long a model that is unloaded may take over what it has in flight.
 const RETIRE_WAIT: Duration = Duration::from_secs(30);
@@ -24,7 +22,7 @@ impl Sessions {
     /// Ends a model whose place another one took, `new` if that is the same version. Sessions to
     /// which the new one is as the old one was stay and go on with it; no request is refused that
     /// had found the old one.
-    pub async fn replace(&self, old: Arc<Served>, new: Option<Arc<Served>>) {
+    pub async fn replace(&self, old: Arc<Served>, new: Option<Used>) {
         if let Some(new) = &new {
             self.move_over(&old, new).await;
         }
@@ -36,12 +34,12 @@ impl Sessions {
         self.retire(old).await;
     }
 
-    async fn move_over(&self, old: &Arc<Served>, new: &Arc<Served>) {
+    async fn move_over(&self, old: &Arc<Served>, new: &Used) {
         for session in self.all() {
             let turn = session.turn.lock().await;
             let is_its = Arc::ptr_eq(&session.served(), old) && !session.lease().over;
             if is_its && suits(&session, old, new) {
-                *session.model.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(new);
+                *session.model.lock().unwrap_or_else(PoisonError::into_inner) = new.by_session();
                 if let Place::Lane(lane) = &session.place {
                     lane.routes.put(session.id, session.route());
                 }
@@ -71,12 +69,7 @@ impl Sessions {
             }
             self.end(session, Status::SessionEnded, "model unloaded").await;
         }
-        self.parts.recorder.event(Event::Unloaded {
-            name: served.name.clone(),
-            version: served.version.to_string(),
-            loaded_unix_ns: served.loaded_unix_ns,
-            unix_ns: unix_ns(),
-        });
+        self.parts.recorder.event(served.unloaded_event());
         tracing::info!(model = served.label(), "model unloaded");
     }
 }

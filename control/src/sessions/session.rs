@@ -8,7 +8,7 @@ use ferry_core::{Generation, SessionId, Token};
 use ferry_memory::{Placer, SlotTable};
 
 use super::{Account, Agreed};
-use crate::models::Served;
+use crate::models::{Served, Used};
 use crate::serving::lanes::Lane;
 use crate::serving::routes::{Meter, Recording, Route};
 use crate::tenants::{Reservation, Tenant};
@@ -23,8 +23,9 @@ pub struct Session {
     pub tenant: Arc<Tenant>,
     /// Gives the tenant its quota back when the session is gone.
     pub(super) _held: Reservation,
-    /// The model. Another one takes its place where its files changed and the session can stay.
-    pub(super) model: Mutex<Arc<Served>>,
+    /// The model, which stays in memory for as long. Another one takes its place where its files
+    /// changed and the session can stay.
+    pub(super) model: Mutex<Used>,
     /// What was agreed.
     pub agreed: Agreed,
     /// Memory of its slots here, in bytes.

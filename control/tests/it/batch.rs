@@ -94,7 +94,7 @@ async fn sessions_of_two_transports_run_as_one_and_all_of_it_is_recorded() {
     let answer = answers.message().await.unwrap().unwrap();
     assert_eq!(answer.rows[0].values[0].kind, Some(v1::value::Kind::Integer(40)));
     // A lane closes the accounts of a reply once it is sent.
-    let served = server.state.models.get("digits", 0).unwrap();
+    let served = server.served("digits");
     until("all are counted", || served.counts.read().all.items == 42).await;
     let counted = served.counts.read();
     let sizes: Vec<_> = counted.sizes.iter().map(|it| (it.rows, it.count)).collect();

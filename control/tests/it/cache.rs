@@ -68,7 +68,7 @@ async fn the_same_request_is_answered_without_a_run_and_says_so() {
         );
     }
     assert_eq!(counted(&mut oip).await, (3, 2));
-    assert_eq!(server.state.models.get("digits", 0).unwrap().pool.stats().served, 2);
+    assert_eq!(server.served("digits").pool.stats().served, 2);
     server.state.recorder.flush(LONG).await.unwrap();
     let sql = "SELECT count(*) FROM requests WHERE model = 'digits' AND status = 'ok' AND \
                unattributed_ns = 0 AND cached = (infer_ns IS NULL) GROUP BY cached ORDER BY cached";
@@ -129,7 +129,7 @@ async fn no_tenant_finds_what_another_one_asked() {
         answers.push(oip.model_infer(request).await.unwrap().into_inner().raw_output_contents);
     }
     assert!(answers.iter().all(|it| *it == answers[0]));
-    let stats = server.state.models.get("digits", 0).unwrap().cache.as_ref().unwrap().stats();
+    let stats = server.served("digits").cache.as_ref().unwrap().stats();
     assert_eq!((stats.hits, stats.misses), (2, 2));
     server.stop().await;
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use ferry_connect::{ControlPlane, Lease};
+use ferry_control::models::{Residency, Used};
 use ferry_control::state::State;
 use ferry_control::{Config, RdmaOptions, Server, bind};
 use ferry_core::frame::VERSION;
@@ -64,6 +65,14 @@ impl Running {
         let task = tokio::spawn(server.serve(listeners, shutdown));
         let channel = Channel::from_shared(url.clone()).unwrap().connect().await.unwrap();
         Running { state, channel, address, http, metrics, stop, task }
+    }
+
+    /// A model that is in memory.
+    pub(crate) fn served(&self, model: &str) -> Used {
+        match self.state.models.hold(model, 0).unwrap() {
+            Residency::Resident(used) => used,
+            Residency::Absent(key) => panic!("{key:?} is not in memory"),
+        }
     }
 
     pub(crate) fn sessions(&self) -> SessionsClient<Channel> {

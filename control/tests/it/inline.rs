@@ -202,6 +202,8 @@ async fn an_answer_that_no_message_holds_is_refused_before_the_run_or_counts_as_
             engine: "wide",
             engine_version: String::new(),
             device: None,
+            device_why: String::new(),
+            weights_bytes: 0,
             precision: None,
             dims: BTreeMap::new(),
             files: Vec::new(),

@@ -50,7 +50,7 @@ async fn what_is_over_the_rate_of_a_model_is_refused_with_the_rate_and_when_to_t
     let refused = inference.infer(inline()).await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
     assert!(refused.message().contains("try again in"), "{refused:?}");
-    assert_eq!(server.state.models.get("digits", 0).unwrap().pool.stats().served, 4);
+    assert_eq!(server.served("digits").pool.stats().served, 4);
     server.state.recorder.flush(LONG).await.unwrap();
     let sql = "SELECT count(*) FROM requests WHERE status = 'rate_limited'";
     let query = v1::QueryRequest { sql: sql.into(), rows_max: 0 };

@@ -30,6 +30,7 @@ mod quotas;
 mod refused;
 mod reload;
 mod repository;
+mod residency;
 mod restart;
 mod runs;
 mod schedule;

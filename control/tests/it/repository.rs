@@ -29,7 +29,7 @@ fn put(root: &Path, name: &str, content: impl AsRef<[u8]>) {
 }
 
 /// A version that adds its own number.
-fn put_version(root: &Path, model: &str, version: u16, file: &str) {
+pub(crate) fn put_version(root: &Path, model: &str, version: u16, file: &str) {
     put(root, &format!("{model}/{version}/{file}"), add());
     put(root, &format!("{model}/{version}/add.data"), f32::from(version).to_le_bytes());
 }
@@ -60,7 +60,7 @@ fn request(model: &str, version: &str) -> oip::ModelInferRequest {
 }
 
 /// What a model adds to nothing.
-async fn added(
+pub(crate) async fn added(
     client: &mut Oip<Channel>,
     model: &str,
     version: &str,
@@ -71,13 +71,13 @@ async fn added(
 }
 
 /// Name, version, state and reason of each model but `echo`.
-async fn index(client: &mut Oip<Channel>) -> Vec<(String, String, String, String)> {
+pub(crate) async fn index(client: &mut Oip<Channel>) -> Vec<(String, String, String, String)> {
     let all = client.repository_index(oip::RepositoryIndexRequest::default()).await.unwrap();
     let all = all.into_inner().models.into_iter().filter(|it| it.name != "echo");
     all.map(|it| (it.name, it.version, it.state, it.reason)).collect()
 }
 
-fn load(model: &str, config: Option<&str>) -> oip::RepositoryModelLoadRequest {
+pub(crate) fn load(model: &str, config: Option<&str>) -> oip::RepositoryModelLoadRequest {
     let parameter = |text: &str| oip::ModelRepositoryParameter {
         parameter_choice: Some(ParameterChoice::StringParam(text.into())),
     };
@@ -88,7 +88,7 @@ fn load(model: &str, config: Option<&str>) -> oip::RepositoryModelLoadRequest {
     }
 }
 
-fn unload(model: &str) -> oip::RepositoryModelUnloadRequest {
+pub(crate) fn unload(model: &str) -> oip::RepositoryModelUnloadRequest {
     oip::RepositoryModelUnloadRequest { model_name: model.into(), ..Default::default() }
 }
 

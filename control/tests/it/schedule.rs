@@ -79,6 +79,8 @@ async fn busy(queue: QueueRules) -> Busy {
         engine: "echo",
         engine_version: String::new(),
         device: None,
+        device_why: String::new(),
+        weights_bytes: 0,
         precision: None,
         dims: BTreeMap::new(),
         files: Vec::new(),

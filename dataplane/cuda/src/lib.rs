@@ -34,7 +34,7 @@ pub use driver::error::CudaError;
 pub use driver::graph::{Graph, NodeCounts};
 pub use driver::ipc::{ImportError, exported_bytes};
 pub use driver::kernel::{KernelError, Kernels};
-pub use driver::list::{Listed, list};
+pub use driver::list::{ComputeMode, Listed, list};
 pub use driver::memory::DeviceBuffer;
 pub use driver::probe::{Driver, Missing, probe};
 pub use driver::stream::{Event, Priority, Stream};

@@ -160,6 +160,15 @@ pub fn is_divided(pci: &str) -> Option<bool> {
     Some(device.mig_mode().ok()?.current != 0)
 }
 
+/// Memory that nobody uses of the GPU at a place on the PCI bus, in bytes; `None` where NVML does
+/// not tell, or where the device is divided, so that all of it is not this process's.
+pub fn free_bytes(pci: &str) -> Option<u64> {
+    if is_divided(pci) == Some(true) {
+        return None;
+    }
+    Some(nvml().ok()?.device_by_pci_bus_id(pci).ok()?.memory_info().ok()?.free)
+}
+
 fn missing(why: &str) -> Missing {
     let fix = "install NVIDIA's driver with its utilities, or give them to this container \
                (NVIDIA_DRIVER_CAPABILITIES=compute,utility); only samples of the GPU need it";

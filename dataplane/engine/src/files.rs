@@ -65,6 +65,8 @@ pub enum FileError {
 pub struct FileDigest {
     /// Where it lies.
     pub path: PathBuf,
+    /// How many bytes it had.
+    pub bytes: u64,
     /// The SHA-256 of its bytes.
     pub sha256: [u8; 32],
 }
@@ -89,14 +91,16 @@ impl FileDigest {
         let (mut file, _) = open(path)?;
         let mut hasher = Sha256::new();
         let mut chunk = vec![0; CHUNK_BYTES];
+        let mut bytes = 0;
         loop {
             let read = file.read(&mut chunk).map_err(|source| unreadable(path, source))?;
             if read == 0 {
                 break;
             }
             hasher.update(&chunk[..read]);
+            bytes += read as u64;
         }
-        Ok(FileDigest { path: path.to_owned(), sha256: hasher.finalize().into() })
+        Ok(FileDigest { path: path.to_owned(), bytes, sha256: hasher.finalize().into() })
     }
 
     /// The hash in lower-case hexadecimal.
@@ -149,7 +153,8 @@ impl FileBytes {
             return Err(FileError::Changed { path: path.to_owned() });
         }
         let sha256 = Sha256::digest(&bytes).into();
-        Ok(FileBytes { bytes, digest: FileDigest { path: path.to_owned(), sha256 }, file })
+        let digest = FileDigest { path: path.to_owned(), bytes: long, sha256 };
+        Ok(FileBytes { bytes, digest, file })
     }
 }
 

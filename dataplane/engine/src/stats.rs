@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use crate::instance::Counters;
 
 /// Counts of one pool since it was started.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PoolStats {
     /// Requests that wait for an instance now.
     pub queued: usize,

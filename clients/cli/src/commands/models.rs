@@ -1,6 +1,7 @@
 //! `ferry models`: what is served.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context;
 use ferry_client::v1;
@@ -72,7 +73,7 @@ fn list(all: &[v1::Model], printer: &Printer) -> Result<(), Failure> {
             vec![
                 model.name.clone(),
                 model.version.to_string(),
-                state(model).to_owned(),
+                shown_state(model).to_owned(),
                 format!("{} {}", model.engine, model.engine_version),
                 model.device.clone(),
                 model.precision.clone(),
@@ -129,10 +130,33 @@ fn show(model: &v1::Model, printer: &Printer) -> Result<(), Failure> {
     let rows: Vec<_> =
         inputs.chain(signature.outputs.iter().map(|spec| row("output", spec))).collect();
     printer.table(&["tensor", "way", "type", "shape"], &rows)?;
-    match told(&model.batches) {
-        Some(batches) => printer.out(&format!("batches: {batches}")),
+    if let Some(batches) = told(&model.batches) {
+        printer.out(&format!("batches: {batches}"))?;
+    }
+    if let Some(why) = told(&model.device_reason) {
+        printer.out(&format!("device: {why}"))?;
+    }
+    match &model.residency {
+        Some(residency) => printer.out(&format!("memory: {}", in_memory(residency))),
         None => Ok(()),
     }
+}
+
+/// How a model is, or was, in memory.
+fn in_memory(residency: &v1::Residency) -> String {
+    let v1::Residency { state, place, bytes, keep, loads, evictions, last_load_us } = residency;
+    let stays = if *keep { ", never makes room" } else { "" };
+    format!(
+        "{state}, {bytes} bytes of {place}{stays}; loaded {loads} times, last in {:.1} ms; made room \
+         {evictions} times",
+        Duration::from_micros(*last_load_us).as_secs_f64() * 1e3
+    )
+}
+
+/// For people: of a model that serves and is not in memory now, that.
+fn shown_state(model: &v1::Model) -> &str {
+    let residency = model.residency.as_ref().map(|it| it.state.as_str());
+    residency.filter(|state| *state != "resident").unwrap_or_else(|| state(model))
 }
 
 fn state(model: &v1::Model) -> &'static str {
@@ -158,6 +182,19 @@ fn told(text: &str) -> Option<&str> {
     (!text.is_empty()).then_some(text)
 }
 
+fn residency_json(residency: &v1::Residency) -> Value {
+    let v1::Residency { state, place, bytes, keep, loads, evictions, last_load_us } = residency;
+    json!({
+        "state": state,
+        "place": place,
+        "bytes": bytes,
+        "keep": keep,
+        "loads": loads,
+        "evictions": evictions,
+        "last_load_ms": Duration::from_micros(*last_load_us).as_secs_f64() * 1e3,
+    })
+}
+
 fn to_json(model: &v1::Model) -> Value {
     let stats = model.stats.unwrap_or_default();
     let signature = model.signature.clone().unwrap_or_default();
@@ -170,6 +207,8 @@ fn to_json(model: &v1::Model) -> Value {
         "engine": model.engine,
         "engine_version": model.engine_version,
         "device": told(&model.device),
+        "device_reason": told(&model.device_reason),
+        "residency": model.residency.as_ref().map(residency_json),
         "precision": told(&model.precision),
         "batches": told(&model.batches),
         "instances": model.instances,

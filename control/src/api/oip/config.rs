@@ -17,8 +17,8 @@ use crate::models::VersionPolicy;
 /// The configuration of a model, with the tensors of its metadata. Where it has a batch, dimensions
 /// are told without it.
 pub(super) fn of(offer: &Offer) -> ModelConfig {
-    let served = &offer.served;
-    let batch_max = served.batch_max();
+    let profile = &offer.profile;
+    let batch_max = profile.batch_max();
     // Tensors behind their batch.
     let behind = usize::from(batch_max.is_some());
     let signature = offer.signature();
@@ -41,15 +41,15 @@ pub(super) fn of(offer: &Offer) -> ModelConfig {
         output
     };
     ModelConfig {
-        name: served.name.clone(),
-        platform: platform(served.engine).to_owned(),
-        backend: served.engine.to_owned(),
+        name: profile.name.clone(),
+        platform: platform(profile.engine).to_owned(),
+        backend: profile.engine.to_owned(),
         max_batch_size: batch_max.map_or(0, |max| i32::try_from(max).unwrap_or(i32::MAX)),
         input: signature.inputs.iter().map(input).collect(),
         output: signature.outputs.iter().map(output).collect(),
         instance_group: vec![instances(offer)],
-        scheduling_choice: served.batches.options.as_ref().map(dynamic_batching),
-        version_policy: Some(version_policy(served.metadata.versions.as_ref())),
+        scheduling_choice: profile.batches.options.as_ref().map(dynamic_batching),
+        version_policy: Some(version_policy(profile.metadata.versions.as_ref())),
         model_transaction_policy: Some(ModelTransactionPolicy { decoupled: false }),
         ..ModelConfig::default()
     }
@@ -78,14 +78,14 @@ fn version_policy(policy: Option<&VersionPolicy>) -> ModelVersionPolicy {
 }
 
 fn instances(offer: &Offer) -> ModelInstanceGroup {
-    let served = &offer.served;
-    let count = i32::try_from(served.metadata.instances).unwrap_or(i32::MAX);
+    let profile = &offer.profile;
+    let count = i32::try_from(profile.metadata.instances).unwrap_or(i32::MAX);
     let mut group =
-        ModelInstanceGroup { name: served.name.clone(), count, ..ModelInstanceGroup::default() };
+        ModelInstanceGroup { name: profile.name.clone(), count, ..ModelInstanceGroup::default() };
     group.set_kind(Kind::Cpu);
-    if let Some(device) = &served.device {
+    if let Some(ordinal) = profile.device_ordinal {
         group.set_kind(Kind::Gpu);
-        group.gpus = i32::try_from(device.ordinal()).into_iter().collect();
+        group.gpus = i32::try_from(ordinal).into_iter().collect();
     }
     group
 }

@@ -7,7 +7,7 @@ use ferry_proto::oip::{ModelMetadataResponse, ServerMetadataResponse};
 use super::offer::{Offer, version};
 use crate::error::ApiError;
 use crate::host::machine::VERSION;
-use crate::models::{Listed, State as ModelState};
+use crate::models::Listed;
 use crate::state::State;
 
 /// The extensions of the protocol that are served.
@@ -38,11 +38,12 @@ pub(super) fn server() -> ServerMetadataResponse {
 /// [`ApiError::Field`] for a version without a meaning.
 pub(super) fn is_ready(state: &State, name: &str, version: &str) -> Result<bool, ApiError> {
     let all = state.models.versions(name, self::version(version)?);
-    Ok(all.iter().any(is_loaded))
+    Ok(all.iter().any(serves))
 }
 
-fn is_loaded(listed: &Listed) -> bool {
-    matches!(listed.state, ModelState::Loaded(_))
+fn serves(listed: &Listed) -> bool {
+    // One that made room serves, too.
+    listed.state.profile().is_some()
 }
 
 /// What a model takes and gives.
@@ -56,12 +57,12 @@ pub(super) fn model(
 ) -> Result<ModelMetadataResponse, ApiError> {
     let offer = Offer::find(state, name, version)?;
     let versions = state.models.versions(name, 0);
-    let versions = versions.iter().filter(|it| is_loaded(it)).map(|it| it.version.to_string());
+    let versions = versions.iter().filter(|it| serves(it)).map(|it| it.version.to_string());
     let signature = offer.signature();
     Ok(ModelMetadataResponse {
-        name: offer.served.name.clone(),
+        name: offer.profile.name.clone(),
         versions: versions.collect(),
-        platform: platform(offer.served.engine).to_owned(),
+        platform: platform(offer.profile.engine).to_owned(),
         inputs: signature.inputs.iter().map(tensor).collect(),
         outputs: signature.outputs.iter().map(tensor).collect(),
     })

@@ -2,15 +2,17 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use ferry_core::{DType, Dim, Signature, TensorSpec};
 
 use crate::api::told;
 use crate::error::ApiError;
-use crate::models::{ModelError, Served};
+use crate::models::{ModelError, Profile, Used};
 use crate::serving::inline::{Contents, InlineRequest, InlineTensor};
 use crate::state::State;
+use crate::tenants::Tenant;
 
 /// The engine whose model is offered as the identity of three dimensions, so that it can be put
 /// beside that of another server.
@@ -19,7 +21,7 @@ const IDENTITY: &str = "echo";
 /// A model and its tensors as clients name them.
 #[derive(Debug)]
 pub(super) struct Offer {
-    pub(super) served: Arc<Served>,
+    pub(super) profile: Arc<Profile>,
     /// `None`: as the model has them.
     identity: Option<Signature>,
 }
@@ -40,8 +42,8 @@ pub(super) fn version(text: &str) -> Result<u64, ApiError> {
 }
 
 /// Why a model does not serve, as clients of this protocol are told.
-pub(super) fn not_served(state: &State, why: ModelError) -> ApiError {
-    match told::to_others(state, why.into()) {
+pub(super) fn not_served(state: &State, why: ApiError) -> ApiError {
+    match told::to_others(state, why) {
         ApiError::Model(ModelError::NotServed { name, why }) => {
             ModelError::NotServed { name, why: why.replace("Models.Load", "RepositoryModelLoad") }
                 .into()
@@ -51,17 +53,33 @@ pub(super) fn not_served(state: &State, why: ModelError) -> ApiError {
 }
 
 impl Offer {
-    /// A model that serves.
+    /// A model that serves, in memory or not.
     ///
     /// # Errors
     /// As [`Models::get`](crate::models::Models::get), and for a version without a meaning.
     pub(super) fn find(state: &State, name: &str, version: &str) -> Result<Offer, ApiError> {
-        let served = state.models.get(name, self::version(version)?);
-        Ok(Offer::of(served.map_err(|why| not_served(state, why))?))
+        let profile = state.models.get(name, self::version(version)?);
+        Ok(Offer::of(profile.map_err(|why| not_served(state, why.into()))?))
     }
 
-    pub(super) fn of(served: Arc<Served>) -> Offer {
-        let identity = (served.engine == IDENTITY).then(|| {
+    /// A model that serves, in memory: one that made room is waited for, at most until `until`.
+    ///
+    /// # Errors
+    /// As [`find`](Offer::find), and as [`Residents::take`](crate::serving::residents::Residents::take).
+    pub(super) async fn take(
+        state: &State,
+        tenant: &Arc<Tenant>,
+        (name, version): (&str, &str),
+        until: Option<Instant>,
+    ) -> Result<(Offer, Used), ApiError> {
+        let version = self::version(version)?;
+        let used = state.residents.take(tenant, name, version, until).await;
+        let used = used.map_err(|why| not_served(state, why))?;
+        Ok((Offer::of(Arc::clone(&used.profile)), used))
+    }
+
+    fn of(profile: Arc<Profile>) -> Offer {
+        let identity = (profile.engine == IDENTITY).then(|| {
             let tensor = |name: &str| TensorSpec {
                 name: name.to_owned(),
                 dtype: DType::F32,
@@ -69,12 +87,12 @@ impl Offer {
             };
             Signature { inputs: vec![tensor("INPUT0")], outputs: vec![tensor("OUTPUT0")] }
         });
-        Offer { served, identity }
+        Offer { profile, identity }
     }
 
     /// What it takes and gives.
     pub(super) fn signature(&self) -> &Signature {
-        self.identity.as_ref().unwrap_or_else(|| self.served.signature())
+        self.identity.as_ref().unwrap_or_else(|| self.profile.signature())
     }
 
     /// The request as the model takes it, whose inputs are checked against what is offered.
@@ -88,7 +106,7 @@ impl Offer {
         let Some(offered) = &self.identity else { return Ok(Cow::Borrowed(request)) };
         offered.bind(&request.all_shapes()).map_err(ModelError::from)?;
         let mut request = request.clone();
-        let own = self.served.signature();
+        let own = self.profile.signature();
         for (input, spec) in request.inputs.iter_mut().zip(&own.inputs) {
             let bytes = input.contents.bytes();
             let (name, dtype, shape) = (spec.name.clone(), spec.dtype, vec![bytes]);

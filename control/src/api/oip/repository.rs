@@ -32,6 +32,17 @@ pub(super) fn index(
         let notes = listed.notes.into_iter().chain(aliases).collect::<Vec<_>>().join("; ");
         let (is_ready, reason) = match listed.state {
             ModelState::Loaded(_) => (true, notes),
+            ModelState::Absent(_) => {
+                let why = "absent: it made room for others, and is loaded when it is asked for";
+                (
+                    true,
+                    [why, &notes]
+                        .into_iter()
+                        .filter(|it| !it.is_empty())
+                        .collect::<Vec<_>>()
+                        .join("; "),
+                )
+            }
             ModelState::Available if notes.is_empty() => (false, "unloaded".to_owned()),
             ModelState::Available => (false, notes),
             ModelState::Failed(why) => (false, why),

@@ -1,7 +1,6 @@
 //! What an inference asks for: from its message to a request that any protocol could have brought.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use ferry_core::{DType, Request, RequestKind, Signature, TensorSpec};
@@ -12,7 +11,8 @@ use super::offer::Offer;
 use super::{contents, parameters};
 use crate::api::from_wire::OUTPUTS_BYTES_MAX;
 use crate::error::ApiError;
-use crate::serving::inline::{Contents, InMessage, InlineRequest, InlineTensor};
+use crate::models::Used;
+use crate::serving::inline::{Came, Contents, InMessage, InlineRequest, InlineTensor};
 use crate::serving::regions::{RegionPart, Regions};
 use crate::state::State;
 use crate::tenants::Tenant;
@@ -57,36 +57,39 @@ impl Memory<'_> {
     }
 }
 
-/// Reads an inference that came at `seen`.
+/// Reads an inference. A model that made room is brought back into memory for it.
 ///
 /// # Errors
 /// [`ApiError`] names the field that has no meaning, and what would have one.
-pub(super) fn read(
+pub(super) async fn read(
     state: &State,
     tenant: &Arc<Tenant>,
     message: ModelInferRequest,
-    seen: Instant,
-) -> Result<Asked, ApiError> {
+    came: Came,
+) -> Result<(Asked, Used), ApiError> {
     let ModelInferRequest { model_name, model_version, id, parameters, .. } = message;
-    let offer = Offer::find(state, &model_name, &model_version)?;
-    let of_request = parameters::of_request(&parameters, seen)?;
+    // Told before anything about the message, and before a model is brought back for it.
+    Offer::find(state, &model_name, &model_version)?;
+    let of_request = parameters::of_request(&parameters, came.seen)?;
+    let until = came.until(of_request.deadline).deadline;
+    let (offer, used) = Offer::take(state, tenant, (&model_name, &model_version), until).await?;
     let memory = Memory { regions: &state.regions, tenant };
     let inputs = inputs(&offer, memory, message.inputs, message.raw_input_contents)?;
-    if offer.served.batch_max().is_some() {
+    if offer.profile.batch_max().is_some() {
         as_many_rows(&inputs)?;
     }
     let outputs = outputs(&offer, memory, message.outputs)?;
     let first = inputs.first().and_then(|input| input.shape.first());
     let items =
-        first.filter(|_| offer.served.batch_max().is_some()).map_or(1, |&items| items.max(1));
+        first.filter(|_| offer.profile.batch_max().is_some()).map_or(1, |&items| items.max(1));
     let what = Request {
         batch: u32::try_from(items).unwrap_or(u32::MAX),
-        priority: offer.served.metadata.queue.priority(of_request.priority),
+        priority: offer.profile.metadata.queue.priority(of_request.priority),
         ..Request::of(RequestKind::Tensor)
     };
     let inline = InlineRequest {
         model: model_name,
-        version: offer.served.version,
+        version: offer.profile.version,
         what,
         inputs,
         payload: Bytes::new(),
@@ -101,7 +104,7 @@ pub(super) fn read(
             bytes_max: OUTPUTS_BYTES_MAX,
         },
     };
-    Ok(Asked { offer, inline, id, outputs })
+    Ok((Asked { offer, inline, id, outputs }, used))
 }
 
 fn inputs(

@@ -35,10 +35,10 @@ pub(super) async fn infer(
     let came = came.into();
     let answer = async {
         state.takes_new()?;
-        let asked = request::read(state, tenant, message, came.seen)?;
+        let (asked, used) = request::read(state, tenant, message, came).await?;
         let of_model = asked.offer.to_model(&asked.inline)?;
-        let (served, tenant) = (Arc::clone(&asked.offer.served), Arc::clone(tenant));
-        let made = state.inline.infer_with(served, tenant, &of_model, came).await?;
+        let tenant = Arc::clone(tenant);
+        let made = state.inline.infer_with(used, tenant, &of_model, came).await?;
         reply::answer(&asked, made).await
     };
     let answer = answer.await;

@@ -4,7 +4,7 @@ use ferry_proto::oip::{InferBatchStatistics, InferStatistics, ModelStatistics, S
 
 use super::offer::{not_served, version};
 use crate::error::ApiError;
-use crate::models::{Cache, CacheStats, Runs, Served, State as ModelState};
+use crate::models::{Cache, CacheStats, Runs, State as ModelState};
 use crate::state::State;
 
 /// Of the models that serve: all, or those of a name and version.
@@ -26,25 +26,25 @@ pub(super) fn of(
     } else {
         // One that is not there, or does not serve, says why.
         let found = state.models.get(name, number);
-        found.map_err(|why| not_served(state, why))?;
+        found.map_err(|why| not_served(state, why.into()))?;
         state.models.versions(name, number)
     };
-    let of_loaded = |state| match state {
-        ModelState::Loaded(served) => Some(one(&served)),
-        _ => None,
-    };
-    Ok(listed.into_iter().filter_map(|it| of_loaded(it.state)).collect())
+    Ok(listed.iter().filter_map(|it| one(&it.state)).collect())
 }
 
-fn one(served: &Served) -> ModelStatistics {
-    let counted = served.counts.read();
+fn one(state: &ModelState) -> Option<ModelStatistics> {
+    let profile = state.profile()?;
+    let counted = profile.counts.read();
     let all = &counted.all;
     let took = |ns| duration(all.requests, ns);
-    let CacheStats { hits, hit_ns, misses, miss_ns } =
-        served.cache.as_ref().map(Cache::stats).unwrap_or_default();
-    ModelStatistics {
-        name: served.name.clone(),
-        version: served.version.to_string(),
+    let cache = match state {
+        ModelState::Loaded(served) => served.cache.as_ref(),
+        _ => None,
+    };
+    let CacheStats { hits, hit_ns, misses, miss_ns } = cache.map(Cache::stats).unwrap_or_default();
+    Some(ModelStatistics {
+        name: profile.name.clone(),
+        version: profile.version.to_string(),
         last_inference: counted.last_unix_ns / 1_000_000,
         inference_count: all.items,
         execution_count: counted.runs,
@@ -60,7 +60,7 @@ fn one(served: &Served) -> ModelStatistics {
         }),
         batch_stats: counted.sizes.iter().map(of_batch).collect(),
         ..ModelStatistics::default()
-    }
+    })
 }
 
 fn of_batch(runs: &Runs) -> InferBatchStatistics {

@@ -29,6 +29,8 @@ pub(in crate::app) fn echo(base: Metadata) -> (Instances, Metadata) {
         engine: "echo",
         engine_version: VERSION.to_owned(),
         device: None,
+        device_why: String::new(),
+        weights_bytes: 0,
         precision: None,
         dims: BTreeMap::new(),
         files: Vec::new(),

@@ -10,7 +10,7 @@ use ferry_onnx::{
     Completion, CudaEngine, CudaModel, CudaOptions, EngineChoice, Options, Precision, Probe, Search,
 };
 
-use super::EngineFactory;
+use super::{EngineFactory, files_bytes};
 use crate::config::Config;
 use crate::models::{
     CompletionName, DeviceChoice, Instances, LoadSpec, Precision as ComputesIn, PrecisionName,
@@ -58,14 +58,18 @@ impl EngineFactory for Onnx {
 
     fn load(&self, spec: &LoadSpec<'_>) -> Result<Instances, EngineError> {
         let precision = check(spec)?;
-        if let Some(on_device) = self.on_device(spec, precision)? {
-            return Ok(on_device);
-        }
+        let device_why = match self.on_device(spec, precision)? {
+            OnDevice::Gpu(instances) => return Ok(*instances),
+            OnDevice::Cpu { why } => why,
+        };
         let options = Options { threads: spec.threads, library: self.library.clone() };
         let model = ferry_onnx::open(self.choice, spec.file, &options)?;
         let instances = (0..spec.instances).map(|_| model.instance());
         let engines = instances.collect::<Result<Vec<_>, _>>()?;
         let signature = engines.first().map(|engine| engine.signature());
+        // As ARCHITECTURE.md has it: with threads, ONNX Runtime keeps the weights for each.
+        let has_own = model.engine_name() == "onnx" && spec.threads > 1;
+        let copies = if has_own { spec.instances as u64 } else { 1 };
         Ok(Instances {
             // What was chosen is for a GPU: a CPU has no other products of 32-bit floats.
             precision: signature.map(|it| ComputesIn::of(it, PrecisionName::Fp32)),
@@ -73,11 +77,17 @@ impl EngineFactory for Onnx {
             engine: model.engine_name(),
             engine_version: model.library_version().to_owned(),
             device: None,
+            device_why,
+            weights_bytes: files_bytes(model.files()).saturating_mul(copies),
             dims: BTreeMap::new(),
             files: model.files().to_vec(),
             doubt: model.doubt().map(str::to_owned),
             rebuild: Some(Rebuild::new(move || model.instance())),
         })
+    }
+
+    fn uses_gpus(&self) -> bool {
+        !matches!(self.choice, EngineChoice::Tract)
     }
 
     fn survey(&self, gpu: &[Found]) -> Vec<Found> {
@@ -114,28 +124,31 @@ impl Onnx {
         Onnx { choice, library, cuda_libraries: config.cuda_libraries.clone() }
     }
 
-    /// The model on a GPU; `None` where it is to run on the CPU, or nothing else is possible and
-    /// nobody asked for a GPU by name.
+    /// The model on a GPU, unless it is to run on the CPU, or nothing else is possible and nobody
+    /// asked for a GPU by name.
     fn on_device(
         &self,
         spec: &LoadSpec<'_>,
         precision: Precision,
-    ) -> Result<Option<Instances>, EngineError> {
+    ) -> Result<OnDevice, EngineError> {
+        let cpu = |why: &str| Ok(OnDevice::Cpu { why: why.to_owned() });
         let ordinal = match (spec.device, self.choice) {
-            (DeviceChoice::Cpu, _) | (DeviceChoice::Auto, EngineChoice::Tract) => return Ok(None),
+            (DeviceChoice::Cpu, _) => return cpu(""),
+            (DeviceChoice::Auto, EngineChoice::Tract) => return cpu("cpu: tract runs on no GPU"),
             (DeviceChoice::Cuda(ordinal), EngineChoice::Tract) => {
                 let why = format!("tract runs on the CPU, and device is cuda:{ordinal}");
                 return Err(EngineError::Model(why + ": use engine = \"onnx\""));
             }
-            (DeviceChoice::Auto, _) => 0,
+            // Without one to choose, the first says what is missing.
+            (DeviceChoice::Auto, _) => spec.auto_gpu.map_or(0, |choice| choice.ordinal),
             (DeviceChoice::Cuda(ordinal), _) => ordinal,
         };
         match self.cuda(spec, precision, ordinal) {
-            Ok(instances) => Ok(Some(instances)),
+            Ok(instances) => Ok(OnDevice::Gpu(Box::new(instances))),
             Err(error) if spec.device == DeviceChoice::Auto => {
-                let why = error_text(&error);
+                let why = format!("cpu: {}", error_text(&error));
                 tracing::info!(model = %spec.file.display(), why, "runs on the CPU");
-                Ok(None)
+                Ok(OnDevice::Cpu { why })
             }
             Err(error) => Err(error),
         }
@@ -183,6 +196,8 @@ impl Onnx {
             engine: "onnx-cuda",
             engine_version: model.library_version().to_owned(),
             device: Some(Arc::clone(model.device())),
+            device_why: super::auto_why(spec),
+            weights_bytes: model.weights_bytes() as u64,
             precision: Some(computes_in),
             dims: BTreeMap::new(),
             files: model.files().to_vec(),
@@ -190,6 +205,15 @@ impl Onnx {
             rebuild: Some(Rebuild::new(move || Ok(boxed(model.instance()?)))),
         })
     }
+}
+
+/// Where a model runs.
+enum OnDevice {
+    Gpu(Box<Instances>),
+    /// Why, where `auto` could have been a GPU.
+    Cpu {
+        why: String,
+    },
 }
 
 /// Whether ONNX Runtime is there.

@@ -66,7 +66,7 @@ impl EngineFactory for Tensorrt {
     /// The model on a GPU. There is no other device for it: what cannot be is refused.
     fn load(&self, spec: &LoadSpec<'_>) -> Result<Instances, EngineError> {
         let ordinal = match spec.device {
-            DeviceChoice::Auto => 0,
+            DeviceChoice::Auto => spec.auto_gpu.map_or(0, |choice| choice.ordinal),
             DeviceChoice::Cuda(ordinal) => ordinal,
             DeviceChoice::Cpu => {
                 let why = "tensorrt runs on a GPU, and device is \"cpu\": use engine = \"onnx\"";
@@ -106,6 +106,8 @@ impl EngineFactory for Tensorrt {
             engine: NAME,
             engine_version: model.library_version().to_owned(),
             device: Some(Arc::clone(gpu.device())),
+            device_why: super::auto_why(spec),
+            weights_bytes: super::files_bytes(model.files()),
             precision: Some(computes_in),
             dims,
             files: model.files().to_vec(),

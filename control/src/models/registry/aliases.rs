@@ -2,19 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use super::{Entries, Entry, Models, State};
+use super::{Entries, Entry, Models};
 
 impl Models {
     /// The model that `name` is an alias of. The name of a model that serves is none.
     pub(super) fn aliased(&self, name: &str) -> Option<String> {
         let entries = self.entries();
-        let is_loaded = |entry: &Entry| matches!(entry.state, State::Loaded(_));
-        if entries.iter().any(|(key, entry)| key.0 == name && is_loaded(entry)) {
+        let serves = |entry: &Entry| entry.state.profile().is_some();
+        if entries.iter().any(|(key, entry)| key.0 == name && serves(entry)) {
             return None;
         }
-        let has = |entry: &Entry| match &entry.state {
-            State::Loaded(served) => served.metadata.aliases.iter().any(|it| it == name),
-            State::Available | State::Failed(_) => false,
+        let has = |entry: &Entry| {
+            entry.state.profile().is_some_and(|it| it.metadata.aliases.iter().any(|it| it == name))
         };
         entries.iter().find(|(_, entry)| has(entry)).map(|(key, _)| key.0.clone())
     }
@@ -31,8 +30,8 @@ pub(super) fn check_aliases(
         if !entry.is_gone() {
             taken.insert(other, other);
         }
-        if let State::Loaded(served) = &entry.state {
-            taken.extend(served.metadata.aliases.iter().map(|alias| (alias.as_str(), &**other)));
+        if let Some(profile) = entry.state.profile() {
+            taken.extend(profile.metadata.aliases.iter().map(|alias| (alias.as_str(), &**other)));
         }
     }
     let of_alias = taken.get(name).filter(|owner| **owner != name);

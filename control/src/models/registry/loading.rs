@@ -1,20 +1,17 @@
 //! From the folder to models that serve.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError};
 
-use ferry_core::error_text;
-
-use super::aliases::check_aliases;
-use super::{Entries, Entry, Models, State};
+use super::{Entries, Entry, Models, Residency, State};
 use crate::models::folder::{PassedOver, Scan, leave_out, scan};
-use crate::models::{Given, Metadata, ModelError, Progress, Served, Source, check_name};
+use crate::models::{Given, ModelError, Progress, Served, Source, Used, check_name};
 
 /// What of the models changed.
 #[derive(Clone, Debug, Default)]
 pub struct Turnover {
-    /// Those that were loaded.
-    pub made: Vec<Arc<Served>>,
+    /// Those that were loaded. They do not make room before the others are retired.
+    pub made: Vec<Used>,
     /// Those that serve nobody new, and have to be retired.
     pub retired: Vec<Arc<Served>>,
 }
@@ -23,7 +20,7 @@ pub struct Turnover {
 #[derive(Clone, Debug)]
 pub struct Loading {
     /// The model, which serves: of its versions the latest that was asked for.
-    pub served: Arc<Served>,
+    pub served: Used,
     /// Why versions that served were loaded again: the files that changed.
     pub changed: Vec<String>,
     /// Versions that were loaded now, and what they replace. Nothing: it served before, and none of
@@ -32,8 +29,13 @@ pub struct Loading {
 }
 
 impl Loading {
-    fn unchanged(served: Arc<Served>) -> Loading {
-        Loading { served, changed: Vec::new(), turnover: Turnover::default() }
+    /// Only where it cannot make room meanwhile: while a load has its turn, or of a built-in model.
+    pub(super) fn unchanged(served: &Arc<Served>) -> Loading {
+        Loading {
+            served: Used::by_call(served),
+            changed: Vec::new(),
+            turnover: Turnover::default(),
+        }
     }
 
     /// Whether anything was loaded now.
@@ -58,6 +60,8 @@ pub(super) enum Said<'a> {
     Given(&'a Given),
     /// From where it was loaded before.
     AsBefore,
+    /// As `AsBefore`, for a model that made room, and only while nobody unloads it.
+    Again,
 }
 
 impl Models {
@@ -113,7 +117,7 @@ impl Models {
             let key = (source.name.clone(), source.version);
             let entry = entries.entry(key).or_insert_with(|| Entry::of(State::Available, None));
             // What serves remembers what it was loaded from.
-            if !matches!(entry.state, State::Loaded(_)) || entry.source.is_none() {
+            if entry.state.profile().is_none() || entry.source.is_none() {
                 entry.source = Some(source.clone());
             }
         }
@@ -150,7 +154,10 @@ impl Models {
                 let why = format!("{name} is built in and takes no configuration");
                 Err(ModelError::field(given.field(), why))
             }
-            None if built_in => Ok(Loading::unchanged(self.get(name, version)?)),
+            None if built_in => match self.hold(name, version)? {
+                Residency::Resident(served) => Ok(Loading::unchanged(&served)),
+                Residency::Absent(key) => Err(self.gone(&key)),
+            },
             given => {
                 let scan = self.scan().map_err(|error| ModelError::NotServed {
                     name: name.to_owned(),
@@ -241,88 +248,5 @@ impl Models {
             }
         }
         retired
-    }
-
-    pub(super) fn load_source(
-        &self,
-        source: Source,
-        said: Said<'_>,
-    ) -> Result<Loading, ModelError> {
-        let _one_at_a_time = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (source.name.clone(), source.version);
-        let old = match self.entries().get(&key).map(|entry| &entry.state) {
-            Some(State::Loaded(served)) => Some(Arc::clone(served)),
-            _ => None,
-        };
-        let given = match said {
-            Said::Folder => None,
-            Said::Given(given) => Some(given),
-            Said::AsBefore => old.as_ref().and_then(|old| old.metadata.given.as_ref()),
-        };
-        let changed = match &old {
-            None => Vec::new(),
-            Some(old) if old.is_lost() => vec!["its instances were lost".to_owned()],
-            Some(old) => {
-                let changed = old.changes(&source, given);
-                if changed.is_empty() {
-                    self.goes_on(&key, None);
-                    return Ok(Loading::unchanged(Arc::clone(old)));
-                }
-                changed
-            }
-        };
-        let base = self.base.clone();
-        let metadata = match (given, &source.metadata) {
-            (Some(given), _) => Ok(given.read(&source, base)?),
-            (None, Some(path)) => {
-                Metadata::read(path, &source.name, base).map_err(|error| error_text(&error))
-            }
-            (None, None) => Ok(base),
-        };
-        let named = metadata.and_then(|said| {
-            check_aliases(&self.entries(), &source.name, &said.aliases).map(|()| said)
-        });
-        let loaded = named.and_then(|said| Served::load(&source, &*self.loader, said));
-        match loaded {
-            Ok(served) => {
-                tracing::info!(
-                    model = served.name,
-                    version = served.version,
-                    engine = served.engine,
-                    changed = changed.join(", "),
-                    "model loaded"
-                );
-                let state = State::Loaded(Arc::clone(&served));
-                self.entries().insert(key, Entry::of(state, Some(source)));
-                let made = vec![Arc::clone(&served)];
-                let turnover = Turnover { made, retired: old.into_iter().collect() };
-                Ok(Loading { served, changed, turnover })
-            }
-            Err(why) => Err(self.not_loaded(source, old, why)),
-        }
-    }
-
-    /// Notes that a model could not be loaded. One that serves goes on with what it was loaded from.
-    fn not_loaded(&self, source: Source, old: Option<Arc<Served>>, why: String) -> ModelError {
-        let key = (source.name.clone(), source.version);
-        let name = format!("{} version {}", key.0, key.1);
-        match old {
-            Some(old) if !old.is_lost() => {
-                self.goes_on(&key, Some(&why));
-                return ModelError::NotReloaded { name, why };
-            }
-            Some(_lost) => {}
-            None => {
-                let state = State::Failed(why.clone());
-                self.entries().insert(key, Entry::of(state, Some(source)));
-            }
-        }
-        ModelError::NotServed { name, why }
-    }
-
-    fn goes_on(&self, key: &(String, u64), not_reloaded: Option<&str>) {
-        if let Some(entry) = self.entries().get_mut(key) {
-            entry.not_reloaded = not_reloaded.map(|why| format!("not loaded again: {why}"));
-        }
     }
 }

@@ -60,6 +60,9 @@ impl Models {
             let sources = scan.sources.iter().filter(of_model).cloned().collect();
             let scan = Scan { sources, ..Scan::default() };
             watch.settled.insert(name.clone(), print);
+            if self.are_absent(&scan.sources) {
+                continue;
+            }
             match self.bring(&name, 0, Said::AsBefore, scan) {
                 Ok(loading) => {
                     turnover.made.extend(loading.turnover.made);
@@ -74,6 +77,23 @@ impl Models {
         }
         watch.settled.retain(|name, _| watch.seen.contains_key(name) || before.contains_key(name));
         Ok(turnover)
+    }
+
+    /// Whether all these versions made room. What changed of them is read when they are asked for.
+    fn are_absent(&self, sources: &[Source]) -> bool {
+        let mut entries = self.entries();
+        let key = |source: &Source| (source.name.clone(), source.version);
+        let is_absent = |source: &Source| {
+            let state = entries.get(&key(source)).map(|entry| &entry.state);
+            source.left_out.is_none() && matches!(state, Some(State::Absent(_)))
+        };
+        let all = sources.iter().all(is_absent);
+        for source in sources.iter().filter(|_| all) {
+            if let Some(entry) = entries.get_mut(&key(source)) {
+                entry.source = Some(source.clone());
+            }
+        }
+        all
     }
 
     /// Unloads models that are not in the folder any more, and forgets them.
@@ -97,12 +117,12 @@ impl Models {
             let key = (source.name.clone(), source.version);
             let own = std::iter::once(&source.file).chain(&source.metadata).cloned();
             let mut paths: BTreeSet<PathBuf> = own.collect();
-            let is_loaded = match self.entries().get(&key).map(|entry| &entry.state) {
-                Some(State::Loaded(served)) => {
-                    paths.extend(served.files().cloned());
+            let is_loaded = match self.entries().get(&key).and_then(|it| it.state.profile()) {
+                Some(profile) => {
+                    paths.extend(profile.files().cloned());
                     true
                 }
-                _ => false,
+                None => false,
             };
             // What one without a folder of its own is made of shows only when it is loaded; until
             // then any file may be what it lacks.

@@ -1,4 +1,6 @@
-//! A model whose device is lost.
+//! A model whose device is lost; models that make room, and where they are placed.
+
+mod residency;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -44,6 +46,8 @@ impl EngineLoader for Loader {
             engine: "mortal",
             engine_version: String::new(),
             device: None,
+            device_why: String::new(),
+            weights_bytes: 0,
             precision: None,
             dims: BTreeMap::new(),
             doubt: None,
@@ -108,7 +112,7 @@ fn models(folder: &Path) -> Models {
 fn a_model_that_lost_its_device_is_failed_and_can_be_loaded_again() {
     let folder = tempfile::tempdir().unwrap();
     let models = models(folder.path());
-    let served = models.get("m", 0).unwrap();
+    let Residency::Resident(served) = models.hold("m", 0).unwrap() else { panic!("absent") };
     let same = models.load("m", 0).unwrap();
     assert!(Arc::ptr_eq(&same.served, &served), "an unchanged file is not loaded");
     assert!(!same.is_new() && same.turnover.retired.is_empty());
@@ -124,5 +128,5 @@ fn a_model_that_lost_its_device_is_failed_and_can_be_loaded_again() {
     let Loading { served: again, changed, turnover } = models.load("m", 0).unwrap();
     assert!(turnover.made.len() == 1 && changed == ["its instances were lost"], "{changed:?}");
     assert!(Arc::ptr_eq(&turnover.retired[0], &served), "the dead one is to be retired");
-    assert!(Arc::ptr_eq(&models.get("m", 0).unwrap(), &again));
+    assert!(Arc::ptr_eq(&models.get("m", 0).unwrap(), &again.profile));
 }

@@ -114,7 +114,7 @@ async fn nothing_that_is_asked_waits_for_an_inference_and_a_timeout_ends_the_wai
     let refused = client.model_infer(late).await.unwrap_err();
     assert_eq!(refused.code(), Code::DeadlineExceeded, "{refused:?}");
     // Its run goes on, and keeps the model's only instance.
-    let pool = || server.state.models.get("turns", 0).unwrap().pool.stats();
+    let pool = || server.served("turns").pool.stats();
     until("it runs", || pool().in_flight == 1).await;
     let mut waiting = client.clone();
     let next = run(1);

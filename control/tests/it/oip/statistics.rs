@@ -38,7 +38,7 @@ async fn requests_of_every_transport_are_counted() {
         sent += 5;
     }
     // A lane closes the accounts of a reply once it is sent.
-    let served = server.state.models.get("echo", 0).unwrap();
+    let served = server.served("echo");
     until("all are counted", || {
         let counted = served.counts.read();
         (counted.all.requests, counted.failed) == (sent, 3)

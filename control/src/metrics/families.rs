@@ -65,8 +65,18 @@ families! {
 
     MODELS = Gauge "ferry_models" ["state"],
         "Versions of models that are loaded, absent (they made room), available or failed";
+    MODELS_MEMORY = Gauge "ferry_models_memory_bytes" ["place"],
+        "What the weights of models take of the host's memory and of each GPU's, as far as their engines know";
+    MODELS_MEMORY_MAX = Gauge "ferry_models_memory_max_bytes" ["place"],
+        "What they may take, where the operator bounds it";
     MODEL = Info "ferry_model" ["model", "version", "engine", "device", "precision"],
         "A version of a model that is loaded: what runs it, where, and in which numbers";
+    LOADS = Counter "ferry_model_loads" ["model", "version"],
+        "How often a model came into memory";
+    EVICTIONS = Counter "ferry_model_evictions" ["model", "version"],
+        "How often a model made room for another";
+    LAST_LOAD = Gauge "ferry_model_last_load_seconds" ["model", "version"],
+        "What the last load of a model took, without the wait for room";
     REQUESTS = Counter "ferry_requests" ["model", "version", "transport", "status"],
         "Requests to a model by how they ended, since it was loaded; calls without a session are grpc";
     REQUEST_BYTES = Counter "ferry_request_payload_bytes" ["model", "version", "transport"],

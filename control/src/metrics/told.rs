@@ -12,7 +12,8 @@ use super::{LaneMetrics, Snapshot, TenantMetrics, gather};
 use crate::host::machine::{COMMIT, VERSION};
 use crate::host::process;
 use crate::models::{
-    BOUNDS_NS, CacheStats, Counted, Histogram, Listed, OfTransport, Profile, Served, State as ModelState,
+    BOUNDS_NS, CacheStats, Counted, Histogram, Listed, Memory, OfTransport, Presence, Profile,
+    Served, State as ModelState,
 };
 use crate::state::State;
 use crate::store::{StoreHealth, StoreState};
@@ -36,6 +37,7 @@ pub fn page(state: &State) -> Page {
         lanes,
         // With what else is told of each, below.
         models: _,
+        memory,
         tenants,
         refusals,
         resources,
@@ -46,6 +48,13 @@ pub fn page(state: &State) -> Page {
     page.add(&of::IN_FLIGHT, [], in_flight_now);
     for refusal in refusals {
         page.add(&of::REFUSALS, [refusal.link, refusal.what], refusal.count);
+    }
+    for Memory { place, bytes_now, bytes_max } in memory {
+        let place = place.name();
+        page.add(&of::MODELS_MEMORY, [place.as_str()], bytes_now);
+        if let Some(bytes_max) = bytes_max {
+            page.add(&of::MODELS_MEMORY_MAX, [place.as_str()], bytes_max);
+        }
     }
     models(&mut page, &state.models.list());
     left_out(&mut page, "tenants", tenants.len());
@@ -91,14 +100,21 @@ fn models(page: &mut Page, all: &[Listed]) {
         page.add(&of::MODELS, [name], all.iter().filter(|one| name_of(one) == name).count());
     }
     let known = all.iter().filter_map(|one| match &one.state {
-        ModelState::Loaded(served) => Some((&served.profile, Some(served))),
+        ModelState::Loaded(served) => Some((one, &served.profile, Some(served))),
         // Its counters must not go away and come back.
-        ModelState::Absent(profile) => Some((profile, None)),
+        ModelState::Absent(profile) => Some((one, profile, None)),
         ModelState::Available | ModelState::Failed(_) => None,
     });
     left_out(page, "models", known.clone().count());
-    for (profile, served) in known.take(EACH_MAX) {
+    for (listed, profile, served) in known.take(EACH_MAX) {
         model(page, profile);
+        if let Some(Presence { loads, evictions, last_load, .. }) = listed.presence {
+            let version = profile.version.to_string();
+            let labels = [profile.name.as_str(), version.as_str()];
+            page.add(&of::LOADS, labels, loads);
+            page.add(&of::EVICTIONS, labels, evictions);
+            page.add(&of::LAST_LOAD, labels, last_load.as_secs_f64());
+        }
         if let Some(served) = served {
             resident(page, served);
         }

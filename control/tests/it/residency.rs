@@ -97,7 +97,8 @@ async fn four_models_serve_many_clients_within_the_memory_of_two() {
                     0 => added(&mut client, &name, "").await.unwrap(),
                     _ => {
                         let answer = calls.infer(inline(&name)).await.unwrap().into_inner();
-                        f32::from_le_bytes(answer.payload.as_ref().try_into().unwrap())
+                        let output = answer.outputs[0].contents.as_ref();
+                        f32::from_le_bytes(output.try_into().unwrap())
                     }
                 };
                 assert_eq!(answer, number, "{name}");

@@ -57,7 +57,8 @@ mod tests {
         let mut strangers = Strangers::default();
         strangers.insert(Door::Grpc, 0, Door::Grpc);
         come(&mut strangers, Door::Http, 50);
-        let at = |strangers: &Strangers<Door>| [Door::Grpc, Door::Http].map(|it| strangers.0[&it].len());
+        let at =
+            |strangers: &Strangers<Door>| [Door::Grpc, Door::Http].map(|it| strangers.0[&it].len());
         assert_eq!(at(&strangers), [1, 3]);
         assert!(strangers.0[&Door::Grpc].contains_key(&0), "it was here before all others");
         assert!(strangers.0[&Door::Http].contains_key(&149), "the latest stay");

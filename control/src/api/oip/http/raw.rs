@@ -26,7 +26,7 @@ pub(super) fn request(
         [spec] => spec,
         all => return Err(wrong(format!("this one has {}", all.len()))),
     };
-    let has_batch = offer.served.batch_max().is_some();
+    let has_batch = offer.profile.batch_max().is_some();
     let shape = shape(spec, has_batch, bytes.len() as u64)
         .ok_or_else(|| wrong(format!("{spec} has several open sizes: tell its shape in JSON")))?;
     let input = InferInputTensor {
@@ -36,7 +36,7 @@ pub(super) fn request(
         ..InferInputTensor::default()
     };
     Ok(ModelInferRequest {
-        model_name: offer.served.name.clone(),
+        model_name: offer.profile.name.clone(),
         model_version,
         inputs: vec![input],
         raw_input_contents: vec![bytes],

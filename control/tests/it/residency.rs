@@ -78,7 +78,7 @@ async fn four_models_serve_many_clients_within_the_memory_of_two() {
     let bytes_max = 2 * bytes_of_one();
     let is_over = Arc::new(AtomicBool::new(false));
     let (models, over) = (Arc::clone(&server.state.models), Arc::clone(&is_over));
-    let watching = std::thread::spawn(move || {
+    let watching = tokio::task::spawn_blocking(move || {
         let mut most = 0;
         while !over.load(Ordering::Relaxed) {
             most = most.max(models.memory()[0].bytes_now);
@@ -110,7 +110,7 @@ async fn four_models_serve_many_clients_within_the_memory_of_two() {
         client.await.unwrap();
     }
     is_over.store(true, Ordering::Relaxed);
-    let most = watching.join().unwrap();
+    let most = watching.await.unwrap();
     assert!(most <= bytes_max, "{most} bytes, and {bytes_max} are allowed");
     let mut evictions = 0;
     for name in ["a", "b", "c", "d"] {

@@ -47,7 +47,7 @@ struct Rig {
     loader: Arc<Gated>,
     residents: Arc<Residents>,
     /// A word here lets one load go on.
-    word: mpsc::Sender<()>,
+    word: mpsc::SyncSender<()>,
 }
 
 impl Rig {
@@ -64,7 +64,7 @@ impl Rig {
         let models = Models::new(path, of_models, base, ModelControl::None);
         let models = models.within(Budget { host_bytes_max: Some(100), gpu_bytes_max: None });
         models.load_all(&AtomicBool::new(false), &Progress::default()).unwrap();
-        let (word, gate) = mpsc::channel();
+        let (word, gate) = mpsc::sync_channel(16);
         *loader.gate.lock().unwrap() = Some(gate);
         loader.loads.lock().unwrap().clear();
         let residents = Arc::new(Residents::new(Arc::new(models), Handle::current()));

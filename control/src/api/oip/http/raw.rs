@@ -48,8 +48,8 @@ pub(super) fn request(
 /// from the bytes in the place of one other open size. Whether they fit is looked at with those of
 /// all requests. `None` if there are several.
 fn shape(spec: &TensorSpec, has_batch: bool, bytes: u64) -> Option<Vec<i64>> {
-    let is_open =
-        |(at, dim): &(usize, &Dim)| !matches!(dim, Dim::Fixed(_)) && !(has_batch && *at == 0);
+    let is_batch = |at: usize| has_batch && at == 0;
+    let is_open = |(at, dim): &(usize, &Dim)| !matches!(dim, Dim::Fixed(_)) && !is_batch(*at);
     let mut open = spec.shape.iter().enumerate().filter(is_open).map(|(at, _)| at);
     let (open, None) = (open.next(), open.next()) else { return None };
     let size = |dim: &Dim| if let Dim::Fixed(size) = dim { *size } else { 1 };

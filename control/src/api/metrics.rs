@@ -71,6 +71,9 @@ fn admit(state: &State, headers: &HeaderMap) -> Result<(), StatusCode> {
         let (scheme, key) = value.as_bytes().split_at_checked("Bearer ".len())?;
         scheme.eq_ignore_ascii_case(b"Bearer ").then_some(key)
     });
+    if headers.contains_key(header::ORIGIN) && !state.config.has_keys() {
+        return Err(StatusCode::FORBIDDEN);
+    }
     let key = bearer.or_else(|| headers.get(KEY_METADATA).map(|value| value.as_bytes()));
     let identity = state.tenants.identify(key);
     Access::Operator.check(&identity).map_err(|(what, error)| {

@@ -31,6 +31,7 @@ fn code(error: &ApiError) -> Code {
             ModelError::NotFound { .. } => Code::NotFound,
             ModelError::NotServed { .. }
             | ModelError::NotReloaded { .. }
+            | ModelError::NameTaken { .. }
             | ModelError::Polled { .. } => Code::FailedPrecondition,
             ModelError::NoRoom { .. } => Code::ResourceExhausted,
         },

@@ -41,6 +41,14 @@ pub enum ModelError {
         /// Why.
         shortage: Shortage,
     },
+    /// Another model has its name, or one of its aliases.
+    #[error("model {name} is not loaded: {why}")]
+    NameTaken {
+        /// Its name and version.
+        name: String,
+        /// Which, and of which model.
+        why: String,
+    },
     /// No call decides which models are loaded.
     #[error(
         "models are loaded and unloaded by what lies in the model folder, which is looked at every \
@@ -65,6 +73,11 @@ pub enum ModelError {
 }
 
 impl ModelError {
+    /// Whether it is another model's doing, so that it may be loaded later as it is.
+    pub(super) fn is_of_others(&self) -> bool {
+        matches!(self, ModelError::NoRoom { .. } | ModelError::NameTaken { .. })
+    }
+
     /// A field outside its bounds.
     pub(super) fn field(field: &'static str, why: impl Into<String>) -> ModelError {
         ModelError::Field { field, why: why.into() }

@@ -83,6 +83,14 @@ pub struct FileBytes {
 }
 
 impl FileDigest {
+    /// How long a file is now, in bytes.
+    ///
+    /// # Errors
+    /// [`FileError`] if it is no regular file or cannot be opened.
+    pub fn length(path: &Path) -> Result<u64, FileError> {
+        open(path).map(|(_, bytes)| bytes)
+    }
+
     /// Hashes a file without keeping it.
     ///
     /// # Errors

@@ -84,6 +84,7 @@ pub mod region;
 pub mod ring;
 pub mod shared;
 pub mod slots;
+pub mod trim;
 pub mod word;
 
 pub use arena::Arena;
@@ -98,4 +99,5 @@ pub use place::{Importer, Placer};
 pub use region::{DmaBuf, Region, RegionAddress, Registrable, View, ViewMut, check_range};
 pub use shared::SharedBacking;
 pub use slots::{PeerAccess, Slot, SlotHold, SlotTable};
+pub use trim::trim_heap;
 pub use word::Word;

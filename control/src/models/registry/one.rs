@@ -4,6 +4,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use ferry_core::error_text;
+use ferry_engine::FileDigest;
 
 use super::aliases::check_aliases;
 use super::loading::{Loading, Said, Turnover};
@@ -61,9 +62,8 @@ impl Models {
         };
         let said_of_it = self.metadata(&source, given)?;
         self.set_loading(&key, true);
-        let loaded = said_of_it
-            .map_err(Unloadable::Why)
-            .and_then(|said| self.load_within_budget(&source, said, before.as_deref()));
+        let loaded =
+            said_of_it.and_then(|said| self.load_within_budget(&source, said, before.as_deref()));
         self.set_loading(&key, false);
         match loaded {
             Ok(served) => self.list_loaded(source, said, (old, changed), served),
@@ -76,17 +76,19 @@ impl Models {
         &self,
         source: &Source,
         given: Option<&Given>,
-    ) -> Result<Result<Metadata, String>, ModelError> {
+    ) -> Result<Result<Metadata, Unloadable>, ModelError> {
         let base = self.base.clone();
         let metadata = match (given, &source.metadata) {
             (Some(given), _) => Ok(given.read(source, base)?),
             (None, Some(path)) => {
-                Metadata::read(path, &source.name, base).map_err(|error| error_text(&error))
+                let read = Metadata::read(path, &source.name, base);
+                read.map_err(|error| Unloadable::Why(error_text(&error)))
             }
             (None, None) => Ok(base),
         };
         Ok(metadata.and_then(|said| {
-            check_aliases(&self.entries(), &source.name, &said.aliases).map(|()| said)
+            let free = check_aliases(&self.entries(), &source.name, &said.aliases);
+            free.map(|()| said).map_err(Unloadable::Name)
         }))
     }
 
@@ -99,7 +101,9 @@ impl Models {
     ) -> Result<Arc<Served>, Unloadable> {
         let key = (source.name.clone(), source.version);
         // Before the first load no more is known than what its own file has.
-        let file_bytes = source.file.metadata().map_or(0, |file| file.len());
+        // One that is not there any more must not make others go.
+        let file_bytes = FileDigest::length(&source.file).map_err(|error| error_text(&error));
+        let file_bytes = file_bytes.map_err(Unloadable::Why)?;
         let needs = before.map_or(0, |it| it.weights_bytes).max(file_bytes);
         let auto = self.choose_gpu(&metadata, needs);
         let place = match metadata.device {
@@ -202,6 +206,7 @@ impl Models {
         }
         match why {
             Unloadable::NoRoom(shortage) => ModelError::NoRoom { name, shortage },
+            Unloadable::Name(why) => ModelError::NameTaken { name, why },
             Unloadable::Why(why) if goes_on => ModelError::NotReloaded { name, why },
             Unloadable::Why(why) => ModelError::NotServed { name, why },
         }
@@ -226,8 +231,11 @@ enum Unloadable {
     /// What is wrong with it.
     #[error("{0}")]
     Why(String),
-    /// There is no room for it.
+    /// Its name or an alias is another model's.
     #[error("{0}")]
+    Name(String),
+    /// There is no room for it.
+    #[error("{0}; once there is room, Models.Load loads it")]
     NoRoom(Shortage),
 }
 

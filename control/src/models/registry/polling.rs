@@ -32,6 +32,8 @@ pub struct Watch {
     seen: BTreeMap<String, Print>,
     /// When the model was loaded, or could not be.
     settled: BTreeMap<String, Print>,
+    /// Models that could not be loaded for the sake of others, which are tried at each look.
+    in_line: BTreeSet<String>,
     /// What was told not to be served.
     told: BTreeSet<PathBuf>,
     /// Whether there was a look before.
@@ -53,7 +55,9 @@ impl Models {
         let mut turnover = Turnover::default();
         for (name, print) in now {
             let is_steady = before.get(&name) == Some(&print);
-            if !is_steady || watch.settled.get(&name) == Some(&print) {
+            let is_in_line = watch.in_line.contains(&name);
+            let is_settled = watch.settled.get(&name) == Some(&print);
+            if !is_steady || is_settled && !is_in_line {
                 continue;
             }
             let of_model = |it: &&Source| it.name == name;
@@ -65,16 +69,25 @@ impl Models {
             }
             match self.bring(&name, 0, Said::AsBefore, scan) {
                 Ok(loading) => {
+                    watch.in_line.remove(&name);
                     turnover.made.extend(loading.turnover.made);
                     turnover.retired.extend(loading.turnover.retired);
                 }
-                Err(error) => tracing::error!(model = name, %error, "model not loaded"),
+                Err(error) if error.is_of_others() && is_settled => {}
+                Err(error) => {
+                    tracing::error!(model = name, %error, "model not loaded");
+                    match error.is_of_others() {
+                        true => watch.in_line.insert(name),
+                        false => watch.in_line.remove(&name),
+                    };
+                }
             }
         }
         if std::mem::replace(&mut watch.looked, true) {
             let is_there = |name: &str| watch.seen.contains_key(name) || before.contains_key(name);
             self.drop_gone(is_there, &mut turnover);
         }
+        watch.in_line.retain(|name| watch.seen.contains_key(name));
         watch.settled.retain(|name, _| watch.seen.contains_key(name) || before.contains_key(name));
         Ok(turnover)
     }

@@ -3,6 +3,8 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use ferry_memory::trim_heap;
+
 use super::loading::Said;
 use super::{Entry, Models, State};
 use crate::models::metadata::DeviceChoice;
@@ -218,6 +220,9 @@ impl Models {
             drop(entries);
             self.end(&served, for_whom);
         }
+        // The allocator would keep what they had for itself, and the process be larger than with all
+        // models in memory.
+        trim_heap();
     }
 
     fn set_leaving(&self, these: &[(Key, Arc<Served>)], is_leaving: bool) {

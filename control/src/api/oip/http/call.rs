@@ -64,7 +64,16 @@ impl Call {
             return Err(Refused::bad(why));
         }
         let text: &[u8] = if self.message.head.is_empty() { b"{}" } else { &self.message.head };
+        check_object(text)?;
         serde_json::from_slice(text).map_err(|error| bad_json(&error))
+    }
+}
+
+/// A list would be taken for an object whose fields come in the order in which we have them.
+pub(super) fn check_object(text: &[u8]) -> Result<(), Refused> {
+    match text.trim_ascii_start().first() {
+        None | Some(b'{') => Ok(()),
+        Some(_) => Err(Refused::bad("the JSON of the message: expected an object, as in {}")),
     }
 }
 

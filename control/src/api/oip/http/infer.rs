@@ -7,7 +7,7 @@ use ferry_proto::oip::model_infer_request::{InferInputTensor, InferRequestedOutp
 use ferry_proto::oip::{InferParameter, ModelInferRequest};
 
 use super::body::{Hold, Message};
-use super::call::{Answer, Call, bad_json};
+use super::call::{Answer, Call, bad_json, check_object};
 use super::json::{Input, Output, Request};
 use super::outputs::{self, Form};
 use super::refused::Refused;
@@ -48,6 +48,7 @@ fn read(
     message: Message,
 ) -> Result<(ModelInferRequest, Form, Hold), Refused> {
     let Message { head, rest, mut hold } = message;
+    check_object(&head)?;
     let quoted;
     let request = match serde_json::from_slice(&head) {
         Ok(request) => request,

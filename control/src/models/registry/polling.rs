@@ -60,6 +60,10 @@ impl Models {
             if !is_steady || is_settled && !is_in_line {
                 continue;
             }
+            // What this look has loaded is still held, and could not make room.
+            if is_settled && !turnover.made.is_empty() {
+                continue;
+            }
             let of_model = |it: &&Source| it.name == name;
             let sources = scan.sources.iter().filter(of_model).cloned().collect();
             let scan = Scan { sources, ..Scan::default() };

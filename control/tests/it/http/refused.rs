@@ -26,6 +26,13 @@ fn texts() -> Vec<(String, u16, &'static str)> {
         (String::new(), 400, "EOF"),
         ("{".into(), 400, "EOF"),
         ("[1]".into(), 400, "JSON"),
+        // In the order in which the fields of a request stand with us.
+        (
+            r#"["i",{},[{"name":"INPUT0","datatype":"FP32","shape":[1,1,1],"data":[1]}],[]]"#
+                .into(),
+            400,
+            "expected an object",
+        ),
         ("\u{0}".into(), 400, "JSON"),
         ("{}".into(), 400, "missing field `inputs`"),
         (r#"{"inputs":[]}"#.into(), 400, "INPUT0 FP32[d0,d1,d2] is missing"),

@@ -235,3 +235,33 @@ fn auto_is_the_gpu_with_room_and_the_reason_is_told() {
     let why = folder.models.get("a", 0).unwrap().device_why.clone();
     assert!(why.starts_with("cuda:1 (a GPU)") && why.contains("cuda:0 1 MiB free"), "{why}");
 }
+
+#[test]
+fn what_was_refused_for_the_sake_of_others_is_tried_at_each_look() {
+    let folder = Folder::of(&[("a", 40), ("c", 10)], 100);
+    folder.put("a.toml", b"keep = true\naliases = ['prod']");
+    folder.put("c.toml", b"keep = true");
+    let folder = folder.started();
+    let mut watch = Watch::default();
+    let mut look = || (0..4).for_each(|_| drop(folder.models.look(&mut watch).unwrap()));
+    look();
+    folder.put("b.onnx", &[0; 55]);
+    folder.put("c.toml", b"keep = true\naliases = ['prod']");
+    look();
+    assert_eq!(folder.states(), "RFR", "no room, and an alias that is another one's");
+    folder.put("a.toml", b"");
+    look();
+    // a makes room for b, which has not changed, and c has the name that is free.
+    assert_eq!(folder.states(), "aRR");
+    assert_eq!(folder.models.get("prod", 0).unwrap().name, "c");
+}
+
+#[test]
+fn a_model_whose_file_is_gone_makes_no_other_go() {
+    let folder = Folder::of(&[("a", 60), ("b", 60)], 100).started();
+    assert_eq!(folder.states(), "aR");
+    std::fs::remove_file(folder.folder.path().join("a.onnx")).unwrap();
+    let why = folder.recall("a").unwrap_err().to_string();
+    assert!(why.contains("a.onnx"), "{why}");
+    assert_eq!(folder.states(), "FR");
+}

@@ -93,7 +93,7 @@ impl Default for CudaOptions {
 }
 
 /// A loaded file: a session whose weights are in device memory once, and for each further shape
-/// that is recorded another one: see [`super::sessions`].
+/// that is recorded another one: see `sessions.rs`.
 #[derive(Debug)]
 pub struct CudaModel {
     path: PathBuf,
